@@ -1,0 +1,1 @@
+"""Model architectures as data: `DecoderSpec` and one file per family. Imports no torch."""

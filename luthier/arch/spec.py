@@ -1,0 +1,127 @@
+"""A decoder-only transformer described by data.
+
+A family file turns a Hugging Face `config.json` into a `DecoderSpec` plus the names of its weights in the checkpoint;
+the one `Decoder` module (`luthier.models.decoder`) is driven by it, and so is all arithmetic on parameters, bytes and
+FLOPs. Torch-free. Lists per layer, so that hybrids are data and not forks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864).
+
+    kind: default | linear | dynamic | llama3 | yarn; `scaling` holds the kind's own numbers as (name, value) pairs.
+    dim: rotated features per head (<= head_dim). interleaved: pairs (0,1),(2,3).. instead of halves.
+    """
+
+    kind: Literal["default", "linear", "llama3", "yarn"]
+    theta: float
+    dim: int
+    interleaved: bool = False
+    scaling: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Grouped-query attention. `window` counts the keys a query may see, itself included; None is unlimited."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qkv_bias: bool = False
+    o_bias: bool = False
+    qk_norm: bool = False
+    rope: Rope | None = None
+    window: int | None = None
+    softcap: float | None = None
+    scale: float | None = None
+    """Multiplier of q.k; None is 1/sqrt(head_dim)."""
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Gated MLP: down(act(gate(x)) * up(x)). `width` is the intermediate size."""
+
+    width: int
+    act: Literal["silu", "gelu_tanh", "gelu"] = "silu"
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    mixer: Attention
+    ffn: Mlp
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """d: hidden size; tied: the head shares the embedding matrix; norm_eps: RMSNorm epsilon;
+    max_positions: what the checkpoint was trained for."""
+
+    family: str
+    vocab: int
+    d: int
+    layers: tuple[Layer, ...]
+    tied: bool
+    norm_eps: float
+    max_positions: int
+    initializer_range: float = 0.02
+
+
+@dataclass(frozen=True)
+class Part:
+    """A slice of a unit's output rows that plays one role in the decoder (`q`, `k`, `v`, `o`, `gate`, `up`, `down`)."""
+
+    role: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One linear module of the checkpoint: the granularity at which adapters attach.
+
+    name: module name in the checkpoint with the layer number filled in, e.g. `model.layers.3.self_attn.q_proj`;
+    in_features, out_features; bias: whether the checkpoint has `name + ".bias"`; parts: the roles its rows play
+    (one for llama; three for a fused W_pack).
+    """
+
+    name: str
+    layer: int
+    in_features: int
+    out_features: int
+    bias: bool
+    parts: tuple[Part, ...]
+
+    @property
+    def short_name(self) -> str:
+        """Last dotted component: what users name as a target (`q_proj`)."""
+        return self.name.rsplit(".", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a family file returns: the spec, its linear units, and the names of all other tensors.
+
+    tensors: every tensor the checkpoint must hold, name -> shape, units' weights and biases included (a tied head is
+    not listed). norms: role -> checkpoint name template is in the family file; the decoder names its modules as the
+    checkpoint does, so that `state_dict` keys equal checkpoint keys.
+    """
+
+    spec: DecoderSpec
+    units: tuple[Unit, ...]
+    tensors: dict[str, tuple[int, ...]]
+
+    @property
+    def num_parameters(self) -> int:
+        total = 0
+        for shape in self.tensors.values():
+            size = 1
+            for extent in shape:
+                size *= extent
+            total += size
+        return total

@@ -1,0 +1,114 @@
+"""The border types of a training step: what flows from data through the engine into models and methods.
+
+All of it lives on the host as numpy arrays: lengths, positions and denominators are known before anything reaches a
+device, so that nothing has to be read back from one. Rank 1; imports no torch.
+
+Shape legend: N flat tokens of a micro-batch, S segments, M scored rows, Q owners (examples) in a micro-batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One training sequence.
+
+    Attributes:
+        uid: the example's stable number (position in the token store); dropout and order are keyed by it.
+        ids: token ids, int32 [T].
+        weights: weight of the loss of *predicting* ids[t] from the tokens before it, float32 [T]; weights[0] is 0
+            because nothing precedes the first token. 0 means context only.
+    """
+
+    uid: int
+    ids: NDArray[np.int32]
+    weights: Floats
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The stretches of a flat batch that attend among themselves.
+
+    Attributes (all int64 [S]; rows of segment s are start[s]:end[s], segments tile 0:N in order):
+        start, end: half-open row range.
+        parent: index of the segment whose tokens precede this one (a shared prompt), -1 for none. Parents come first
+            and may nest. A token attends to its own segment up to itself and to all of its ancestors.
+        owner: index 0..Q-1 of the example within the micro-batch.
+        group: pair or rollout group; equals owner where there is none.
+        adapter: index of the adapter that applies; 0 where there is one.
+    """
+
+    start: Ints
+    end: Ints
+    parent: Ints
+    owner: Ints
+    group: Ints
+    adapter: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One flat micro-batch, without padding.
+
+    Attributes:
+        ids: token ids, int64 [N].
+        positions: rotary positions, int64 [N] (a segment with a parent goes on where the parent ended).
+        prev: row of the token before, int64 [N], -1 at the start of an example.
+        uid: row uid of each token's example, int64 [N]; (uid, position) is the key that dropout is drawn from.
+        segments: see Segments.
+        rows: rows whose next token is scored, int64 [M], ascending.
+        targets: the token ids they must predict, int64 [M].
+        row_owner: owner of each scored row, int64 [M].
+        weights: term name -> float32 [M] weight of each scored row.
+        per_owner: name -> float32 [Q] (labels, margins, reference log-probabilities...).
+        inject: reserved for embeddings that do not come from the token table (multimodal); None.
+    """
+
+    ids: Ints
+    positions: Ints
+    prev: Ints
+    uid: Ints
+    segments: Segments
+    rows: Ints
+    targets: Ints
+    row_owner: Ints
+    weights: dict[str, Floats]
+    per_owner: dict[str, Floats]
+    inject: Any = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: which examples form it, how they are split, and what each loss term is divided by.
+
+    Attributes:
+        index: optimizer step, from 0.
+        epoch: 0-based epoch that its first example belongs to.
+        uids: examples of the step, in order.
+        micro: the flat micro-batches; their union is exactly `uids`.
+        denom: term -> denominator over the whole step and all ranks, computed on the host before the first backward.
+        tokens: number of tokens in all micro-batches.
+    """
+
+    index: int
+    epoch: int
+    uids: tuple[int, ...]
+    micro: tuple[Batch, ...]
+    denom: dict[str, float]
+    tokens: int

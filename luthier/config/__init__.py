@@ -1,0 +1,1 @@
+"""Recipes: what the user asks for, checked before anything heavy is imported."""

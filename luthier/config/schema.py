@@ -1,0 +1,285 @@
+"""The recipe as frozen, strict sections.
+
+What goes in: plain values from YAML, overrides or Python. What comes out: one immutable `RunConfig`. Only facts that
+concern a single field are checked here; what involves two fields is in `rules.py`. Every default has its reason beside
+it; every field's help in plain words is in `luthier/text/config.py` under `config.help.<section>.<field>`.
+Rank 1; imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+def _kind_of(value: Any) -> str | None:
+    """Tag of a union member; a bare string equals {kind: string}."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return value.get("kind")
+    return getattr(value, "kind", None)
+
+
+class Kinded(Section):
+    """A member of a tagged union; accepts the bare kind as a string."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_bare_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
+# ---------------------------------------------------------------------------------------------------- model
+
+
+class ModelSection(Section):
+    """The base model. A bare string equals {path: string}."""
+
+    path: str = Field(min_length=1)
+    """`nano`, a local folder, a hub id `org/name`, or `modelscope:org/name`."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; None is the default branch. The commit is pinned in the manifest."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """`random` starts from fresh weights of the folder's config.json (pre-training from scratch)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Compute dtype; auto probes the device (bf16 where it is faster than fp32, fp16 on GPUs below capability 8)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+# ---------------------------------------------------------------------------------------------------- data
+
+
+class Source(Section):
+    """One data file. A bare string equals {path: string}."""
+
+    path: str = Field(min_length=1)
+    format: str = "auto"
+    """auto, alpaca, messages, sharegpt, prompt, text, or the user's own `module:function`."""
+    weight: float = Field(default=1.0, gt=0)
+    """How often each row is seen per epoch: 2 = twice, 0.5 = a fixed half of the rows in each epoch, by turns."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class DataSection(Section):
+    train: tuple[Source, ...] = Field(min_length=1)
+    validation: Literal["auto"] | float | tuple[Source, ...] = "auto"
+    """Share of the training rows held out (0..0.5), or files of their own; `auto`: 5 % but at most 500 rows, none
+    below 100 rows, where a held-out share would be too small to tell anything."""
+    format: str = "auto"
+    """Format for all sources that do not set their own."""
+    max_tokens: int = Field(default=2048, ge=8)
+    """Longest example in tokens. 2048 fits most instruction data; memory grows with the tokens actually there, not
+    with this bound."""
+    too_long: Literal["stop", "drop", "truncate"] = "stop"
+    """What to do with longer rows. stop: nothing is cut without the user's word."""
+    template: str = "model"
+    """model (the base model's own chat template), chatml, alpaca, or a Jinja file."""
+    system: str | None = None
+    """System prompt for conversations that have none; None leaves them without."""
+    stop_token: str | None = None
+    """Token that ends an answer where the template's own was never trained; None keeps the template's."""
+    allow_unfilled: bool = False
+    """Accept rows with {{placeholders}} without warning."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listify(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            value = dict(value)
+            for key in ("train", "validation"):
+                given = value.get(key)
+                if isinstance(given, str) and not (key == "validation" and given == "auto"):
+                    try:
+                        float(given)
+                    except ValueError:
+                        value[key] = (given,)
+                elif isinstance(given, (dict, Source)):
+                    value[key] = (given,)
+        return value
+
+
+# ---------------------------------------------------------------------------------------------------- method
+
+
+class Pretrain(Kinded):
+    """Next-token prediction on plain text; long documents are chunked to data.max_tokens."""
+
+    kind: Literal["pretrain"] = "pretrain"
+
+
+class Sft(Kinded):
+    """Supervised fine-tuning: loss on the assistant's words only."""
+
+    kind: Literal["sft"] = "sft"
+    train_on: Literal["all", "last"] = "all"
+    """Which assistant turns carry loss: every one, or the last of each conversation."""
+
+
+Method = Annotated[
+    Annotated[Pretrain, Tag("pretrain")] | Annotated[Sft, Tag("sft")],
+    Discriminator(_kind_of),
+]
+
+# ---------------------------------------------------------------------------------------------------- tune
+
+
+class Full(Kinded):
+    """Every weight is trained."""
+
+    kind: Literal["full"] = "full"
+
+
+class Freeze(Kinded):
+    """Only the top layers, the final norm and an untied head are trained."""
+
+    kind: Literal["freeze"] = "freeze"
+    layers: int = Field(default=2, ge=1)
+    """How many of the top layers train."""
+
+
+class Lora(Kinded):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = W x + scale * B(A(x))."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(default=16, ge=1)
+    """16: the smallest rank at which instruction tuning on all linear layers matches full tuning in "LoRA Without
+    Regret" (Thinking Machines 2025) for data of this size."""
+    alpha: float | None = Field(default=None, gt=0)
+    """None is 2 * rank, the convention of the founding texts and of LLaMA-Factory."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """0: with one to three epochs dropout costs time and rarely helps; 0.05-0.1 for small data."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Module names (`q_proj`), dotted ends (`self_attn.q_proj`) or all-linear. All linear layers, because leaving the
+    MLP out costs quality at equal parameters (same source as rank)."""
+    rslora: bool = False
+    """Scale alpha/sqrt(rank) instead of alpha/rank (Kalajdzievski 2023, arXiv 2312.03732)."""
+    rank_pattern: dict[str, int] = {}
+    """Regular expression on the module name -> rank, where it differs from `rank`."""
+    alpha_pattern: dict[str, float] = {}
+    """Regular expression on the module name -> alpha, where it differs."""
+    layers: tuple[int, ...] | None = None
+    """Layer numbers that get adapters; None is all."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules trained in full and saved beside the adapter: embed_tokens, lm_head, norm names."""
+    from_: str | None = Field(default=None, alias="from")
+    """A run or a PEFT adapter folder to train further; its rank, alpha and targets are taken from there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listify(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("targets"), str) and value["targets"] != "all-linear":
+            return {**value, "targets": tuple(name.strip() for name in value["targets"].split(",") if name.strip())}
+        return value
+
+    @property
+    def effective_alpha(self) -> float:
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+
+Tune = Annotated[
+    Annotated[Full, Tag("full")] | Annotated[Freeze, Tag("freeze")] | Annotated[Lora, Tag("lora")],
+    Discriminator(_kind_of),
+]
+
+# ---------------------------------------------------------------------------------------------------- optim
+
+
+class OptimSection(Section):
+    kind: Literal["adamw", "sgd"] = "adamw"
+    lr: float | None = Field(default=None, gt=0, le=10)
+    """Peak learning rate. None: 2e-4 for lora (about ten times the full rate, "LoRA Without Regret"), 2e-5 for full
+    and freeze, 3e-4 for weights from scratch."""
+    epochs: float = Field(default=3.0, gt=0)
+    """Passes over the data; ignored where `steps` is set."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; takes the place of epochs."""
+    batch: int = Field(default=16, ge=1)
+    """Examples per update over all devices; how they are split for memory is the engine's business and changes
+    nothing."""
+    schedule: Literal["linear", "cosine", "constant", "inverse_sqrt", "polynomial"] = "cosine"
+    warmup: float = Field(default=0.03, ge=0)
+    """Below 1: share of all steps; from 1: a number of steps."""
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Where the schedule ends, as a share of lr."""
+    power: float = Field(default=2.0, gt=0)
+    """Exponent of the polynomial schedule."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's moment decays; the defaults of the paper."""
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled; 0 because adapters are small; 0.01-0.1 for pre-training. Never on norms and biases."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Of SGD."""
+    clip: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0 switches clipping off."""
+    budget_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens in one micro-batch; None lets the plan choose from free memory. Does not change the result beyond
+    float rounding."""
+
+
+# ---------------------------------------------------------------------------------------------------- run
+
+
+class RunSection(Section):
+    name: str | None = None
+    """Folder below `dir`; None makes one from the model, the method and the data file's name."""
+    dir: str = "runs"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_every: int = Field(default=1, ge=1)
+    """Steps between progress events. Each costs one read-back from the device."""
+    save_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints; None: ten per run, at least one per epoch, and never more than 15 minutes apart."""
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints kept besides the best one."""
+    validate_every: int | None = Field(default=None, ge=1)
+    """Steps between validations; None: four per run and at the end."""
+    report: tuple[Literal["tensorboard", "wandb", "swanlab"], ...] = ()
+    """Live trackers besides the run folder; each needs its package."""
+    on_change: Literal["stop", "continue"] = "stop"
+    """When the recipe or the data differ from the unfinished run of the same name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listify(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("report"), str):
+            return {**value, "report": tuple(part.strip() for part in value["report"].split(",") if part.strip())}
+        return value
+
+
+class RunConfig(Section):
+    """A recipe, whole."""
+
+    model: ModelSection
+    data: DataSection
+    method: Method = Sft()
+    tune: Tune = Lora()
+    optim: OptimSection = OptimSection()
+    run: RunSection = RunSection()
+
+    @property
+    def learning_rate(self) -> float:
+        """`optim.lr`, or the default of the tuning kind (see the field)."""
+        if self.optim.lr is not None:
+            return self.optim.lr
+        if self.model.init == "random":
+            return 3e-4
+        return 2e-4 if self.tune.kind == "lora" else 2e-5

@@ -1,0 +1,47 @@
+"""Everything Luthier says to people, in English and Chinese.
+
+Each area has a file with one literal table `TEXT: dict[id, (english, chinese)]`. `say(id, **values)` picks the language
+and fills the placeholders (`str.format`). The language is chosen once by the command line from `LANG`
+(`luthier.config.load.environment`); until then it is English.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from luthier.text import config, data, engine, hub, models, runs, shell, templates
+
+Language = Literal["en", "zh"]
+
+TABLES: dict[str, dict[str, tuple[str, str]]] = {
+    "config": config.TEXT,
+    "data": data.TEXT,
+    "engine": engine.TEXT,
+    "hub": hub.TEXT,
+    "models": models.TEXT,
+    "runs": runs.TEXT,
+    "shell": shell.TEXT,
+    "templates": templates.TEXT,
+}
+
+_language: Language = "en"
+
+
+def set_language(language: Language) -> None:
+    """Choose the language of all later messages of this process."""
+    global _language
+    _language = language
+
+
+def language() -> Language:
+    return _language
+
+
+def say(message: str, /, **values: Any) -> str:
+    """The text of a message id (`area.name`) in the chosen language, placeholders filled.
+
+    Raises:
+        KeyError: the id is in no table (a fault of ours: the tests hold every id used in the code against the tables).
+    """
+    english, chinese = TABLES[message.split(".", 1)[0]][message]
+    return (chinese if _language == "zh" else english).format(**values)

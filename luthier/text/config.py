@@ -1,0 +1,5 @@
+"""Messages of the area `config`: id -> (English, Chinese)."""
+
+from __future__ import annotations
+
+TEXT: dict[str, tuple[str, str]] = {}
