@@ -1,0 +1,73 @@
+"""Luthier: fine-tune open language models, fast, within your memory, with a receipt.
+
+    import luthier
+
+    run = luthier.train("recipe.yaml", {"tune.rank": 32})
+    print(run.chat("Who are you?"))
+
+The names in `__all__` are the public surface. They are loaded at first use, so that the command line can print its help
+or a recipe's mistakes without waiting for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.errors import (
+        ConfigError,
+        DataError,
+        Interrupted,
+        LuthierError,
+        ModelError,
+        RunError,
+        TrainingFailed,
+        UserError,
+    )
+    from luthier.generate import Sampling
+    from luthier.run import Run
+    from luthier.session import Session, open_session
+    from luthier.train import reproduce, resume, train
+    from luthier.tuner import Tuner
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "Interrupted",
+    "LuthierError",
+    "ModelError",
+    "Run",
+    "RunError",
+    "Sampling",
+    "Session",
+    "TrainingFailed",
+    "Tuner",
+    "UserError",
+    "open_session",
+    "reproduce",
+    "resume",
+    "train",
+]
+
+_HOMES = {
+    "Run": "luthier.run",
+    "Sampling": "luthier.generate",
+    "Session": "luthier.session",
+    "Tuner": "luthier.tuner",
+    "open_session": "luthier.session",
+    "reproduce": "luthier.train",
+    "resume": "luthier.train",
+    "train": "luthier.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'luthier' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "luthier.errors")), name)
+    # Also settles `luthier.train`, which is the function, although a submodule has the same name.
+    globals()[name] = value
+    return value

@@ -8,10 +8,25 @@ Rank 1; imports no torch.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+FORMATS = ("auto", "messages", "sharegpt", "alpaca", "prompt", "qa", "text")
+"""Built-in data formats; anything else must be the user's own `module:function`."""
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -20,18 +35,59 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
-
-def _kind_of(value: Any) -> str | None:
-    """Tag of a union member; a bare string equals {kind: string}."""
-    if isinstance(value, str):
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts true as 1; a recipe does not."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("switch", "true and false mean nothing here")
         return value
-    if isinstance(value, dict):
-        return value.get("kind")
-    return getattr(value, "kind", None)
+
+
+def _kind_of(default: str) -> Callable[[Any], str | None]:
+    """Reads the tag of a union member: a bare string equals {kind: string}; a section without a kind has the default
+    one, so that `tune: {rank: 32}` means what it says."""
+
+    def kind(value: Any) -> str | None:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, dict):
+            kind_given: str | None = value.get("kind", default)
+            return kind_given
+        return str(value.kind) if isinstance(value, Kinded) else None
+
+    return kind
+
+
+def _regex(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise PydanticCustomError("regex", "not a regular expression", {"reason": str(error)}) from error
+    return value
+
+
+def _format_name(value: str) -> str:
+    if ":" not in value and value not in FORMATS:
+        raise PydanticCustomError("format_name", "no such format")
+    return value
+
+
+def _module_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", value):
+        raise PydanticCustomError("module_name", "not a module name")
+    return value
+
+
+Regex = Annotated[str, AfterValidator(_regex)]
+FormatName = Annotated[str, AfterValidator(_format_name)]
+ModuleName = Annotated[str, AfterValidator(_module_name)]
 
 
 class Kinded(Section):
     """A member of a tagged union; accepts the bare kind as a string."""
+
+    kind: str
 
     @model_validator(mode="before")
     @classmethod
@@ -67,8 +123,8 @@ class Source(Section):
     """One data file. A bare string equals {path: string}."""
 
     path: str = Field(min_length=1)
-    format: str = "auto"
-    """auto, alpaca, messages, sharegpt, prompt, text, or the user's own `module:function`."""
+    format: FormatName = "auto"
+    """auto, alpaca, messages, sharegpt, prompt, qa, text, or the user's own `module:function`."""
     weight: float = Field(default=1.0, gt=0)
     """How often each row is seen per epoch: 2 = twice, 0.5 = a fixed half of the rows in each epoch, by turns."""
 
@@ -83,11 +139,14 @@ class DataSection(Section):
     validation: Literal["auto"] | float | tuple[Source, ...] = "auto"
     """Share of the training rows held out (0..0.5), or files of their own; `auto`: 5 % but at most 500 rows, none
     below 100 rows, where a held-out share would be too small to tell anything."""
-    format: str = "auto"
+    format: FormatName = "auto"
     """Format for all sources that do not set their own."""
     max_tokens: int = Field(default=2048, ge=8)
     """Longest example in tokens. 2048 fits most instruction data; memory grows with the tokens actually there, not
     with this bound."""
+    bad_rows: Literal["stop", "drop"] = "stop"
+    """What to do with rows that cannot be used. stop: a row that is wrong usually means that others are too, and no row
+    is left out without the user's word; drop: they go to excluded.jsonl with the reason."""
     too_long: Literal["stop", "drop", "truncate"] = "stop"
     """What to do with longer rows. stop: nothing is cut without the user's word."""
     template: str = "model"
@@ -103,17 +162,21 @@ class DataSection(Section):
     @classmethod
     def _listify(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            value = dict(value)
-            for key in ("train", "validation"):
-                given = value.get(key)
-                if isinstance(given, str) and not (key == "validation" and given == "auto"):
-                    try:
-                        float(given)
-                    except ValueError:
-                        value[key] = (given,)
-                elif isinstance(given, (dict, Source)):
-                    value[key] = (given,)
+            if isinstance(value.get("train"), (str, dict, Source)):
+                value = {**value, "train": (value["train"],)}
+            if is_file(value.get("validation")):
+                value = {**value, "validation": (value["validation"],)}
         return value
+
+
+def is_file(given: Any) -> bool:
+    """Whether a single value of `data.validation` stands for a source, and not for `auto` or a share."""
+    if isinstance(given, str) and given != "auto":
+        try:
+            float(given)
+        except ValueError:
+            return True
+    return isinstance(given, (dict, Source))
 
 
 # ---------------------------------------------------------------------------------------------------- method
@@ -135,7 +198,7 @@ class Sft(Kinded):
 
 Method = Annotated[
     Annotated[Pretrain, Tag("pretrain")] | Annotated[Sft, Tag("sft")],
-    Discriminator(_kind_of),
+    Discriminator(_kind_of("sft")),
 ]
 
 # ---------------------------------------------------------------------------------------------------- tune
@@ -166,18 +229,18 @@ class Lora(Kinded):
     """None is 2 * rank, the convention of the founding texts and of LLaMA-Factory."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """0: with one to three epochs dropout costs time and rarely helps; 0.05-0.1 for small data."""
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    targets: Literal["all-linear"] | Annotated[tuple[ModuleName, ...], Field(min_length=1)] = "all-linear"
     """Module names (`q_proj`), dotted ends (`self_attn.q_proj`) or all-linear. All linear layers, because leaving the
     MLP out costs quality at equal parameters (same source as rank)."""
     rslora: bool = False
     """Scale alpha/sqrt(rank) instead of alpha/rank (Kalajdzievski 2023, arXiv 2312.03732)."""
-    rank_pattern: dict[str, int] = {}
+    rank_pattern: dict[Regex, Annotated[int, Field(ge=1)]] = {}
     """Regular expression on the module name -> rank, where it differs from `rank`."""
-    alpha_pattern: dict[str, float] = {}
+    alpha_pattern: dict[Regex, Annotated[float, Field(gt=0)]] = {}
     """Regular expression on the module name -> alpha, where it differs."""
-    layers: tuple[int, ...] | None = None
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     """Layer numbers that get adapters; None is all."""
-    modules_to_save: tuple[str, ...] = ()
+    modules_to_save: tuple[ModuleName, ...] = ()
     """Modules trained in full and saved beside the adapter: embed_tokens, lm_head, norm names."""
     from_: str | None = Field(default=None, alias="from")
     """A run or a PEFT adapter folder to train further; its rank, alpha and targets are taken from there."""
@@ -196,7 +259,7 @@ class Lora(Kinded):
 
 Tune = Annotated[
     Annotated[Full, Tag("full")] | Annotated[Freeze, Tag("freeze")] | Annotated[Lora, Tag("lora")],
-    Discriminator(_kind_of),
+    Discriminator(_kind_of("lora")),
 ]
 
 # ---------------------------------------------------------------------------------------------------- optim
@@ -221,7 +284,7 @@ class OptimSection(Section):
     """Where the schedule ends, as a share of lr."""
     power: float = Field(default=2.0, gt=0)
     """Exponent of the polynomial schedule."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's moment decays; the defaults of the paper."""
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -1,0 +1,1 @@
+"""The engine: device, optimizer, checkpoints and the one training loop."""

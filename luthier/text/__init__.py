@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from luthier.text import config, data, engine, hub, models, runs, shell, templates
+from luthier.text import chat, config, data, demo, doctor, engine, hub, models, runs, shell, templates, tokens
 
 Language = Literal["en", "zh"]
 
 TABLES: dict[str, dict[str, tuple[str, str]]] = {
+    "chat": chat.TEXT,
     "config": config.TEXT,
     "data": data.TEXT,
+    "demo": demo.TEXT,
+    "doctor": doctor.TEXT,
     "engine": engine.TEXT,
     "hub": hub.TEXT,
     "models": models.TEXT,
     "runs": runs.TEXT,
     "shell": shell.TEXT,
     "templates": templates.TEXT,
+    "tokens": tokens.TEXT,
 }
 
 _language: Language = "en"

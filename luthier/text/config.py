@@ -2,4 +2,390 @@
 
 from __future__ import annotations
 
-TEXT: dict[str, tuple[str, str]] = {}
+from luthier.text.config_help import HELP
+
+MESSAGES: dict[str, tuple[str, str]] = {
+    # ------------------------------------------------------------------------------------------------ places, values
+    "config.where.recipe": ("recipe", "配方"),
+    "config.where.overrides": ("overrides", "覆盖项"),
+    "config.where.command_line": ("command line", "命令行"),
+    "config.takes.switch": ("true | false", "true | false（真 | 假）"),
+    "config.takes.whole": ("whole number", "整数"),
+    "config.takes.number": ("number", "数字"),
+    "config.takes.text": ("text", "文本"),
+    "config.takes.nothing": ("null", "null（空）"),
+    "config.takes.source": ("file", "文件"),
+    # ------------------------------------------------------------------------------------------------ recipes, help
+    "config.recipe.intro": (
+        "A recipe for `luthier train`. Lines such as `#rank: 16` show a setting with its default: take the # away to "
+        "change it. All others are explanations. `luthier train {file} --dry-run` shows what would run.",
+        "供 `luthier train` 使用的配方。形如 `#rank: 16` 的行是带默认值的设置项：去掉 # 即可修改。其余注释均为说明。"
+        "用 `luthier train {file} --dry-run` 查看实际将运行的内容。",
+    ),
+    "config.guide.takes": ("takes: {takes}", "可取：{takes}"),
+    "config.guide.default": ("default: {default}", "默认：{default}"),
+    "config.guide.required": ("must be given", "必须给出"),
+    "config.guide.kinds": ("only with {section}.kind: {kinds}", "仅用于 {section}.kind：{kinds}"),
+    "config.recipe_exists.rule": ("this file is already there, and is left as it is", "该文件已存在，未作改动"),
+    "config.recipe_exists.remedy": ("Give another name.", "请换一个文件名。"),
+    "config.unwritable.rule": ("the file cannot be written: {reason}", "无法写入该文件：{reason}"),
+    "config.unwritable.remedy": (
+        "Check that the folder is there, and that you may write to it.",
+        "请确认目录存在，并且您有写入权限。",
+    ),
+    "config.unknown_field.rule": ("there is no such setting", "没有这个设置项"),
+    "config.unknown_field.remedy": (
+        "`luthier help` lists all of them. Nearest: {near}.",
+        "用 `luthier help` 列出全部设置项。最接近的是：{near}。",
+    ),
+    # ------------------------------------------------------------------------------------------------ reading
+    "config.no_recipe.rule": ("there is no such recipe", "找不到这个配方文件"),
+    "config.no_recipe.remedy": (
+        "`luthier init recipe.yaml` writes one with comments; `luthier train model=nano data.train=x.json` needs none.",
+        "用 `luthier init recipe.yaml` 生成一份带注释的配方；或直接运行 `luthier train model=nano data.train=x.json`。",
+    ),
+    "config.no_recipe_near.rule": ("there is no such recipe", "找不到这个配方文件"),
+    "config.no_recipe_near.remedy": ("Did you mean {near}?", "是不是 {near}？"),
+    "config.unreadable.rule": ("the file cannot be read: {reason}", "无法读取该文件：{reason}"),
+    "config.unreadable.remedy": (
+        "Check that it is a file, and that you may read it.",
+        "请确认它是一个文件，并且您有读取权限。",
+    ),
+    "config.not_utf8.rule": ("a recipe is text in UTF-8, and this line is not", "配方必须是 UTF-8 文本，而这一行不是"),
+    "config.not_utf8.remedy": ("Save the file as UTF-8 in your editor.", "请在编辑器中将文件另存为 UTF-8 编码。"),
+    "config.yaml_syntax.rule": ("this is not valid YAML: {reason}", "这不是有效的 YAML：{reason}"),
+    "config.yaml_syntax.remedy": (
+        "Write `name: value` with a space after the colon, indent with spaces (never tabs), and put text that holds "
+        "`: ` or `#` in quotes.",
+        "写成 `名称: 值`（冒号后留空格），用空格缩进（不要用制表符），含有 `: ` 或 `#` 的文本请加引号。",
+    ),
+    "config.yaml_alias.rule": (
+        "a value that begins with * is an alias in YAML, and recipes have none",
+        "YAML 中以 * 开头的值是别名，配方里不使用别名",
+    ),
+    "config.yaml_alias.remedy": ("Write the value out, or put it in quotes.", "请直接写出值，或给它加上引号。"),
+    "config.yaml_tag.rule": ("tags such as !this mean nothing in a recipe", "配方中不使用 !标签"),
+    "config.yaml_tag.remedy": ("Take the tag away, or put the value in quotes.", "请去掉标签，或给值加上引号。"),
+    "config.yaml_key.rule": ("a name must be plain text", "名称必须是普通文本"),
+    "config.yaml_key.remedy": ("Write `name: value`.", "请写成 `名称: 值`。"),
+    "config.not_a_mapping.rule": ("a recipe is a list of `name: value` lines", "配方由若干行 `名称: 值` 组成"),
+    "config.not_a_mapping.remedy": (
+        "`luthier init recipe.yaml` writes one to start from.",
+        "用 `luthier init recipe.yaml` 生成一份作为起点。",
+    ),
+    "config.duplicate_key.rule": ("this name is already given on line {line}", "该名称在第 {line} 行已经出现过"),
+    "config.duplicate_key.remedy": ("Keep one of the two.", "请只保留其中一处。"),
+    "config.override_form.rule": ("an override has the form section.name=value", "覆盖项的形式是 部分.名称=值"),
+    "config.override_form.remedy": (
+        "For example tune.rank=32. A recipe file comes first, before the overrides.",
+        "例如 tune.rank=32。配方文件要写在最前面，覆盖项在其后。",
+    ),
+    "config.no_parts.rule": ("there is nothing of this name inside {around}", "{around} 里没有这样的部分"),
+    "config.no_parts.remedy": (
+        "Set {around} itself, or one of the names that `luthier help` lists.",
+        "请直接设置 {around}，或使用 `luthier help` 列出的名称。",
+    ),
+    # ------------------------------------------------------------------------------------------------ names
+    "config.unknown_key_near.rule": ("there is no such setting", "没有这个设置项"),
+    "config.unknown_key_near.remedy": (
+        "Did you mean {near}? `luthier help {near}` explains it.",
+        "是不是 {near}？用 `luthier help {near}` 查看说明。",
+    ),
+    "config.unknown_key.rule": ("there is no such setting", "没有这个设置项"),
+    "config.unknown_key.remedy": ("Known here: {valid}.", "这里可用的有：{valid}。"),
+    "config.other_kind.rule": (
+        "{section} of kind {kind} has no {key}; it belongs to {kinds}",
+        "类型为 {kind} 的 {section} 没有 {key}，它属于 {kinds}",
+    ),
+    "config.other_kind.remedy": (
+        "Take it away, or choose {section}.kind={first}.",
+        "请删去它，或选择 {section}.kind={first}。",
+    ),
+    "config.secret.rule": ("tokens and passwords never go into a recipe", "令牌和密码绝不能写进配方"),
+    "config.secret.remedy": (
+        "Take it away and set an environment variable instead (HF_TOKEN, WANDB_API_KEY), or log in with "
+        "`hf auth login`.",
+        "请删去它，改用环境变量（HF_TOKEN、WANDB_API_KEY），或运行 `hf auth login` 登录。",
+    ),
+    "config.missing.rule": ("this must be given", "必须给出此项"),
+    "config.missing.remedy": (
+        "Write it into the recipe, or add {name}=... to the command. `luthier help {plain}` explains it.",
+        "请写进配方，或在命令后加上 {name}=...。用 `luthier help {plain}` 查看说明。",
+    ),
+    # ------------------------------------------------------------------------------------------------ values
+    "config.whole_number.rule": ("this must be a whole number", "此处必须是整数"),
+    "config.whole_number.remedy": (
+        "For example 16. `luthier help {plain}` explains the setting.",
+        "例如 16。用 `luthier help {plain}` 查看说明。",
+    ),
+    "config.number.rule": ("this must be a number", "此处必须是数字"),
+    "config.number.remedy": (
+        "For example 0.05 or 2e-4. `luthier help {plain}` explains the setting.",
+        "例如 0.05 或 2e-4。用 `luthier help {plain}` 查看说明。",
+    ),
+    "config.switch.rule": ("this must be true or false", "此处必须是 true（真）或 false（假）"),
+    "config.switch.remedy": (
+        "`luthier help {plain}` explains the setting.",
+        "用 `luthier help {plain}` 查看说明。",
+    ),
+    "config.not_a_switch.rule": ("true and false mean nothing here", "此处不能用 true 或 false"),
+    "config.not_a_switch.remedy": ("{name} takes: {takes}.", "{name} 可取：{takes}。"),
+    "config.text.rule": ("this must be text", "此处必须是文本"),
+    "config.text.remedy": (
+        "Put it in quotes. `luthier help {plain}` explains the setting.",
+        "请加上引号。用 `luthier help {plain}` 查看说明。",
+    ),
+    "config.empty.rule": ("this must not be empty", "此处不能为空"),
+    "config.empty.remedy": (
+        "Give at least one value, or take the line away. `luthier help {plain}` explains the setting.",
+        "请至少给出一个值，或删去这一行。用 `luthier help {plain}` 查看说明。",
+    ),
+    "config.pair.rule": ("this must be two numbers", "此处必须是两个数字"),
+    "config.pair.remedy": ("For example [0.9, 0.999].", "例如 [0.9, 0.999]。"),
+    "config.list.rule": ("this must be a list", "此处必须是列表"),
+    "config.list.remedy": (
+        "For example [a, b]. `luthier help {plain}` explains the setting.",
+        "例如 [a, b]。用 `luthier help {plain}` 查看说明。",
+    ),
+    "config.mapping.rule": ("this must be a table of `name: value`", "此处必须是 `名称: 值` 的表"),
+    "config.mapping.remedy": (
+        "For example {{q_proj: 8}}. `luthier help {plain}` explains the setting.",
+        "例如 {{q_proj: 8}}。用 `luthier help {plain}` 查看说明。",
+    ),
+    "config.section.rule": ("this is a group of settings", "这是一组设置"),
+    "config.section.remedy": (
+        "Write its settings below it, each indented on a line of its own. `luthier help {plain}` lists them.",
+        "请把其中的设置逐行缩进写在下面。用 `luthier help {plain}` 列出它们。",
+    ),
+    "config.greater_than.rule": ("this must be more than {limit}", "此值必须大于 {limit}"),
+    "config.greater_than.remedy": (
+        "`luthier help {plain}` says what values are usual.",
+        "用 `luthier help {plain}` 查看常用取值。",
+    ),
+    "config.at_least.rule": ("this must be at least {limit}", "此值至少为 {limit}"),
+    "config.at_least.remedy": (
+        "`luthier help {plain}` says what values are usual.",
+        "用 `luthier help {plain}` 查看常用取值。",
+    ),
+    "config.less_than.rule": ("this must be less than {limit}", "此值必须小于 {limit}"),
+    "config.less_than.remedy": (
+        "`luthier help {plain}` says what values are usual.",
+        "用 `luthier help {plain}` 查看常用取值。",
+    ),
+    "config.at_most.rule": ("this must be at most {limit}", "此值最多为 {limit}"),
+    "config.at_most.remedy": (
+        "`luthier help {plain}` says what values are usual.",
+        "用 `luthier help {plain}` 查看常用取值。",
+    ),
+    "config.regex.rule": ("this is not a regular expression: {reason}", "这不是有效的正则表达式：{reason}"),
+    "config.regex.remedy": (
+        "A plain module name such as q_proj works as it is.",
+        "直接写模块名（例如 q_proj）即可。",
+    ),
+    "config.module_name.rule": (
+        "a module's name has letters, digits, dots, dashes and underscores only",
+        "模块名只能包含字母、数字、点、短横线和下划线",
+    ),
+    "config.module_name.remedy": (
+        "For example q_proj or self_attn.q_proj; several as [q_proj, v_proj].",
+        "例如 q_proj 或 self_attn.q_proj；多个写成 [q_proj, v_proj]。",
+    ),
+    "config.choice.rule": ("this must be one of: {choices}", "此处必须是下列之一：{choices}"),
+    "config.choice.remedy": (
+        "`luthier help {name}` explains them.",
+        "用 `luthier help {name}` 查看说明。",
+    ),
+    "config.choice_near.rule": ("this must be one of: {choices}", "此处必须是下列之一：{choices}"),
+    "config.choice_near.remedy": (
+        "Did you mean {near}? `luthier help {name}` explains them.",
+        "是不是 {near}？用 `luthier help {name}` 查看说明。",
+    ),
+    "config.format_name.rule": (
+        "this must be one of: {choices}, or a function of your own as module:function",
+        "此处必须是下列之一：{choices}，或您自己的函数 模块:函数",
+    ),
+    "config.format_name.remedy": (
+        "Leave it at auto to have the format found from the rows.",
+        "保持 auto 即可根据数据自动识别格式。",
+    ),
+    "config.validation_value.rule": (
+        "{name} is auto, a share below 0.5, or files",
+        "{name} 可以是 auto、小于 0.5 的比例，或文件",
+    ),
+    "config.validation_value.remedy": (
+        "0.05 holds out 5 % of the rows, 0 none, and a file name takes that file.",
+        "0.05 表示留出 5% 的数据，0 表示不留，文件名表示使用该文件。",
+    ),
+    "config.targets_value.rule": (
+        "{name} is all-linear, or a list of module names",
+        "{name} 可以是 all-linear，或模块名列表",
+    ),
+    "config.targets_value.remedy": ("For example [q_proj, v_proj].", "例如 [q_proj, v_proj]。"),
+    "config.invalid.rule": ("this value cannot be used: {reason}", "无法使用此值：{reason}"),
+    "config.invalid.remedy": (
+        "`luthier help {plain}` explains the setting.",
+        "用 `luthier help {plain}` 查看说明。",
+    ),
+    # ------------------------------------------------------------------------------------------------ rules
+    "config.random_needs_full.rule": (
+        "weights from scratch know nothing, so all of them must train; {kind} trains only a part",
+        "从零开始的权重什么都不会，必须全部训练；{kind} 只训练一部分",
+    ),
+    "config.random_needs_full.remedy": (
+        "Set tune=full, or take model.init=random away to start from trained weights.",
+        "请设置 tune=full，或去掉 model.init=random 以使用训练好的权重。",
+    ),
+    "config.float16_on_cpu.rule": ("CPUs have no usable float16 arithmetic", "CPU 没有可用的 float16 运算"),
+    "config.float16_on_cpu.remedy": (
+        "Leave model.dtype at auto, or choose bfloat16 or float32.",
+        "请保持 model.dtype 为 auto，或选择 bfloat16 或 float32。",
+    ),
+    "config.revision_of_folder.rule": (
+        "a revision belongs to a model on a hub, and {path} is a local folder or ships with Luthier",
+        "revision 只用于模型库中的模型，而 {path} 是本地目录或随 Luthier 提供",
+    ),
+    "config.revision_of_folder.remedy": ("Take model.revision away.", "请删去 model.revision。"),
+    "config.sft_on_text.rule": (
+        "sft learns answers, and plain text has none",
+        "sft 学习的是回答，而纯文本中没有回答",
+    ),
+    "config.sft_on_text.remedy": (
+        "Set method=pretrain to learn plain text, or give rows with questions and answers.",
+        "要学习纯文本请设置 method=pretrain，否则请提供带问题和回答的数据。",
+    ),
+    "config.pretrain_on_chat.rule": (
+        "pretrain learns plain text, and this format holds questions and answers",
+        "pretrain 学习的是纯文本，而该格式包含问题和回答",
+    ),
+    "config.pretrain_on_chat.remedy": (
+        "Set method=sft, or data.format=text for rows with a `text` field.",
+        "请设置 method=sft；如果数据行带有 `text` 字段，请设置 data.format=text。",
+    ),
+    "config.pretrain_without_chat.rule": (
+        "pretrain uses no chat template, so {fields} would have no effect",
+        "pretrain 不使用对话模板，因此 {fields} 不会起作用",
+    ),
+    "config.pretrain_without_chat.remedy": (
+        "Take {fields} away, or set method=sft.",
+        "请删去 {fields}，或设置 method=sft。",
+    ),
+    "config.pretrain_chunks.rule": (
+        "pretrain splits long text into pieces of data.max_tokens, so no row is ever too long",
+        "pretrain 会把长文本切成 data.max_tokens 大小的片段，不存在过长的行",
+    ),
+    "config.pretrain_chunks.remedy": ("Take data.too_long away.", "请删去 data.too_long。"),
+    "config.validation_share.rule": (
+        "the share held out for validation must be at least 0 and below 0.5",
+        "留作验证的比例必须不小于 0 且小于 0.5",
+    ),
+    "config.validation_share.remedy": (
+        "0.05 holds out 5 %. For a number of rows of your choice, put them in a file and name it.",
+        "0.05 表示留出 5%。若想自选若干行，请把它们放进一个文件并写出文件名。",
+    ),
+    "config.validation_in_train.rule": (
+        "a file is used both to learn from and to check with, so the check would tell nothing",
+        "同一个文件既用于训练又用于验证，这样的验证没有意义",
+    ),
+    "config.validation_in_train.remedy": (
+        "Name another file, or a share such as data.validation=0.05.",
+        "请换一个文件，或使用比例，例如 data.validation=0.05。",
+    ),
+    "config.validation_weight.rule": (
+        "weights say how often rows are trained on; validation sees each row once",
+        "weight 表示训练时每行出现的次数；验证时每行只看一次",
+    ),
+    "config.validation_weight.remedy": (
+        "Take the weight away from data.validation.",
+        "请从 data.validation 中删去 weight。",
+    ),
+    "config.nothing_to_validate.rule": (
+        "data.validation is 0, so there is nothing to validate on",
+        "data.validation 为 0，没有可用于验证的数据",
+    ),
+    "config.nothing_to_validate.remedy": (
+        "Take run.validate_every away, or set data.validation=auto.",
+        "请删去 run.validate_every，或设置 data.validation=auto。",
+    ),
+    "config.from_settles_shape.rule": (
+        "the adapter that tune.from names settles its own shape, so {fields} would have no effect",
+        "tune.from 指定的适配器自带结构，因此 {fields} 不会起作用",
+    ),
+    "config.from_settles_shape.remedy": (
+        "Take {fields} away, or take tune.from away to start a new adapter.",
+        "请删去 {fields}，或删去 tune.from 以训练新的适配器。",
+    ),
+    "config.saved_and_adapted.rule": (
+        "a module is either trained in full (modules_to_save) or by an adapter (targets)",
+        "一个模块要么完整训练（modules_to_save），要么用适配器训练（targets）",
+    ),
+    "config.saved_and_adapted.remedy": (
+        "Take it away from one of the two lists.",
+        "请从其中一个列表里删去它。",
+    ),
+    "config.steps_or_epochs.rule": (
+        "the length of training is given twice, as epochs and as {steps} steps",
+        "训练长度给了两次：轮数和 {steps} 步",
+    ),
+    "config.steps_or_epochs.remedy": (
+        "Keep optim.epochs (passes over the data) or optim.steps (updates).",
+        "请只保留 optim.epochs（遍历数据的次数）或 optim.steps（更新次数）之一。",
+    ),
+    "config.sgd_has_no_moments.rule": (
+        "these are settings of adamw, so with sgd {fields} would have no effect",
+        "这些是 adamw 的设置，使用 sgd 时 {fields} 不会起作用",
+    ),
+    "config.sgd_has_no_moments.remedy": (
+        "Take {fields} away, or set optim.kind=adamw.",
+        "请删去 {fields}，或设置 optim.kind=adamw。",
+    ),
+    "config.sgd_needs_rate.rule": (
+        "the default learning rates are those of adamw; sgd needs one of its own",
+        "默认学习率只适合 adamw；sgd 需要自己的学习率",
+    ),
+    "config.sgd_needs_rate.remedy": (
+        "Set optim.lr; with sgd it is usually ten to a hundred times that of adamw.",
+        "请设置 optim.lr；sgd 的学习率通常是 adamw 的十到一百倍。",
+    ),
+    "config.momentum_is_of_sgd.rule": (
+        "momentum is a setting of sgd; adamw has betas instead",
+        "momentum 是 sgd 的设置；adamw 使用 betas",
+    ),
+    "config.momentum_is_of_sgd.remedy": (
+        "Take optim.momentum away, or set optim.kind=sgd.",
+        "请删去 optim.momentum，或设置 optim.kind=sgd。",
+    ),
+    "config.power_is_of_polynomial.rule": (
+        "power is a setting of the polynomial schedule; {schedule} has none",
+        "power 是 polynomial 调度的设置；{schedule} 没有这一项",
+    ),
+    "config.power_is_of_polynomial.remedy": (
+        "Take optim.power away, or set optim.schedule=polynomial.",
+        "请删去 optim.power，或设置 optim.schedule=polynomial。",
+    ),
+    "config.constant_has_no_floor.rule": (
+        "a constant learning rate does not fall, so it has no lowest value",
+        "固定的学习率不会下降，也就没有最低值",
+    ),
+    "config.constant_has_no_floor.remedy": (
+        "Take optim.min_lr_ratio away, or choose another optim.schedule.",
+        "请删去 optim.min_lr_ratio，或选择其他 optim.schedule。",
+    ),
+    "config.warmup_never_ends.rule": (
+        "the warm-up is as long as the whole training of {steps} steps, so the full learning rate is never reached",
+        "预热与整个训练（{steps} 步）一样长，永远达不到设定的学习率",
+    ),
+    "config.warmup_never_ends.remedy": (
+        "Lower optim.warmup, for example to 0.03 (3 % of the steps).",
+        "请减小 optim.warmup，例如 0.03（总步数的 3%）。",
+    ),
+    "config.budget_below_row.rule": (
+        "one micro-batch must hold the longest row, which may have {max_tokens} tokens",
+        "一个微批必须装得下最长的一行，而它可以有 {max_tokens} 个词元",
+    ),
+    "config.budget_below_row.remedy": (
+        "Lower data.max_tokens, or take optim.budget_tokens away and let Luthier choose.",
+        "请减小 data.max_tokens，或删去 optim.budget_tokens，让 Luthier 自行选择。",
+    ),
+}
+
+TEXT: dict[str, tuple[str, str]] = {**MESSAGES, **HELP}

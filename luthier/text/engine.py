@@ -7,4 +7,95 @@ TEXT: dict[str, tuple[str, str]] = {
         "Stopped on request; everything is saved in {checkpoint}. The same command goes on from there.",
         "已按要求停止；一切都保存在 {checkpoint}。再次运行同一命令即可继续。",
     ),
+    "engine.float16_on_cpu.rule": (
+        "CPUs have no usable float16 arithmetic",
+        "CPU 没有可用的 float16 运算",
+    ),
+    "engine.float16_on_cpu.remedy": (
+        "Leave model.dtype at auto, or choose bfloat16 or float32.",
+        "请保持 model.dtype 为 auto，或改为 bfloat16 或 float32。",
+    ),
+    "engine.gpu_unusable.rule": (
+        "there is an NVIDIA GPU here or one was asked for, but this PyTorch ({torch}) cannot use it",
+        "这里有（或要求使用）NVIDIA GPU，但当前的 PyTorch（{torch}）无法使用它",
+    ),
+    "engine.gpu_unusable.remedy": (
+        "Install the CUDA build of PyTorch (delete .venv and start ./run again), or train on the CPU with "
+        "run.device=cpu.",
+        "请安装 CUDA 版 PyTorch（删除 .venv 后重新运行 ./run），或用 run.device=cpu 在 CPU 上训练。",
+    ),
+    "engine.checkpoint_format.rule": (
+        "the checkpoint was written in a format that this version does not read",
+        "检查点的格式版本与当前程序不符",
+    ),
+    "engine.checkpoint_format.remedy": (
+        "Resume with the version named in the run's manifest.json, or start a new run with another run.name.",
+        "请用该运行 manifest.json 中记录的版本继续，或换一个 run.name 重新开始。",
+    ),
+    "engine.checkpoint_parameters.rule": (
+        "the checkpoint holds other trainable weights than this recipe trains",
+        "检查点中的可训练权重与此配方不一致",
+    ),
+    "engine.checkpoint_parameters.remedy": (
+        "Use the recipe.yaml in the run folder, or start a new run with another run.name.",
+        "请使用运行目录中的 recipe.yaml，或换一个 run.name 重新开始。",
+    ),
+    "engine.not_finite.rule": (
+        "the {what} was not finite in {steps} steps in a row; the weights before them are kept",
+        "{what} 连续 {steps} 步不是有限数；此前的权重已保留",
+    ),
+    "engine.not_finite.remedy": (
+        "Lower optim.lr (a tenth is a good try), set model.dtype=float32, and look at the rows named here.",
+        "请降低 optim.lr（可先取十分之一），设 model.dtype=float32，并检查这里列出的数据行。",
+    ),
+    "engine.row_too_large.rule": (
+        "the longest row ({tokens} tokens) needs about {need} of memory in one micro-batch, and {free} is free",
+        "最长的一行（{tokens} 个词元）单独一个微批就需要约 {need} 内存，而可用的只有 {free}",
+    ),
+    "engine.row_too_large.remedy": (
+        "Lower data.max_tokens, choose a smaller model, or train fewer weights (tune.kind=lora, freeze).",
+        "请减小 data.max_tokens，换更小的模型，或训练更少的权重（tune.kind=lora 或 freeze）。",
+    ),
+    "engine.check_base_bound": ("the same bits before and after", "训练前后逐位相同"),
+    "engine.check_base_trained": (
+        "the weights themselves were tuned; the base folder was only read",
+        "调整的就是权重本身；基础模型目录只被读取",
+    ),
+    "engine.check_base_found": (
+        "largest difference {difference:g} on {prompts} prompts, adapter off",
+        "关闭适配器后，在 {prompts} 个提示上最大差异为 {difference:g}",
+    ),
+    "engine.check_reload_bound": ("relative difference at most {bound:g}", "相对差异不超过 {bound:g}"),
+    "engine.check_reload_found": (
+        "{difference:.2g} on {prompts} prompts, files loaded by a fresh process",
+        "由新进程加载文件，在 {prompts} 个提示上为 {difference:.2g}",
+    ),
+    "engine.check_effect_bound": (
+        "the tuned model answers differently from the base",
+        "调优后的模型与基础模型的回答不同",
+    ),
+    "engine.check_effect_found": (
+        "KL {kl:.3g} nats per token, most likely next token changed on {top1:.0f} % of the prompts",
+        "每词元 KL {kl:.3g} nat，{top1:.0f} % 的提示的首选词元改变",
+    ),
+    "engine.check_memory_bound": (
+        "recorded, not judged: the plan leaves out Python, torch and the data",
+        "仅记录不评判：计划不含 Python、torch 与数据本身",
+    ),
+    "engine.check_memory_found": (
+        "planned {planned:,.0f} MiB for tensors, the process peaked at {measured:,.0f} MiB",
+        "计划张量占用 {planned:,.0f} MiB，进程峰值 {measured:,.0f} MiB",
+    ),
+    "engine.check_laws_bound": (
+        "the prompt's tokens are a prefix of the training tokens",
+        "提示的词元是训练词元的前缀",
+    ),
+    "engine.check_stop_bound": (
+        "every learnt answer ends in a token that generation stops at",
+        "每个被学习的回答都以生成时会停止的词元结尾",
+    ),
+    "engine.check_laws_found": (
+        "{checked} prompts compared, one for each turn of {shapes} shapes of example",
+        "对 {shapes} 种形式的示例逐轮比较了 {checked} 个提示",
+    ),
 }

@@ -2,4 +2,176 @@
 
 from __future__ import annotations
 
-TEXT: dict[str, tuple[str, str]] = {}
+TEXT: dict[str, tuple[str, str]] = {
+    # ------------------------------------------------------------------------------------------------ commands
+    "shell.about": (
+        "Fine-tune open language models: fast, within your memory, with a receipt.",
+        "微调开源语言模型：快速、不超内存、附带凭证。",
+    ),
+    "shell.epilog": (
+        "Every command takes --json (one JSON object on stdout) and --debug (the whole traceback of a fault).",
+        "所有命令都支持 --json（在标准输出打印一个 JSON 对象）和 --debug（出现故障时显示完整的调用栈）。",
+    ),
+    "shell.help.train": (
+        "Train as a recipe says; the same command goes on with an unfinished run.",
+        "按配方训练；再次运行同一命令会继续未完成的运行。",
+    ),
+    "shell.help.init": ("Write a recipe with comments to start from.", "生成一份带注释的配方。"),
+    "shell.help.help": (
+        "Explain a setting of recipes (`luthier help rank`); without a name, list all.",
+        "解释配方中的设置项（如 `luthier help rank`）；不给名称则列出全部。",
+    ),
+    "shell.help.chat": ("Talk to a run or a model.", "与一次运行的结果或某个模型对话。"),
+    "shell.help.data": ("Look at training data.", "查看训练数据。"),
+    "shell.help.data_check": (
+        "Check whole files: what would be learned, what is wrong and where.",
+        "检查整个文件：将学到什么、哪里有问题。",
+    ),
+    "shell.help.data_show": (
+        "Show rows as the model will see them, with the part that is learned marked.",
+        "按模型所见显示数据行，并标出将被学习的部分。",
+    ),
+    "shell.help.runs": ("List, compare and go on with runs.", "列出、比较和继续各次运行。"),
+    "shell.help.runs_list": ("All runs, the latest first.", "列出所有运行，最近的在前。"),
+    "shell.help.runs_show": ("One run in a screen.", "用一屏显示一次运行。"),
+    "shell.help.runs_compare": ("What differs between runs, and what came of it.", "比较各次运行的差异和结果。"),
+    "shell.help.runs_resume": ("Go on with an unfinished run.", "继续未完成的运行。"),
+    "shell.help.runs_extend": (
+        "Make a run longer; `runs resume` then trains on.",
+        "延长一次运行；之后用 `runs resume` 继续训练。",
+    ),
+    "shell.help.runs_stop": ("Ask a running run to save and stop.", "请求正在进行的运行保存并停止。"),
+    "shell.help.runs_verify": (
+        "Recompute every hash and check of a run's receipt.",
+        "重新计算运行凭证中的每个哈希和检查。",
+    ),
+    "shell.help.runs_reproduce": (
+        "Train a finished run again and compare every bit.",
+        "重新训练已完成的运行并逐位比较。",
+    ),
+    "shell.help.doctor": ("What this machine and installation can do.", "检查本机和安装情况。"),
+    "shell.help.demo": (
+        "See a small model learn a task, in about a minute.",
+        "用大约一分钟观看一个小模型学会一项任务。",
+    ),
+    # ------------------------------------------------------------------------------------------------ arguments
+    "shell.option.recipe": (
+        "A recipe file, then changes to it such as tune.rank=32; or changes alone.",
+        "配方文件，其后可跟修改项（如 tune.rank=32）；也可以只给修改项。",
+    ),
+    "shell.option.dry_run": (
+        "Only print the recipe as it would run, with every default filled in.",
+        "只打印实际将运行的配方（含所有默认值），不训练。",
+    ),
+    "shell.option.init": (
+        "The file to write (recipe.yaml if none is given), and settings for it such as model=nano.",
+        "要写入的文件（默认 recipe.yaml），以及其中的设置（如 model=nano）。",
+    ),
+    "shell.option.field": (
+        "A setting or section, such as tune.rank or optim.",
+        "设置项或部分，如 tune.rank 或 optim。",
+    ),
+    "shell.option.target": (
+        "A run, a model folder, a name on a hub, or nano.",
+        "一次运行、模型目录、模型库中的名称，或 nano。",
+    ),
+    "shell.option.compare": (
+        "Put every question to the base model too.",
+        "每个问题也同时问基础模型。",
+    ),
+    "shell.option.system": ("A standing instruction for the conversation.", "对话的系统提示。"),
+    "shell.option.template": (
+        "For models without a chat template: chatml, alpaca or a Jinja file.",
+        "用于没有对话模板的模型：chatml、alpaca 或 Jinja 文件。",
+    ),
+    "shell.option.device": ("auto, cpu or cuda.", "auto、cpu 或 cuda。"),
+    "shell.option.max_tokens": ("The longest answer, in tokens.", "回答的最大长度（词元数）。"),
+    "shell.option.temperature": (
+        "0 always takes the likeliest word; larger is more varied.",
+        "0 表示总取最可能的词；越大越多样。",
+    ),
+    "shell.option.top_p": (
+        "Choose only among the likeliest words that make up this share; 1 is all.",
+        "只在累计概率达到此比例的最可能的词中选择；1 表示全部。",
+    ),
+    "shell.option.top_k": (
+        "Choose only among so many likeliest words; 0 is all.",
+        "只在最可能的若干个词中选择；0 表示全部。",
+    ),
+    "shell.option.repetition_penalty": (
+        "Above 1 makes words that were said less likely.",
+        "大于 1 会降低已出现过的词再次出现的可能。",
+    ),
+    "shell.option.seed": ("The number that chance comes from.", "随机性的来源。"),
+    "shell.option.data": (
+        "A data file, or a recipe and changes to it.",
+        "数据文件，或配方及其修改项。",
+    ),
+    "shell.option.format": (
+        "How the rows of a data file are laid out; auto finds out.",
+        "数据文件中各行的格式；auto 表示自动识别。",
+    ),
+    "shell.option.rows": ("How many rows to show.", "显示多少行。"),
+    "shell.option.first": ("The row to begin with, from 1.", "从第几行开始（从 1 数起）。"),
+    "shell.option.run": ("A run's name or folder.", "运行的名称或目录。"),
+    "shell.option.runs": ("Names or folders of runs.", "若干运行的名称或目录。"),
+    "shell.option.dir": ("The folder that holds the runs.", "存放各次运行的目录。"),
+    "shell.option.steps": ("The new number of steps in all.", "新的总步数。"),
+    "shell.option.epochs": ("The new number of epochs in all.", "新的总轮数。"),
+    "shell.option.version": ("Print the version.", "显示版本号。"),
+    # ------------------------------------------------------------------------------------------------ results
+    "shell.init_done": (
+        "Wrote {path}. Put your model and data into it, then: luthier train {path}",
+        "已写入 {path}。填入您的模型和数据后运行：luthier train {path}",
+    ),
+    "shell.train_done": (
+        "Finished: {path}. Checks: {passed} passed, {failed} failed, {not_run} not run (see receipt.md there).",
+        "完成：{path}。检查：{passed} 项通过，{failed} 项失败，{not_run} 项未做（详见其中的 receipt.md）。",
+    ),
+    "shell.train_next": ("Talk to it: luthier chat {path}", "与它对话：luthier chat {path}"),
+    "shell.row": ("{where}: {tokens} tokens, {learned} learned", "{where}：{tokens} 个词元，学习其中 {learned} 个"),
+    "shell.legend_colour": (
+        "Green is learned; the rest is context; dim blue are control marks.",
+        "绿色为学习内容，其余为上下文，暗蓝色为控制标记。",
+    ),
+    "shell.legend_plain": (
+        "Lines with + are learned; all others are context.",
+        "以 + 开头的行为学习内容，其余为上下文。",
+    ),
+    "shell.row_problem": ("cannot be shown: {reason}", "无法显示：{reason}"),
+    "shell.reproduced": (
+        "The same in every bit: {tensors} tensors.",
+        "逐位相同：{tensors} 个张量。",
+    ),
+    "shell.not_reproduced": (
+        "Different in {different} of {tensors} tensors; largest difference {largest}.",
+        "{tensors} 个张量中有 {different} 个不同；最大差异 {largest}。",
+    ),
+    # ------------------------------------------------------------------------------------------------ faults
+    "shell.usage.rule": ("the command cannot be understood: {reason}", "无法理解该命令：{reason}"),
+    "shell.usage.remedy": (
+        "`{command} --help` shows how it is written.",
+        "用 `{command} --help` 查看写法。",
+    ),
+    "shell.stopped.rule": ("stopped on request", "已按要求停止"),
+    "shell.stopped.remedy": (
+        "A run that had begun goes on with the same command.",
+        "如果运行已经开始，再次执行同一命令即可继续。",
+    ),
+    "shell.unexpected.rule": (
+        "Luthier failed in a way that it should not: {reason}",
+        "Luthier 出现了不应有的故障：{reason}",
+    ),
+    "shell.unexpected.remedy": (
+        "Sorry. The details are in {file}; please report them. --debug shows them at once.",
+        "抱歉。详情已写入 {file}，请反馈给我们。加上 --debug 可直接显示。",
+    ),
+    # ------------------------------------------------------------------------------------------------ words of help
+    "shell.word.usage": ("Usage:", "用法："),
+    "shell.word.options": ("Options:", "选项："),
+    "shell.word.arguments": ("Arguments:", "参数："),
+    "shell.word.commands": ("Commands:", "命令："),
+    "shell.word.help": ("Show this message and exit.", "显示此帮助。"),
+    "shell.word.default": ("default: ", "默认："),
+    "shell.word.required": ("[required]", "[必填]"),
+}

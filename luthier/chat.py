@@ -1,0 +1,73 @@
+"""Talking to a run or a model in a terminal.
+
+What goes in: a target that `luthier.session` can open, and lines that a person types. What comes out: streamed answers,
+with `--compare` the base's beside the tuned model's. Input and output are passed in, so that tests and notebooks use
+the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from luthier.data.formats import Message
+from luthier.generate import Sampling
+from luthier.session import Session, open_session
+from luthier.text import say
+
+RESET, QUIT = "/new", "/quit"
+
+
+def chat(
+    target: str | Path,
+    lines: Iterable[str],
+    write: Callable[[str], Any],
+    *,
+    compare: bool = False,
+    system: str | None = None,
+    sampling: Sampling | None = None,
+    device: str = "auto",
+    template: str = "model",
+) -> int:
+    """Answer each line in turn, keeping the conversation; returns the number of questions answered.
+
+    `/new` starts over, `/quit` (or the end of the lines) ends. With `compare`, every question is put to base and tuned
+    model, each with its own history.
+    """
+    session = open_session(target, device=device, compare=compare, template=template)
+    write(say("chat.greeting", label=session.label, quit=QUIT, reset=RESET) + "\n")
+    sides = [True, False] if compare and session.base is not None else [True]
+    start: tuple[Message, ...] = (Message("system", system),) if system else ()
+    histories = {tuned: start for tuned in sides}
+    asked = 0
+    for line in lines:
+        question = line.strip()
+        if question == QUIT:
+            break
+        if question == RESET:
+            histories = {tuned: start for tuned in sides}
+            write(say("chat.new") + "\n")
+        elif question:
+            asked += 1
+            for tuned in sides:
+                histories[tuned] = _turn(session, histories[tuned], question, tuned, len(sides) > 1, sampling, write)
+    return asked
+
+
+def _turn(
+    session: Session,
+    history: tuple[Message, ...],
+    question: str,
+    tuned: bool,
+    labelled: bool,
+    sampling: Sampling | None,
+    write: Callable[[str], Any],
+) -> tuple[Message, ...]:
+    """Put the question, stream the answer, return the longer history."""
+    history = (*history, Message("user", question))
+    if labelled:
+        write(f"[{session.label if tuned else session.base_label}] ")
+    answer = session.answer(history, sampling, tuned=tuned, on_text=write)
+    write("\n")
+    return (*history, Message("assistant", answer))

@@ -1,0 +1,589 @@
+"""The command line: parses, calls, prints.
+
+What goes in: arguments. What comes out: lines for people or one JSON object on stdout, problems and progress on stderr,
+and an exit code: 0 ok, 1 failed, 2 bad input, 130 and 143 after Ctrl-C and SIGTERM. Everything heavy is imported inside
+the command that needs it, so that help and a recipe's mistakes come at once; `COMMANDS` is the table of all commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from luthier.config.load import Environment, dump, environment, load, resolved
+from luthier.errors import Interrupted, LuthierError, Problem, TrainingFailed, UserError
+from luthier.text import say, set_language
+
+if TYPE_CHECKING:
+    from luthier.data.formats import Example
+    from luthier.data.templates import Renderer
+    from luthier.run import Run
+    from luthier.runs.store import RunFolder
+    from luthier.runs.tables import Answer
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+FLAGS = ("--json", "--debug")
+"""Taken by every command, anywhere on the line."""
+
+
+@dataclass(frozen=True)
+class Shell:
+    """How this call wants its output. logs: where progress and problems go."""
+
+    json: bool
+    debug: bool
+    environment: Environment
+    logs: TextIO
+
+    @property
+    def colour(self) -> bool:
+        """Whether stdout shows colours."""
+        return not self.json and sys.stdout.isatty() and not self.environment.no_color
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command found: value for programs, lines for people, the exit code; lines of problems go to stderr."""
+
+    value: Any
+    lines: Sequence[str]
+    code: int = OK
+    is_problem: bool = False
+
+
+# ---------------------------------------------------------------------------------------------------- recipes
+
+RecipeArguments = Annotated[list[str], typer.Argument(metavar="RECIPE|NAME=VALUE", help="shell.option.recipe")]
+DataArguments = Annotated[list[str], typer.Argument(metavar="FILE|RECIPE|NAME=VALUE", help="shell.option.data")]
+
+
+def split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The recipe, which has no `=`, and the overrides."""
+    if arguments and "=" not in arguments[0]:
+        return arguments[0], list(arguments[1:])
+    return None, list(arguments)
+
+
+def train(
+    context: typer.Context,
+    arguments: RecipeArguments,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="shell.option.dry_run")] = False,
+) -> Outcome:
+    recipe, overrides = split(arguments)
+    config = load(recipe, overrides)
+    if dry_run:
+        return Outcome({"recipe": resolved(config)}, dump(config).splitlines())
+    from luthier.train import train as start
+
+    with progress(context.obj) as show:
+        return trained(start(config, on_event=show))
+
+
+def init(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="FILE|NAME=VALUE", help="shell.option.init")] = None,
+) -> Outcome:
+    from luthier.config import recipe
+
+    file, overrides = split(arguments or [])
+    path = Path(file or "recipe.yaml")
+    config = recipe.write(path, overrides)
+    return Outcome({"file": str(path), "recipe": resolved(config)}, [say("shell.init_done", path=path)])
+
+
+def explain(
+    field: Annotated[str | None, typer.Argument(metavar="SETTING", help="shell.option.field")] = None,
+) -> Outcome:
+    from luthier.config import fields, recipe
+
+    found = recipe.find(field) if field else list(fields.FIELDS.values())
+    shown = [line for each in found for line in (*recipe.lines(each), "")][:-1] if field else recipe.listing()
+    return Outcome({"fields": [recipe.values(each) for each in found]}, shown)
+
+
+# ---------------------------------------------------------------------------------------------------- data
+
+
+def data_check(
+    arguments: DataArguments,
+    format: Annotated[str, typer.Option("--format", help="shell.option.format")] = "auto",
+) -> Outcome:
+    from luthier.data import check
+
+    if len(arguments) == 1 and not is_recipe(arguments[0]):
+        source = load(None, {"model": "-", "data.train": {"path": arguments[0], "format": format}}).data.train[0]
+        checked = check.check_path(source.path, source.format)
+    else:
+        checked = check.inspect(load(*split(arguments)))
+    return Outcome(check.report(checked), check.lines(checked), BAD_INPUT if checked.problems else OK)
+
+
+def data_show(
+    context: typer.Context,
+    arguments: RecipeArguments,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="shell.option.rows")] = 3,
+    first: Annotated[int, typer.Option("--first", min=1, help="shell.option.first")] = 1,
+) -> Outcome:
+    config = load(*split(arguments))
+    from luthier.data import check
+    from luthier.data.templates import load_renderer
+    from luthier.session import find_base
+
+    items = check.check_sources(config).train[first - 1 : first - 1 + rows]
+    renderer = load_renderer(find_base(config.model).folder, config)
+    colour = context.obj.colour
+    shown = [say("shell.legend_colour" if colour else "shell.legend_plain")]
+    values = []
+    for item in items:
+        value, lines = row(renderer, item.example, f"{item.path}:{item.number}", colour)
+        values.append(value)
+        shown += ["", *lines]
+    return Outcome({"rows": values}, shown)
+
+
+def row(renderer: Renderer, example: Example, where: str, colour: bool) -> tuple[dict[str, Any], list[str]]:
+    """One row as the model will see it."""
+    _, weights = renderer.train(example)
+    pieces = renderer.show(example)
+    learned = int((weights > 0).sum())
+    head = say("shell.row", where=where, tokens=len(weights), learned=learned)
+    value = {
+        "where": where,
+        "tokens": len(weights),
+        "learned": learned,
+        "pieces": [{"text": text, "kind": kind} for text, kind in pieces],
+    }
+    if colour:
+        return value, [head, "".join(typer.style(text, **STYLES[kind]) for text, kind in pieces)]
+    marks = {"trained": "+ "}
+    return value, [head, *(marks.get(kind, "  ") + line for text, kind in pieces for line in text.splitlines())]
+
+
+STYLES: dict[str, dict[str, Any]] = {"trained": {"fg": "green"}, "context": {}, "special": {"fg": "blue", "dim": True}}
+
+
+def is_recipe(argument: str) -> bool:
+    """Whether an argument of `data check` is a recipe or an override, and not a data file."""
+    return "=" in argument or argument.endswith((".yaml", ".yml"))
+
+
+# ---------------------------------------------------------------------------------------------------- runs
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="shell.option.run")]
+Dir = Annotated[str, typer.Option("--dir", help="shell.option.dir")]
+
+
+def find(run: str, directory: str) -> RunFolder:
+    from luthier.runs import commands
+
+    return commands.find(run, directory)
+
+
+def runs_list(directory: Dir = "runs") -> Outcome:
+    from luthier.runs import commands
+
+    answer = commands.list_runs(directory)
+    return Outcome({"runs": answer.value}, answer.lines())
+
+
+def runs_show(run: RunArgument, directory: Dir = "runs") -> Outcome:
+    from luthier.runs import commands
+
+    return answered(commands.show(find(run, directory)))
+
+
+def runs_compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="shell.option.runs")], directory: Dir = "runs"
+) -> Outcome:
+    from luthier.runs import commands
+
+    return answered(commands.compare([find(run, directory) for run in runs]))
+
+
+def runs_resume(context: typer.Context, run: RunArgument, directory: Dir = "runs") -> Outcome:
+    folder = find(run, directory)
+    from luthier.train import resume
+
+    with progress(context.obj) as show:
+        return trained(resume(folder.path, on_event=show))
+
+
+def runs_extend(
+    run: RunArgument,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="shell.option.steps")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", min=0, help="shell.option.epochs")] = None,
+    directory: Dir = "runs",
+) -> Outcome:
+    from luthier.runs import commands
+
+    return answered(commands.extend(find(run, directory), steps=steps, epochs=epochs))
+
+
+def runs_stop(run: RunArgument, directory: Dir = "runs") -> Outcome:
+    from luthier.runs import commands
+
+    return answered(commands.stop(find(run, directory)))
+
+
+def runs_verify(run: RunArgument, directory: Dir = "runs") -> Outcome:
+    from luthier.runs import commands
+
+    return answered(commands.verify(find(run, directory)))
+
+
+def runs_reproduce(context: typer.Context, run: RunArgument, directory: Dir = "runs") -> Outcome:
+    folder = find(run, directory)
+    from luthier.train import reproduce
+
+    with progress(context.obj) as show:
+        found = reproduce(folder.path, on_event=show)
+    values = {
+        "tensors": found["tensors"],
+        "different": len(found["different"]),
+        "largest": found["largest_difference"],
+    }
+    text = say("shell.reproduced" if found["same"] else "shell.not_reproduced", **values)
+    return Outcome(found, [text], OK if found["same"] else FAILED)
+
+
+# ---------------------------------------------------------------------------------------------------- the rest
+
+
+def chat(  # noqa: PLR0913  one parameter for each option
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="shell.option.target")],
+    compare: Annotated[bool, typer.Option("--compare", help="shell.option.compare")] = False,
+    system: Annotated[str | None, typer.Option("--system", help="shell.option.system")] = None,
+    template: Annotated[str, typer.Option("--template", help="shell.option.template")] = "model",
+    device: Annotated[str, typer.Option("--device", help="shell.option.device")] = "auto",
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="shell.option.max_tokens")] = 512,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="shell.option.temperature")] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", min=1e-6, max=1, help="shell.option.top_p")] = 1.0,
+    top_k: Annotated[int, typer.Option("--top-k", min=0, help="shell.option.top_k")] = 0,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", min=1e-6, help="shell.option.repetition_penalty")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="shell.option.seed")] = 0,
+) -> Outcome:
+    load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
+    from luthier.chat import chat as talk
+    from luthier.generate import Sampling
+
+    sampling = Sampling(max_tokens, temperature, top_p, top_k, repetition_penalty, seed)
+    said: list[str] = []
+    asked = talk(
+        target,
+        questions(),
+        said.append if context.obj.json else speak,
+        compare=compare,
+        system=system,
+        sampling=sampling,
+        device=device,
+        template=template,
+    )
+    return Outcome({"questions": asked, "transcript": "".join(said)}, [])
+
+
+def questions() -> Iterator[str]:
+    """Lines from stdin, with a prompt and line editing where a person types them."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    with contextlib.suppress(ImportError):  # not on Windows
+        import readline  # noqa: F401  gives `input` its line editing
+    with contextlib.suppress(EOFError):
+        while True:
+            yield input("> ")
+
+
+def speak(text: str) -> None:
+    """Print at once: an answer is read while it is made."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def doctor() -> Outcome:
+    from luthier.doctor import doctor as look
+
+    diagnosis = look()
+    return Outcome(diagnosis.to_json(), diagnosis.lines(), FAILED if diagnosis.problems else OK)
+
+
+def demo(context: typer.Context, directory: Dir = "runs") -> Outcome:
+    from luthier import demo as show_piece
+
+    with progress(context.obj) as show:
+        done = show_piece.demo(directory, on_event=show)
+    value = {
+        "run": str(done.run.path),
+        "base_score": done.base_score,
+        "tuned_score": done.tuned_score,
+        "examples": [asdict(each) for each in done.examples],
+        "merged": str(done.merged_path),
+        "merged_agrees": list(done.merged_agrees),
+        "seconds": done.seconds,
+    }
+    return Outcome(value, show_piece.lines(done))
+
+
+def answered(answer: Answer) -> Outcome:
+    return Outcome(answer.value, answer.lines(), OK if answer.good else FAILED)
+
+
+def trained(run: Run) -> Outcome:
+    """What to say at the end of training; a check that failed makes the command fail."""
+    receipt = run.receipt
+    counts = {"passed": receipt.passed, "failed": receipt.failed, "not_run": receipt.not_run}
+    output = run.adapter_path or run.model_path
+    value = {
+        "run": run.name,
+        "path": str(run.path),
+        "state": run.state,
+        "output": str(output) if output else None,
+        "checks": counts,
+        "receipt": receipt.to_json(),
+    }
+    lines = [say("shell.train_done", path=run.path, **counts), say("shell.train_next", path=run.path)]
+    return Outcome(value, lines, FAILED if receipt.failed else OK)
+
+
+@contextlib.contextmanager
+def progress(shell: Shell) -> Iterator[Callable[[Any], None]]:
+    """A bar on the log stream where that is a terminal, plain lines elsewhere."""
+    from luthier.progress import Progress
+
+    with Progress(shell.logs, terminal=shell.logs.isatty(), colour=not shell.environment.no_color) as show:
+        yield show
+
+
+# ---------------------------------------------------------------------------------------------------- the app
+
+
+def help_in_our_words(text: str) -> str:
+    """The words that the library itself puts into help, in the chosen language."""
+    for word, ours in WORDS.items():
+        text = text.replace(word, say(ours))
+    return text
+
+
+WORDS = {
+    "Usage:": "shell.word.usage",
+    "Options:": "shell.word.options",
+    "Arguments:": "shell.word.arguments",
+    "Commands:": "shell.word.commands",
+    "Show this message and exit.": "shell.word.help",
+    "default: ": "shell.word.default",
+    "[required]": "shell.word.required",
+}
+
+
+class Command(TyperCommand):
+    """A command whose help is in the chosen language."""
+
+    def get_help(self, ctx: Any) -> str:
+        return help_in_our_words(super().get_help(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands whose help is in the chosen language."""
+
+    def get_help(self, ctx: Any) -> str:
+        return help_in_our_words(super().get_help(ctx))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the table."""
+        return list(self.commands)
+
+
+COMMANDS: dict[str, Callable[..., Outcome]] = {
+    "train": train,
+    "init": init,
+    "help": explain,
+    "chat": chat,
+    "data check": data_check,
+    "data show": data_show,
+    "runs list": runs_list,
+    "runs show": runs_show,
+    "runs compare": runs_compare,
+    "runs resume": runs_resume,
+    "runs extend": runs_extend,
+    "runs stop": runs_stop,
+    "runs verify": runs_verify,
+    "runs reproduce": runs_reproduce,
+    "doctor": doctor,
+    "demo": demo,
+}
+"""What is typed -> function; its help is `shell.help.<name>`."""
+
+
+def application() -> typer.Typer:
+    """All commands, with help in the chosen language."""
+    settings: dict[str, Any] = {
+        "cls": Group,
+        "add_completion": False,
+        "pretty_exceptions_enable": False,
+        "rich_markup_mode": None,
+        "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        "epilog": say("shell.epilog"),
+    }
+    app = typer.Typer(help=say("shell.about"), **settings)
+    app.callback()(about)
+    groups: dict[str, typer.Typer] = {}
+    for name, function in COMMANDS.items():
+        group, _, last = name.rpartition(" ")
+        if group and group not in groups:
+            groups[group] = typer.Typer(help=say(f"shell.help.{group}"), **settings)
+            app.add_typer(groups[group], name=group)
+        help_id = f"shell.help.{name.replace(' ', '_')}"
+        owner = groups[group] if group else app
+        owner.command(last, cls=Command, help=say(help_id), short_help=say(help_id), epilog=say("shell.epilog"))(
+            function
+        )
+    return app
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        from luthier import __version__
+
+        typer.echo(f"luthier {__version__}")
+        raise typer.Exit
+
+
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", help="shell.option.version", is_eager=True, callback=print_version)
+    ] = False,
+) -> None:
+    """Options of `luthier` itself."""
+
+
+def translate(command: Any) -> None:
+    """Replace the message ids that stand for the help of options, in a command and all below it."""
+    for parameter in command.params:
+        if getattr(parameter, "help", None) and parameter.help.startswith("shell."):
+            parameter.help = say(parameter.help)
+    for inner in getattr(command, "commands", {}).values():
+        translate(inner)
+
+
+# ---------------------------------------------------------------------------------------------------- running
+
+
+def main() -> None:
+    """The `luthier` script."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        # A terminal without the characters shows question marks instead of ending the command.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code, never raises except with `--debug`."""
+    settings = environment()
+    set_language(settings.language)
+    rest = [each for each in arguments if each not in FLAGS]
+    wants_help = not rest or any(each in ("-h", "--help", "--version") for each in rest)
+    shell = Shell("--json" in arguments and not wants_help, "--debug" in arguments, settings, sys.stderr)
+    try:
+        return finish(shell, attempt(shell, rest or ["--help"]))
+    except BrokenPipeError:
+        # Whoever read the output has gone away (`luthier runs list | head`). Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def attempt(shell: Shell, arguments: list[str]) -> Outcome:
+    """Call the command; whatever goes wrong becomes an outcome with problems."""
+    try:
+        return call(shell, arguments)
+    except UserError as error:
+        return failed(error.problems, error.exit_code)
+    except TrainingFailed as error:
+        return failed([error.problem], error.exit_code)
+    except Interrupted as error:
+        return Outcome(errors([interruption(error)]), [str(error)], error.exit_code, is_problem=True)
+    except (KeyboardInterrupt, typer.Abort):
+        return failed([Problem("shell.stopped")], INTERRUPTED)
+    except typer.TyperException as error:
+        values = {"reason": error.format_message(), "command": usage_of(error)}
+        return failed([Problem("shell.usage", values=values)], BAD_INPUT)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # the one place that answers for faults of our own
+        if shell.debug:
+            raise
+        exit_code = error.exit_code if isinstance(error, LuthierError) else FAILED
+        return failed([Problem("shell.unexpected", values={"reason": summary(error), "file": keep(error)})], exit_code)
+
+
+def call(shell: Shell, arguments: list[str]) -> Outcome:
+    import typer.main
+
+    command = typer.main.get_command(application())
+    translate(command)
+    # With --json, stdout belongs to the one object; what a library prints goes where logs go.
+    quiet = contextlib.redirect_stdout(shell.logs) if shell.json else contextlib.nullcontext()
+    with quiet:
+        result = command.main(args=arguments, prog_name="luthier", standalone_mode=False, obj=shell)
+    if isinstance(result, Outcome):
+        return result
+    if result == INTERRUPTED:  # the library's word for Ctrl-C
+        raise KeyboardInterrupt
+    return Outcome(None, [], int(result or OK))
+
+
+def finish(shell: Shell, outcome: Outcome) -> int:
+    """Print an outcome, in the one way or the other."""
+    if shell.json:
+        print(json.dumps(outcome.value, ensure_ascii=False))
+    elif outcome.lines:
+        print("\n".join(outcome.lines), file=shell.logs if outcome.is_problem else sys.stdout)
+    sys.stdout.flush()
+    return outcome.code
+
+
+def errors(problems: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"error": {"problems": list(problems)}}
+
+
+def failed(problems: Sequence[Problem], code: int) -> Outcome:
+    lines = [str(each) for each in problems]
+    return Outcome(errors([each.to_json() for each in problems]), lines, code, is_problem=True)
+
+
+def interruption(error: Interrupted) -> dict[str, Any]:
+    """An interruption is no problem of the user's, but programs find it in the same place."""
+    shape = {"field": "", "value": "", "remedy": ""}
+    return {"id": "engine.interrupted", "where": error.checkpoint, "rule": str(error), **shape}
+
+
+def usage_of(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context is not None else "luthier"
+
+
+def summary(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def keep(error: Exception) -> str:
+    """Write the traceback to a file, because a fault after hours cannot be had again at will; returns its name."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="luthier-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            file.write(text)
+            return file.name
+    except OSError:
+        return "--debug"

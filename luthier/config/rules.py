@@ -1,0 +1,214 @@
+"""What involves two fields of a recipe at once.
+
+What goes in: a `RunConfig` whose fields are right one by one. What comes out: the problems between them. `RULES` is the
+whole of it, read top-down: the fields a rule speaks of, and a pure predicate that returns the values of its message
+where the rule is broken, None where it holds. Rank 1; imports no torch.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from luthier.config.schema import DataSection, Lora, RunConfig, Section, Source
+from luthier.errors import Problem
+
+Values = dict[str, Any]
+
+ADAPTER_SHAPE = ("rank", "alpha", "targets", "rslora", "rank_pattern", "alpha_pattern", "layers", "modules_to_save")
+"""Fields of `tune` that an existing adapter settles."""
+CHAT_FORMATS = frozenset({"messages", "sharegpt", "alpaca", "prompt", "qa"})
+MAX_VALIDATION_SHARE = 0.5
+"""Half or more held out would train on the smaller part."""
+
+
+class Rule(NamedTuple):
+    """fields: what the rule speaks of; the problem is shown at the first of them that the user gave.
+    broken: values for the message (`value` is shown beside the field) where the rule is broken, else None."""
+
+    fields: tuple[str, ...]
+    broken: Callable[[RunConfig], Values | None]
+
+
+def problems(config: RunConfig, where: Callable[[str], str | None]) -> Iterator[tuple[Rule, Problem]]:
+    """Every broken rule.
+
+    Args:
+        where: place of a field in the user's input, None where the user did not give it.
+    """
+    for name, rule in RULES.items():
+        values = rule.broken(config)
+        if values is not None:
+            field = next((each for each in rule.fields if where(each)), rule.fields[0])
+            shown = values.pop("value", None) or shown_value(config, field)
+            yield rule, Problem(f"config.{name}", where(field) or "", field, shown, values)
+
+
+def shown_value(config: RunConfig, field: str) -> str:
+    """The value at a dotted name, for a message; files by their paths."""
+    value = value_of(config, field)
+    return ", ".join(source.path for source in sources(value)) or str(value)
+
+
+def value_of(config: RunConfig, field: str) -> Any:
+    """The value at a dotted name (`tune.from` is the schema's `from_`)."""
+    value: Any = config
+    for key in field.split("."):
+        value = getattr(value, "from_" if key == "from" else key)
+    return value
+
+
+def changed(section: Section, *keys: str) -> tuple[str, ...]:
+    """Which of these fields differ from their default."""
+    return tuple(key for key in keys if getattr(section, key) != type(section).model_fields[key].get_default())
+
+
+def sources(value: Any) -> tuple[Source, ...]:
+    """The files in `data.train` or `data.validation`; none where the latter is a share."""
+    return tuple(each for each in value if isinstance(each, Source)) if isinstance(value, tuple) else ()
+
+
+def formats(data: DataSection) -> set[str]:
+    return {data.format, *(source.format for source in (*data.train, *sources(data.validation)))}
+
+
+# ---------------------------------------------------------------------------------------------------- predicates
+
+
+def random_needs_full(config: RunConfig) -> Values | None:
+    broken = config.model.init == "random" and config.tune.kind != "full"
+    return {"kind": config.tune.kind} if broken else None
+
+
+def float16_on_cpu(config: RunConfig) -> Values | None:
+    return {} if config.run.device == "cpu" and config.model.dtype == "float16" else None
+
+
+def revision_of_folder(config: RunConfig) -> Values | None:
+    path = config.model.path
+    local = path == "nano" or path.startswith(("/", "./", "../", "~", ".\\", "..\\"))
+    return {"path": path} if local and config.model.revision is not None else None
+
+
+def sft_on_text(config: RunConfig) -> Values | None:
+    return {} if config.method.kind == "sft" and "text" in formats(config.data) else None
+
+
+def pretrain_on_chat(config: RunConfig) -> Values | None:
+    found = sorted(CHAT_FORMATS & formats(config.data))
+    return {"value": ", ".join(found)} if config.method.kind == "pretrain" and found else None
+
+
+def pretrain_without_chat(config: RunConfig) -> Values | None:
+    found = changed(config.data, "template", "system", "stop_token")
+    return {"fields": ", ".join(f"data.{key}" for key in found)} if config.method.kind == "pretrain" and found else None
+
+
+def pretrain_chunks(config: RunConfig) -> Values | None:
+    return {} if config.method.kind == "pretrain" and config.data.too_long != "stop" else None
+
+
+def validation_share(config: RunConfig) -> Values | None:
+    share = config.data.validation
+    return {} if isinstance(share, float) and not 0 <= share < MAX_VALIDATION_SHARE else None
+
+
+def validation_in_train(config: RunConfig) -> Values | None:
+    trained = {posixpath.normpath(source.path) for source in config.data.train}
+    both = [each.path for each in sources(config.data.validation) if posixpath.normpath(each.path) in trained]
+    return {"value": ", ".join(both)} if both else None
+
+
+def validation_weight(config: RunConfig) -> Values | None:
+    weighted = [each.path for each in sources(config.data.validation) if each.weight != 1]
+    return {"value": ", ".join(weighted)} if weighted else None
+
+
+def nothing_to_validate(config: RunConfig) -> Values | None:
+    return {} if config.data.validation == 0 and config.run.validate_every is not None else None
+
+
+def from_settles_shape(config: RunConfig) -> Values | None:
+    tune = config.tune
+    if not isinstance(tune, Lora) or tune.from_ is None:
+        return None
+    given = [key for key in ADAPTER_SHAPE if key in tune.model_fields_set]
+    return {"value": tune.from_, "fields": ", ".join(f"tune.{key}" for key in given)} if given else None
+
+
+def saved_and_adapted(config: RunConfig) -> Values | None:
+    tune = config.tune
+    if not isinstance(tune, Lora) or tune.targets == "all-linear":
+        return None
+    both = {name.rpartition(".")[2] for name in tune.targets} & {
+        name.rpartition(".")[2] for name in tune.modules_to_save
+    }
+    return {"value": ", ".join(sorted(both))} if both else None
+
+
+def steps_or_epochs(config: RunConfig) -> Values | None:
+    optim = config.optim
+    return {"steps": optim.steps} if optim.steps is not None and "epochs" in optim.model_fields_set else None
+
+
+def sgd_has_no_moments(config: RunConfig) -> Values | None:
+    found = changed(config.optim, "betas", "eps")
+    return {"fields": ", ".join(f"optim.{key}" for key in found)} if config.optim.kind == "sgd" and found else None
+
+
+def sgd_needs_rate(config: RunConfig) -> Values | None:
+    return {} if config.optim.kind == "sgd" and config.optim.lr is None else None
+
+
+def momentum_is_of_sgd(config: RunConfig) -> Values | None:
+    return {} if config.optim.kind != "sgd" and config.optim.momentum > 0 else None
+
+
+def power_is_of_polynomial(config: RunConfig) -> Values | None:
+    optim = config.optim
+    return {"schedule": optim.schedule} if optim.schedule != "polynomial" and changed(optim, "power") else None
+
+
+def constant_has_no_floor(config: RunConfig) -> Values | None:
+    return {} if config.optim.schedule == "constant" and config.optim.min_lr_ratio > 0 else None
+
+
+def warmup_never_ends(config: RunConfig) -> Values | None:
+    steps, warmup = config.optim.steps, config.optim.warmup
+    return {"steps": steps} if steps is not None and warmup >= 1 and warmup >= steps else None
+
+
+def budget_below_row(config: RunConfig) -> Values | None:
+    budget, longest = config.optim.budget_tokens, config.data.max_tokens
+    return {"max_tokens": longest} if budget is not None and budget < longest else None
+
+
+# ---------------------------------------------------------------------------------------------------- the table
+
+RULES: dict[str, Rule] = {
+    "random_needs_full": Rule(("tune.kind", "model.init"), random_needs_full),
+    "float16_on_cpu": Rule(("model.dtype", "run.device"), float16_on_cpu),
+    "revision_of_folder": Rule(("model.revision", "model.path"), revision_of_folder),
+    "sft_on_text": Rule(("data.format", "data.train", "method.kind"), sft_on_text),
+    "pretrain_on_chat": Rule(("data.format", "data.train", "method.kind"), pretrain_on_chat),
+    "pretrain_without_chat": Rule(
+        ("data.template", "data.system", "data.stop_token", "method.kind"), pretrain_without_chat
+    ),
+    "pretrain_chunks": Rule(("data.too_long", "method.kind"), pretrain_chunks),
+    "validation_share": Rule(("data.validation",), validation_share),
+    "validation_in_train": Rule(("data.validation", "data.train"), validation_in_train),
+    "validation_weight": Rule(("data.validation",), validation_weight),
+    "nothing_to_validate": Rule(("run.validate_every", "data.validation"), nothing_to_validate),
+    "from_settles_shape": Rule(("tune.from", *(f"tune.{key}" for key in ADAPTER_SHAPE)), from_settles_shape),
+    "saved_and_adapted": Rule(("tune.modules_to_save", "tune.targets"), saved_and_adapted),
+    "steps_or_epochs": Rule(("optim.epochs", "optim.steps"), steps_or_epochs),
+    "sgd_has_no_moments": Rule(("optim.betas", "optim.eps", "optim.kind"), sgd_has_no_moments),
+    "sgd_needs_rate": Rule(("optim.kind", "optim.lr"), sgd_needs_rate),
+    "momentum_is_of_sgd": Rule(("optim.momentum", "optim.kind"), momentum_is_of_sgd),
+    "power_is_of_polynomial": Rule(("optim.power", "optim.schedule"), power_is_of_polynomial),
+    "constant_has_no_floor": Rule(("optim.min_lr_ratio", "optim.schedule"), constant_has_no_floor),
+    "warmup_never_ends": Rule(("optim.warmup", "optim.steps"), warmup_never_ends),
+    "budget_below_row": Rule(("optim.budget_tokens", "data.max_tokens"), budget_below_row),
+}
+"""Message id below `config.` -> rule."""

@@ -1,0 +1,135 @@
+"""The user's own format, `module:function`.
+
+What goes in: the name, and rows. What comes out: a function `row -> Example` like those of the shipped formats, and
+the file it comes from. Whatever the user's code raises becomes a fault of the row it met.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from luthier.data import detection
+from luthier.data.formats import FORMATS, Chat, Completion, Example, Message, RowFault, Text
+from luthier.data.strict_json import shorten
+from luthier.errors import DataError, Problem
+
+
+def is_own(format: str) -> bool:
+    return ":" in format
+
+
+def load(format: str) -> Callable[[Any], Example]:
+    """The user's function as a format.
+
+    The function takes the row's value and gives a `Chat`, `Text` or `Completion`, or a row in one of the shipped
+    formats. Its module is looked for in the current folder too.
+
+    Raises:
+        DataError: no such module or function, or one that cannot be called with a row.
+    """
+    module_name, _, function_name = format.partition(":")
+    module = _module(format, module_name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        raise _error("data.own_function", format, module=module_name, functions=", ".join(names) or "-")
+    try:
+        inspect.signature(function).bind(None)
+    except (TypeError, ValueError) as error:
+        raise _error("data.own_signature", format, reason=str(error)) from error
+
+    def parse(row: Any) -> Example:
+        try:
+            made = function(row)
+        except Exception as error:  # the user's code may raise anything; row and error are named
+            raise RowFault("data.own_raised", format, reason=_spell(error), line=_line(error)) from error
+        if isinstance(made, (dict, list)):
+            return FORMATS[detection.detect([made])[0]].parse(made)
+        wrong = next(_mistyped(made), None)
+        if wrong is not None:
+            raise RowFault("data.own_result", format, got=wrong)
+        example: Example = made
+        return example
+
+    return parse
+
+
+def _mistyped(made: Any) -> Iterator[str]:
+    """The types that the user's function should not have put where they are."""
+    parts: list[Any]
+    match made:
+        case Text(text):
+            parts = [text]
+        case Completion(prompt, completion):
+            parts = [prompt, completion]
+        case Chat(tuple(messages), tuple()):
+            yield from (type(each).__name__ for each in messages if not isinstance(each, Message))
+            yield from (f"weight {each.weight!r}" for each in messages if not _is_weight(each.weight))
+            parts = [part for each in messages for part in (each.role, each.content)]
+        case _:
+            yield type(made).__name__
+            return
+    yield from (type(part).__name__ for part in parts if not isinstance(part, str))
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < float("inf")
+
+
+def source_file(format: str) -> Path:
+    """The file that the user's function comes from; the manifest keeps its fingerprint.
+
+    Raises:
+        DataError: no such module or function.
+    """
+    load(format)
+    file = sys.modules[format.partition(":")[0]].__file__
+    if file is None:
+        raise _error("data.own_no_source", format)
+    return Path(file)
+
+
+def _error(id: str, format: str, **values: Any) -> DataError:
+    return DataError(Problem(id, field="data.format", value=format, values=values))
+
+
+def _spell(error: BaseException) -> str:
+    return shorten(f"{type(error).__name__}: {error}", 200)
+
+
+def _line(error: BaseException) -> str:
+    """`file:line` where the user's code raised."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame is not None else ""
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """The installed command does not look for modules in the current folder by itself."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _module(format: str, name: str) -> ModuleType:
+    if not name or not all(part.isidentifier() for part in name.split(".")):
+        raise _error("data.own_name", format)
+    with _current_folder():
+        importlib.invalidate_caches()
+        try:
+            return importlib.import_module(name)
+        except Exception as error:
+            raise _error("data.own_module", format, folder=str(Path.cwd()), reason=_spell(error)) from error

@@ -1,0 +1,164 @@
+"""The order in which examples are learnt.
+
+What goes in: a token store and the recipe's numbers. What comes out: optimizer steps, each a pure function of (seed,
+step): a resumed run asks for the steps it has not made. Within an epoch every example of a source of weight 1 comes
+exactly once; the last, short step of an epoch is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from luthier.batch import Ints, Step
+from luthier.config.schema import RunConfig
+from luthier.data import pack
+from luthier.data.store import TERM, TokenStore
+from luthier.errors import DataError, Problem
+
+SHUFFLE, SOURCE = 1, 2
+"""First words of the Philox keys, so that no two uses of one seed share a random stream."""
+
+
+class Stream:
+    """Optimizer steps over a store.
+
+    Args:
+        batch: examples per step.
+        epochs: passes over the data, fractions allowed; ignored where `steps` is given.
+        source_weights: source index -> how often its rows come per epoch. 2: twice. 0.5: half of them in one epoch and
+            the other half in the next. Absent: once.
+        budget_tokens: tokens per micro-batch.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        batch: int,
+        epochs: float,
+        steps: int | None,
+        seed: int,
+        source_weights: Sequence[float] | Mapping[int, float] = (),
+        budget_tokens: int,
+    ) -> None:
+        self._store = store
+        self._batch = batch
+        self._seed = seed
+        self._budget_tokens = budget_tokens
+        given = dict(source_weights) if isinstance(source_weights, Mapping) else dict(enumerate(source_weights))
+        self._rows = {int(source): np.flatnonzero(store.sources == source) for source in np.unique(store.sources)}
+        # Decimal fractions as written: 0.1 of 30 rows is 3 in every epoch, not 3 or 2 by binary rounding.
+        self._weights = {source: Fraction(repr(float(given.get(source, 1.0)))) for source in self._rows}
+        # Steps before each epoch, as far as they have been asked for.
+        self._steps_before = [0]
+        self._order: tuple[int, Ints] | None = None
+        self.num_steps = steps if steps is not None else self._steps_in(Fraction(repr(float(epochs))))
+
+    @classmethod
+    def of(cls, store: TokenStore, config: RunConfig, budget_tokens: int) -> Stream:
+        """The stream that a recipe asks for."""
+        return cls(
+            store,
+            batch=config.optim.batch,
+            epochs=config.optim.epochs,
+            steps=config.optim.steps,
+            seed=config.run.seed,
+            source_weights=[source.weight for source in config.data.train],
+            budget_tokens=budget_tokens,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the first epoch; epochs differ by a step at most, where a source weight has a fraction."""
+        return max(self._steps_of(0), 1)
+
+    @property
+    def per_source_counts(self) -> dict[int, int]:
+        """Source index -> how many times one of its rows comes during the whole run."""
+        counts = dict.fromkeys(self._rows, 0)
+        for epoch in range(self._epoch_of(self.num_steps - 1) + 1):
+            steps = min(self.num_steps, self._before(epoch + 1)) - self._before(epoch)
+            seen = self._store.sources[self._epoch_order(epoch)[: steps * self._batch]]
+            for source, count in zip(*np.unique(seen, return_counts=True), strict=True):
+                counts[int(source)] += int(count)
+        return counts
+
+    def step(self, index: int) -> Step:
+        """The step's examples, packed.
+
+        Raises:
+            DataError: nothing in the step has any weight.
+        """
+        epoch, uids = self.step_uids(index)
+        examples = [self._store[uid] for uid in uids]
+        weight = math.fsum(float(self._store.loss_weight[uid]) for uid in uids)
+        if not weight > 0:
+            raise DataError(Problem("tokens.empty_step", values={"step": index}))
+        micro = pack.microbatches(examples, self._budget_tokens)
+        tokens = sum(each.num_tokens for each in micro)
+        return Step(index=index, epoch=epoch, uids=uids, micro=micro, denom={TERM: weight}, tokens=tokens)
+
+    def step_uids(self, index: int) -> tuple[int, tuple[int, ...]]:
+        """Epoch and examples of a step, in order."""
+        assert 0 <= index < self.num_steps, f"step {index} of {self.num_steps}"
+        epoch = self._epoch_of(index)
+        start = (index - self._before(epoch)) * self._batch
+        return epoch, tuple(int(uid) for uid in self._epoch_order(epoch)[start : start + self._batch])
+
+    # ------------------------------------------------------------------------------------------------- epochs
+
+    def _drawn(self, source: int, epoch: int) -> int:
+        """Rows drawn from a source before an epoch."""
+        return math.floor(self._weights[source] * len(self._rows[source]) * epoch)
+
+    def _steps_of(self, epoch: int) -> int:
+        size = sum(self._drawn(source, epoch + 1) - self._drawn(source, epoch) for source in self._rows)
+        return -(-size // self._batch)
+
+    def _steps_in(self, epochs: Fraction) -> int:
+        """Steps of that many epochs; a part of an epoch is rounded up to whole steps, and there is at least one."""
+        whole = math.floor(epochs)
+        return max(self._before(whole) + math.ceil((epochs - whole) * self._steps_of(whole)), 1)
+
+    def _before(self, epoch: int) -> int:
+        """Steps before an epoch."""
+        while len(self._steps_before) <= epoch:
+            self._steps_before.append(self._steps_before[-1] + self._steps_of(len(self._steps_before) - 1))
+        return self._steps_before[epoch]
+
+    def _epoch_of(self, index: int) -> int:
+        epoch = 0
+        while self._before(epoch + 1) <= index:
+            epoch += 1
+        return epoch
+
+    def _epoch_order(self, epoch: int) -> Ints:
+        """uids of an epoch, shuffled over all sources. The latest is kept."""
+        if self._order is None or self._order[0] != epoch:
+            drawn = np.concatenate([self._draw(source, epoch) for source in self._rows])
+            self._order = epoch, self._shuffled(drawn, SHUFFLE, epoch)
+        return self._order[1]
+
+    def _draw(self, source: int, epoch: int) -> Ints:
+        """A source's rows for one epoch: the next ones of an endless sequence of shuffled passes over the source."""
+        rows = self._rows[source]
+        first, end = self._drawn(source, epoch), self._drawn(source, epoch + 1)
+        if first == end:
+            return rows[:0]
+        passes = range(first // len(rows), (end - 1) // len(rows) + 1)
+        shuffled = np.concatenate([self._shuffled(rows, SOURCE, source, each) for each in passes])
+        offset = passes.start * len(rows)
+        return shuffled[first - offset : end - offset]
+
+    def _shuffled(self, rows: Ints, *key: int) -> Ints:
+        """The rows ordered by Philox's raw words, keyed by the seed and what they are for.
+
+        A counter-based generator needs no state to resume, and raw words, unlike numpy's `permutation`, are promised
+        to stay the same in every version.
+        """
+        words = np.random.Philox(np.random.SeedSequence([self._seed, *key])).random_raw(len(rows))
+        return rows[np.argsort(words, kind="stable")]

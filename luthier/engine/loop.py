@@ -1,0 +1,322 @@
+"""The one training loop.
+
+What goes in: a model, a `Method` that turns a micro-batch into a `Loss`, a stream of steps, an optimizer, and a run
+folder. What comes out: a trained model, and in the run folder events, checkpoints and the best weights so far. The loop
+knows nothing of data formats, adapters or objectives.
+
+A step is: sum the gradients of its micro-batches, each term divided by its denominator over the whole step, so that the
+result does not depend on the split; clip; update. A step whose loss or gradient is not finite is not applied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from luthier.batch import Batch, Step
+from luthier.config.schema import OptimSection, RunSection
+from luthier.engine import checkpoint, optim
+from luthier.engine.backend import Backend, peak_memory_bytes
+from luthier.engine.checkpoint import TrainState
+from luthier.errors import Interrupted, Problem, TrainingFailed
+from luthier.runs.events import Event
+from luthier.runs.store import RunFolder
+
+MAX_BAD_STEPS = 3
+"""Updates skipped in a row before the run stops: one bad row spoils one step; three in a row is a broken run."""
+SCALE_GROWTH_STEPS = 2000
+"""Good steps after which the fp16 loss scale doubles (Micikevicius et al. 2018, arXiv 1710.03740)."""
+MIN_SCALE = 1.0
+SAVES_PER_RUN = 10
+SAVE_SECONDS = 900.0
+"""Without `run.save_every`: a tenth of the run, an epoch, or this long, whichever comes first."""
+VALIDATIONS_PER_RUN = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What a method returns for one micro-batch; device tensors, nothing read back.
+
+    sums: term -> sum over the micro-batch, still attached to the graph; the loop divides by the step's denominator.
+    metrics: name -> (sum, count) for logging.
+    """
+
+    sums: Mapping[str, Tensor]
+    metrics: Mapping[str, tuple[Tensor, float]]
+
+
+class Method(Protocol):
+    """An objective. Holds no weights; `state_dict` is for what adapts during training."""
+
+    def prepare(self, step: Step, model: nn.Module) -> Step: ...
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
+        """`step` keys the dropout; -1 evaluates without any."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Steps(Protocol):
+    """A stream: `step(i)` is a pure function of i."""
+
+    @property
+    def num_steps(self) -> int: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def step(self, index: int) -> Step: ...
+
+
+class Emit(Protocol):
+    def __call__(self, kind: str, data: Mapping[str, Any] | None = None, step: int | None = None) -> Event: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything a run needs, put together by `luthier.train`."""
+
+    model: nn.Module
+    named: Sequence[optim.Named]
+    method: Method
+    stream: Steps
+    validation: Sequence[Batch]
+    optimizer: torch.optim.Optimizer
+    optim: OptimSection
+    learning_rate: float
+    settings: RunSection
+    backend: Backend
+    run: RunFolder
+    emit: Emit
+    """Appends to the event log and tells whoever watches."""
+    locate: Callable[[int], str]
+    """uid -> `file:row`, to name the rows of a fault."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """loss: per unit of weight; grad_norm: before clipping; applied: whether the weights moved."""
+
+    loss: float
+    grad_norm: float
+    applied: bool
+
+
+def fit(job: Job, state: TrainState) -> TrainState:
+    """Train from `state.step` to the end of the stream.
+
+    Raises:
+        Interrupted: SIGINT, SIGTERM or `luthier runs stop`; a full checkpoint was written first.
+        TrainingFailed: the loss was not finite in three steps running.
+    """
+    job.method.load_state_dict(state.method)
+    last_save_s = time.monotonic()
+    with _signals() as stop:
+        if state.step == 0:
+            _validate(job, state)
+        while state.step < job.stream.num_steps:
+            started = time.monotonic()
+            step = job.method.prepare(job.stream.step(state.step), job.model)
+            learning_rate = optim.rate(step.index, job.stream.num_steps, job.optim, job.learning_rate)
+            optim.set_rate(job.optimizer, learning_rate)
+            result = _train_step(job, step, state)
+            state.step += 1
+            state.tokens += step.tokens
+            state.loss_weight += sum(step.denom.values())
+            seconds = time.monotonic() - started
+            state.seconds += seconds
+            _log(job, state, step, result, learning_rate, seconds)
+            _judge(job, state, step, result)
+            if _due(state.step, job.settings.validate_every, job.stream, VALIDATIONS_PER_RUN):
+                _validate(job, state)
+            stopping = bool(stop) or job.run.stop_requested()
+            overdue = job.settings.save_every is None and time.monotonic() - last_save_s > SAVE_SECONDS
+            if stopping or overdue or _save_due(state.step, job):
+                folder = _save(job, state)
+                last_save_s = time.monotonic()
+                if stopping and state.step < job.stream.num_steps:
+                    number = stop[0] if stop else signal.SIGTERM
+                    job.emit("interrupted", {"signal": int(number)}, step=state.step)
+                    raise Interrupted(int(number), folder)
+    return state
+
+
+def evaluate(job: Job) -> dict[str, float]:
+    """Mean of each loss term over the validation batches, per unit of weight; empty without validation rows."""
+    sums: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    with torch.no_grad():
+        for batch in job.validation:
+            loss = job.method.loss(job.model, batch, -1)
+            for term, value in loss.sums.items():
+                sums[term] = sums.get(term, 0.0) + float(value)
+                weights[term] = weights.get(term, 0.0) + float(batch.weights[term].sum(dtype="float64"))
+    return {term: sums[term] / weights[term] for term in sums if weights[term] > 0}
+
+
+# -------------------------------------------------------------------------------------------------- one step
+
+
+def _train_step(job: Job, step: Step, state: TrainState) -> StepResult:
+    """Accumulate, clip, update. In fp16 an overflow halves the loss scale and the same step is done again."""
+    while True:
+        job.optimizer.zero_grad(set_to_none=True)
+        scale = state.loss_scale if job.backend.loss_scaling else 1.0
+        loss = _accumulate(job, step, scale)
+        parameters = [p for _, p in job.named]
+        if scale != 1.0:
+            _unscale(parameters, scale)
+        norm = float(optim.clip(parameters, job.optim.clip))
+        finite = math.isfinite(norm)
+        if finite and math.isfinite(loss):
+            job.optimizer.step()
+            if job.backend.loss_scaling:
+                _grow_scale(state)
+            return StepResult(loss, norm, applied=True)
+        if not job.backend.loss_scaling or not math.isfinite(loss) or state.loss_scale <= MIN_SCALE:
+            return StepResult(loss, norm, applied=False)
+        state.loss_scale, state.good_steps = state.loss_scale / 2, 0
+
+
+def _accumulate(job: Job, step: Step, scale: float) -> float:
+    """Sum the micro-batches' gradients into `.grad`; returns the step's loss."""
+    total = torch.zeros((), dtype=torch.float64)
+    for batch in step.micro:
+        loss = job.method.loss(job.model, batch, step.index)
+        objective = sum(value / step.denom[term] for term, value in loss.sums.items())
+        assert isinstance(objective, Tensor)
+        (objective * scale).backward()  # type: ignore[no-untyped-call]
+        total = total + objective.detach().double().to(total.device)
+    return float(total)
+
+
+def _unscale(parameters: list[nn.Parameter], scale: float) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.div_(scale)
+
+
+def _grow_scale(state: TrainState) -> None:
+    state.good_steps += 1
+    if state.good_steps >= SCALE_GROWTH_STEPS:
+        state.loss_scale, state.good_steps = state.loss_scale * 2, 0
+
+
+def _judge(job: Job, state: TrainState, step: Step, result: StepResult) -> None:
+    """Name the rows of a step that was not applied; stop after several in a row."""
+    if result.applied:
+        state.bad_streak = 0
+        return
+    state.bad_streak += 1
+    rows = _bad_rows(job, step)
+    what = "gradient" if math.isfinite(result.loss) else "loss"
+    job.emit("fault", {"what": what, "rows": rows, "in_a_row": state.bad_streak}, step=state.step)
+    if state.bad_streak >= MAX_BAD_STEPS:
+        problem = Problem("engine.not_finite", where=", ".join(rows[:5]), values={"what": what, "steps": MAX_BAD_STEPS})
+        job.emit("failed", {"problem": problem.to_json()}, step=state.step)
+        raise TrainingFailed(problem)
+
+
+def _bad_rows(job: Job, step: Step) -> list[str]:
+    """Rows whose own loss is not finite; every row of the step where it is only their gradient."""
+    bad = []
+    with torch.no_grad():
+        for batch in step.micro:
+            values = list(job.method.loss(job.model, batch, step.index).sums.values())
+            if not all(bool(torch.isfinite(value)) for value in values):
+                bad.extend(sorted({int(uid) for uid in batch.uid}))
+    return [job.locate(uid) for uid in bad or step.uids]
+
+
+# -------------------------------------------------------------------------------------- events, validation, saving
+
+
+def _log(job: Job, state: TrainState, step: Step, result: StepResult, learning_rate: float, seconds: float) -> None:
+    if state.step % job.settings.log_every and state.step != job.stream.num_steps:
+        return
+    data = {
+        "loss": result.loss,
+        "lr": learning_rate,
+        "grad_norm": result.grad_norm,
+        "epoch": round(state.step / job.stream.steps_per_epoch, 4),
+        "num_steps": job.stream.num_steps,
+        "tokens": step.tokens,
+        "tokens_per_s": step.tokens / max(seconds, 1e-9),
+        "memory_bytes": peak_memory_bytes(job.backend.device),
+    }
+    if job.backend.loss_scaling:
+        data["loss_scale"] = state.loss_scale
+    job.emit("step", data, step=state.step)
+
+
+def _validate(job: Job, state: TrainState) -> None:
+    """Validation loss; the weights go into the best slot when it is the lowest so far."""
+    if not job.validation:
+        return
+    losses = evaluate(job)
+    loss = sum(losses.values())
+    job.emit("validation", {"loss": loss, "terms": losses}, step=state.step)
+    if state.step and (state.best_loss is None or loss < state.best_loss):
+        state.best_loss, state.best_step = loss, state.step
+        with job.run.replace_best() as folder:
+            checkpoint.save(folder, job.named, None, state)
+        job.emit("best", {"loss": loss}, step=state.step)
+
+
+def _save(job: Job, state: TrainState) -> str:
+    state.method = job.method.state_dict()
+    state.event_seq = job.emit("checkpoint", {"folder": f"checkpoints/step-{state.step}"}, step=state.step).seq
+    with job.run.checkpoint(state.step) as folder:
+        checkpoint.save(folder, job.named, job.optimizer, state)
+    job.run.prune(job.settings.keep)
+    return str(job.run.checkpoint_dir(state.step))
+
+
+def _save_due(step: int, job: Job) -> bool:
+    if step == job.stream.num_steps:
+        return True
+    if job.settings.save_every is None and step % job.stream.steps_per_epoch == 0:
+        return True
+    return _due(step, job.settings.save_every, job.stream, SAVES_PER_RUN)
+
+
+def _due(step: int, every: int | None, stream: Steps, per_run: int) -> bool:
+    """Whether something that happens every `every` steps (None: `per_run` times in all, and at the end) is due."""
+    every = every or max(stream.num_steps // per_run, 1)
+    return step % every == 0 or step == stream.num_steps
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one has its usual effect. Signals reach only the
+    main thread: elsewhere (a notebook's worker) the list stays empty and `luthier runs stop` does the same."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

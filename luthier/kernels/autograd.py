@@ -1,0 +1,219 @@
+"""The blocks of `luthier.kernels.blocks` under autograd.
+
+What goes in: tensors that may require gradients, trainable weights as float32 masters. What comes out: the block's
+outputs, differentiable where anything that went in is. Where nothing is, nothing is kept. Masters are cast to the
+compute dtype once per forward pass. The backward pass computes exactly the gradients that autograd asks for.
+
+Shape legend: as in `luthier.kernels.blocks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from luthier.kernels import blocks, norm
+from luthier.kernels.blocks import Kept, MlpNeed, MlpSaved, MlpShape, OutputNeed, QkvNeed, QkvSaved, QkvShape
+from luthier.kernels.dropout import Dropout
+from luthier.kernels.linear import Grads, Linear, Need, reads_input
+
+PARAMETERS = 4
+"""Tensors of one `Linear`: weight, bias, A, B."""
+
+
+def attention_inputs(
+    h_ND: Tensor,
+    norm_D: Tensor,
+    qk_norms: tuple[Tensor, Tensor] | None,
+    angles: tuple[Tensor, Tensor] | None,
+    linears: Sequence[Linear],
+    shape: QkvShape,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`blocks.attention_inputs` with gradients."""
+    flat, scales = _flat(linears)
+    q_norm_E, k_norm_E = qk_norms if qk_norms is not None else (None, None)
+    if not _tracked(h_ND, norm_D, q_norm_E, k_norm_E, *flat):
+        return blocks.attention_inputs(h_ND, norm_D, qk_norms, angles, _linears(flat, scales, h_ND.dtype), shape)[0]
+    outputs = _AttentionInputs.apply(  # type: ignore[no-untyped-call]
+        shape, scales, angles, h_ND, norm_D, q_norm_E, k_norm_E, *flat
+    )
+    return cast(tuple[Tensor, Tensor, Tensor], outputs)
+
+
+def attention_output(pieces: Sequence[Tensor], h_ND: Tensor, linear: Linear, drop: Dropout | None) -> Tensor:
+    """`blocks.attention_output` with gradients. pieces: attended values of consecutive rows, [n, H * E] each."""
+    flat, scales = _flat((linear,))
+    if not _tracked(h_ND, *flat, *pieces):
+        return blocks.attention_output(_joined(pieces), h_ND, _linears(flat, scales, h_ND.dtype)[0], drop)[0]
+    return cast(Tensor, _AttentionOutput.apply(drop, scales, h_ND, *flat, *pieces))  # type: ignore[no-untyped-call]
+
+
+def mlp(h_ND: Tensor, norm_D: Tensor, linears: Sequence[Linear], shape: MlpShape) -> Tensor:
+    """`blocks.mlp` with gradients."""
+    flat, scales = _flat(linears)
+    if not _tracked(h_ND, norm_D, *flat):
+        return blocks.mlp(h_ND, norm_D, _linears(flat, scales, h_ND.dtype), shape)[0]
+    return cast(Tensor, _Mlp.apply(shape, scales, h_ND, norm_D, *flat))  # type: ignore[no-untyped-call]
+
+
+def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """Normalised rows; keeps the rows themselves."""
+    if not _tracked(x_ND, weight_D):
+        return blocks.keep(x_ND, weight_D, eps).normed()
+    return cast(Tensor, _RmsNorm.apply(eps, x_ND, weight_D))  # type: ignore[no-untyped-call]
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, eps: float, x_ND: Tensor, weight_D: Tensor) -> Tensor:
+        kept = blocks.keep(x_ND, weight_D, eps)
+        ctx.save_for_backward(*kept)
+        return kept.normed()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_ND: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        x_ND, rstd_N1, weight_D = ctx.saved_tensors
+        dx_ND, dweight_D = norm.backward(x_ND, rstd_N1, weight_D, dy_ND, ctx.needs_input_grad[2])
+        return None, dx_ND, dweight_D
+
+
+class _AttentionInputs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        shape: QkvShape,
+        scales: tuple[float, ...],
+        angles: tuple[Tensor, Tensor] | None,
+        h_ND: Tensor,
+        norm_D: Tensor,
+        q_norm_E: Tensor | None,
+        k_norm_E: Tensor | None,
+        *flat: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        linears = _linears(flat, scales, h_ND.dtype)
+        qk_norms = None if q_norm_E is None or k_norm_E is None else (q_norm_E, k_norm_E)
+        outputs, saved = blocks.attention_inputs(h_ND, norm_D, qk_norms, angles, linears, shape)
+        ctx.shape, ctx.scales = shape, scales
+        ctx.save_for_backward(
+            *saved.input,
+            saved.inner_NS,
+            *(saved.q or (None,) * 3),
+            *(saved.k or (None,) * 3),
+            *(angles or (None, None)),
+            *_flat(linears)[0],
+        )
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Any, ...]:
+        h_ND, rstd_N1, norm_D, inner_NS, *rest = ctx.saved_tensors
+        q, k, (cos_NF, sin_NF, *flat) = rest[:3], rest[3:6], rest[6:]
+        saved = QkvSaved(
+            Kept(h_ND, rstd_N1, norm_D),
+            inner_NS,
+            None if q[0] is None else Kept(*q),
+            None if k[0] is None else Kept(*k),
+            cos_NF,
+            sin_NF,
+        )
+        wanted = ctx.needs_input_grad
+        need_h, need_norm, need_q_norm, need_k_norm = wanted[3:7]
+        need = QkvNeed(need_h, need_norm, need_q_norm, need_k_norm, _needs(wanted[7:]))
+        grads = blocks.attention_inputs_backward(saved, (dq, dk, dv), _linears(flat, ctx.scales), ctx.shape, need)
+        *of_stream, of_linears = grads
+        return (None, None, None, *of_stream, *_flat_grads(of_linears))
+
+
+class _AttentionOutput(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, drop: Dropout | None, scales: tuple[float, ...], h_ND: Tensor, *rest: Tensor | None
+    ) -> Tensor:
+        flat, pieces = rest[:PARAMETERS], cast(tuple[Tensor, ...], rest[PARAMETERS:])
+        (linear,) = _linears(flat, scales, h_ND.dtype)
+        y_ND, inner_NS = blocks.attention_output(_joined(pieces), h_ND, linear, drop)
+        ctx.drop, ctx.scales, ctx.sizes = drop, scales, [len(piece) for piece in pieces]
+        (need,) = _needs(ctx.needs_input_grad[3 : 3 + PARAMETERS])
+        ctx.save_for_backward(inner_NS, *_flat((linear,))[0], *(pieces if reads_input((need,)) else ()))
+        return y_ND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_ND: Tensor) -> tuple[Any, ...]:
+        inner_NS, *rest = ctx.saved_tensors
+        flat, pieces = rest[:PARAMETERS], rest[PARAMETERS:]
+        need_h, wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[3:]
+        need = OutputNeed(any(wanted[PARAMETERS:]), _needs(wanted[:PARAMETERS])[0])
+        (linear,) = _linears(flat, ctx.scales)
+        attended_NO = _joined(pieces) if pieces else None
+        dattended_NO, grads = blocks.attention_output_backward(attended_NO, inner_NS, dy_ND, linear, ctx.drop, need)
+        dpieces = [None] * len(ctx.sizes) if dattended_NO is None else torch.split(dattended_NO, ctx.sizes)
+        return (None, None, dy_ND if need_h else None, *_flat_grads([grads]), *dpieces)
+
+
+class _Mlp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        shape: MlpShape,
+        scales: tuple[float, ...],
+        h_ND: Tensor,
+        norm_D: Tensor,
+        *flat: Tensor | None,
+    ) -> Tensor:
+        linears = _linears(flat, scales, h_ND.dtype)
+        y_ND, saved = blocks.mlp(h_ND, norm_D, linears, shape)
+        ctx.shape, ctx.scales = shape, scales
+        kept, *others = saved
+        ctx.save_for_backward(*kept, *others, *_flat(linears)[0])
+        return y_ND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_ND: Tensor) -> tuple[Any, ...]:
+        h_ND, rstd_N1, norm_D, inner_NS, e_NF, g_NF, inner_down_NR, *flat = ctx.saved_tensors
+        saved = MlpSaved(Kept(h_ND, rstd_N1, norm_D), inner_NS, e_NF, g_NF, inner_down_NR)
+        need_h, need_norm = ctx.needs_input_grad[2:4]
+        need = MlpNeed(need_h, need_norm, _needs(ctx.needs_input_grad[4:]))
+        grads = blocks.mlp_backward(saved, dy_ND, _linears(flat, ctx.scales), ctx.shape, need)
+        return (None, None, grads.h_ND if need_h else None, grads.norm_D, *_flat_grads(grads.linears))
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return torch.cat(tuple(pieces)) if len(pieces) > 1 else pieces[0]
+
+
+def _tracked(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _flat(linears: Sequence[Linear]) -> tuple[list[Tensor | None], tuple[float, ...]]:
+    """All tensors of the projections in a row, and their adapters' scales."""
+    tensors = [tensor for each in linears for tensor in (each.weight_OI, each.bias_O, each.a_RI, each.b_OR)]
+    return tensors, tuple(each.scale for each in linears)
+
+
+def _linears(flat: Sequence[Tensor | None], scales: Sequence[float], dtype: torch.dtype | None = None) -> list[Linear]:
+    """The projections, their base weights in `dtype` (None: as they are); adapters are cast where they are used."""
+    linears = []
+    for index, scale in enumerate(scales):
+        weight_OI, bias_O, a_RI, b_OR = flat[index * PARAMETERS : (index + 1) * PARAMETERS]
+        assert weight_OI is not None
+        if dtype is not None:
+            weight_OI, bias_O = weight_OI.to(dtype), None if bias_O is None else bias_O.to(dtype)
+        linears.append(Linear(weight_OI, bias_O, a_RI, b_OR, scale))
+    return linears
+
+
+def _needs(wanted: Sequence[bool]) -> tuple[Need, ...]:
+    return tuple(Need(*wanted[start : start + PARAMETERS]) for start in range(0, len(wanted), PARAMETERS))
+
+
+def _flat_grads(grads: Sequence[Grads]) -> list[Tensor | None]:
+    return [tensor for each in grads for tensor in each]

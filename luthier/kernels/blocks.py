@@ -1,0 +1,248 @@
+"""The three blocks of a decoder layer, each a pure forward and a pure backward function.
+
+What goes in: the residual stream and the block's weights. What comes out: the block's outputs and the least set of
+tensors from which the backward pass needs no matmul twice: the residual stream itself, the projections' outputs where
+nobody else keeps them, and adapters' inner rows. Normed inputs and activations are formed again element-wise.
+
+    attention_inputs   norm, q, k, v, q/k norm, rotary       keeps h (q, k, v are kept by attention)
+    attention_output   o projection, residual                keeps the attention output, if a weight needs it
+    mlp                norm, gate, up, activation, down, residual      keeps h, gate, up
+
+`luthier.kernels.autograd` puts them under autograd.
+
+Shape legend: N flat tokens, D hidden, H heads, K key/value heads, E features per head, F MLP width, S sum of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from luthier.kernels import norm, rotary
+from luthier.kernels.dropout import Dropout
+from luthier.kernels.linear import Grads, Linear, Need, project, project_backward, reads_input
+
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "silu": (F.silu, lambda dy, e: torch.ops.aten.silu_backward.grad_input(dy, e, grad_input=dy)),
+    "gelu": (F.gelu, lambda dy, e: torch.ops.aten.gelu_backward.grad_input(dy, e, approximate="none", grad_input=dy)),
+    "gelu_tanh": (
+        lambda e: F.gelu(e, approximate="tanh"),
+        lambda dy, e: torch.ops.aten.gelu_backward.grad_input(dy, e, approximate="tanh", grad_input=dy),
+    ),
+}
+"""Name -> (activation, gradient of its input written over dy)."""
+
+
+class Kept(NamedTuple):
+    """A normed input that can be formed again: rows, reciprocal RMS, weight."""
+
+    h_ND: Tensor
+    rstd_N1: Tensor
+    weight_D: Tensor
+
+    def normed(self) -> Tensor:
+        return norm.normalise(self.h_ND, self.rstd_N1, self.weight_D)
+
+
+def keep(h_ND: Tensor, weight_D: Tensor, eps: float) -> Kept:
+    return Kept(h_ND, norm.reciprocal_rms(h_ND, eps), weight_D)
+
+
+# ------------------------------------------------------------------------------------------- attention's inputs
+
+
+@dataclass(frozen=True)
+class QkvShape:
+    """eps: of all norms; head_dim; interleaved: how rotary pairs features; drop: on the adapters' input."""
+
+    eps: float
+    head_dim: int
+    interleaved: bool
+    drop: Dropout | None = None
+
+
+class QkvSaved(NamedTuple):
+    """q, k: kept only under q/k norm, before it; cos, sin: None without rotary."""
+
+    input: Kept
+    inner_NS: Tensor | None
+    q: Kept | None
+    k: Kept | None
+    cos_NF: Tensor | None
+    sin_NF: Tensor | None
+
+
+class QkvNeed(NamedTuple):
+    h: bool
+    norm: bool
+    q_norm: bool
+    k_norm: bool
+    linears: tuple[Need, ...]
+
+
+class QkvGrads(NamedTuple):
+    h_ND: Tensor | None
+    norm_D: Tensor | None
+    q_norm_E: Tensor | None
+    k_norm_E: Tensor | None
+    linears: list[Grads]
+
+
+def attention_inputs(
+    h_ND: Tensor,
+    norm_D: Tensor,
+    qk_norms: tuple[Tensor, Tensor] | None,
+    angles: tuple[Tensor, Tensor] | None,
+    linears: Sequence[Linear],
+    shape: QkvShape,
+) -> tuple[tuple[Tensor, Tensor, Tensor], QkvSaved]:
+    """Queries [N, H, E], keys and values [N, K, E], normed and rotated, ready for attention.
+
+    Args:
+        qk_norms: weights [E] of the norms on each head of q and k, where the model has them.
+        angles: cosine and sine [N, pairs] of each token, where the model is rotary.
+        linears: q, k, v.
+    """
+    kept = keep(h_ND, norm_D, shape.eps)
+    (q_NO, k_NO, v_NO), inner_NS = project(kept.normed(), linears, shape.drop)
+    q, k, v = (y_NO.view(len(y_NO), -1, shape.head_dim) for y_NO in (q_NO, k_NO, v_NO))
+    q_kept = k_kept = None
+    if qk_norms is not None:
+        q_kept, k_kept = keep(q, qk_norms[0], shape.eps), keep(k, qk_norms[1], shape.eps)
+        q, k = q_kept.normed(), k_kept.normed()
+    if angles is not None:
+        q, k = (rotary.rotate(x, *angles, shape.interleaved) for x in (q, k))
+    cos_NF, sin_NF = angles if angles is not None else (None, None)
+    return (q, k, v), QkvSaved(kept, inner_NS, q_kept, k_kept, cos_NF, sin_NF)
+
+
+def attention_inputs_backward(
+    saved: QkvSaved,
+    grads: tuple[Tensor, Tensor, Tensor],
+    linears: Sequence[Linear],
+    shape: QkvShape,
+    need: QkvNeed,
+) -> QkvGrads:
+    """Gradients of the residual stream (this branch only) and of the block's weights, as far as needed."""
+    dq, dk, dv = grads
+    dq_norm = dk_norm = None
+    if saved.cos_NF is not None and saved.sin_NF is not None:
+        dq, dk = (rotary.rotate(dx, saved.cos_NF, saved.sin_NF, shape.interleaved, adjoint=True) for dx in (dq, dk))
+    if saved.q is not None and saved.k is not None:
+        dq, dq_norm = norm.backward(*saved.q, dq, need.q_norm)
+        dk, dk_norm = norm.backward(*saved.k, dk, need.k_norm)
+    x_ND = saved.input.normed() if reads_input(need.linears) else None
+    dys = [dy.flatten(1) for dy in (dq, dk, dv)]
+    need_dx = need.h or need.norm
+    dx_ND, linear_grads = project_backward(x_ND, saved.inner_NS, dys, linears, need.linears, shape.drop, need_dx)
+    if dx_ND is None:
+        return QkvGrads(None, None, dq_norm, dk_norm, linear_grads)
+    dh_ND, dnorm_D = norm.backward(*saved.input, dx_ND, need.norm)
+    return QkvGrads(dh_ND, dnorm_D, dq_norm, dk_norm, linear_grads)
+
+
+# ------------------------------------------------------------------------------------------- attention's output
+
+
+class OutputNeed(NamedTuple):
+    attended: bool
+    linear: Need
+
+
+def attention_output(
+    attended_NO: Tensor, h_ND: Tensor, linear: Linear, drop: Dropout | None
+) -> tuple[Tensor, Tensor | None]:
+    """h + o(attended), [N, D], and the adapter's inner rows."""
+    (y_ND,), inner_NS = project(attended_NO, (linear,), drop, residual_NO=h_ND)
+    return y_ND, inner_NS
+
+
+def attention_output_backward(
+    attended_NO: Tensor | None,
+    inner_NS: Tensor | None,
+    dy_ND: Tensor,
+    linear: Linear,
+    drop: Dropout | None,
+    need: OutputNeed,
+) -> tuple[Tensor | None, Grads]:
+    """Gradients of the attention output and of the weights; that of h is dy itself."""
+    dattended_NO, (grads,) = project_backward(
+        attended_NO, inner_NS, (dy_ND,), (linear,), (need.linear,), drop, need.attended
+    )
+    return dattended_NO, grads
+
+
+# ------------------------------------------------------------------------------------------------------- MLP
+
+
+@dataclass(frozen=True)
+class MlpShape:
+    """eps: of the norm; act: key of `ACTIVATIONS`; drop: on the adapters of gate and up; drop_down: of down."""
+
+    eps: float
+    act: str
+    drop: Dropout | None = None
+    drop_down: Dropout | None = None
+
+
+class MlpSaved(NamedTuple):
+    input: Kept
+    inner_NS: Tensor | None
+    e_NF: Tensor
+    g_NF: Tensor
+    inner_down_NR: Tensor | None
+
+
+class MlpNeed(NamedTuple):
+    h: bool
+    norm: bool
+    linears: tuple[Need, ...]
+
+
+class MlpGrads(NamedTuple):
+    h_ND: Tensor
+    norm_D: Tensor | None
+    linears: list[Grads]
+
+
+def mlp(h_ND: Tensor, norm_D: Tensor, linears: Sequence[Linear], shape: MlpShape) -> tuple[Tensor, MlpSaved]:
+    """h + down(act(gate(x)) * up(x)) with x = norm(h), [N, D]. linears: gate, up, down."""
+    gate, up, down = linears
+    kept = keep(h_ND, norm_D, shape.eps)
+    (e_NF, g_NF), inner_NS = project(kept.normed(), (gate, up), shape.drop)
+    act, _ = ACTIVATIONS[shape.act]
+    m_NF = act(e_NF).mul_(g_NF)
+    (y_ND,), inner_down_NR = project(m_NF, (down,), shape.drop_down, residual_NO=h_ND)
+    return y_ND, MlpSaved(kept, inner_NS, e_NF, g_NF, inner_down_NR)
+
+
+def mlp_backward(saved: MlpSaved, dy_ND: Tensor, linears: Sequence[Linear], shape: MlpShape, need: MlpNeed) -> MlpGrads:
+    """Gradients of the residual stream (both branches) and of the block's weights, as far as needed."""
+    gate, up, down = linears
+    *need_inputs, need_down = need.linears
+    need_dx = need.h or need.norm
+    need_dm = need_dx or any(any(each) for each in need_inputs)
+    act, act_backward_ = ACTIVATIONS[shape.act]
+    a_NF = act(saved.e_NF)
+    m_NF = a_NF * saved.g_NF if reads_input((need_down,)) else None
+    dm_NF, (down_grads,) = project_backward(
+        m_NF, saved.inner_down_NR, (dy_ND,), (down,), (need_down,), shape.drop_down, need_dm
+    )
+    if dm_NF is None:
+        return MlpGrads(dy_ND, None, [Grads(), Grads(), down_grads])
+    del m_NF  # the widest tensors of the layer: at most three of them live at once
+    dg_NF = a_NF.mul_(dm_NF)
+    de_NF = act_backward_(dm_NF.mul_(saved.g_NF), saved.e_NF)
+    x_ND = saved.input.normed() if reads_input(need_inputs) else None
+    dx_ND, input_grads = project_backward(
+        x_ND, saved.inner_NS, (de_NF, dg_NF), (gate, up), need_inputs, shape.drop, need_dx
+    )
+    if dx_ND is None:
+        return MlpGrads(dy_ND, None, [*input_grads, down_grads])
+    dh_ND, dnorm_D = norm.backward(*saved.input, dx_ND, need.norm, residual_ND=dy_ND)
+    return MlpGrads(dh_ND, dnorm_D, [*input_grads, down_grads])

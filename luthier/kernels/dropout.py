@@ -1,0 +1,101 @@
+"""Dropout without stored masks: a mask is a pure function of what it is drawn for.
+
+What goes in: seed, optimizer step, site (one per input of a group of projections) and, per token, the uid of its
+example and its position. What comes out: which features are dropped; the same however the step is split, packed, shared
+or resumed, and the same on every device, because only 32-bit integer arithmetic is used.
+
+Shape legend: N flat tokens, I features, W words of two features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from luthier.kernels.reference import mix
+
+LEVELS = 1 << 16
+"""One 32-bit hash serves two features with 16 bits each, which halves the arithmetic; p is rounded to 1/65536."""
+
+
+@dataclass(frozen=True)
+class DropoutKey:
+    """What, besides the token, masks are drawn from: the run's seed and the optimizer step."""
+
+    seed: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """The mask of one site for the tokens of a micro-batch.
+
+    token_N: hash of (uid, position), int32 [N], from `token_hashes`. site_key: hash of (seed, step, site).
+    threshold: how many of the 65536 values of a feature's 16 bits drop it.
+    """
+
+    token_N: Tensor
+    site_key: int
+    threshold: int
+
+    @property
+    def survivor_scale(self) -> float:
+        """1 / (1 - p), by which the survivors are scaled."""
+        return LEVELS / (LEVELS - self.threshold)
+
+    def mask(self, width: int) -> Tensor:
+        """True where a feature is dropped, bool [N, width]."""
+        feature_W = _mix_(torch.arange((width + 1) // 2, dtype=torch.int32, device=self.token_N.device))
+        row_N = self.token_N ^ _signed(self.site_key)
+        word_NW = _mix_(_mix_(row_N)[:, None] + feature_W)
+        return word_NW.view(torch.int16)[:, :width] < self.threshold - LEVELS // 2
+
+
+def token_hashes(uid_N: Tensor, position_N: Tensor) -> Tensor:
+    """Hash of each token's (uid, position), int32 [N]; once per micro-batch, shared by all sites."""
+    low_N, high_N = _low_word(uid_N), _low_word(uid_N >> 32)
+    return _mix_(_mix_(_mix_(low_N).bitwise_xor_(high_N)).bitwise_xor_(_low_word(position_N)))
+
+
+def site(token_N: Tensor, key: DropoutKey, number: int, p: float) -> Dropout | None:
+    """The dropout of one site; None where p is 0.
+
+    Args:
+        token_N: from `token_hashes`.
+        number: number of the site, the same for all projections that read one input.
+        p: share of features dropped, 0 <= p < 1.
+    """
+    assert 0 <= p < 1, p
+    threshold = min(round(p * LEVELS), LEVELS - 1)
+    if threshold == 0:
+        return None
+    seeded = mix(mix(key.seed & 0xFFFFFFFF) ^ (key.step & 0xFFFFFFFF))
+    return Dropout(token_N, mix(seeded ^ number), threshold)
+
+
+def _mix_(x: Tensor) -> Tensor:
+    """`reference.mix` on int32 in place. Products wrap; the sign bits that an arithmetic shift brings in are masked."""
+    scratch = torch.empty_like(x)
+
+    def fold(bits: int) -> None:
+        torch.bitwise_right_shift(x, bits, out=scratch)
+        x.bitwise_xor_(scratch.bitwise_and_((1 << (32 - bits)) - 1))
+
+    fold(16)
+    x.mul_(0x7FEB352D)
+    fold(15)
+    x.mul_(_signed(0x846CA68B))
+    fold(16)
+    return x
+
+
+def _low_word(x: Tensor) -> Tensor:
+    """The low 32 bits of int64 as a fresh int32 tensor."""
+    return x.contiguous().view(torch.int32)[::2].clone()
+
+
+def _signed(word: int) -> int:
+    """A 32-bit pattern as the signed number that int32 holds."""
+    return word - (word >> 31 << 32)

@@ -1,0 +1,49 @@
+"""Next-token likelihood: `pretrain` and `sft`.
+
+What goes in: a micro-batch whose weights say which tokens are learnt. What comes out: the weighted sum of their
+negative log-likelihood in nats, term `nll`. The two methods differ only in the data that reaches them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from luthier.batch import Batch, Step
+from luthier.engine.loop import Loss
+from luthier.models.decoder import Decoder, DropoutKey, Want
+
+TERM = "nll"
+
+
+class Supervised:
+    """sum over scored rows of weight * -log p(target). The head forms its gradient in the forward pass, because the
+    coefficients are known beforehand.
+
+    Args:
+        adapter: name of the adapter that trains; None trains base weights.
+        seed: keys the dropout.
+    """
+
+    def __init__(self, adapter: str | None, seed: int) -> None:
+        self.adapter = adapter
+        self.seed = seed
+
+    def prepare(self, step: Step, model: nn.Module) -> Step:
+        return step
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
+        assert isinstance(model, Decoder)
+        weights = torch.from_numpy(batch.weights[TERM]).to(model.device, non_blocking=True)
+        key = DropoutKey(self.seed, step) if step >= 0 else None
+        scores = model(batch, Want("linear", coefficients=-weights), adapter=self.adapter, dropout=key)
+        assert scores.total is not None
+        return Loss({TERM: scores.total}, {TERM: (scores.total.detach(), float(batch.weights[TERM].sum()))})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert not state, "this method keeps no state"

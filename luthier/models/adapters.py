@@ -1,0 +1,249 @@
+"""Low-rank adapters: put on, saved, loaded and merged, in PEFT's file format.
+
+What goes in: a decoder and a `Lora` section, or an adapter folder that PEFT or Luthier wrote. What comes out: deltas on
+the decoder's units that train in float32 beside a base that never changes; folders that `PeftModel.from_pretrained`
+reads; merged checkpoints. Nothing is matched loosely: every tensor of a file has its place or the file is refused.
+
+Shape legend: I in, O out, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from luthier.arch import adapter_config
+from luthier.arch.count import saved_modules, scale_of, select_units
+from luthier.arch.families.gated import EMBEDDING, HEAD
+from luthier.arch.spec import Architecture
+from luthier.config.schema import Lora
+from luthier.errors import ModelError, Problem
+from luthier.models import shards
+from luthier.models.decoder import Copy, Decoder, Delta
+from luthier.models.shards import listed
+from luthier.models.weights import Sample, draw, write_model
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What PEFT's wrapper puts before every module name."""
+
+
+def attach(
+    decoder: Decoder, arch: Architecture, lora: Lora, *, name: str = "default", seed: int = 0, trainable: bool = True
+) -> None:
+    """Put a new adapter on the chosen units: A uniform in +-1/sqrt(I) (what PEFT's Kaiming initialisation with a =
+    sqrt(5) amounts to), B zero, so that the model starts as it was. Each A is drawn from a stream of its own, keyed by
+    (seed, unit name). Modules to save start as float32 copies of the base's.
+
+    Args:
+        name: any text, dots included.
+        trainable: whether it is going to be trained, or only used.
+
+    Raises:
+        ModelError: a target matches nothing, or an adapter of this name is there already.
+    """
+    _put_on(decoder, arch, lora, name, trainable)
+    with torch.no_grad():
+        for unit, _, _ in select_units(arch, lora):
+            delta = decoder.units[unit.name].deltas[name]
+            draw(delta.A, seed, unit.name, _uniform(1.0 / math.sqrt(unit.in_features)))
+            delta.B.zero_()
+
+
+def save_adapter(decoder: Decoder, folder: Path, lora: Lora, base: str, name: str = "default") -> None:
+    """Write an adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`, in float32; complete or not
+    at all.
+
+    Args:
+        folder: must be missing or empty.
+        lora: the settings it was attached or loaded with.
+        base: hub id or folder of the base model, for `base_model_name_or_path`.
+
+    Raises:
+        ModelError: `folder` holds something; RunError: no space, or the operating system refuses.
+    """
+    arch = decoder.arch
+    tensors = _file_tensors(decoder, arch, lora, name)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    needed = sum(math.prod(shape) for shape in shapes.values()) * torch.float32.itemsize
+    with shards.fresh_folder(folder, needed) as fresh:
+        shards.write_json(fresh / adapter_config.CONFIG_FILE, adapter_config.to_json(arch, lora, base))
+        shards.write_file(fresh / WEIGHTS_FILE, shapes, torch.float32, iter(tensors.values()))
+
+
+def load_adapter(
+    decoder: Decoder,
+    arch: Architecture,
+    folder: Path,
+    name: str = "default",
+    *,
+    trainable: bool = False,
+    dropout: float | None = None,
+) -> Lora:
+    """Put an adapter on from its files, made by Luthier or by PEFT.
+
+    Args:
+        folder: an adapter folder, or a run.
+        trainable: whether it is going to be trained further, or only used.
+        dropout: of the further training; None takes the file's.
+
+    Returns:
+        its settings, in canonical form; with them `save_adapter` writes an equal adapter.
+
+    Raises:
+        ModelError: not an adapter, a feature that is not supported (by name), tensors missing, unexpected or of the
+            wrong shape, a damaged file, or a name that is taken.
+    """
+    folder = adapter_config.adapter_folder(folder)
+    lora = adapter_config.read_settings(folder, arch)
+    if dropout is not None:
+        lora = lora.model_copy(update={"dropout": dropout})
+    given = _read_file(folder)
+    if arch.spec.tied and EMBEDDING in saved_modules(arch, lora):
+        _join_halves(given, folder)
+    _check_tensors(_file_shapes(arch, lora), given, folder)
+    _put_on(decoder, arch, lora, name, trainable)
+    with torch.no_grad():
+        for key, tensor in _file_tensors(decoder, arch, lora, name).items():
+            tensor.copy_(given[key])
+    return lora
+
+
+def merged_state(decoder: Decoder, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the checkpoint with the adapter worked in, W + scale * B A in float32; the decoder keeps its own.
+    Tensors come one by one, in the checkpoint's order."""
+    weighted = decoder.weighted
+    with torch.no_grad():
+        for tensor_name in decoder.arch.tensors:
+            module, _, leaf = tensor_name.rpartition(".")
+            tensor = decoder.get_parameter(tensor_name).detach()
+            if leaf == "weight":
+                tensor = weighted[module].weight_for(name).detach()
+                delta = decoder.units[module].deltas.get(name) if module in decoder.units else None
+                if delta is not None:
+                    tensor = torch.addmm(tensor.float(), delta.B, delta.A, alpha=delta.scale)
+            yield tensor_name, tensor
+
+
+def save_merged(
+    decoder: Decoder,
+    base_folder: Path,
+    out_folder: Path,
+    name: str,
+    dtype: torch.dtype,
+    max_shard_bytes: int = shards.DEFAULT_SHARD_BYTES,
+) -> None:
+    """Write base and adapter as one ordinary checkpoint folder, a tensor at a time, complete or not at all.
+
+    Raises:
+        ModelError: `out_folder` holds something, or is the base's; RunError: no space, or the operating system refuses.
+    """
+    write_model(merged_state(decoder, name), decoder.arch, base_folder, out_folder, dtype, max_shard_bytes)
+
+
+def _uniform(bound: float) -> Sample:
+    def sample(stream: np.random.Generator, count: int) -> NDArray[np.float32]:
+        return (stream.random(count, dtype=np.float32) * 2 - 1) * np.float32(bound)
+
+    return sample
+
+
+def _put_on(decoder: Decoder, arch: Architecture, lora: Lora, name: str, trainable: bool) -> None:
+    """Deltas without values yet on the chosen units, and copies of the modules to save."""
+    chosen, modules = select_units(arch, lora), saved_modules(arch, lora)
+    weighted = decoder.weighted
+    if any(name in unit.deltas for unit in decoder.units.values()) or any(name in w.copies for w in weighted.values()):
+        raise ModelError(Problem("models.adapter_loaded_twice", value=name))
+    for unit, rank, alpha in chosen:
+        a_RI, b_OR = (
+            torch.empty(shape, dtype=torch.float32, device=decoder.device)
+            for shape in ((rank, unit.in_features), (unit.out_features, rank))
+        )
+        delta = Delta(a_RI, b_OR, scale_of(lora, rank, alpha), lora.dropout)
+        decoder.units[unit.name].deltas[name] = delta.requires_grad_(trainable)
+    for module in modules:
+        # The copy is asked for, because `to` gives the same memory where the base is in float32 already.
+        copied = Copy(weighted[module].weight.detach().to(torch.float32, copy=True))
+        weighted[module].copies[name] = copied.requires_grad_(trainable)
+
+
+def _file_shapes(arch: Architecture, lora: Lora) -> dict[str, tuple[int, ...]]:
+    """Keys of the weights file, as PEFT forms them, with shapes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for unit, rank, _ in select_units(arch, lora):
+        shapes[f"{PREFIX}{unit.name}.lora_A.weight"] = (rank, unit.in_features)
+        shapes[f"{PREFIX}{unit.name}.lora_B.weight"] = (unit.out_features, rank)
+    for module, source in _stored(arch, lora):
+        shapes[f"{PREFIX}{module}.weight"] = arch.tensors[source + ".weight"]
+    return shapes
+
+
+def _file_tensors(decoder: Decoder, arch: Architecture, lora: Lora, name: str) -> dict[str, Tensor]:
+    """The same keys with the decoder's own tensors."""
+    tensors: dict[str, Tensor] = {}
+    weighted = decoder.weighted
+    for unit, _, _ in select_units(arch, lora):
+        delta = decoder.units[unit.name].deltas[name]
+        tensors[f"{PREFIX}{unit.name}.lora_A.weight"] = delta.A
+        tensors[f"{PREFIX}{unit.name}.lora_B.weight"] = delta.B
+    for module, source in _stored(arch, lora):
+        tensors[f"{PREFIX}{module}.weight"] = weighted[source].copies[name].weight
+    return tensors
+
+
+def _stored(arch: Architecture, lora: Lora) -> list[tuple[str, str]]:
+    """(module in the file, module it is a copy of): the two halves of a shared embedding have one source."""
+    saved = saved_modules(arch, lora)
+    both = [(HEAD, EMBEDDING)] if arch.spec.tied and EMBEDDING in saved else []
+    return [*((module, module) for module in saved), *both]
+
+
+def _read_file(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        only_bin = (folder / "adapter_model.bin").is_file()
+        raise ModelError(Problem("models.adapter_only_bin" if only_bin else "models.adapter_no_weights", str(folder)))
+    shards.header(path)
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(Problem("models.damaged", str(path), values={"reason": str(error)})) from error
+
+
+def _join_halves(given: dict[str, Tensor], folder: Path) -> None:
+    """Hold the two copies of a shared embedding to being equal; a file made with tied weights holds only one."""
+    embedding, head = f"{PREFIX}{EMBEDDING}.weight", f"{PREFIX}{HEAD}.weight"
+    one = given.get(embedding, given.get(head))
+    if one is None:
+        return
+    given.setdefault(embedding, one)
+    given.setdefault(head, one)
+    if not torch.equal(given[embedding], given[head]):
+        raise ModelError(Problem("models.adapter_halves_differ", str(folder / WEIGHTS_FILE)))
+
+
+def _check_tensors(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor], folder: Path) -> None:
+    wrong = [
+        f"{key} {list(given[key].shape)} (should be {list(shape)})"
+        for key, shape in expected.items()
+        if key in given and tuple(given[key].shape) != shape
+    ]
+    problems = [
+        Problem(message, str(folder / WEIGHTS_FILE), values={"count": len(names), "names": listed(names)})
+        for message, names in (
+            ("models.adapter_missing_tensors", [key for key in expected if key not in given]),
+            ("models.adapter_unexpected_tensors", sorted(given.keys() - expected.keys())),
+            ("models.adapter_wrong_shapes", wrong),
+        )
+        if names
+    ]
+    if problems:
+        raise ModelError(problems)

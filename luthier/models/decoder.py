@@ -1,0 +1,395 @@
+"""The one decoder, driven by data: every family of `luthier.arch` runs through it.
+
+What goes in: an `Architecture`, then flat micro-batches. What comes out: log-probabilities of the scored rows,
+differentiable as the method asks, or logits of next tokens with a key/value cache. It computes nothing for rows that
+are not scored beyond the last layer, nothing across documents, and no gradient below the lowest trainable weight.
+
+    ids ─> embedding ─> [norm q k v rotary ─> attention ─> o + h ─> norm gate up down + h] x L ─> scored rows ─> head
+
+Shape legend: N flat tokens, M scored rows, D hidden, V vocabulary, H heads, K key/value heads, E features per head,
+B sequences, T cached tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from luthier.arch.spec import Architecture, DecoderSpec, Rope, Unit
+from luthier.arch.spec import Layer as LayerSpec
+from luthier.batch import Batch, Ints
+from luthier.kernels import autograd, head, rotary
+from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
+from luthier.kernels.blocks import MlpShape, QkvShape
+from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
+from luthier.models.modules import AdapterLinear, Copy, Delta, Weighted
+
+__all__ = ["AdapterLinear", "Cache", "Copy", "Decoder", "Delta", "DropoutKey", "Scores", "Want", "Weighted"]
+
+CAPS = frozenset({"prefix", "entropy", "hidden", "cache"})
+"""What this model can do: shared prompts (segments with a parent), entropies, hidden states, cached generation."""
+
+SITES = {"q": 0, "k": 0, "v": 0, "o": 1, "gate": 2, "up": 2, "down": 3}
+"""Role -> which of a layer's inputs it reads; dropout is drawn once per input."""
+SITES_PER_LAYER = 4
+
+Mix = Callable[[int, Tensor, Tensor, Tensor], Sequence[Tensor]]
+"""(layer, q, k, v) -> attended values of all rows in consecutive pieces [n, H * E]."""
+
+
+@dataclass(frozen=True)
+class Want:
+    """What a method wants of the scored rows.
+
+    mode: how log-probabilities are differentiable, see `luthier.kernels.head`. coefficients: [M] of linear mode, on the
+    decoder's device. entropy, hidden: also return these.
+    """
+
+    mode: head.Mode = "unit"
+    coefficients: Tensor | None = None
+    entropy: bool = False
+    hidden: bool = False
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What comes of the M scored rows, in the batch's order.
+
+    logp: float32 [M]; differentiable in modes unit and recompute. total: sum(coefficients * logp), differentiable, in
+    linear mode. entropy: float32 [M] in nats, not differentiable. hidden: [M, D] after the final norm, differentiable.
+    """
+
+    logp: Tensor
+    total: Tensor | None = None
+    entropy: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+class Cache:
+    """Keys and values of B sequences for generation, and how long each is.
+
+    Args:
+        decoder: gives shapes, dtype and device.
+        num_sequences: B.
+        max_tokens: room per sequence, prompt and continuation together.
+    """
+
+    def __init__(self, decoder: Decoder, num_sequences: int, max_tokens: int) -> None:
+        def rooms() -> list[Tensor]:
+            return [
+                torch.empty(
+                    (num_sequences, max_tokens, layer.mixer.kv_heads, layer.mixer.head_dim),
+                    dtype=decoder.compute_dtype,
+                    device=decoder.device,
+                )
+                for layer in decoder.spec.layers
+            ]
+
+        self.max_tokens = max_tokens
+        self.lengths: Ints = np.zeros(num_sequences, dtype=np.int64)
+        self.keys = rooms()
+        self.values = rooms()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def keep(self, sequences: Sequence[int]) -> None:
+        """Go on with these sequences only, in this order."""
+        index = torch.as_tensor(sequences, dtype=torch.int64, device=self.keys[0].device)
+        self.lengths = self.lengths[np.asarray(sequences, dtype=np.int64)]
+        self.keys = [room[index] for room in self.keys]
+        self.values = [room[index] for room in self.values]
+
+
+@dataclass
+class _Pass:
+    """What one forward pass shares among its layers."""
+
+    positions_N: Tensor
+    adapter: str | None
+    mix: Mix
+    token_N: Tensor | None = None
+    dropout: DropoutKey | None = None
+    angles: dict[Rope, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def angles_of(self, rope: Rope | None, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        if rope is None:
+            return None
+        if rope not in self.angles:
+            self.angles[rope] = rotary.tables(rope, self.positions_N, dtype)
+        return self.angles[rope]
+
+    def drop(self, *projections: AdapterLinear) -> Dropout | None:
+        """The dropout on the adapters' input, which projections of one input share."""
+        if self.dropout is None or self.token_N is None:
+            return None
+        shares = {share for each in projections if (share := each.dropout(self.adapter)) is not None}
+        if not shares:
+            return None
+        assert len(shares) == 1, f"projections that read one input need one dropout, not {sorted(shares)}"
+        return site(self.token_N, self.dropout, projections[0].site, shares.pop())
+
+
+class Layer(nn.Module):
+    """Attention and MLP with their norms, each added to the residual stream."""
+
+    def __init__(self, spec: LayerSpec, norm_eps: float) -> None:
+        super().__init__()
+        self.spec = spec
+        self.eps = norm_eps
+        self.self_attn = nn.Module()
+        self.mlp = nn.Module()
+
+    def forward(self, index: int, h_ND: Tensor, run: _Pass) -> Tensor:
+        """[N, D] -> [N, D]."""
+        q, k, v = self._attention_inputs(h_ND, run)
+        attended = run.mix(index, q, k, v)
+        o = _unit(self.self_attn, "o_proj")
+        h_ND = autograd.attention_output(attended, h_ND, o.linear(run.adapter), run.drop(o))
+        return self._mlp(h_ND, run)
+
+    def _attention_inputs(self, h_ND: Tensor, run: _Pass) -> tuple[Tensor, Tensor, Tensor]:
+        mixer, adapter = self.spec.mixer, run.adapter
+        units = [_unit(self.self_attn, name) for name in ("q_proj", "k_proj", "v_proj")]
+        qk_norms = None
+        if mixer.qk_norm:
+            q_norm, k_norm = _child(self.self_attn, "q_norm"), _child(self.self_attn, "k_norm")
+            qk_norms = (q_norm.weight_for(adapter), k_norm.weight_for(adapter))
+        return autograd.attention_inputs(
+            h_ND,
+            _child(self, "input_layernorm").weight_for(adapter),
+            qk_norms,
+            run.angles_of(mixer.rope, h_ND.dtype),
+            [unit.linear(adapter) for unit in units],
+            QkvShape(self.eps, mixer.head_dim, mixer.rope is not None and mixer.rope.interleaved, run.drop(*units)),
+        )
+
+    def _mlp(self, h_ND: Tensor, run: _Pass) -> Tensor:
+        gate, up, down = (_unit(self.mlp, name) for name in ("gate_proj", "up_proj", "down_proj"))
+        return autograd.mlp(
+            h_ND,
+            _child(self, "post_attention_layernorm").weight_for(run.adapter),
+            [unit.linear(run.adapter) for unit in (gate, up, down)],
+            MlpShape(self.eps, self.spec.ffn.act, run.drop(gate, up), run.drop(down)),
+        )
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer whose modules and parameters are named as in the checkpoint.
+
+    Args:
+        arch: from a family file.
+        compute_dtype: of activations, frozen weights and matmuls.
+        device: where (empty) weights are created; `meta` for a loader that assigns them.
+    """
+
+    def __init__(
+        self, arch: Architecture, compute_dtype: torch.dtype = torch.float32, device: torch.device | str = "meta"
+    ) -> None:
+        super().__init__()
+        spec = arch.spec
+        assert all(layer.mixer.softcap is None for layer in spec.layers), "soft-capped attention is not implemented"
+        self.arch = arch
+        self.compute_dtype = compute_dtype
+        self.model = nn.Module()
+        self.model.layers = nn.ModuleList(Layer(layer, spec.norm_eps) for layer in spec.layers)
+        self.units: dict[str, AdapterLinear] = {}
+        for unit in arch.units:
+            self.units[unit.name] = _new_unit(unit, compute_dtype, device)
+            _place(self, unit.name, self.units[unit.name])
+        unit_tensors = {f"{unit.name}.{kind}" for unit in arch.units for kind in ("weight", "bias")}
+        for name, shape in arch.tensors.items():
+            if name not in unit_tensors:
+                module = name.removesuffix(".weight")
+                _place(self, module, Weighted(shape, compute_dtype, device))
+
+    @property
+    def spec(self) -> DecoderSpec:
+        return self.arch.spec
+
+    @property
+    def caps(self) -> frozenset[str]:
+        return CAPS
+
+    @property
+    def device(self) -> torch.device:
+        return self._embedding.weight.device
+
+    @property
+    def weighted(self) -> dict[str, Weighted]:
+        """Every module of the checkpoint that holds a weight, by name: units, norms, embedding, head."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, Weighted)}
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        """Names of the adapters that are attached."""
+        names = frozenset[str]()
+        for module in self.weighted.values():
+            names = names.union(module.copies, module.deltas if isinstance(module, AdapterLinear) else ())
+        return names
+
+    def forward(
+        self, batch: Batch, want: Want, *, adapter: str | None = None, dropout: DropoutKey | None = None
+    ) -> Scores:
+        """Score the batch's rows.
+
+        Args:
+            adapter: name of the adapter that applies; None is exactly the base.
+            dropout: what masks are drawn from; None for none.
+        """
+        layout = Layout.of(batch.segments)
+        h_ND = self._body(batch, layout, adapter, dropout)
+        rows_M = _to_device(layout.rows(batch.rows), self.device)
+        x_MD = self._final_norm(h_ND[rows_M], adapter)
+        targets_M = _to_device(batch.targets, self.device)
+        scored = head.score(x_MD, self._head(adapter), targets_M, want.mode, want.coefficients, want.entropy)
+        return Scores(scored.logp_M, scored.total, scored.entropy_M, x_MD if want.hidden else None)
+
+    def hidden(self, batch: Batch, *, adapter: str | None = None, dropout: DropoutKey | None = None) -> Tensor:
+        """Hidden states of every row after the final norm, [N, D], in the batch's order, differentiable."""
+        layout = Layout.of(batch.segments)
+        h_ND = self._body(batch, layout, adapter, dropout)
+        if layout.order is not None:
+            h_ND = h_ND[_to_device(layout.rows(np.arange(batch.num_tokens)), self.device)]
+        return self._final_norm(h_ND, adapter)
+
+    @torch.no_grad()
+    def prefill(self, sequences: Sequence[Sequence[int]], cache: Cache, *, adapter: str | None = None) -> Tensor:
+        """Append tokens to each cached sequence; logits [B, V], float32, of what follows the last of them.
+
+        Args:
+            sequences: B lists of token ids, none empty. A cache that already holds tokens is continued.
+        """
+        counts = np.array([len(ids) for ids in sequences], dtype=np.int64)
+        assert len(counts) == len(cache) and counts.min() > 0, "one non-empty list of ids per cached sequence"
+        before = cache.lengths
+        assert (before + counts).max() <= cache.max_tokens, "the cache is too short"
+        ids = np.concatenate([np.asarray(each, dtype=np.int64) for each in sequences])
+        positions = np.concatenate([np.arange(b, b + c) for b, c in zip(before, counts, strict=True)])
+        ends = np.cumsum(counts)
+        fresh = Attend(Layout(None, ends - counts, ends, np.full(len(counts), -1)))
+
+        def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
+            mixer = self.spec.layers[index].mixer
+            keys, values = cache.keys[index], cache.values[index]
+            for b, (end, count) in enumerate(zip(ends, counts, strict=True)):
+                room, rows = slice(before[b], before[b] + count), slice(end - count, end)
+                keys[b, room], values[b, room] = k[rows], v[rows]
+            if not before.any():
+                return fresh(q, k, v, mixer.window, mixer.scale)
+            return [
+                attend_last(q[end - count : end], keys[b, :total], values[b, :total], mixer.window, mixer.scale)
+                for b, (end, count, total) in enumerate(zip(ends, counts, before + counts, strict=True))
+            ]
+
+        h_ND = self._layers(ids, positions, adapter, mix)
+        cache.lengths = before + counts
+        return self._next_logits(h_ND[_to_device(ends - 1, self.device)], adapter)
+
+    @torch.no_grad()
+    def decode(self, ids: Sequence[int], cache: Cache, *, adapter: str | None = None) -> Tensor:
+        """Append one token to each cached sequence; logits [B, V], float32, of what follows."""
+        assert len(ids) == len(cache) and cache.lengths.max() < cache.max_tokens, "one token per sequence, and room"
+        lengths = cache.lengths + 1
+        longest = int(lengths.max())
+        places_B = _to_device(cache.lengths, self.device)
+        sequences_B = torch.arange(len(cache), device=self.device)
+
+        def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
+            mixer = self.spec.layers[index].mixer
+            keys, values = cache.keys[index], cache.values[index]
+            keys[sequences_B, places_B], values[sequences_B, places_B] = k, v
+            keys, values = keys[:, :longest], values[:, :longest]
+            return (attend_cache(q, keys, values, places_B + 1, mixer.window, mixer.scale),)
+
+        h_BD = self._layers(np.asarray(ids, dtype=np.int64), cache.lengths, adapter, mix)
+        cache.lengths = lengths
+        return self._next_logits(h_BD, adapter)
+
+    # ------------------------------------------------------------------------------------------------ parts
+
+    def _body(self, batch: Batch, layout: Layout, adapter: str | None, dropout: DropoutKey | None) -> Tensor:
+        """The residual stream after the last layer, [N, D], in the layout's order."""
+        assert batch.inject is None and not batch.segments.adapter.any(), "one adapter per batch, tokens only"
+        attend = Attend(layout)
+
+        def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
+            mixer = self.spec.layers[index].mixer
+            return attend(q, k, v, mixer.window, mixer.scale)
+
+        token_N = None
+        if dropout is not None:
+            uid_N, position_N = (_to_device(layout.place(array), self.device) for array in (batch.uid, batch.positions))
+            token_N = token_hashes(uid_N, position_N)
+        ids, positions = layout.place(batch.ids), layout.place(batch.positions)
+        return self._layers(ids, positions, adapter, mix, token_N, dropout)
+
+    def _layers(
+        self,
+        ids: Ints,
+        positions: Ints,
+        adapter: str | None,
+        mix: Mix,
+        token_N: Tensor | None = None,
+        dropout: DropoutKey | None = None,
+    ) -> Tensor:
+        assert adapter is None or adapter in self.adapters, f"no adapter named {adapter!r}"
+        run = _Pass(_to_device(positions, self.device), adapter, mix, token_N, dropout)
+        h_ND = F.embedding(_to_device(ids, self.device), self._embedding.weight_for(adapter)).to(self.compute_dtype)
+        for index, layer in enumerate(self._layer_modules):
+            h_ND = layer(index, h_ND, run)
+        return h_ND
+
+    def _final_norm(self, h_ND: Tensor, adapter: str | None) -> Tensor:
+        return autograd.rms_norm(h_ND, _child(self.model, "norm").weight_for(adapter), self.spec.norm_eps)
+
+    def _head(self, adapter: str | None) -> Tensor:
+        """A tied head stays tied under an adapter that trains its own copy of the embedding."""
+        return (self._embedding if self.spec.tied else _child(self, "lm_head")).weight_for(adapter)
+
+    def _next_logits(self, h_BD: Tensor, adapter: str | None) -> Tensor:
+        return head.logits(self._final_norm(h_BD, adapter), self._head(adapter))
+
+    @property
+    def _embedding(self) -> Weighted:
+        return _child(self.model, "embed_tokens")
+
+    @property
+    def _layer_modules(self) -> Iterator[Layer]:
+        return (cast(Layer, layer) for layer in cast(nn.ModuleList, self.model.layers))
+
+
+def _new_unit(unit: Unit, dtype: torch.dtype, device: torch.device | str) -> AdapterLinear:
+    (part,) = unit.parts  # fused projections (several parts) come with the families that have them
+    number = unit.layer * SITES_PER_LAYER + SITES[part.role]
+    return AdapterLinear(unit.in_features, unit.out_features, unit.bias, number, dtype, device)
+
+
+def _place(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module under its dotted name, with empty modules on the way where there are none."""
+    *path, last = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    root.add_module(last, module)
+
+
+def _unit(parent: nn.Module, name: str) -> AdapterLinear:
+    return cast(AdapterLinear, parent._modules[name])
+
+
+def _child(parent: nn.Module, name: str) -> Weighted:
+    return cast(Weighted, parent._modules[name])
+
+
+def _to_device(array: Ints, device: torch.device) -> Tensor:
+    """Copy a host array to the device without waiting for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

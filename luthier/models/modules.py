@@ -1,0 +1,127 @@
+"""The modules that hold a decoder's weights: projections, norms, embedding; and what adapters add to them.
+
+What goes in: shapes. What comes out: modules whose `state_dict` keys are the checkpoint's. They hold weights and say
+which of them apply under an adapter; the arithmetic is in `luthier.kernels`. Base weights are created frozen in the
+compute dtype; a loader puts trainable float32 masters in their place where weights train.
+
+Shape legend: D hidden, I in, O out, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from luthier.kernels.linear import Linear
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Named(nn.Module, Generic[M]):
+    """Modules by name. Names may hold any character; torch forbids dots in module names, so they are escaped."""
+
+    def __getitem__(self, name: str) -> M:
+        return cast(M, self._modules[_escape(name)])
+
+    def __setitem__(self, name: str, module: M) -> None:
+        self.add_module(_escape(name), module)
+
+    def __delitem__(self, name: str) -> None:
+        del self._modules[_escape(name)]
+
+    def __contains__(self, name: str) -> bool:
+        return _escape(name) in self._modules
+
+    def __iter__(self) -> Iterator[str]:
+        return (_unescape(key) for key in self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def get(self, name: str | None) -> M | None:
+        return self[name] if name is not None and name in self else None
+
+
+class Delta(nn.Module):
+    """A low-rank adapter of one projection: y += scale * B (A dropout(x)); A and B are float32.
+
+    Args:
+        a_RI, b_OR: initial values; parameters are taken as they are, tensors become trainable ones.
+        scale: alpha / rank, or alpha / sqrt(rank).
+        dropout: share of the input's features dropped during training.
+    """
+
+    def __init__(self, a_RI: Tensor, b_OR: Tensor, scale: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        assert a_RI.shape[0] == b_OR.shape[1], "A and B disagree on the rank"
+        self.A = _parameter(a_RI)
+        self.B = _parameter(b_OR)
+        self.scale = scale
+        self.dropout = dropout
+
+
+class Copy(nn.Module):
+    """An adapter's own full copy of a module's weight, used in place of the base's (PEFT's `modules_to_save`)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = _parameter(weight)
+
+
+class Weighted(nn.Module):
+    """A module of the checkpoint with a weight. copies: adapter name -> the adapter's own weight."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+        self.copies: Named[Copy] = Named()
+
+    def weight_for(self, adapter: str | None) -> Tensor:
+        """The weight that applies under an adapter; the base's for None."""
+        copy = self.copies.get(adapter)
+        return self.weight if copy is None else copy.weight
+
+
+class AdapterLinear(Weighted):
+    """A projection of the checkpoint: weight [O, I], bias [O] or None, and its adapters.
+
+    site: number of the input it reads; projections of one input share it, and with it the dropout mask.
+    deltas: adapter name -> Delta.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool, site: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        super().__init__((out_features, in_features), dtype, device)
+        self.bias = (
+            nn.Parameter(torch.empty(out_features, dtype=dtype, device=device), requires_grad=False) if bias else None
+        )
+        self.site = site
+        self.deltas: Named[Delta] = Named()
+
+    def linear(self, adapter: str | None) -> Linear:
+        """The tensors that apply under an adapter."""
+        weight_OI, delta = self.weight_for(adapter), self.deltas.get(adapter)
+        if delta is None:
+            return Linear(weight_OI, self.bias)
+        return Linear(weight_OI, self.bias, delta.A, delta.B, delta.scale)
+
+    def dropout(self, adapter: str | None) -> float | None:
+        """The adapter's dropout; None where it has no delta here."""
+        delta = self.deltas.get(adapter)
+        return None if delta is None else delta.dropout
+
+
+def _parameter(values: Tensor) -> nn.Parameter:
+    return values if isinstance(values, nn.Parameter) else nn.Parameter(values.to(torch.float32))
+
+
+def _escape(name: str) -> str:
+    return name.replace("%", "%25").replace(".", "%2E")
+
+
+def _unescape(key: str) -> str:
+    return key.replace("%2E", ".").replace("%25", "%")

@@ -1,0 +1,127 @@
+"""Write what the pre-training recipes of `nano` read: `python -m luthier.nano.make OUT`.
+
+OUT/<stage>.jsonl holds the documents of each stage, OUT/init/ a Llama configuration with a byte-level BPE tokenizer and
+no weights: the first recipe draws them from `initializer_range` (`model.init: random`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from luthier.nano import corpus
+
+SEED = 0
+DOCUMENTS = {"stage1": 14_000, "stage2": 40_000, "stage3": 70_000}
+"""Documents per stage, about 190 tokens each: what two cores train on in 45 minutes."""
+
+TOKENIZER_DOCUMENTS = 3_000
+"""Per stage; merges are the same to the last few with twice as many."""
+
+VOCABULARY = 1536
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": VOCABULARY,
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "max_position_embeddings": 1024,
+    # 1/sqrt(hidden_size). With the customary 0.02 the attention logits of so narrow a model start near zero, its
+    # queries and keys get next to no gradient, and it does not learn to copy in millions of tokens.
+    "initializer_range": 0.0625,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": True,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "torch_dtype": "bfloat16",
+}
+
+
+def main(out: Path) -> None:
+    """Write the corpus and the untrained model folder to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for stage in corpus.STAGES:
+        with (out / f"{stage}.jsonl").open("w", encoding="utf-8") as file:
+            for text in corpus.documents(stage, SEED, DOCUMENTS[stage]):
+                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+    write_init(out / "init")
+
+
+def write_init(folder: Path) -> None:
+    """Write configuration and tokenizer, without weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train_tokenizer().save(str(folder / "tokenizer.json"))
+    start, end = SPECIAL_TOKENS[1:]
+    _write_json(folder / "config.json", CONFIG)
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": end,
+            "pad_token": SPECIAL_TOKENS[0],
+            "additional_special_tokens": [start],
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": CONFIG["max_position_embeddings"],
+            "chat_template": CHAT_TEMPLATE,
+        },
+    )
+    _write_json(
+        folder / "generation_config.json", {"eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": False}
+    )
+
+
+def train_tokenizer() -> Tokenizer:
+    """Train the byte-level BPE tokenizer on documents of every stage; digits stand alone."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_texts(), trainer)
+    return tokenizer
+
+
+def _texts() -> Iterator[str]:
+    """Documents for the tokenizer, from another stream than training's; without special tokens, which are no text."""
+    streams = (corpus.documents(stage, SEED + 1, TOKENIZER_DOCUMENTS) for stage in corpus.STAGES)
+    for text in chain.from_iterable(streams):
+        for token in SPECIAL_TOKENS:
+            text = text.replace(token, "")
+        yield text
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

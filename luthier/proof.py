@@ -1,0 +1,114 @@
+"""Evidence about a finished run: did saving lose anything, did training change anything, is the base untouched.
+
+What goes in: a run folder and a few prompts out of its data. What comes out: the model's next-token logits on them,
+before and after training and from a fresh process that knows only the files, and the checks that compare them.
+`python -m luthier.proof RUN` is that fresh process.
+
+Shape legend: B prompts, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from luthier.data.store import TokenStore
+from luthier.models.decoder import Cache, Decoder
+from luthier.runs.store import RunFolder
+from luthier.session import open_session
+
+NUM_PROMPTS, PROMPT_TOKENS = 8, 256
+"""Enough to notice a wrong file, small enough to cost nothing beside training. Chosen, not tuned."""
+PROBE, RELOADED = "probe.npz", "probe-reloaded.npz"
+RELOAD_BOUND = 1e-5
+"""Relative difference allowed between the trained model and its reloaded file (float32 rounding; same bits expected)."""
+
+Logits = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """How far tuning moved the model on the probe prompts: mean KL(base || tuned) in nats per token, and the share of
+    prompts whose most likely next token changed."""
+
+    mean_kl: float
+    top1_changed: float
+
+
+def prompts(store: TokenStore) -> list[list[int]]:
+    """The beginnings of the first examples: up to their first learnt token (half of the row for plain text)."""
+    chosen = []
+    for index in range(min(NUM_PROMPTS, len(store))):
+        row = store[index]
+        learnt = np.flatnonzero(row.weights)
+        first = int(learnt[0]) if len(learnt) and learnt[0] > 1 else max(len(row.ids) // 2, 1)
+        chosen.append([int(token) for token in row.ids[:first][-PROMPT_TOKENS:]])
+    return chosen
+
+
+@torch.no_grad()
+def next_token_logits(decoder: Decoder, prompts: Sequence[Sequence[int]], adapter: str | None) -> Logits:
+    """Logits [B, V] of the token after each prompt, in float32."""
+    cache = Cache(decoder, len(prompts), max(len(prompt) for prompt in prompts))
+    logits_BV = decoder.prefill([list(prompt) for prompt in prompts], cache, adapter=adapter)
+    return np.asarray(logits_BV.float().cpu().numpy(), dtype=np.float32)
+
+
+def effect(base_BV: Logits, tuned_BV: Logits) -> Effect:
+    """KL and top-1 change between two models' logits [B, V] on the same prompts."""
+    base, tuned = (torch.from_numpy(each).double().log_softmax(-1) for each in (base_BV, tuned_BV))
+    kl = (base.exp() * (base - tuned)).sum(-1).mean()
+    return Effect(float(kl), float((base.argmax(-1) != tuned.argmax(-1)).double().mean()))
+
+
+def relative_difference(a_BV: Logits, b_BV: Logits) -> float:
+    """max|a-b| / max|b|."""
+    return float(np.abs(a_BV - b_BV).max() / np.abs(b_BV).max())
+
+
+def save_probe(path: Path, prompts: Sequence[Sequence[int]], base_BV: Logits) -> None:
+    """Keep the prompts and the untouched base's logits for the end of the run."""
+    np.savez(
+        path,
+        ids=np.concatenate([np.asarray(prompt, dtype=np.int32) for prompt in prompts]),
+        lengths=np.asarray([len(prompt) for prompt in prompts], dtype=np.int64),
+        base=base_BV,
+    )
+
+
+def load_probe(path: Path) -> tuple[list[list[int]], Logits]:
+    with np.load(path) as stored:
+        pieces = np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1])
+        return [[int(token) for token in piece] for piece in pieces], stored["base"]
+
+
+def reload_in_fresh_process(run: RunFolder) -> Logits | str:
+    """The saved model's logits from a process of its own; a message where that process failed."""
+    command = [sys.executable, "-m", "luthier.proof", str(run.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        return lines[-1] if lines else f"exit {done.returncode}"
+    with np.load(run.path / RELOADED) as stored:
+        logits: Logits = stored["tuned"]
+    (run.path / RELOADED).unlink()
+    return logits
+
+
+def main(path: str) -> None:
+    """Load the run's saved output as any later command would, and write its logits on the probe prompts."""
+    run = RunFolder.open(path)
+    session = open_session(path)
+    chosen, _ = load_probe(run.path / PROBE)
+    np.savez(run.path / RELOADED, tuned=next_token_logits(session.decoder, chosen, session.adapter))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

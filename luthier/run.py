@@ -1,0 +1,86 @@
+"""A run, for Python.
+
+What goes in: a run folder. What comes out: its facts, its receipt, and answers from the tuned model.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from luthier.config.schema import RunConfig
+from luthier.generate import Sampling
+from luthier.runs import receipt as receipts
+from luthier.runs.events import Event
+from luthier.runs.receipt import Receipt
+from luthier.runs.store import RunFolder
+from luthier.session import Conversation, Session, open_session
+
+
+class Run:
+    """What `luthier.train` returns; also made from the path of any run.
+
+    Raises:
+        RunError: there is no run at the path.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.folder = RunFolder.open(path)
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def state(self) -> str:
+        """running, finished, interrupted, failed or died."""
+        return self.folder.state
+
+    @property
+    def config(self) -> RunConfig:
+        """The recipe as run."""
+        return self.folder.config()
+
+    @property
+    def events(self) -> list[Event]:
+        """Everything that happened, in order."""
+        return self.folder.events()
+
+    @property
+    def receipt(self) -> Receipt:
+        """The receipt as the folder stands."""
+        return receipts.build(self.folder)
+
+    @property
+    def adapter_path(self) -> Path | None:
+        """Folder of the adapter in PEFT's format; None where whole weights were tuned or nothing is finished."""
+        path = self.path / "adapter"
+        return path if path.is_dir() else None
+
+    @property
+    def model_path(self) -> Path | None:
+        """Folder of the tuned model; None where an adapter was trained or nothing is finished."""
+        path = self.path / "model"
+        return path if path.is_dir() else None
+
+    @cached_property
+    def session(self) -> Session:
+        """The tuned model, loaded at the first use and kept."""
+        return open_session(self.path)
+
+    def chat(self, conversation: Conversation, **sampling: Any) -> str:
+        """One answer of the tuned model.
+
+        Args:
+            conversation: a question, or messages with `role` and `content`.
+            sampling: fields of `luthier.Sampling`: max_tokens, temperature, top_p, top_k, repetition_penalty, seed.
+        """
+        return self.session.answer(conversation, Sampling(**sampling))
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.state})"

@@ -1,0 +1,282 @@
+"""What `luthier runs ...` does, apart from what trains.
+
+What goes in: names or folders of runs. What comes out: an `Answer`: plain values for `--json`, lines for people. Torch
+is never loaded; checks that need it are handed in by the caller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.config import load
+from luthier.config.schema import RunConfig
+from luthier.errors import Problem, RunError
+from luthier.runs import events, files, manifest, receipt, receipt_page
+from luthier.runs.events import Summary
+from luthier.runs.recipe import difference, flatten
+from luthier.runs.store import RunFolder, RunInfo, index
+from luthier.runs.tables import NOTHING, Answer, columns, count, decimal, duration, size, span
+from luthier.runs.verify import verify
+from luthier.text import say
+
+__all__ = ["Answer", "compare", "extend", "find", "list_runs", "show", "stop", "verify"]
+
+
+def find(target: str, runs_dir: Path | str = "runs") -> RunFolder:
+    """The run that is meant: the path of its folder, or a name below `runs_dir`.
+
+    Raises:
+        RunError: there is none; the nearest names are listed.
+    """
+    for path in (Path(runs_dir) / target, Path(target)):
+        if (path / "recipe.yaml").is_file():
+            return RunFolder.open(path)
+    names = [info.name for info in index(runs_dir)]
+    near = difflib.get_close_matches(target, names, n=3, cutoff=0.3) or names[:5]
+    values = {"folder": str(runs_dir), "names": ", ".join(near) or NOTHING}
+    raise RunError(Problem("runs.unknown", value=target, values=values))
+
+
+# ---------------------------------------------------------------------------------------------------- list, show
+
+
+def list_runs(runs_dir: Path | str = "runs") -> Answer:
+    """Every run below a folder, the last one that did something first."""
+    found = index(runs_dir)
+    value = [{**dataclasses.asdict(info), "summary": _numbers(info.summary)} for info in found]
+    if not found:
+        return Answer(files.plain(value), (say("runs.list.empty", folder=str(runs_dir)),))
+    names = ("name", "state", "model", "method", "step", "loss", "validation", "updated")
+    header = [say(f"runs.list.{name}") for name in names]
+    rows = [_list_row(info) for info in found]
+    problems = [info.problem for info in found if info.problem]
+    return Answer(files.plain(value), (*columns(header, rows, right=(4, 5, 6)), *problems))
+
+
+def _list_row(info: RunInfo) -> list[str]:
+    summary = info.summary
+    if summary is None:
+        return [info.name, say("runs.state.damaged"), *[NOTHING] * 6]
+    return [
+        info.name,
+        say(f"runs.state.{info.state}"),
+        info.model,
+        f"{info.method}, {info.tune}",
+        _of(summary.step, summary.num_steps),
+        decimal(summary.loss),
+        decimal(summary.best[1] if summary.best else None),
+        say("runs.list.ago", time=_ago(summary.updated_s)) if summary.updated_s else NOTHING,
+    ]
+
+
+def show(run: RunFolder) -> Answer:
+    """One run in a screen; for a finished one its receipt says more."""
+    config, summary = run.config(), run.summary()
+    state = run.state_of(summary.ended)
+    checks = receipt.recorded(run)
+    given = manifest.load(run) if run.has("manifest.json") else None
+    value = {
+        "name": run.name,
+        "path": str(run.path),
+        "state": state,
+        "recipe": load.resolved(config),
+        "summary": _numbers(summary),
+        "checkpoints": run.checkpoints(),
+        "best": run.best_dir is not None,
+        "checks": [dataclasses.asdict(check) for check in checks],
+        "manifest": given.to_json() if given else None,
+    }
+    writer = f" ({say('runs.show.writer', **run.holder())})" if state == "running" else ""
+    facts: list[tuple[str, str | None]] = [
+        ("folder", str(run.path)),
+        ("model", config.model.path),
+        ("data", ", ".join(source.path for source in config.data.train)),
+        ("method", f"{config.method.kind}, {config.tune.kind}"),
+        ("state", say(f"runs.state.{state}") + writer),
+        ("progress", _progress(summary)),
+        ("loss", decimal(summary.loss)),
+        ("validation", _validation(summary)),
+        ("tokens", _tokens(summary)),
+        ("memory", size(summary.peak_memory_bytes) if summary.peak_memory_bytes else None),
+        ("checkpoints", ", ".join(f"step-{step}" for step in run.checkpoints()) or None),
+        ("attempts", str(len(summary.attempts))),
+        ("faults", str(summary.faults) if summary.faults else None),
+    ]
+    rows = [[say(f"runs.show.{name}"), text] for name, text in facts if text]
+    table = columns(["", ""], rows)[1:]
+    return Answer(files.plain(value), (*table, *([""] if checks else []), *receipt_page.check_lines(checks)))
+
+
+def _progress(summary: Summary) -> str:
+    steps = count(summary.num_steps) if summary.num_steps else "?"
+    return say("runs.show.progress_is", step=count(summary.step), steps=steps)
+
+
+def _validation(summary: Summary) -> str | None:
+    if summary.best is None:
+        return None
+    first = summary.validation[0]
+    before = decimal(first[1]) if first[0] == 0 else NOTHING
+    step, loss = summary.best
+    return say("runs.show.validation_is", before=before, best=decimal(loss), step=count(step))
+
+
+def _tokens(summary: Summary) -> str | None:
+    if not summary.tokens:
+        return None
+    values = {"tokens": count(summary.tokens), "time": duration(summary.seconds), "rate": count(summary.tokens_per_s)}
+    return say("runs.show.tokens_are", **values)
+
+
+# ---------------------------------------------------------------------------------------------------- compare
+
+
+def compare(runs: Sequence[RunFolder]) -> Answer:
+    """What differs between runs: in their recipes, in what went in, and in what came out.
+
+    Raises:
+        RunError: fewer than two runs, or one that cannot be read.
+    """
+    if len(runs) < 2:
+        raise RunError(Problem("runs.compare_one"))
+    recipes = [flatten(load.resolved(run.config())) for run in runs]
+    material = [_material(run) for run in runs]
+    summaries = [run.summary() for run in runs]
+    results = [_results(summary) for summary in summaries]
+    value = {
+        "runs": [run.name for run in runs],
+        "recipe": _differing(recipes),
+        "material": _differing(material),
+        "results": {name: [found[name][0] for found in results] for name in results[0]},
+        "curves": {run.name: _curve(run) for run in runs},
+    }
+    blocks = [
+        *_block(say("runs.compare.field"), runs, _differing(recipes), say("runs.compare.same")),
+        *_block(say("runs.compare.material"), runs, _differing(material), ""),
+        *_block(
+            say("runs.compare.result"),
+            runs,
+            {say(f"runs.compare.{name}"): [found[name][1] for found in results] for name in results[0]},
+            "",
+        ),
+    ]
+    return Answer(files.plain(value), tuple(blocks[:-1]))
+
+
+def _differing(facts: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Facts that are not the same everywhere; None stands for a missing one."""
+    names = dict.fromkeys(name for each in facts for name in each if name not in ("run.name", "run.dir"))
+    table = {name: [each.get(name) for each in facts] for name in names}
+    return {name: values for name, values in table.items() if any(value != values[0] for value in values)}
+
+
+def _material(run: RunFolder) -> dict[str, Any]:
+    if not run.has("manifest.json"):
+        return {}
+    given = manifest.load(run)
+    facts: dict[str, Any] = {"base": given.base.get("sha256"), "tokenizer": given.tokenizer.get("fingerprint")}
+    facts.update({f"{file.role}: {file.path}": file.sha256 for file in given.data})
+    facts.update(given.versions)
+    return {name: value[:12] if isinstance(value, str) and len(value) == 64 else value for name, value in facts.items()}
+
+
+def _results(summary: Summary) -> dict[str, tuple[Any, str]]:
+    best = summary.best[1] if summary.best else None
+    return {
+        "steps": (summary.step, _of(summary.step, summary.num_steps)),
+        "loss": (summary.loss, decimal(summary.loss)),
+        "validation": (best, decimal(best)),
+        "tokens": (summary.tokens, count(summary.tokens)),
+        "time": (summary.seconds, duration(summary.seconds)),
+        "speed": (summary.tokens_per_s, count(summary.tokens_per_s)),
+        "memory": (summary.peak_memory_bytes, size(summary.peak_memory_bytes)),
+    }
+
+
+def _curve(run: RunFolder) -> dict[str, list[tuple[int | None, Any]]]:
+    kept = events.effective(run.events())
+    return {kind: [(e.step, e.data.get("loss")) for e in kept if e.kind == kind] for kind in ("step", "validation")}
+
+
+def _block(title: str, runs: Sequence[RunFolder], table: Mapping[str, Sequence[Any]], empty: str) -> list[str]:
+    if not table:
+        return [empty, ""] if empty else []
+    rows = [[name, *(NOTHING if value is None else str(value) for value in values)] for name, values in table.items()]
+    return [*columns([title, *(run.name for run in runs)], rows, right=range(1, len(runs) + 1)), ""]
+
+
+# ---------------------------------------------------------------------------------------------------- stop, extend
+
+
+def stop(run: RunFolder) -> Answer:
+    """Ask the process that writes a run to save and stop after its current step.
+
+    Raises:
+        RunError: nobody is writing it.
+    """
+    state = run.state
+    if state != "running":
+        values = {"state": say(f"runs.state.{state}")}
+        raise RunError(Problem("runs.not_running", where=str(run.path), values=values))
+    holder = run.holder()
+    run.request_stop()
+    return Answer({"run": run.name, **holder}, (say("runs.stop.asked", **holder),))
+
+
+def extend(run: RunFolder, *, steps: int | None = None, epochs: float | None = None) -> Answer:
+    """Make a run longer: its recipe gets the new total, recorded as a revision; a resume then trains on.
+
+    Raises:
+        RunError: neither or both are given, the new total is not larger, or the run is being written.
+    """
+    if (steps is None) == (epochs is None):
+        raise RunError(Problem("runs.extend_one"))
+    field, new = ("steps", steps) if steps is not None else ("epochs", epochs)
+    with RunFolder.open(run.path, write=True) as writer:
+        config, summary = writer.config(), writer.summary()
+        old = _length(config, summary, field)
+        assert new is not None
+        if new <= old:
+            values = {"new": new, "old": old, "unit": say(f"runs.unit.{field}")}
+            raise RunError(Problem("runs.extend_shorter", where=str(run.path), values=values))
+        longer = _with_length(config, field, new)
+        changes = [list(each) for each in difference(config, longer)]
+        writer.write_text("recipe.yaml", load.dump(longer))
+        writer.emit("revised", {"changes": changes, "reason": "extend"})
+        step = max(writer.checkpoints(), default=0)
+    shown = {"name": run.name, "field": f"optim.{field}", "old": old, "new": new, "step": count(step)}
+    return Answer({"run": run.name, "changes": changes, "from_step": step}, (say("runs.extend.done", **shown),))
+
+
+def _with_length(config: RunConfig, field: str, new: float) -> RunConfig:
+    """The recipe with another length; of steps and epochs only one counts, so the other is taken out."""
+    plain = load.resolved(config)
+    optim = {key: value for key, value in plain["optim"].items() if key not in ("steps", "epochs")}
+    return load.load({**plain, "optim": {**optim, field: new}})
+
+
+def _length(config: RunConfig, summary: Summary, field: str) -> float:
+    """How long the run is now, in steps or epochs; 0 where that is not known in this unit, so that anything is more."""
+    if field == "steps":
+        return config.optim.steps or summary.num_steps or 0
+    return config.optim.epochs if config.optim.steps is None else 0
+
+
+# ---------------------------------------------------------------------------------------------------- pieces
+
+
+def _numbers(summary: Summary | None) -> dict[str, Any] | None:
+    return None if summary is None else {**dataclasses.asdict(summary), "tokens_per_s": summary.tokens_per_s}
+
+
+def _of(step: int, steps: int | None) -> str:
+    return f"{count(step)}/{count(steps)}" if steps else count(step)
+
+
+def _ago(then_s: float | None) -> str:
+    return span(max(time.time() - (then_s or 0.0), 0.0))

@@ -1,0 +1,307 @@
+"""The event log of a run: one JSON object per line, only ever appended to.
+
+What goes in: a kind and its data, from the one process that owns the run. What comes out: numbered events that any
+number of readers can follow; a line torn by a crash is ignored by readers and cut off by the next writer. What an
+earlier attempt did after the checkpoint that a later one resumed from is superseded (`effective`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.runs.files import FORMAT, plain, redact, user_errors
+
+KINDS: dict[str, tuple[bool, str]] = {
+    # kind: (forced to the disk at once, what its data holds)
+    "started": (True, "num_steps; begins the first attempt"),
+    "resumed": (True, "from_step, reason; begins a further attempt"),
+    "data": (False, "read, kept, excluded {reason: rows}, train, validation, tokens, loss_tokens"),
+    "model": (False, "structure (text), trainable, total"),
+    "plan": (False, "what plan.json holds"),
+    "step": (False, "loss, lr, grad_norm, epoch, num_steps, tokens, tokens_per_s, memory_bytes"),
+    "validation": (False, "loss, terms {name: loss}"),
+    "checkpoint": (False, "folder; the folder itself is complete only once it has its final name"),
+    "best": (True, "loss"),
+    "fault": (True, "what, rows, in_a_row: an update that was not applied"),
+    "revised": (True, "changes [[field, old, new]], reason: recipe, data or plan changed on an unfinished run"),
+    "note": (False, "text: anything a reader of the receipt should know"),
+    "interrupted": (True, "signal; a full checkpoint was written before"),
+    "failed": (True, "problem: why training had to stop by itself"),
+    "finished": (True, "steps, tokens, seconds, peak_memory_bytes, outputs [folders]"),
+}
+FIRST_OF_ATTEMPT = ("started", "resumed")
+ENDS = ("interrupted", "failed", "finished")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the log.
+
+    Attributes:
+        run: name of the run.
+        seq: 1, 2, 3... without gaps over all attempts; also the id of a server-sent event.
+        attempt: 1 for the first process that trained, one more for each that resumed.
+        time_s: seconds since 1970, of the machine's clock.
+        step: optimizer steps done when it happened; None where that says nothing.
+        kind: a key of KINDS.
+        data: see KINDS; numbers that are not finite are null.
+    """
+
+    run: str
+    seq: int
+    attempt: int
+    time_s: float
+    step: int | None
+    kind: str
+    data: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+
+class EventLog:
+    """The writing end; one per run, held by the owner of the run's lock.
+
+    Opening it cuts off a torn last line. Each event is one `write` of one line to a file opened for appending.
+
+    Raises (all methods):
+        RunError: the disk is full or refuses; what was written of the line is taken back.
+    """
+
+    def __init__(self, path: Path, run: str) -> None:
+        self.path = path
+        self.run = run
+        with user_errors(path):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._size = _whole_bytes(path)
+            os.ftruncate(self._file, self._size)
+        last = read(path)[-1:]
+        self.seq = last[0].seq if last else 0
+        self.attempt = last[0].attempt if last else 0
+
+    def emit(self, kind: str, data: Mapping[str, Any] | None = None, step: int | None = None) -> Event:
+        """Append one event. `started` and `resumed` begin a new attempt, so they come first in it."""
+        assert kind in KINDS, kind
+        attempt = self.attempt + 1 if kind in FIRST_OF_ATTEMPT else self.attempt
+        event = Event(self.run, self.seq + 1, attempt, round(time.time(), 3), step, kind, plain(data or {}))
+        line = redact(json.dumps(event.to_json(), ensure_ascii=False)).encode() + b"\n"
+        with user_errors(self.path, len(line)):
+            try:
+                _write_whole(self._file, line)
+                if KINDS[kind][0]:
+                    os.fsync(self._file)
+            except OSError:
+                os.ftruncate(self._file, self._size)
+                raise
+        self._size += len(line)
+        self.seq, self.attempt = event.seq, attempt
+        return event
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _write_whole(file: int, line: bytes) -> None:
+    """One write where the system takes the line at once, as it does unless the disk is all but full."""
+    while line:
+        line = line[os.write(file, line) :]
+
+
+def _whole_bytes(path: Path) -> int:
+    """Length of the file up to its last line end."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def read(path: Path) -> list[Event]:
+    """All whole events in order; an absent file has none. Lines that cannot be read are left out (see `damage`)."""
+    return [event for event in (_parse(line) for line in _lines(path)) if event is not None]
+
+
+def damage(path: Path) -> list[int]:
+    """Numbers (from 1) of the finished lines that are no events, and of those whose `seq` is not the next one."""
+    bad, expected = [], 1
+    for number, line in enumerate(_lines(path), start=1):
+        event = _parse(line)
+        if event is None or event.seq != expected:
+            bad.append(number)
+        expected = event.seq + 1 if event else expected + 1
+    return bad
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return content.split(b"\n")[:-1]  # what follows the last line end is torn, or nothing
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        value = json.loads(line)
+        if value.pop("format") > FORMAT:
+            return None
+        return Event(**value)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def effective(events: Iterable[Event]) -> list[Event]:
+    """The events that led to the run as it is now.
+
+    An attempt that resumes from step s takes the place of whatever older attempts did after step s; one that resumes
+    from step 0 starts without a checkpoint and takes the place of all their steps.
+    """
+    kept: list[Event] = []
+    for event in events:
+        if event.kind in FIRST_OF_ATTEMPT:
+            start = int(event.data.get("from_step", 0))
+            kept = [old for old in kept if old.step is None or (start > 0 and old.step <= start)]
+        kept.append(event)
+    return kept
+
+
+def follow(path: Path, after: int = 0, ended: Callable[[], bool] | None = None, poll_s: float = 0.3) -> Iterator[Event]:
+    """Events with `seq` greater than `after`, then new ones as they come.
+
+    Args:
+        ended: asked whenever nothing new is there; the generator stops once it says True and all was read. None goes
+            on for ever.
+        poll_s: pause between looks; 0.3 s is quick to the eye and costs nothing measurable.
+    """
+    position = 0
+    while True:
+        last_look = ended() if ended is not None else False  # asked before reading: nothing written since is missed
+        lines, position = _new_lines(path, position)
+        for line in lines:
+            event = _parse(line)
+            if event is not None and event.seq > after:
+                yield event
+        if last_look:
+            return
+        time.sleep(poll_s)
+
+
+def _new_lines(path: Path, position: int) -> tuple[list[bytes], int]:
+    try:
+        with open(path, "rb") as file:
+            file.seek(position)
+            content = file.read()
+    except FileNotFoundError:
+        return [], position
+    whole = content.rfind(b"\n") + 1
+    return content[:whole].split(b"\n")[:-1], position + whole
+
+
+# ---------------------------------------------------------------------------------------------------- summing up
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One process's share of a run. `end`: a kind of ENDS, or None where it is still going or died."""
+
+    number: int
+    started_s: float
+    ended_s: float
+    from_step: int
+    to_step: int
+    end: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in numbers; None where nothing is known yet.
+
+    tokens, seconds: through the model and in training, over what is effective. tokens_per_s: their quotient.
+    validation: (step, loss) of every effective validation. best: the lowest of those after step 0.
+    """
+
+    attempts: tuple[Attempt, ...]
+    started_s: float | None
+    updated_s: float | None
+    step: int
+    num_steps: int | None
+    loss: float | None
+    validation: tuple[tuple[int, float | None], ...]
+    best: tuple[int, float] | None
+    tokens: int
+    seconds: float
+    peak_memory_bytes: int | None
+    faults: int
+    ended: str | None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return self.tokens / self.seconds if self.seconds > 0 else None
+
+
+def summarise(events: Iterable[Event]) -> Summary:
+    everything = list(events)
+    kept = effective(everything)
+    steps = [event for event in kept if event.kind == "step"]
+    finished = next((event.data for event in reversed(kept) if event.kind == "finished"), {})
+    validation = tuple((event.step or 0, event.data.get("loss")) for event in kept if event.kind == "validation")
+    scored = [(step, loss) for step, loss in validation if step and loss is not None]
+    lengths = [e.data["num_steps"] for e in kept if isinstance(e.data.get("num_steps"), int)]
+    memory = [e.data["memory_bytes"] for e in steps if e.data.get("memory_bytes")]
+    return Summary(
+        attempts=tuple(_attempts(everything)),
+        started_s=everything[0].time_s if everything else None,
+        updated_s=everything[-1].time_s if everything else None,
+        step=max((event.step for event in kept if event.step is not None), default=0),
+        num_steps=lengths[-1] if lengths else None,
+        loss=steps[-1].data.get("loss") if steps else None,
+        validation=validation,
+        best=min(scored, key=lambda pair: pair[1], default=None),
+        tokens=int(finished.get("tokens") or sum(e.data.get("tokens") or 0 for e in steps)),
+        seconds=float(finished.get("seconds") or sum(_step_seconds(e) for e in steps)),
+        peak_memory_bytes=finished.get("peak_memory_bytes") or max(memory, default=None),
+        faults=sum(event.kind == "fault" for event in kept),
+        ended=_ended(everything),
+    )
+
+
+def _step_seconds(event: Event) -> float:
+    rate = event.data.get("tokens_per_s")
+    return (event.data.get("tokens") or 0) / rate if rate else 0.0
+
+
+def _ended(events: list[Event]) -> str | None:
+    """How the last attempt ended. A revision of a finished run (`runs extend`) opens it again, as if interrupted."""
+    end: str | None = None
+    for event in events:
+        if event.kind in FIRST_OF_ATTEMPT:
+            end = None
+        elif event.kind in ENDS:
+            end = event.kind
+        elif event.kind == "revised" and end == "finished":
+            end = "interrupted"
+    return end
+
+
+def _attempts(events: list[Event]) -> Iterator[Attempt]:
+    trained = [event for event in events if event.attempt and event.kind != "revised"]
+    for number in sorted({event.attempt for event in trained}):
+        own = [event for event in trained if event.attempt == number]
+        first = own[0]
+        ends = [event for event in own if event.kind in ENDS]
+        start = int(first.data.get("from_step", 0))
+        yield Attempt(
+            number=number,
+            started_s=first.time_s,
+            ended_s=own[-1].time_s,
+            from_step=start,
+            to_step=max((e.step for e in own if e.step is not None), default=start),
+            end=ends[-1].kind if ends else None,
+            reason=str(first.data.get("reason", "")),
+        )

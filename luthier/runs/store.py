@@ -1,0 +1,388 @@
+"""The run folder: everything a run is, on disk, with one writer.
+
+What goes in: a recipe, files of the engine's making, events. What comes out: a folder that any process can read at any
+moment, that a killed run can be resumed from, and that loses nothing to a crash or a full disk. The layout is in the
+table FILES; readers never write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from luthier.config import load
+from luthier.config.schema import RunConfig
+from luthier.errors import LuthierError, Problem, RunError, UserError
+from luthier.runs import files, lock, slots
+from luthier.runs.events import Event, EventLog, Summary, read, summarise
+from luthier.runs.recipe import LENGTH_FIELDS, Difference, difference, free_name, run_name
+
+FILES: dict[str, str] = {
+    "recipe.yaml": "the recipe, resolved, as run",
+    "plan.json": "dtype, kernels, policies, budget, threads: what the bits depend on",
+    "manifest.json": "fingerprints of everything that went in",
+    "events.jsonl": "what happened",
+    "excluded.jsonl": "rows left out, with reasons",
+    "checks.json": "results of checks, for the receipt",
+    "receipt.json": "the receipt",
+    "receipt.md": "the receipt for people",
+    "checkpoints": "step-N: what a resume needs",
+    "best": "weights with the lowest validation loss",
+    "adapter": "the result, in PEFT's format",
+    "model": "the result, as a model folder",
+    "trackers": "files of TensorBoard and its like",
+    "probe.npz": "prompts and the logits of the untouched base on them, for the checks at the end",
+    "lock": "held by the one writer",
+    "stop": "asks the writer to save and stop",
+}
+State = Literal["running", "finished", "interrupted", "failed", "died"]
+
+# ---------------------------------------------------------------------------------------------------- the folder
+
+
+class RunFolder:
+    """A run on disk. Made by `claim`, `create` or `open`; the writer is a context manager that gives up its lock."""
+
+    def __init__(self, path: Path, held: int | None = None) -> None:
+        self.path = path
+        self._lock = held
+        self._log: EventLog | None = None
+
+    # ------------------------------------------------------------------------------------------ opening
+
+    @classmethod
+    def create(cls, config: RunConfig, text: str) -> Self:
+        """A new run, locked for writing. `text` is the resolved recipe (`config.load.dump`).
+
+        Raises:
+            RunError: the name is unsafe, taken, or its folder holds something else.
+        """
+        run = cls._lock_folder(config)
+        try:
+            if (run.path / "recipe.yaml").exists():
+                values = {"name": run.name, "free": free_name(run.path)}
+                raise RunError(Problem("runs.exists", where=str(run.path), field="run.name", values=values))
+            run._fill(config, text)
+        except LuthierError:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def claim(cls, config: RunConfig, text: str) -> Self:
+        """What `train` does with a recipe: a new run, or the unfinished one of that name to go on with.
+
+        Raises:
+            RunError: another process is writing it; it is finished; or its recipe differs and `run.on_change` is stop.
+        """
+        run = cls._lock_folder(config)
+        try:
+            if (run.path / "recipe.yaml").exists():
+                run._readmit(config, text)
+            else:
+                run._fill(config, text)
+        except LuthierError:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str, *, write: bool = False) -> Self:
+        """An existing run, to read or (one process at a time) to write.
+
+        Raises:
+            RunError: no run is there, or another process is writing it.
+        """
+        path = Path(path)
+        if not (path / "recipe.yaml").is_file():
+            raise RunError(Problem("runs.not_a_run", where=str(path)))
+        if not write:
+            return cls(path)
+        return cls._take(path)
+
+    @classmethod
+    def _take(cls, path: Path) -> Self:
+        """Lock a folder and clear what a killed writer left half done in it, and an old request to stop."""
+        run = cls(path, lock.take(path / "lock", path.name))
+        try:
+            slots.tidy(path)
+            slots.tidy(path / "checkpoints")
+            with files.user_errors(path):
+                (path / "stop").unlink(missing_ok=True)
+        except RunError:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def _lock_folder(cls, config: RunConfig) -> Self:
+        path = Path(config.run.dir) / run_name(config)
+        with files.user_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+        if "recipe.yaml" not in names and not names <= FILES.keys():
+            values = {"files": ", ".join(sorted(names - FILES.keys())[:5])}
+            raise RunError(Problem("runs.occupied", where=str(path), field="run.name", values=values))
+        return cls._take(path)
+
+    def _fill(self, config: RunConfig, text: str) -> None:
+        read_back = load.resolved(load.loads(text, "recipe.yaml"))
+        assert read_back == load.resolved(config), "the recipe's text must say what was resolved"
+        with files.user_errors(self.path):
+            (self.path / "checkpoints").mkdir(exist_ok=True)
+        self.write_text("recipe.yaml", text)
+
+    def _readmit(self, config: RunConfig, text: str) -> None:
+        if self.summary().ended == "finished":
+            values = {"name": self.name, "free": free_name(self.path)}
+            raise RunError(Problem("runs.finished", where=str(self.path), field="run.name", values=values))
+        new = load.loads(files.redact(text), "recipe.yaml")
+        if self.settle(difference(self.config(), new), config.run.on_change):
+            self.write_text("recipe.yaml", text)
+
+    def close(self) -> None:
+        """Give up the lock. Reading goes on working."""
+        if self._log is not None:
+            self._log.close()
+        if self._lock is not None:
+            os.close(self._lock)
+        self._log = self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------ facts
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def writable(self) -> bool:
+        return self._lock is not None
+
+    @property
+    def locked(self) -> bool:
+        """Whether a process is writing the run."""
+        return self.writable or lock.held(self.path / "lock")
+
+    @property
+    def state(self) -> State:
+        """Derived from lock and events: died means that no process has it and none said how it ended."""
+        return self.state_of(self.summary().ended)
+
+    def state_of(self, ended: str | None) -> State:
+        """`state`, where the summary is at hand."""
+        if ended == "finished":
+            return "finished"
+        if self.locked:
+            return "running"
+        return "interrupted" if ended == "interrupted" else "failed" if ended == "failed" else "died"
+
+    def config(self) -> RunConfig:
+        """The recipe as run.
+
+        Raises:
+            ConfigError: it is damaged, or of a version that knows other fields.
+        """
+        return load.load(self.path / "recipe.yaml")
+
+    def holder(self) -> dict[str, Any]:
+        """{pid, host, name} of the process that holds, or last held, the lock."""
+        return lock.holder(self.path / "lock", self.name)
+
+    def settle(self, differences: Sequence[Difference], on_change: Literal["stop", "continue"]) -> bool:
+        """Judge what differs from the unfinished run: nothing (False), or recorded as a revision (True).
+
+        Raises:
+            RunError: something that matters differs, and `run.on_change` is stop; every difference is listed.
+        """
+        binding = [each for each in differences if not each.free]
+        if binding and on_change == "stop":
+            raise RunError([self._changed(each) for each in binding])
+        if differences:
+            reason = "run.on_change=continue" if binding else "free fields"
+            self.emit("revised", {"changes": [list(each) for each in differences], "reason": reason})
+        return bool(differences)
+
+    def _changed(self, each: Difference) -> Problem:
+        values = {"old": each.old, "new": each.new, "name": self.name, "free": free_name(self.path)}
+        kind = "runs.changed_length" if each.field in LENGTH_FIELDS else "runs.changed"
+        return Problem(kind, where=str(self.path), field=each.field, values=values)
+
+    # ------------------------------------------------------------------------------------------ files
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a file of the run as a whole (see `files.write_text`)."""
+        assert self.writable and name in FILES, name
+        files.write_text(self.path / name, text)
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """`write_text` of a JSON object; the format's version is added."""
+        assert self.writable and name in FILES, name
+        files.write_json(self.path / name, value)
+
+    def write_jsonl(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        assert self.writable and name in FILES, name
+        files.write_jsonl(self.path / name, rows)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run.
+
+        Raises:
+            RunError: missing, damaged, or written by a newer Luthier.
+        """
+        return files.read_json(self.path / name)
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    # ------------------------------------------------------------------------------------------ events
+
+    def emit(self, kind: str, data: Mapping[str, Any] | None = None, step: int | None = None) -> Event:
+        """Append an event (kinds: `events.KINDS`). Only the writer may."""
+        assert self.writable, "only the holder of the lock writes events"
+        if self._log is None:
+            self._log = EventLog(self.path / "events.jsonl", self.name)
+        return self._log.emit(kind, data, step)
+
+    def events(self) -> list[Event]:
+        """All events of all attempts; `events.effective` leaves out what was superseded."""
+        with files.user_errors(self.path / "events.jsonl"):
+            return read(self.path / "events.jsonl")
+
+    def summary(self) -> Summary:
+        """The run in numbers."""
+        return summarise(self.events())
+
+    def request_stop(self) -> None:
+        """Ask the writer to save and stop; any process may. The request is gone when the next attempt opens the run."""
+        with files.user_errors(self.path / "stop"):
+            (self.path / "stop").touch()
+
+    def stop_requested(self) -> bool:
+        return (self.path / "stop").exists()
+
+    # ------------------------------------------------------------------------------------------ checkpoints
+
+    def checkpoint_dir(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step}"
+
+    def checkpoints(self) -> list[int]:
+        """Steps that have a checkpoint under its final name, ascending."""
+        folder = self.path / "checkpoints"
+        names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir()) if folder.is_dir() else ()
+        return sorted(int(match[1]) for match in names if match)
+
+    def begin_checkpoint(self, step: int) -> Path:
+        """An empty folder to write a checkpoint into; it counts for nothing until `commit_checkpoint`."""
+        assert self.writable
+        return slots.begin(self.checkpoint_dir(step))
+
+    def commit_checkpoint(self, temp: Path, step: int) -> Path:
+        """Hash every file, force everything to the disk, then give the folder its final name, which is returned."""
+        return slots.commit(temp, self.checkpoint_dir(step), hashed=True)
+
+    def checkpoint(self, step: int) -> contextlib.AbstractContextManager[Path]:
+        """`begin_checkpoint` and `commit_checkpoint` around a block that writes the files.
+
+        Raises:
+            RunError: the disk is full or refuses. The unfinished folder is removed; older checkpoints are untouched.
+        """
+        assert self.writable
+        return slots.replacing(self.checkpoint_dir(step), hashed=True, expected_bytes=self._expected_bytes())
+
+    def replace_best(self) -> contextlib.AbstractContextManager[Path]:
+        """The same for the best weights, which take the place of the old ones; their slot is outside the rotation."""
+        assert self.writable
+        return slots.replacing(self.path / "best", hashed=True)
+
+    def replace(self, name: Literal["adapter", "model"]) -> contextlib.AbstractContextManager[Path]:
+        """The same for a result, in the ecosystem's own format: nothing is added to it."""
+        assert self.writable
+        return slots.replacing(self.path / name, hashed=False)
+
+    @property
+    def best_dir(self) -> Path | None:
+        """The best weights so far; None before the first validation after step 0."""
+        candidates = (self.path / "best", slots.aside_of(self.path / "best"))
+        return next((path for path in candidates if path.is_dir()), None)
+
+    def newest_valid_checkpoint(self) -> tuple[Path | None, list[Problem]]:
+        """The newest checkpoint whose files all have the hashes they were written with.
+
+        Damaged ones that are newer are named as problems; nothing is deleted. The writer moves them aside
+        (`damaged-step-N`), so that rotation does not count them.
+        """
+        problems: list[Problem] = []
+        for step in reversed(self.checkpoints()):
+            folder = self.checkpoint_dir(step)
+            found = slots.verify_folder(folder)
+            if not found:
+                return folder, problems
+            problems.extend(found)
+            if self.writable:
+                slots.set_aside(folder)
+        return None, problems
+
+    def prune(self, keep: int, protect: Sequence[int] = ()) -> list[int]:
+        """Delete all but the newest `keep` checkpoints and those of the steps in `protect`; returns the deleted."""
+        assert self.writable and keep >= 1
+        doomed = [step for step in self.checkpoints()[:-keep] if step not in protect]
+        for step in doomed:
+            slots.drop(self.checkpoint_dir(step))
+        return doomed
+
+    def _expected_bytes(self) -> int:
+        """Size of the largest checkpoint there is: the next one is as large."""
+        return max((slots.folder_bytes(self.checkpoint_dir(step)) for step in self.checkpoints()), default=0)
+
+
+# ---------------------------------------------------------------------------------------------------- the index
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One line of a list of runs. `problem`: why the folder cannot be read; everything else is then empty."""
+
+    name: str
+    path: str
+    state: State | Literal["damaged"]
+    model: str
+    method: str
+    tune: str
+    summary: Summary | None
+    problem: str = ""
+
+
+def index(runs_dir: Path | str) -> list[RunInfo]:
+    """All runs below a folder, the last one that did something first. Nothing but the folders themselves is read, so
+    there is no list that could be out of date."""
+    folder = Path(runs_dir)
+    paths = sorted(p for p in folder.iterdir() if (p / "recipe.yaml").is_file()) if folder.is_dir() else []
+    return sorted((_info(path) for path in paths), key=_last_seen, reverse=True)
+
+
+def _last_seen(info: RunInfo) -> float:
+    return (info.summary.updated_s if info.summary else None) or 0.0
+
+
+def _info(path: Path) -> RunInfo:
+    run = RunFolder(path)
+    try:
+        config, summary = run.config(), run.summary()
+    except UserError as error:
+        return RunInfo(path.name, str(path), "damaged", "", "", "", None, str(error))
+    state = run.state_of(summary.ended)
+    return RunInfo(path.name, str(path), state, config.model.path, config.method.kind, config.tune.kind, summary)

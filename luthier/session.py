@@ -1,0 +1,193 @@
+"""A model ready to answer: base weights, the run's adapter or tuned weights, and the renderer it was trained with.
+
+What goes in: a run (folder or name), a model folder, a hub id or `nano`. What comes out: a `Session` whose `answer`
+renders messages exactly as training did, stops at the same tokens, and can speak with or without the adapter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier import generate
+from luthier.arch import families
+from luthier.arch.spec import Architecture
+from luthier.config.load import environment
+from luthier.config.schema import ModelSection, RunConfig
+from luthier.data.formats import Message
+from luthier.data.templates import Renderer, load_renderer
+from luthier.engine import backend
+from luthier.errors import ModelError, Problem, RunError
+from luthier.generate import Sampling
+from luthier.models import adapters, hub, weights
+from luthier.models.decoder import Decoder
+from luthier.runs import manifest
+from luthier.runs.store import RunFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A base model found on disk. path: as the user named it; commit: of the hub, where it came from there."""
+
+    path: str
+    folder: Path
+    revision: str | None
+    commit: str | None
+    arch: Architecture
+
+
+def find_base(model: ModelSection) -> Base:
+    """Find (or download) the base and read its architecture; no weights are loaded.
+
+    Raises:
+        ModelError: it is not there, cannot be fetched, or is of a family that is not known.
+    """
+    resolved = hub.resolve(model.path, model.revision, environment())
+    return Base(model.path, resolved.folder, model.revision, resolved.commit, families.read(resolved.folder))
+
+
+Conversation = str | Sequence[Mapping[str, Any] | Message]
+ADAPTER = "default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """Attributes:
+    decoder: base (or fully tuned) weights, with the adapter attached where there is one.
+    adapter: its name; None where the weights themselves were tuned or nothing was.
+    label: what to call it on screen; base_label: the same for the base.
+    base: a decoder with the untouched base weights, for comparisons; the same object where an adapter can be left off.
+    """
+
+    decoder: Decoder
+    renderer: Renderer
+    adapter: str | None
+    label: str
+    base: Decoder | None
+    base_label: str
+
+    def answer(
+        self,
+        conversation: Conversation,
+        sampling: Sampling | None = None,
+        *,
+        tuned: bool = True,
+        on_text: Callable[[str], None] | None = None,
+    ) -> str:
+        """One answer; see `answers`. `on_text` receives the text as it comes, in pieces of whole characters."""
+        stream = self.renderer.stream_decoder()
+
+        def push(_: int, token: int) -> None:
+            assert on_text is not None
+            piece = stream.push(token)
+            if piece:
+                on_text(piece)
+
+        return self._answers([conversation], sampling, tuned, push if on_text else None)[0]
+
+    def answers(
+        self, conversations: Sequence[Conversation], sampling: Sampling | None = None, *, tuned: bool = True
+    ) -> list[str]:
+        """Answer each conversation (a question, or messages with role and content), in one batch.
+
+        Args:
+            tuned: False answers with the base.
+        """
+        return self._answers(conversations, sampling, tuned, None)
+
+    def _answers(
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling | None,
+        tuned: bool,
+        on_token: Callable[[int, int], None] | None,
+    ) -> list[str]:
+        prompts = [self.renderer.prompt(messages_of(each)) for each in conversations]
+        decoder = self.decoder if tuned else self.base
+        assert decoder is not None, "this session was opened without the base"
+        outcome = generate.generate(
+            decoder,
+            prompts,
+            self.renderer.stop_ids,
+            sampling,
+            adapter=self.adapter if tuned else None,
+            on_token=on_token,
+        )
+        return [self.renderer.decode(each.ids) for each in outcome]
+
+
+def messages_of(conversation: Conversation) -> tuple[Message, ...]:
+    """A bare question becomes one user message."""
+    if isinstance(conversation, str):
+        return (Message("user", conversation),)
+    return tuple(
+        each if isinstance(each, Message) else Message(str(each["role"]), str(each["content"])) for each in conversation
+    )
+
+
+def open_session(
+    target: str | Path, *, device: str = "auto", compare: bool = False, template: str = "model"
+) -> Session:
+    """Load a run or a model for answering.
+
+    Args:
+        target: run folder or name, model folder, hub id, or `nano`.
+        compare: also keep the base at hand (costs a second copy of the weights where they were tuned in full).
+        template: for models that bring no chat template: chatml, alpaca or a Jinja file. Runs bring their own.
+
+    Raises:
+        ModelError: the target is neither, or cannot be loaded; RunError: the run has no weights yet.
+    """
+    path = run_path(target)
+    if path is not None:
+        return _open_run(RunFolder.open(path), device, compare)
+    config = RunConfig.model_validate({"model": str(target), "data": {"train": "-", "template": template}})
+    base = find_base(config.model)
+    chosen = backend.choose(device, "auto")
+    chosen.apply()
+    decoder = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
+    return Session(decoder, load_renderer(base.folder, config), None, str(target), decoder, str(target))
+
+
+def run_path(target: str | Path) -> Path | None:
+    """The folder of the run that is meant: a run folder, or a name below `runs/`; None where neither is one."""
+    return next((path for path in (Path(target), Path("runs") / target) if (path / "recipe.yaml").is_file()), None)
+
+
+def output_folder(run: RunFolder) -> Path:
+    """`adapter` or `model` of the run.
+
+    Raises:
+        RunError: the run has no result yet.
+    """
+    for name in ("adapter", "model"):
+        if (run.path / name).is_dir():
+            return run.path / name
+    raise RunError(Problem("runs.no_result", where=str(run.path), values={"name": run.name, "state": run.state}))
+
+
+def _open_run(run: RunFolder, device: str, compare: bool) -> Session:
+    output, asked = output_folder(run), run.config().model
+    given = manifest.load(run)
+    base = find_base(asked.model_copy(update={"revision": given.base["commit"] or asked.revision}))
+    if device == "auto":
+        chosen = backend.restore(run.read_json("plan.json")["backend"])[0]
+    else:
+        chosen = backend.choose(device, "auto")
+    chosen.apply()
+    renderer = Renderer.load(output)
+    whole = output.name == "model"
+    decoder = weights.load(
+        output if whole else base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device
+    )
+    if not whole:
+        if given.base["sha256"] != manifest.weights_fingerprint(base.folder)["sha256"]:
+            raise ModelError(Problem("models.base_changed", where=str(base.folder), value=base.path))
+        adapters.load_adapter(decoder, base.arch, output, ADAPTER)
+        return Session(decoder, renderer, ADAPTER, run.name, decoder, base.path)
+    original = None
+    if compare:
+        original = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
+    return Session(decoder, renderer, None, run.name, original, base.path)

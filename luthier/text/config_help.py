@@ -1,0 +1,382 @@
+"""What each setting of a recipe does, for people who have never fine-tuned: id -> (English, Chinese).
+
+`config.help.<section>` introduces a section, `config.help.<section>.<field>` explains a field: what it does, what
+larger means, when to change it.
+"""
+
+from __future__ import annotations
+
+HELP: dict[str, tuple[str, str]] = {
+    # ------------------------------------------------------------------------------------------------ model
+    "config.help.model": (
+        "The base model: what your tuned model starts from.",
+        "基础模型：微调的起点。",
+    ),
+    "config.help.model.path": (
+        "Which model to start from: `nano` (a tiny one that comes with Luthier, good for trying things out), the "
+        "folder of a model you have, a name on Hugging Face such as Qwen/Qwen2.5-0.5B-Instruct, or "
+        "modelscope:org/name. A larger model can do more but needs more memory and time; start with the smallest "
+        "that could do the job. Models called Instruct or Chat already know how to answer; plain base models take "
+        "your style more freely but need more examples.",
+        "从哪个模型开始：`nano`（随 Luthier 提供的微型模型，适合试用）、已有模型的目录、Hugging Face 上的名称（如 "
+        "Qwen/Qwen2.5-0.5B-Instruct），或 modelscope:组织/名称。模型越大能力越强，但需要更多显存和时间；建议先用可"
+        "能够用的最小模型。名称带 Instruct 或 Chat 的模型已经会回答问题；纯基座模型更容易学到您的风格，但需要更多样"
+        "本。",
+    ),
+    "config.help.model.revision": (
+        "Which version of a model on a hub: a branch, a tag or a commit. Empty takes the newest. Either way the "
+        "exact commit is written down with the run, so that it can be repeated.",
+        "使用模型库中的哪个版本：分支、标签或提交号。留空则取最新版本。无论哪种情况，确切的提交号都会随运行记录下"
+        "来，以便重复。",
+    ),
+    "config.help.model.init": (
+        "`pretrained` starts from what the model already knows, which is what fine-tuning means. `random` throws "
+        "that away and keeps only the model's shape: for pre-training from nothing, which needs a great deal of "
+        "text.",
+        "`pretrained` 从模型已有的知识出发，这正是微调。`random` 丢弃已有知识、只保留模型结构：用于从零预训练，需要"
+        "海量文本。",
+    ),
+    "config.help.model.dtype": (
+        "How exactly numbers are kept while computing. float32 is the most exact and takes twice the memory; "
+        "bfloat16 is the usual choice on modern hardware; float16 is for older GPUs. `auto` tries the machine out "
+        "and takes the fastest that is safe. Change it only if results look unstable (then float32).",
+        "计算时数字的精度。float32 最精确，但内存翻倍；bfloat16 是现代硬件的常规选择；float16 用于较旧的 GPU。"
+        "`auto` 会测试本机并选择安全且最快的一种。只有在结果不稳定时才需要修改（改为 float32）。",
+    ),
+    # ------------------------------------------------------------------------------------------------ data
+    "config.help.data": (
+        "What the model learns from. The quality of these rows decides the result more than any other setting.",
+        "模型的学习材料。这些数据的质量比其他任何设置都更能决定结果。",
+    ),
+    "config.help.data.train": (
+        "The file to learn from (JSON, JSONL, CSV, Parquet or plain text), or a list of files, each with a path "
+        "and, if you like, its own format and weight. A few hundred good examples teach a style; a few thousand "
+        "teach a task. Every row is checked before training begins.",
+        "用于学习的文件（JSON、JSONL、CSV、Parquet 或纯文本），也可以是文件列表，每项给出路径，并可单独设置格式和权"
+        "重。几百条好样本可以教会一种风格，几千条可以教会一项任务。训练开始前会检查每一行。",
+    ),
+    "config.help.data.train.path": (
+        "Where the file is. Relative paths start from the folder in which you run the command.",
+        "文件所在的位置。相对路径以运行命令时所在的目录为起点。",
+    ),
+    "config.help.data.train.format": (
+        "How the rows of this one file are laid out, where it differs from data.format.",
+        "这个文件中各行的格式，仅当与 data.format 不同时才需要给出。",
+    ),
+    "config.help.data.train.weight": (
+        "How often the rows of this file are seen in each pass: 2 shows each row twice, 0.5 half of the rows in "
+        "turn. Raise it for a small file that must not drown among larger ones.",
+        "每一轮中这个文件的数据出现几次：2 表示每行出现两次，0.5 表示每轮轮流出现一半。若小文件容易被大文件淹没，可"
+        "以调大。",
+    ),
+    "config.help.data.validation": (
+        "Rows that the model does not learn from and is tested on instead: that is how you see whether it "
+        "understands or just learns by heart. A share (0.05 is 5 %), a file of its own, 0 for none, or `auto`: 5 "
+        "%, at most 500 rows, none if there are fewer than 100. If the training loss falls while the validation "
+        "loss rises, the model is memorising: train for fewer epochs, or find more data.",
+        "不用于学习、只用于测试的数据：由此可以看出模型是真正理解还是死记硬背。可以是比例（0.05 即 5%）、单独的文"
+        "件、0（不留），或 `auto`：5%，最多 500 行，不足 100 行时不留。如果训练损失下降而验证损失上升，说明模型在死"
+        "记硬背：请减少轮数，或增加数据。",
+    ),
+    "config.help.data.format": (
+        "How the rows are laid out. `auto` looks at them and says what it found. alpaca: instruction, input, "
+        "output. messages: a list of turns with role and content. sharegpt: conversations with from and value. "
+        "prompt: prompt and completion, taken as they are. qa: a question and its answer under the usual names. "
+        "text: plain text for pretrain. Your own: a Python function named as module:function that turns a row into "
+        "an example.",
+        "数据行的格式。`auto` 会自动识别并告知结果。alpaca：instruction、input、output。messages：由 role 和 "
+        "content 组成的多轮对话。sharegpt：由 from 和 value 组成的 conversations。prompt：prompt 和 completion，原"
+        "样使用。qa：常见名称下的问题和回答。text：供 pretrain 使用的纯文本。自定义：写成 module:function 的 "
+        "Python 函数，把一行转换为样本。",
+    ),
+    "config.help.data.max_tokens": (
+        "The longest example, counted in tokens (pieces of words: about three quarters of an English word, often "
+        "one or two Chinese characters). Longer examples need more memory. Raise it if your examples are longer, "
+        "and lower it if memory is short; what happens to longer ones is up to data.too_long.",
+        "单个样本的最大长度，以词元计（词的片段：约为四分之三个英文单词，通常为一到两个汉字）。样本越长，所需内存越"
+        "多。样本较长时调大，内存不足时调小；超长样本如何处理由 data.too_long 决定。",
+    ),
+    "config.help.data.bad_rows": (
+        "What to do with rows that cannot be used: an empty answer, a missing field, a broken line. `stop` lists "
+        "them and asks you, because one wrong row often means that others are wrong too; `drop` leaves them out "
+        "and writes them down with the reason. Nothing is ever left out silently.",
+        "如何处理无法使用的行：回答为空、缺少字段、行已损坏。`stop`：逐一列出并停下来由您决定，因为一行出错往往意味"
+        "着其他行也有问题；`drop`：剔除并记录原因。任何数据都不会被悄悄丢弃。",
+    ),
+    "config.help.data.too_long": (
+        "What to do with examples longer than data.max_tokens. `stop` counts them and asks you; `drop` leaves them "
+        "out and lists them; `truncate` cuts off the end, so that the model may learn answers without an ending.",
+        "如何处理超过 data.max_tokens 的样本。`stop`：统计数量并停下来由您决定；`drop`：剔除并逐一列出；"
+        "`truncate`：截去末尾，模型可能因此学到没有结尾的回答。",
+    ),
+    "config.help.data.template": (
+        "How a conversation is written as one text, with marks for who speaks. `model` takes the model's own way, "
+        "which is right for every model that has one. A base model without one needs chatml, alpaca, or a Jinja "
+        "file of your own. The same template is used when you chat later; that is what makes the model recognise "
+        "the situation.",
+        "如何把对话写成一段带有说话人标记的文本。`model` 使用模型自带的方式，只要模型带有模板就应使用它。没有模板的"
+        "基座模型需要 chatml、alpaca 或您自己的 Jinja 文件。之后聊天时使用同一模板，这样模型才能认出场景。",
+    ),
+    "config.help.data.system": (
+        "A standing instruction placed before every conversation that has none, such as: You are a helpful tax "
+        "adviser. The tuned model expects to see the same text when it is used.",
+        "放在每个没有系统提示的对话之前的固定说明，例如：你是一名乐于助人的税务顾问。使用微调后的模型时，也应给出同"
+        "样的文字。",
+    ),
+    "config.help.data.stop_token": (
+        "The mark by which the model says that its answer is over. Empty takes the template's own. Only needed "
+        "when Luthier reports that the template's mark was never trained in this model; the message names "
+        "candidates. A wrong mark makes a model that never stops talking.",
+        "模型表示回答结束的标记。留空则使用模板自带的标记。只有当 Luthier 提示该标记在模型中从未训练过时才需要设"
+        "置，提示中会给出候选。标记不对，模型就会说个不停。",
+    ),
+    "config.help.data.allow_unfilled": (
+        "Rows that still hold a blank such as {{{{name}}}} are usually an accident, so you are warned. true says "
+        "that they are meant.",
+        "仍含有 {{{{name}}}} 这类空白的行通常是疏漏，因此会发出警告。设为 true 表示这是有意为之。",
+    ),
+    # ------------------------------------------------------------------------------------------------ method
+    "config.help.method": (
+        "What the model learns from the rows.",
+        "模型从数据中学什么。",
+    ),
+    "config.help.method.kind": (
+        "`sft` (supervised fine-tuning) learns to answer as your examples do; take it unless you know better. "
+        "`pretrain` learns to continue plain text: it gives a model the words and facts of a field, usually before "
+        "sft.",
+        "`sft`（有监督微调）让模型学会像样本那样回答，一般就选它。`pretrain` 学习续写纯文本：让模型掌握某个领域的词"
+        "汇和知识，通常在 sft 之前进行。",
+    ),
+    "config.help.method.train_on": (
+        "Which answers of a conversation are learned: `all` of them, or only the `last`, with the earlier ones as "
+        "context. Take `last` if earlier answers in your data are poor, or were written by another model.",
+        "学习对话中的哪些回答：`all` 为全部；`last` 只学最后一个，之前的作为上下文。如果数据中较早的回答质量不高，"
+        "或出自别的模型，请选 `last`。",
+    ),
+    # ------------------------------------------------------------------------------------------------ tune
+    "config.help.tune": (
+        "Which part of the model changes.",
+        "模型的哪一部分会改变。",
+    ),
+    "config.help.tune.kind": (
+        "`lora` leaves the model as it is and trains small additions, like sticky notes on the pages of a book: "
+        "little memory, a file of a few megabytes, hard to spoil the model; take it first. `freeze` trains only "
+        "the top layers. `full` trains every weight: the most room to learn, several times the memory, and the "
+        "easiest way to forget what the model knew.",
+        "`lora` 不改动模型本身，只训练小块的附加部分，就像在书页上贴便签：省内存，文件只有几兆，不易损坏模型，建议"
+        "先用它。`freeze` 只训练最上面几层。`full` 训练全部权重：学习空间最大，内存需要数倍，也最容易忘掉原有知识。",
+    ),
+    "config.help.tune.rank": (
+        "lora: how large the additions are. 4 or 8 will do for a simple task or a tone of voice, 16 for most "
+        "things, 32 to 128 for much new material. Larger learns more, but takes more memory, makes a larger file, "
+        "and learns small data by heart sooner.",
+        "lora：附加部分有多大。简单任务或语气用 4 或 8 就够，多数情况用 16，新内容很多时用 32 到 128。越大学得越"
+        "多，但更占内存、文件更大，也更容易把小数据集死记下来。",
+    ),
+    "config.help.tune.alpha": (
+        "lora: how strongly the additions act; their effect is multiplied by alpha / rank. Empty is twice the "
+        "rank, which suits nearly everyone. Larger makes the tuning stronger, and sooner too strong; smaller keeps "
+        "more of the base model. If you would change it, try the learning rate first.",
+        "lora：附加部分的作用强度，其效果会乘以 alpha / rank。留空即为 rank 的两倍，几乎适合所有情况。越大微调作用"
+        "越强，也越容易过头；越小则保留更多原模型的特点。想改它时，建议先试着调整学习率。",
+    ),
+    "config.help.tune.dropout": (
+        "lora: the share of inputs that the additions are made to do without, at random, at each step, so that "
+        "they do not lean on details. 0 is fine for most data; 0.05 to 0.1 helps when there are few examples and "
+        "many epochs. Larger holds back memorising, and slows learning.",
+        "lora：每一步随机让附加部分忽略的输入比例，避免它过分依赖细节。多数数据用 0 即可；样本少而轮数多时 0.05 到 "
+        "0.1 会有帮助。越大越能抑制死记硬背，但学得也越慢。",
+    ),
+    "config.help.tune.targets": (
+        "lora: which parts of each layer get additions. `all-linear` takes all of them and is best in most cases. "
+        "A list such as [q_proj, v_proj] takes only those: fewer numbers to train and less memory, usually at some "
+        "cost in quality. Names differ between models; a wrong one is answered with the list of right ones.",
+        "lora：每层的哪些部分获得附加部分。`all-linear` 表示全部，多数情况下效果最好。像 [q_proj, v_proj] 这样的列"
+        "表只选其中几个：训练的参数更少、更省内存，但质量通常略低。不同模型的名称不同；写错时会列出正确的名称。",
+    ),
+    "config.help.tune.rslora": (
+        "lora: keeps the strength of the additions even when rank is large, by dividing alpha by the square root "
+        "of rank instead of rank. Worth a try from rank 64 on; it makes tuning stronger at the same alpha.",
+        "lora：用 alpha 除以 rank 的平方根（而不是 rank），使 rank 很大时附加部分的强度不致减弱。rank 在 64 以上时"
+        "值得一试；alpha 相同时微调作用更强。",
+    ),
+    "config.help.tune.rank_pattern": (
+        "lora: another rank for some parts, by name or regular expression, such as {{down_proj: 32}}. Rarely needed.",
+        "lora：按名称或正则表达式为某些部分单独设置 rank，例如 {{down_proj: 32}}。很少需要。",
+    ),
+    "config.help.tune.alpha_pattern": (
+        "lora: another alpha for some parts, by name or regular expression, such as {{down_proj: 64}}. Rarely needed.",
+        "lora：按名称或正则表达式为某些部分单独设置 alpha，例如 {{down_proj: 64}}。很少需要。",
+    ),
+    "config.help.tune.layers": (
+        "lora: a list of the layers that get additions, counted from 0; empty is all of them. freeze: how many of "
+        "the top layers train. Fewer layers are faster and need less memory, and change less.",
+        "lora：哪些层获得附加部分（从 0 数起的列表），留空为全部。freeze：训练最上面的几层。层数越少越快、越省内"
+        "存，改变也越小。",
+    ),
+    "config.help.tune.modules_to_save": (
+        "lora: parts that train in full beside the additions and are saved with them, such as embed_tokens and "
+        "lm_head. Needed when the data use marks or words that the model has never seen. They are large: expect "
+        "far more memory and a far larger file.",
+        "lora：除附加部分外还要完整训练并一同保存的部分，例如 embed_tokens 和 lm_head。当数据中有模型从未见过的标记"
+        "或词语时才需要。它们很大：内存和文件都会大得多。",
+    ),
+    "config.help.tune.from": (
+        "lora: an adapter to train further, from an earlier run or any folder in PEFT's format, instead of a fresh "
+        "one. It brings its own rank, alpha and targets. Use it to go on with new data without starting over.",
+        "lora：在已有适配器（先前的运行，或任何 PEFT 格式的目录）上继续训练，而不是从新的开始。它自带 rank、alpha "
+        "和 targets。适合用新数据接着训练，不必从头再来。",
+    ),
+    # ------------------------------------------------------------------------------------------------ optim
+    "config.help.optim": (
+        "How fast and for how long the model learns.",
+        "学得多快、学多久。",
+    ),
+    "config.help.optim.kind": (
+        "The rule by which errors become changes. `adamw` adapts its steps to each number and is the usual choice; "
+        "`sgd` is simpler and needs less memory, but its learning rate must be found by trial.",
+        "把误差变成修改的规则。`adamw` 会为每个参数自动调整步幅，是通常的选择；`sgd` 更简单、更省内存，但学习率需要"
+        "反复试验。",
+    ),
+    "config.help.optim.lr": (
+        "The learning rate: how large each change is at its largest. Empty takes 2e-4 for lora, 2e-5 for full and "
+        "freeze, 3e-4 from scratch. Larger learns faster; too large, and the loss jumps or the answers turn to "
+        "nonsense. Smaller is steadier and needs more epochs. This is the first setting to try: halve it if "
+        "training is restless, double it if the loss hardly falls.",
+        "学习率：每次修改的最大幅度。留空时 lora 取 2e-4，full 和 freeze 取 2e-5，从零训练取 3e-4。越大学得越快；太"
+        "大时损失会跳动，或回答变得语无伦次。越小越稳，但需要更多轮数。这是最先应该尝试的设置：训练不稳就减半，损失"
+        "几乎不降就加倍。",
+    ),
+    "config.help.optim.epochs": (
+        "How many times the model goes through all rows. 1 to 3 is usual; small data may need 5. More fits the "
+        "examples more closely, until the model learns them by heart: watch the validation loss and stop where it "
+        "turns up (Luthier keeps the best point). Parts such as 0.5 are fine for a trial.",
+        "把全部数据学习几遍。通常为 1 到 3；数据少时可能需要 5。越多越贴近样本，直到死记硬背：请留意验证损失，它回"
+        "升时就该停（Luthier 会保留最佳时刻）。试跑可以用 0.5 这样的小数。",
+    ),
+    "config.help.optim.steps": (
+        "How many changes are made in all, in place of epochs. 20 is a good number for a quick trial. Too few "
+        "leave the job unfinished, too many learn by heart.",
+        "一共修改多少次，用来代替 epochs。快速试跑用 20 就很合适。太少学不完，太多会死记硬背。",
+    ),
+    "config.help.optim.batch": (
+        "How many examples are looked at before each change. Larger is steadier and makes fewer changes per pass; "
+        "smaller makes more, less certain ones. 8 to 64 is usual. It does not cost memory here: Luthier splits the "
+        "batch to fit, with the same result.",
+        "每次修改前参考多少个样本。越大越稳，每轮修改次数越少；越小则修改更频繁、更不确定。通常为 8 到 64。在这里它"
+        "不占内存：Luthier 会自动拆分到放得下为止，结果不变。",
+    ),
+    "config.help.optim.schedule": (
+        "How the learning rate changes over time. `cosine` and `linear` fall to the end and are good nearly "
+        "always; `constant` stays; `inverse_sqrt` falls slowly, for long runs whose end is open; `polynomial` "
+        "falls as optim.power says.",
+        "学习率随时间如何变化。`cosine` 和 `linear` 一路下降，几乎总是合适；`constant` 保持不变；`inverse_sqrt` 缓"
+        "慢下降，适合没有确定终点的长时间训练；`polynomial` 按 optim.power 下降。",
+    ),
+    "config.help.optim.warmup": (
+        "The learning rate rises from 0 over this stretch, so that the first steps do no harm. Below 1 it is a "
+        "share of the whole (0.03 is 3 %), from 1 on a number of steps. Raise it to 0.1 if the loss jumps at the "
+        "start.",
+        "学习率在这一段从 0 升起，使最初几步不致造成破坏。小于 1 表示占总步数的比例（0.03 即 3%），1 及以上表示步"
+        "数。如果一开始损失就跳动，可调到 0.1。",
+    ),
+    "config.help.optim.min_lr_ratio": (
+        "Where the learning rate ends, as a share of its peak. 0 falls to nothing, which is right when you know "
+        "how long you train; 0.1 keeps learning alive if you may go on later.",
+        "学习率最终降到峰值的多大比例。0 表示降到零，适合训练长度已定的情况；若之后可能继续训练，可设为 0.1。",
+    ),
+    "config.help.optim.power": (
+        "For schedule polynomial: 1 is a straight line, 2 falls fast at first and gently at the end, larger still "
+        "more so.",
+        "用于 polynomial 调度：1 为直线，2 先快后慢，越大越明显。",
+    ),
+    "config.help.optim.betas": (
+        "For adamw: how long it remembers the direction and the size of earlier changes; nearer to 1 is longer. "
+        "Leave as it is; long pre-training often uses [0.9, 0.95].",
+        "用于 adamw：对先前修改的方向和大小记多久，越接近 1 记得越久。保持默认即可；长时间预训练常用 [0.9, 0.95]。",
+    ),
+    "config.help.optim.eps": (
+        "For adamw: a tiny number that keeps it from dividing by zero. Leave as it is.",
+        "用于 adamw：避免除以零的极小数。保持默认即可。",
+    ),
+    "config.help.optim.weight_decay": (
+        "Pulls weights gently towards 0 at each step, which holds back memorising. 0 suits adapters; 0.01 to 0.1 "
+        "is usual for full and for pre-training. Larger holds back more, and learning too.",
+        "每一步把权重轻轻拉向 0，以抑制死记硬背。适配器用 0；full 和预训练通常用 0.01 到 0.1。越大抑制越强，学习也"
+        "越慢。",
+    ),
+    "config.help.optim.momentum": (
+        "For sgd: how much of the last change is carried into the next; 0.9 is usual, 0 is none.",
+        "用于 sgd：上一次修改有多少延续到下一次；通常为 0.9，0 表示不延续。",
+    ),
+    "config.help.optim.clip": (
+        "The largest change that a single step may ask for; whatever is beyond is scaled down, so that one odd "
+        "batch cannot wreck the model. 1 is good; lower it (0.3) if training is restless, 0 switches it off.",
+        "单步允许的最大修改量，超出的部分会按比例缩小，避免个别异常批次毁掉模型。1 就很好；训练不稳时可调低（"
+        "0.3），0 表示关闭。",
+    ),
+    "config.help.optim.budget_tokens": (
+        "How many tokens are computed at once. Empty lets Luthier choose what fits into memory. It changes speed "
+        "and memory, not what is learned. Lower it if other programs need memory too.",
+        "一次同时计算多少词元。留空则由 Luthier 按内存选择。它只影响速度和内存，不影响学到的内容。其他程序也需要内"
+        "存时可以调小。",
+    ),
+    # ------------------------------------------------------------------------------------------------ run
+    "config.help.run": (
+        "Where the results go, and how the run behaves.",
+        "结果放在哪里，以及运行时的行为。",
+    ),
+    "config.help.run.name": (
+        "The name of the run and of its folder. Empty makes one from the model, the method and the data. The same "
+        "name again goes on with an unfinished run; choose a new name for a new attempt.",
+        "这次运行及其目录的名称。留空则由模型、方法和数据自动生成。再次使用同一名称会继续未完成的运行；新的尝试请换"
+        "一个名称。",
+    ),
+    "config.help.run.dir": (
+        "The folder that holds all runs.",
+        "存放所有运行的目录。",
+    ),
+    "config.help.run.seed": (
+        "The number that all chance comes from: the order of rows, the start of the adapter, dropout. The same "
+        "seed repeats a run exactly; another one shows how much of a result is luck.",
+        "一切随机性的来源：数据顺序、适配器的初始值、dropout。种子相同则可完全重现；换一个种子可以看出结果有多少是"
+        "运气。",
+    ),
+    "config.help.run.device": (
+        "What computes. `auto` takes the GPU if there is a usable one, else the processor. `cpu` and `cuda` (an "
+        "NVIDIA GPU) insist.",
+        "用什么来计算。`auto` 有可用的 GPU 就用 GPU，否则用处理器。`cpu` 和 `cuda`（NVIDIA GPU）表示强制指定。",
+    ),
+    "config.help.run.log_every": (
+        "Steps between two entries of loss and speed. 1 shows all; raise it to 10 or more on a fast GPU, where "
+        "each look costs a little.",
+        "每隔多少步记录一次损失和速度。1 为每步都记；在很快的 GPU 上每次记录都有少许开销，可调到 10 或更大。",
+    ),
+    "config.help.run.save_every": (
+        "Steps between two checkpoints, from which a run that was stopped or killed goes on. Empty makes ten in "
+        "all, at least one per epoch, and never waits more than 15 minutes. Smaller loses less work and writes "
+        "more.",
+        "每隔多少步保存一次检查点，中断的运行可以从那里继续。留空则共保存十次，每轮至少一次，且间隔不超过 15 分钟。"
+        "越小损失的进度越少，写盘越多。",
+    ),
+    "config.help.run.keep": (
+        "How many checkpoints stay on disk, besides the best one. More let you go further back and take more space.",
+        "除最佳检查点外，磁盘上保留几个检查点。越多可回退得越早，占用空间也越大。",
+    ),
+    "config.help.run.validate_every": (
+        "Steps between two tests on the validation rows. Empty makes four, and one at the end. Smaller shows "
+        "sooner when the model begins to memorise, and takes time from training.",
+        "每隔多少步在验证数据上测试一次。留空则测试四次，结束时再测一次。越小越早发现死记硬背，但会占用训练时间。",
+    ),
+    "config.help.run.report": (
+        "Also send the curves to tensorboard, wandb or swanlab, each of which must be installed. The run folder "
+        "has everything in any case.",
+        "同时把曲线发送到 tensorboard、wandb 或 swanlab（需分别安装）。无论如何，运行目录里都有完整记录。",
+    ),
+    "config.help.run.on_change": (
+        "What to do if recipe or data have changed since an unfinished run of this name was started. `stop` shows "
+        "the difference and asks; `continue` goes on and writes the change down.",
+        "如果同名的未完成运行开始之后，配方或数据发生了变化，该怎么办。`stop` 显示差异并停下；`continue` 继续运行并"
+        "记录变化。",
+    ),
+}

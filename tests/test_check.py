@@ -1,0 +1,410 @@
+"""Whole files, checked.
+
+What goes in: recipes with good, bad and odd files. What comes out: the counts, the rows named, the notes and the split,
+held against what a few lines of plain Python find in the same files.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.config.schema import RunConfig
+from luthier.data import check, scan, split
+from luthier.data.check import Checked, check_path, check_sources
+from luthier.data.formats import Chat, Message, Text
+from luthier.errors import DataError, Problem, RunError
+from luthier.text import set_language
+
+WriteRows = Callable[..., Path]
+
+
+def config(train: Any, **data: Any) -> RunConfig:
+    method = data.pop("method", "sft")
+    seed = data.pop("seed", 0)
+    return RunConfig.model_validate(
+        {"model": "nano", "data": {"train": train, **data}, "method": method, "run": {"seed": seed}}
+    )
+
+
+def rows(count: int, start: int = 0) -> list[dict[str, str]]:
+    return [
+        {"instruction": f"question {number}", "output": f"answer {number}"} for number in range(start, start + count)
+    ]
+
+
+def note(checked: Checked, id: str) -> Problem:
+    (found,) = [each for each in checked.notes if each.id == id]
+    assert found.rule and found.remedy
+    return found
+
+
+def notes(checked: Checked) -> set[str]:
+    return {each.id for each in checked.notes}
+
+
+# ----------------------------------------------------------------------------------------------------- real files
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "real_rows"),
+    [
+        ("alpaca_en_demo.json", "alpaca", 999),
+        ("identity.json", "alpaca", 91),
+        ("v1_sft_demo.jsonl", "messages", 500),
+        ("glaive_toolcall_en_demo.json", "sharegpt", 300),
+        ("reason_tool_use_demo_50.jsonl", "messages", 50),
+        ("c4_demo.jsonl", "text", 300),
+        ("wiki_demo.txt", "text", 30),
+    ],
+)
+def test_real_files_are_read_whole(real_data: Callable[[str], Path], name: str, format: str, real_rows: int) -> None:
+    path = real_data(name)
+    checked = check_path(str(path))
+    (file,) = checked.files
+    assert not checked.problems and not checked.excluded
+    assert file.format == format and file.read == file.kept == len(checked.train)
+    if path.parent.name == "data":
+        assert file.read == real_rows
+    assert file.bytes == path.stat().st_size
+    assert check.lines(checked)[0] == f"{path}: {file.read} rows read = {file.read} kept + 0 left out"
+    assert json.loads(json.dumps(check.report(checked)))["train"] == file.read
+
+
+def test_duplicates_of_a_real_file_are_counted(real_data: Callable[[str], Path]) -> None:
+    path = real_data("alpaca_en_demo.json")
+    values = json.loads(path.read_bytes())
+    distinct = len({(row["instruction"], row.get("input", ""), row["output"]) for row in values})
+    checked = check_path(str(path))
+    assert checked.files[0].distinct == distinct
+    if distinct < len(values):
+        assert note(checked, "data.duplicates").values["rows"] == len(values) - distinct
+
+
+def test_placeholders_of_a_real_file_are_told(real_data: Callable[[str], Path]) -> None:
+    path = real_data("identity.json")
+    hit = [row for row in json.loads(path.read_bytes()) if "{{" in row["output"] + row["instruction"]]
+    found = note(check_path(str(path)), "data.unfilled")
+    assert found.values["rows"] == len(hit)
+    assert {"{{name}}", "{{author}}"} <= set(found.values["words"].split(", "))
+    assert str(path) in found.values["places"]
+    accepted = check_sources(config(str(path), allow_unfilled=True))
+    assert "data.unfilled" not in notes(accepted)
+
+
+def test_weights_of_a_real_file_are_kept(real_data: Callable[[str], Path]) -> None:
+    path = real_data("v1_sft_demo.jsonl")
+    values = [json.loads(line) for line in path.read_bytes().splitlines()]
+    for item, row in zip(check_path(str(path)).train, values, strict=True):
+        assert isinstance(item.example, Chat)
+        assert [(each.role, each.content, each.weight) for each in item.example.messages] == [
+            (each["role"], each["content"][0]["value"], each["loss_weight"]) for each in row["messages"]
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "id"), [("dpo_en_demo.json", "data.preference"), ("kto_en_demo.json", "data.feedback")]
+)
+def test_real_files_for_other_methods_are_refused(real_data: Callable[[str], Path], name: str, id: str) -> None:
+    with pytest.raises(DataError) as caught:
+        check_sources(config(str(real_data(name))))
+    assert [problem.id for problem in caught.value.problems] == [id]
+
+
+# ------------------------------------------------------------------------------------------------------ bad rows
+
+
+def test_every_bad_row_is_named_and_stops(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"instruction": "q", "output": "a"}\n{"instruction": "q"}\n{broken\n{"instruction": "q", "output": ""}\n'
+    )
+    with pytest.raises(DataError) as caught:
+        check_sources(config(str(path)))
+    assert [(problem.id, problem.where.removeprefix(str(path))) for problem in caught.value.problems] == [
+        ("data.missing_field", ":2"),
+        ("data.json_syntax", ":3:2"),
+        ("data.empty_answer", ":4"),
+        ("data.stopped", ""),
+    ]
+    assert "3 of 4 rows" in caught.value.problems[-1].rule and "data.bad_rows=drop" in str(caught.value)
+
+
+def test_dropped_rows_are_kept_account_of(tmp_path: Path, write_rows: WriteRows) -> None:
+    bad = [{"instruction": "q"}, {"instruction": "q", "output": 3}]
+    path = write_rows("a.json", [*rows(150), *bad])
+    checked = check_sources(config(str(path), bad_rows="drop", validation=0.0))
+    assert len(checked.train) == 150
+    assert [(row.path, row.number, row.reason_id) for row in checked.excluded] == [
+        (str(path), 151, "data.missing_field"),
+        (str(path), 152, "data.wrong_type"),
+    ]
+    assert checked.files[0].faults == {"data.missing_field": 1, "data.wrong_type": 1}
+    assert note(checked, "data.left_out").values == {"rows": 2, "read": 152}
+    out = tmp_path / "excluded.jsonl"
+    out.write_text("older")
+    check.write_excluded(out, checked.excluded)
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        {"path": row.path, "number": row.number, "reason_id": row.reason_id, "reason": row.reason}
+        for row in checked.excluded
+    ]
+    assert checked.excluded[0].reason.startswith("output: is missing")
+    assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+    assert any("1 × output: is number, text is needed" in line for line in check.lines(checked))
+
+
+def test_many_bad_rows_are_counted(write_rows: WriteRows) -> None:
+    path = write_rows("a.jsonl", [*rows(30), *[{"instruction": "q", "output": ""}] * 70])
+    checked = check_path(str(path))
+    named = [problem for problem in checked.problems if problem.id == "data.empty_answer"]
+    (more,) = [problem for problem in checked.problems if problem.id == "data.more"]
+    assert len(named) == scan.SHOWN and more.values["rows"] == 70 - scan.SHOWN
+    assert len(checked.excluded) == 70
+
+
+def test_nothing_left(write_rows: WriteRows) -> None:
+    path = write_rows("a.jsonl", [{"instruction": "q", "output": ""}] * 3)
+    with pytest.raises(DataError, match="no row can be used"):
+        check_sources(config(str(path), bad_rows="drop"))
+
+
+@pytest.mark.parametrize(
+    ("content", "id"),
+    [
+        (b"", "data.empty_file"),
+        (b"[]", "data.no_rows"),
+        (b'[{"instruction": "q", "output": "a"}, {', "data.json_array_broken"),
+        (b'[{"title": "t"}]', "data.format_unknown"),
+    ],
+)
+def test_a_file_that_cannot_be_used_stops_even_where_rows_are_dropped(tmp_path: Path, content: bytes, id: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        check_sources(config([str(path), str(tmp_path / "absent.json")], bad_rows="drop"))
+    assert [problem.id for problem in caught.value.problems] == [id, "data.no_file"]
+
+
+def test_the_same_file_twice_is_refused(write_rows: WriteRows) -> None:
+    path = write_rows("a.json", rows(3))
+    with pytest.raises(DataError, match="more than once"):
+        check_sources(config([str(path), str(path)]))
+
+
+def test_a_file_that_changes_while_it_is_read(write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_rows("a.jsonl", rows(3))
+    real = scan.content_hash
+
+    def writes_meanwhile(example: Any) -> bytes:
+        with open(path, "a") as file:
+            file.write("\n")
+        return real(example)
+
+    monkeypatch.setattr(scan, "content_hash", writes_meanwhile)
+    with pytest.raises(DataError, match="changed while it was read"):
+        check_sources(config(str(path)))
+
+
+def test_text_and_chat_belong_to_their_methods(write_rows: WriteRows) -> None:
+    text, chat = write_rows("t.jsonl", [{"text": "a b c"}] * 2), write_rows("c.jsonl", rows(2))
+    with pytest.raises(DataError) as caught:
+        check_sources(config([str(text), str(chat)]))
+    assert [problem.id for problem in caught.value.problems] == ["data.sft_on_text"]
+    with pytest.raises(DataError) as caught:
+        check_sources(config([str(text), str(chat)], method="pretrain"))
+    assert [problem.id for problem in caught.value.problems] == ["data.pretrain_on_chat"]
+    assert check_sources(config(str(text), method="pretrain")).train[0].example == Text("a b c")
+
+
+def test_a_format_may_be_given_per_file(write_rows: WriteRows) -> None:
+    both = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "label": True}
+    judged, plain = write_rows("j.jsonl", [both]), write_rows("p.jsonl", rows(1))
+    checked = check_sources(config([{"path": str(judged), "format": "messages"}, str(plain)]))
+    assert [(file.format, file.why == "as the recipe says") for file in checked.files] == [
+        ("messages", True),
+        ("alpaca", False),
+    ]
+    assert note(checked, "data.unread_keys").values["words"] == "label"
+    assert [item.source_index for item in checked.train] == [0, 1]
+
+
+def test_the_users_own_format(tmp_path: Path, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own_check_format.py").write_text(
+        "def chat(row):\n    return {'question': row['q'], 'answer': row['a']}\n", encoding="utf-8"
+    )
+    path = write_rows("a.jsonl", [{"q": "q", "a": "a"}, {"q": "q"}])
+    checked = check_sources(config(str(path), format="own_check_format:chat", bad_rows="drop"))
+    assert checked.train[0].example == Chat((Message("user", "q"), Message("assistant", "a")))
+    assert checked.plugins == {"own_check_format:chat": tmp_path / "own_check_format.py"}
+    (left,) = checked.excluded
+    assert left.number == 2 and "KeyError: 'a' (own_check_format.py:2)" in left.reason
+    with pytest.raises(DataError, match="no such function"):
+        check_sources(config(str(path), format="own_check_format:absent"))
+
+
+# --------------------------------------------------------------------------------------------------------- notes
+
+
+def test_few_rows_repeated_are_told_loudly(write_rows: WriteRows) -> None:
+    checked = check_path(str(write_rows("a.json", rows(2) * 50)))
+    assert note(checked, "data.few_distinct").rule.startswith("ONLY 2 OF 100 ROWS")
+    assert checked.files[0].distinct == 2
+
+
+def test_repeats_across_files_are_found(write_rows: WriteRows) -> None:
+    one, two = write_rows("1.jsonl", rows(10)), write_rows("2.jsonl", rows(10, start=9))
+    found = note(check_sources(config([str(one), str(two)])), "data.duplicates")
+    assert (found.values["rows"], found.values["places"]) == (1, f"{two}:1 = {one}:10")
+
+
+def test_a_conversation_that_ends_with_a_question_is_noted(write_rows: WriteRows) -> None:
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    assert note(check_path(str(write_rows("a.jsonl", [{"messages": turns}]))), "data.unanswered").values["rows"] == 1
+
+
+def test_rows_that_are_trained_and_validated_are_noted(write_rows: WriteRows) -> None:
+    train, valid = write_rows("t.jsonl", rows(10)), write_rows("v.jsonl", rows(5, start=8))
+    checked = check_sources(config(str(train), validation=[str(valid)]))
+    assert len(checked.train) == 10 and len(checked.validation) == 5
+    assert note(checked, "data.leak").values == {"rows": 2, "places": f"{valid}:1, {valid}:2", "words": ""}
+    assert [file.role for file in checked.files] == ["train", "validation"]
+
+
+def test_files_for_validation_are_checked_too(write_rows: WriteRows) -> None:
+    train, valid = write_rows("t.jsonl", rows(10)), write_rows("v.jsonl", [*rows(1), {"instruction": "q"}])
+    with pytest.raises(DataError) as caught:
+        check_sources(config(str(train), validation=[str(valid)]))
+    assert caught.value.problems[0].where == f"{valid}:2"
+
+
+def test_braces_in_code_are_no_placeholders(write_rows: WriteRows) -> None:
+    values = [{"instruction": "q", "output": text} for text in ("f'{{{x}}}'", "{{1, 2}, {3}}", "{ {name} }")]
+    assert "data.unfilled" not in notes(check_path(str(write_rows("a.jsonl", values))))
+
+
+# --------------------------------------------------------------------------------------------------------- split
+
+
+def parts(checked: Checked) -> tuple[set[str], set[str]]:
+    def questions(items: Any) -> set[str]:
+        return {item.example.messages[0].content for item in items}
+
+    return questions(checked.train), questions(checked.validation)
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "held_out"),
+    [
+        ("auto", 99, 0),
+        ("auto", 100, 5),
+        ("auto", 12_000, 500),
+        (0.1, 100, 10),
+        (0.01, 10, 1),
+        (0.0, 500, 0),
+        (0.3, 1, 0),
+    ],
+)
+def test_how_many_rows_are_held_out(share: Any, count: int, held_out: int) -> None:
+    assert split.wanted_rows(share, count) == held_out
+
+
+def test_the_split_depends_on_content_and_seed_alone(write_rows: WriteRows) -> None:
+    values = rows(200)
+    first = parts(check_sources(config(str(write_rows("a.json", values)), validation=0.1)))
+    random.Random(0).shuffle(values)
+    shuffled = parts(check_sources(config(str(write_rows("b.jsonl", values)), validation=0.1)))
+    other = parts(check_sources(config(str(write_rows("c.json", values)), validation=0.1, seed=1)))
+    assert first == shuffled and len(first[1]) == 20
+    assert not first[0] & first[1] and len(first[0] | first[1]) == 200
+    assert first != other
+
+
+def test_no_copy_of_a_held_out_row_is_trained(write_rows: WriteRows) -> None:
+    values = rows(60) + rows(60)
+    checked = check_sources(config(str(write_rows("a.json", values)), validation=0.2))
+    train, validation = parts(checked)
+    assert not train & validation
+    assert len(checked.validation) == 24 and len(validation) == 12
+    assert note(checked, "data.copies_held_out").values == {"copies": 12, "rows": 24}
+
+
+def test_nothing_small_enough_to_hold_out(write_rows: WriteRows) -> None:
+    checked = check_sources(config(str(write_rows("a.json", rows(2) * 50))))
+    assert not checked.validation and len(checked.train) == 100
+    assert "data.nothing_held_out" in notes(checked)
+    few = check_sources(config(str(write_rows("b.json", rows(20)))))
+    assert note(few, "data.too_few_to_hold_out").values == {"rows": 20, "least": 100}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 12), max_size=60), st.integers(0, 70), st.integers(0, 2**32 - 1))
+def test_laws_of_the_split(numbers: list[int], wanted: int, seed: int) -> None:
+    hashes = [bytes([number]) for number in numbers]
+    found = split.hold_out(hashes, wanted, seed)
+    held = [hashes[index] for index in sorted(found.held_out)]
+    kept = [each for index, each in enumerate(hashes) if index not in found.held_out]
+    assert not set(held) & set(kept)
+    assert len(held) <= wanted and found.copies == len(held) - len(set(held))
+    assert kept or not hashes
+    backwards = split.hold_out(hashes[::-1], wanted, seed)
+    assert sorted(held) == sorted(hashes[::-1][index] for index in backwards.held_out)
+
+
+def test_equal_content_has_one_hash_and_other_content_another() -> None:
+    plain = Chat((Message("user", "q"), Message("assistant", "a")))
+    assert scan.content_hash(plain) == scan.content_hash(
+        Chat((Message("user", "q", extra={}), Message("assistant", "a", 1.0)), ())
+    )
+    others = [
+        Chat((Message("user", "q"), Message("assistant", "a", 0.5))),
+        Chat((Message("user", "q"), Message("assistant", "a", extra={"name": "n"}))),
+        Chat(plain.messages, ({"name": "f"},)),
+        Text('["chat"]'),
+    ]
+    assert len({scan.content_hash(each) for each in (plain, *others)}) == 5
+
+
+# -------------------------------------------------------------------------------------------------------- output
+
+
+def test_the_report_is_in_both_languages(write_rows: WriteRows) -> None:
+    path = str(write_rows("a.jsonl", [*rows(3), {"instruction": "q"}]))
+    assert any("missing" in line for line in check.lines(check_path(path)))
+    set_language("zh")
+    assert any("缺少此字段" in line for line in check.lines(check_path(path)))
+
+
+def test_excluded_rows_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(RunError):
+        check.write_excluded(tmp_path / "absent" / "excluded.jsonl", [])
+    (tmp_path / "excluded.jsonl").mkdir()
+    with pytest.raises(RunError):
+        check.write_excluded(tmp_path / "excluded.jsonl", [])
+    assert [path.name for path in tmp_path.iterdir()] == ["excluded.jsonl"]
+
+
+@pytest.mark.long
+def test_memory_grows_with_the_rows_and_not_more(tmp_path: Path) -> None:
+    """100,000 rows of about 1 kB: what is kept is at most three times what was read."""
+    path = tmp_path / "a.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(100_000):
+            file.write(json.dumps({"instruction": f"question {number}", "output": "word " * 200}) + "\n")
+    code = (
+        "import resource, sys; from luthier.data.check import check_path\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); kept = check_path(sys.argv[1]).files[0].kept; print(kept, peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    kept, grown_kib = map(int, done.stdout.split())
+    assert kept == 100_000 and grown_kib * 1024 < 3 * path.stat().st_size

@@ -1,0 +1,574 @@
+"""The decoder against transformers and PEFT, and the laws it keeps whatever the batch looks like.
+
+transformers' models on tiny random configs are the oracle: logits, loss and every gradient. The laws: neither packing,
+splitting nor prompt sharing changes a result; nothing is computed or kept that is not needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_models import BOUND, CASES, build, config_of, difference
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from luthier.arch.families import FAMILIES
+from luthier.batch import Batch, Ints, Segments
+from luthier.models.decoder import Cache, Copy, Decoder, Delta, DropoutKey, Want
+
+Document = tuple[Ints, Ints]
+"""Token ids, and which of its rows are scored (each predicts the next id)."""
+LENGTHS = (9, 17, 4, 17, 30)
+VOCABULARY = 48
+FAMILY_CASES = ["llama_llama3", "mistral_window", "qwen2_tied", "qwen3"]
+"""One case per family, where a law does not depend on the finer differences."""
+
+
+def documents(lengths: Sequence[int] = LENGTHS) -> list[Document]:
+    """The last two thirds of each document are scored."""
+    random = np.random.default_rng(0)
+    return [(random.integers(0, VOCABULARY, n), np.arange(n // 3, n - 1)) for n in lengths]
+
+
+def flat(docs: Sequence[Document], uids: Sequence[int] | None = None) -> Batch:
+    lengths = np.array([len(ids) for ids, _ in docs])
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    owners = np.arange(len(docs))
+    positions = np.concatenate([np.arange(n) for n in lengths])
+    ids = np.concatenate([ids for ids, _ in docs])
+    rows = np.concatenate([start + rows for start, (_, rows) in zip(starts, docs, strict=True)])
+    return Batch(
+        ids=ids,
+        positions=positions,
+        prev=np.where(positions > 0, np.arange(len(ids)) - 1, -1),
+        uid=np.repeat(owners if uids is None else np.asarray(uids), lengths),
+        segments=Segments(starts, ends, np.full(len(docs), -1), owners, owners, np.zeros(len(docs), np.int64)),
+        rows=rows,
+        targets=ids[rows + 1],
+        row_owner=np.repeat(owners, [len(rows) for _, rows in docs]),
+        weights={"nll": np.ones(len(rows), np.float32)},
+        per_owner={},
+    )
+
+
+def decoder_of(
+    model: Any, name: str, dtype: torch.dtype = torch.float32, trains: Callable[[str], bool] = lambda _: False
+) -> Decoder:
+    """A decoder with the weights of a transformers model; float32 masters for what trains."""
+    decoder = Decoder(FAMILIES[config_of(name)["model_type"]](model.config.to_dict(), "config.json"), dtype, "cpu")
+    weights = {key: parameter.detach() for key, parameter in model.named_parameters()}
+    decoder.load_state_dict(weights, strict=True)
+    for key, parameter in decoder.named_parameters():
+        if trains(key):
+            parameter.data = weights[key].to(torch.promote_types(dtype, torch.float32)).clone()
+            parameter.requires_grad_()
+    return decoder
+
+
+def everything(_: str) -> bool:
+    return True
+
+
+def add_adapter(decoder: Decoder, name: str = "a.b", *, ranks: dict[str, int], dropout: float = 0.0) -> None:
+    """Random A and B on the units whose name ends with a key of `ranks`."""
+    torch.manual_seed(1)
+    for unit_name, unit in decoder.units.items():
+        for end, rank in ranks.items():
+            if unit_name.endswith(end):
+                outputs, inputs = unit.weight.shape
+                a, b = torch.randn(rank, inputs) * inputs**-0.5, torch.randn(outputs, rank) * 0.1
+                unit.deltas[name] = Delta(a, b, 2.0, dropout)
+
+
+ALL_LINEAR = {"_proj": 4}
+
+
+def gradients(decoder: Decoder) -> dict[str, Tensor]:
+    """The gradients collected so far, cleared from the decoder."""
+    found = {key: p.grad.clone() for key, p in decoder.named_parameters() if p.grad is not None}
+    decoder.zero_grad(set_to_none=True)
+    return found
+
+
+def nll(decoder: Decoder, batch: Batch, **options: Any) -> Tensor:
+    total = decoder(batch, Want("linear", -torch.from_numpy(batch.weights["nll"])), **options).total
+    assert total is not None
+    return total
+
+
+def reference_nll(model: Any, docs: Sequence[Document]) -> Tensor:
+    """The same sum by a transformers model, one document at a time."""
+    total = torch.zeros((), dtype=model.dtype)
+    for ids, rows in docs:
+        logp = model(input_ids=torch.from_numpy(ids)[None], use_cache=False).logits[0].log_softmax(-1)
+        total = total - logp[rows, torch.from_numpy(ids[rows + 1])].sum()
+    return total
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], bound: float = BOUND) -> None:
+    assert ours.keys() == theirs.keys() and ours
+    worst = {key: difference(ours[key], theirs[key]) for key in ours}
+    assert max(worst.values()) <= bound, sorted(worst.items(), key=lambda item: -item[1])[:3]
+
+
+# ------------------------------------------------------------------------------------------------- parity
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_and_every_gradient_equal_transformers(name: str) -> None:
+    model = build(name)
+    decoder = decoder_of(model, name, trains=everything)
+    docs = documents()
+    theirs = reference_nll(model, docs)
+    theirs.backward()
+    ours = nll(decoder, flat(docs))
+    ours.backward()
+    assert difference(ours.detach(), theirs.detach()) <= BOUND
+    expected = {key: parameter.grad for key, parameter in model.named_parameters()}
+    assert_same(gradients(decoder), expected)
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_hidden_states_and_log_probabilities_equal_transformers(name: str) -> None:
+    model = build(name)
+    decoder = decoder_of(model, name)
+    docs = documents()
+    hidden = decoder.hidden(flat(docs))
+    scores = decoder(flat(docs), Want("unit", entropy=True, hidden=True))
+    assert scores.hidden is not None and scores.entropy is not None
+    start = scored = 0
+    for ids, rows in docs:
+        out = model(input_ids=torch.from_numpy(ids)[None], output_hidden_states=True)
+        logp = out.logits[0].log_softmax(-1)
+        own = slice(scored, scored + len(rows))
+        assert difference(hidden[start : start + len(ids)], out.hidden_states[-1][0]) <= BOUND
+        assert torch.equal(scores.hidden[own], hidden[start + rows])
+        assert difference(scores.logp[own], logp[rows, torch.from_numpy(ids[rows + 1])]) <= BOUND
+        assert difference(scores.entropy[own], -(logp.exp() * logp).sum(-1)[rows]) <= BOUND
+        start, scored = start + len(ids), scored + len(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "options"),
+    [
+        ("llama_llama3", ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], {}),
+        ("qwen2_tied", ["q_proj", "v_proj"], {"use_rslora": True}),
+        ("llama_biased", ["k_proj", "o_proj", "down_proj"], {"rank_pattern": {"down_proj": 7}}),
+        ("mistral_window", ["up_proj"], {"layers_to_transform": [1, 2]}),
+        ("qwen3", ["v_proj", "gate_proj"], {"alpha_pattern": {"gate_proj": 3}}),
+    ],
+)
+def test_lora_equals_peft(name: str, targets: list[str], options: dict[str, Any]) -> None:
+    model = build(name)
+    decoder = decoder_of(model, name)
+    wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, **options))
+    torch.manual_seed(2)
+    expected: dict[str, Tensor] = {}
+    for key, module in wrapped.base_model.model.named_modules():
+        if hasattr(module, "lora_A"):
+            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+            b.data.normal_(0, 0.1)
+            delta = Delta(a.detach().clone(), b.detach().clone(), module.scaling["default"])
+            decoder.units[key].deltas["default"] = delta
+    docs = documents()
+    theirs = reference_nll(wrapped, docs)
+    theirs.backward()
+    ours = nll(decoder, flat(docs), adapter="default")
+    ours.backward()
+    assert difference(ours.detach(), theirs.detach()) <= BOUND
+    for key, module in wrapped.base_model.model.named_modules():
+        if hasattr(module, "lora_A"):
+            expected[f"{key}.deltas.default.A"] = module.lora_A["default"].weight.grad
+            expected[f"{key}.deltas.default.B"] = module.lora_B["default"].weight.grad
+    assert_same(gradients(decoder), expected)
+
+
+def test_bfloat16_is_as_close_to_the_truth_as_transformers() -> None:
+    """Error against float64, root mean square over all gradients and over seeds, at most 1.2 times theirs."""
+    ours_squared, theirs_squared = 0.0, 0.0
+    for seed in range(3):
+        torch.manual_seed(seed)
+        name = "llama_llama3"
+        half = build(name).to(torch.bfloat16)
+        exact = build(name).to(torch.bfloat16).double()
+        decoder = decoder_of(half, name, torch.bfloat16, everything)
+        docs = documents([23 + seed, 40, 31])
+        for run in (half, exact):
+            reference_nll(run, docs).backward()
+        nll(decoder, flat(docs)).backward()
+        found = gradients(decoder)
+        for (key, theirs), true in zip(half.named_parameters(), exact.parameters(), strict=True):
+            norm = true.grad.norm()
+            ours_squared += float(((found[key].double() - true.grad).norm() / norm) ** 2)
+            theirs_squared += float(((theirs.grad.double() - true.grad).norm() / norm) ** 2)
+    assert math.sqrt(ours_squared) <= 1.2 * math.sqrt(theirs_squared)
+
+
+# ------------------------------------------------------------------------------------- laws of the flat batch
+
+
+def _trained(kind: str, name: str) -> tuple[Decoder, dict[str, Any]]:
+    if kind == "full":
+        return decoder_of(build(name), name, trains=everything), {}
+    decoder = decoder_of(build(name), name)
+    add_adapter(decoder, ranks=ALL_LINEAR, dropout=0.3)
+    return decoder, {"adapter": "a.b", "dropout": DropoutKey(11, 4)}
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_packing_and_splitting_change_nothing(kind: str, name: str) -> None:
+    """One step of sixteen examples: 1 x 16, 4 x 4, 16 x 1, 4 x 4 in another order. Dropout, where there is one, is
+    keyed by the token, not by where it lies."""
+    decoder, options = _trained(kind, name)
+    docs = documents([3, 9, 17, 4, 17, 8, 5, 12, 9, 2, 17, 6, 11, 7, 4, 10])
+    shuffled = np.random.default_rng(1).permutation(16)
+    splits = [[range(16)], np.split(np.arange(16), 4), np.split(np.arange(16), 16), np.split(shuffled, 4)]
+    results = []
+    for split in splits:
+        loss = torch.zeros(())
+        for part in split:
+            total = nll(decoder, flat([docs[index] for index in part], part), **options)
+            total.backward()
+            loss = loss + total.detach()
+        results.append({"loss": loss, **gradients(decoder)})
+    for other in results[1:]:
+        assert_same(other, results[0])
+
+
+def test_dropout_changes_with_the_step_and_without_a_key_there_is_none() -> None:
+    decoder, options = _trained("lora", "llama")
+    batch = flat(documents())
+    with torch.no_grad():
+        first, again, next_step, none = (
+            nll(decoder, batch, adapter="a.b", dropout=key)
+            for key in (options["dropout"], DropoutKey(11, 4), DropoutKey(11, 5), None)
+        )
+    assert first == again and first != next_step and first != none
+
+
+def shared_prompt(prompt: Ints, answers: Sequence[Ints]) -> tuple[Batch, list[Document]]:
+    """A prompt with its continuations, and the same as whole documents. A nested prompt: the second answer's first half
+    is a segment of its own with the rest as its child."""
+    head, tail = answers[1][:3], answers[1][3:]
+    parts = [prompt, answers[0], head, tail, *answers[2:]]
+    parents = np.array([-1, 0, 0, 2, *([0] * len(answers[2:]))])
+    lengths = np.array([len(part) for part in parts])
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    firsts = np.array([0, len(prompt), len(prompt), len(prompt) + 3, *([len(prompt)] * len(answers[2:]))])
+    positions = np.concatenate([first + np.arange(n) for first, n in zip(firsts, lengths, strict=True)])
+    ids = np.concatenate(parts)
+    rows, targets, owners = [], [], []
+    for owner, segments in enumerate([[1], [2, 3], *[[s] for s in range(4, len(parts))]]):
+        path = [int(ends[0]) - 1, *(row for s in segments for row in range(starts[s], ends[s]))]
+        rows += path[:-1]  # the prompt's last row is scored once per answer
+        targets += [int(ids[row]) for row in path[1:]]
+        owners += [owner] * (len(path) - 1)
+    order = np.argsort(rows, kind="stable")
+    zeros = np.zeros(len(parts), np.int64)
+    batch = Batch(
+        ids=ids, positions=positions, prev=positions - 1, uid=zeros.repeat(lengths),
+        segments=Segments(starts, ends, parents, zeros, zeros, zeros),
+        rows=np.array(rows)[order], targets=np.array(targets)[order], row_owner=np.array(owners)[order],
+        weights={"nll": np.ones(len(rows), np.float32)}, per_owner={},
+    )  # fmt: skip
+    whole = [np.concatenate([prompt, answer]) for answer in answers]
+    return batch, [(ids, np.arange(len(prompt) - 1, len(ids) - 1)) for ids in whole]
+
+
+@pytest.mark.parametrize("name", [*FAMILY_CASES, "qwen2_window"])
+def test_a_shared_prompt_equals_its_duplicates(name: str) -> None:
+    decoder = decoder_of(build(name), name, trains=everything)
+    random = np.random.default_rng(3)
+    batch, docs = shared_prompt(
+        random.integers(0, VOCABULARY, 11), [random.integers(0, VOCABULARY, n) for n in (6, 9, 1, 6)]
+    )
+    results = []
+    for each in (batch, flat(docs)):
+        loss = nll(decoder, each)
+        loss.backward()
+        results.append({"loss": loss.detach(), **gradients(decoder)})
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("head_trains", [False, True])
+def test_the_head_modes_agree(head_trains: bool) -> None:
+    decoder = decoder_of(build("llama"), "llama", trains=lambda key: head_trains or "lm_head" not in key)
+    batch = flat(documents())
+    weights = torch.linspace(-1, 1, len(batch.rows))
+    results = []
+    for mode in ("linear", "recompute") if head_trains else ("linear", "recompute", "unit"):
+        scores = decoder(batch, Want(mode, weights if mode == "linear" else None))
+        loss = scores.total if mode == "linear" else (weights * scores.logp).sum()
+        loss.backward()
+        results.append({"loss": loss.detach(), **gradients(decoder)})
+    for other in results[1:]:
+        assert_same(other, results[0])
+
+
+def test_a_batch_without_scored_rows_gives_zero_and_no_error() -> None:
+    decoder = decoder_of(build("llama"), "llama", trains=everything)
+    ids, _ = documents()[0]
+    loss = nll(decoder, flat([(ids, np.arange(0))]))
+    loss.backward()
+    assert loss == 0 and not any(gradient.any() for gradient in gradients(decoder).values())
+
+
+# ---------------------------------------------------------------------------------------------- least arithmetic
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter, which by itself overlooks products that are added in place."""
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_flops})
+
+
+def _addmm_flops(_: Any, a_shape: Sequence[int], b_shape: Sequence[int], **__: Any) -> int:
+    return 2 * a_shape[0] * a_shape[1] * b_shape[1]
+
+
+def linear_flops(decoder: Decoder, tokens: int, rank: int) -> int:
+    """Multiply-adds times two of a LoRA step through all units: x W^T and dy W; for A and B three products each
+    (forward, own gradient, gradient passed on). The lowest layer's q, k, v pass no gradient on to their input."""
+    total = 0
+    for unit in decoder.arch.units:
+        inputs, outputs = unit.in_features, unit.out_features
+        total += 4 * tokens * inputs * outputs + 6 * tokens * rank * (inputs + outputs)
+        if unit.layer == 0 and unit.parts[0].role in "qkv":
+            total -= 2 * tokens * inputs * outputs + 2 * tokens * rank * inputs
+    return total
+
+
+def test_a_lora_step_does_exactly_the_counted_matmuls() -> None:
+    decoder = decoder_of(build("qwen2_tied"), "qwen2_tied")
+    add_adapter(decoder, ranks=ALL_LINEAR)
+    batch = flat(documents())
+    with flop_counter() as counter:
+        nll(decoder, batch, adapter="a.b").backward()
+    spec = decoder.spec
+    head = 2 * 2 * len(batch.rows) * spec.d * spec.vocab  # scored rows only; the frozen head has no weight gradient
+    assert counter.get_total_flops() == linear_flops(decoder, batch.num_tokens, 4) + head
+
+
+@pytest.mark.parametrize("train", ["lora", "freeze"])
+def test_below_the_lowest_trained_layer_there_is_only_the_forward_pass(train: str) -> None:
+    """Three layers of which the top one trains: the lower two cost their forward matmuls and keep nothing."""
+    name = "llama"
+    decoder = decoder_of(build(name), name, trains=lambda key: train == "freeze" and "layers.2." in key)
+    options = {}
+    if train == "lora":
+        add_adapter(decoder, ranks={f"layers.2.{end}": 4 for end in ("self_attn.q_proj", "mlp.down_proj")})
+        options["adapter"] = "a.b"
+    batch = flat(documents([12, 20]))
+    kept = _KeptBytes(decoder)
+    with flop_counter() as counter, kept:
+        nll(decoder, batch, **options).backward()
+    tokens, spec = batch.num_tokens, decoder.spec
+    sizes = {unit.name: unit.in_features * unit.out_features for unit in decoder.arch.units}
+    lower = sum(2 * tokens * size for key, size in sizes.items() if "layers.2." not in key)
+    top = {key.rsplit(".", 1)[1]: 2 * tokens * size for key, size in sizes.items() if "layers.2." in key}
+    expected = lower + 2 * sum(top.values()) + 4 * len(batch.rows) * spec.d * spec.vocab
+    if train == "freeze":  # weight gradients; the layer's own first norm needs the gradient of q, k and v's input
+        expected += sum(top.values())
+    else:
+        expected -= sum(top[key] for key in ("q_proj", "k_proj", "v_proj"))  # no gradient of the layer's input
+        expected += 6 * tokens * 4 * (spec.d + spec.d) - 2 * tokens * 4 * spec.d  # A and B of q; again no input
+        expected += 6 * tokens * 4 * (spec.layers[2].ffn.width + spec.d)  # of down
+    assert counter.get_total_flops() == expected
+    width = spec.layers[0].ffn.width
+    assert kept.rows_of_width(tokens, width) == 2, "gate and up of the top layer, and of no other"
+
+
+class _KeptBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Counts what is kept for the backward pass: each storage once, weights and the batch's tables aside."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.storages: dict[int, Tensor] = {}
+        weights = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage().data_ptr()
+            if storage not in weights:
+                self.storages[storage] = tensor
+            return tensor
+
+        super().__init__(pack, lambda tensor: tensor)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in self.storages.values())
+
+    def rows_of_width(self, rows: int, width: int) -> int:
+        return sum(tuple(tensor.shape) == (rows, width) for tensor in self.storages.values())
+
+
+def test_a_lora_step_keeps_exactly_the_counted_bytes() -> None:
+    decoder = decoder_of(build("llama"), "llama")
+    add_adapter(decoder, ranks=ALL_LINEAR)
+    batch = flat(documents([12, 20, 31]))
+    kept = _KeptBytes(decoder)
+    with kept:
+        nll(decoder, batch, adapter="a.b")
+    spec, tokens, rows = decoder.spec, batch.num_tokens, len(batch.rows)
+    mixer, width = spec.layers[0].mixer, spec.layers[0].ffn.width
+    query, key = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
+    layer = 2 * spec.d + 2 * query + 2 * key + 2 * width  # h twice, q and attention's output, k, v, gate, up
+    layer += mixer.heads + 2 + 7 * 4  # log-sum-exps, reciprocal norms, adapters' inner rows
+    per_token = len(spec.layers) * layer + mixer.head_dim  # one cosine and sine of half a head's width for all layers
+    head = (
+        rows * (spec.d + 1) + rows * spec.d + 1
+    )  # final norm: rows and their reciprocal norm; the formed gradient; scale
+    row_numbers = 8 * rows  # which rows are scored, int64
+    assert kept.total_bytes == 4 * (per_token * tokens + head) + row_numbers
+
+
+def test_only_what_trains_gets_a_gradient() -> None:
+    decoder = decoder_of(
+        build("qwen3"),
+        "qwen3",
+        trains=lambda key: key.endswith(("layers.1.self_attn.q_norm.weight", "layers.2.mlp.up_proj.weight")),
+    )
+    nll(decoder, flat(documents())).backward()
+    assert gradients(decoder).keys() == {"model.layers.1.self_attn.q_norm.weight", "model.layers.2.mlp.up_proj.weight"}
+
+
+def test_trained_weights_stay_float32_under_a_half_compute_dtype() -> None:
+    decoder = decoder_of(build("qwen2"), "qwen2", torch.bfloat16, lambda key: "layers.2." in key or "embed" in key)
+    nll(decoder, flat(documents())).backward()
+    found = gradients(decoder)
+    assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+    assert (
+        "model.embed_tokens.weight" in found
+        and decoder.units["model.layers.0.mlp.up_proj"].weight.dtype == torch.bfloat16
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ adapters
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_an_adapter_it_is_bitwise_the_base(dtype: torch.dtype) -> None:
+    model = build("llama_biased")
+    bare, decoder = decoder_of(model, "llama_biased", dtype), decoder_of(model, "llama_biased", dtype)
+    add_adapter(decoder, ranks=ALL_LINEAR, dropout=0.5)
+    batch = flat(documents())
+    with torch.no_grad():
+        base = bare(batch, Want()).logp
+        assert torch.equal(decoder(batch, Want(), dropout=DropoutKey(0, 0)).logp, base)
+        assert not torch.equal(decoder(batch, Want(), adapter="a.b").logp, base)
+
+
+def test_adapters_of_any_name_live_side_by_side() -> None:
+    decoder = decoder_of(build("llama"), "llama")
+    for seed, name in enumerate(("v1.0", "v1%2E0", "v1")):
+        add_adapter(decoder, name, ranks={"q_proj": 2})
+        torch.manual_seed(seed)
+        for unit in decoder.units.values():
+            if name in unit.deltas:
+                torch.nn.init.normal_(unit.deltas[name].B)
+    assert decoder.adapters == {"v1.0", "v1%2E0", "v1"}
+    unit = decoder.units["model.layers.0.self_attn.q_proj"]
+    assert list(unit.deltas) == ["v1.0", "v1%2E0", "v1"] and len(unit.deltas) == 3
+    with torch.no_grad():
+        values = {float(nll(decoder, flat(documents()), adapter=name)) for name in decoder.adapters}
+    assert len(values) == 3
+    del unit.deltas["v1.0"]
+    assert "v1.0" not in unit.deltas and "v1%2E0" in unit.deltas
+    with pytest.raises(AssertionError, match="no adapter named"):
+        nll(decoder, flat(documents()), adapter="v2")
+
+
+def test_an_adapter_s_own_copy_takes_the_place_of_the_base_s() -> None:
+    """A tied head stays tied to the copy of the embedding; the base gets no gradient and answers as before."""
+    model = build("qwen2_tied")
+    decoder, batch = decoder_of(model, "qwen2_tied"), flat(documents())
+    base = nll(decoder, batch)
+    changed = {"model.embed_tokens": torch.randn(VOCABULARY, 32) * 0.15, "model.norm": torch.rand(32)}
+    for module, weight in changed.items():
+        decoder.weighted[module].copies["x.y"] = Copy(weight)
+    full = decoder_of(model, "qwen2_tied", trains=lambda key: key.removesuffix(".weight") in changed)
+    with torch.no_grad():
+        for module, weight in changed.items():
+            full.weighted[module].weight.copy_(weight)
+    results = []
+    for each, adapter in ((decoder, "x.y"), (full, None)):
+        loss = nll(each, batch, adapter=adapter)
+        loss.backward()
+        found = gradients(each)
+        results.append({"loss": loss.detach(), **{key.replace(".copies.x%2Ey", ""): g for key, g in found.items()}})
+    assert_same(results[0], results[1], bound=0)
+    assert torch.equal(nll(decoder, batch), base)
+
+
+def test_state_dict_has_the_checkpoint_s_names() -> None:
+    for name in FAMILY_CASES:
+        model = build(name)
+        arch = FAMILIES[config_of(name)["model_type"]](model.config.to_dict(), "config.json")
+        decoder = Decoder(arch)
+        assert decoder.device.type == "meta"
+        assert decoder.state_dict().keys() == {key for key, _ in model.named_parameters()} == arch.tensors.keys()
+
+
+# -------------------------------------------------------------------------------------------------- generation
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [*FAMILY_CASES, "qwen2_window", "llama_llama3"])
+def test_cached_generation_equals_transformers(name: str) -> None:
+    """Three sequences of different lengths, one of them dropped on the way, the rest continued by several tokens."""
+    model = build(name)
+    decoder = decoder_of(model, name)
+    ids = [list(ids) for ids, _ in documents([7, 3, 12])]
+
+    def expected(ids: list[int]) -> Tensor:
+        logits: Tensor = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        return logits
+
+    cache = Cache(decoder, 3, 24)
+    got = decoder.prefill(ids, cache)
+    for step in range(6):
+        assert got.dtype == torch.float32
+        assert difference(got, torch.stack([expected(each) for each in ids])) <= BOUND
+        if step == 2:
+            cache.keep([2, 0])
+            ids = [ids[2], ids[0]]
+        if step == 4:
+            more = [[5, 9, 1], [30]]
+            got = decoder.prefill(more, cache)
+            ids = [[*each, *new] for each, new in zip(ids, more, strict=True)]
+            continue
+        chosen = [(step * 7 + row) % VOCABULARY for row in range(len(ids))]
+        got = decoder.decode(chosen, cache)
+        ids = [[*each, token] for each, token in zip(ids, chosen, strict=True)]
+    assert cache.lengths.tolist() == [len(each) for each in ids]
+
+
+@torch.no_grad()
+def test_generation_applies_the_adapter() -> None:
+    decoder = decoder_of(build("llama"), "llama")
+    add_adapter(decoder, ranks=ALL_LINEAR)
+    ids = documents([9])[0][0]
+    for adapter in (None, "a.b"):
+        cache = Cache(decoder, 1, 9)
+        decoder.prefill([ids[:8]], cache, adapter=adapter)
+        logits = decoder.decode([ids[8]], cache, adapter=adapter)
+        whole = decoder(flat([(np.append(ids, 0), np.array([8]))]), Want(), adapter=adapter)
+        torch.testing.assert_close(logits.log_softmax(-1)[0, 0], whole.logp[0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_full_cache_is_refused() -> None:
+    decoder = decoder_of(build("llama"), "llama")
+    cache = Cache(decoder, 1, 4)
+    with pytest.raises(AssertionError, match="too short"):
+        decoder.prefill([[1, 2, 3, 4, 5]], cache)
+    decoder.prefill([[1, 2, 3, 4]], cache)
+    with pytest.raises(AssertionError, match="room"):
+        decoder.decode([1], cache)

@@ -1,0 +1,440 @@
+"""Rows to examples.
+
+What goes in: rows of every format, whole and broken, as people have them. What comes out: examples written out by hand
+here, and faults that name the field, with a remedy in both languages.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import string
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.config import schema
+from luthier.data import detection, own, wellformed
+from luthier.data.formats import FORMATS, Chat, Completion, Message, RowFault, Text
+from luthier.errors import DataError
+from luthier.text import data as texts
+from luthier.text import set_language
+
+U, A = Message("user", "q"), Message("assistant", "a")
+S = Message("system", "s")
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+
+
+def parse(format: str, row: Any) -> Any:
+    return wellformed.parse(FORMATS[format].parse, row)
+
+
+def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+QA = [turn("user", "q"), turn("assistant", "a")]
+
+GOOD: list[tuple[str, Any, Any]] = [
+    ("alpaca", {"instruction": "q", "output": "a"}, Chat((U, A))),
+    ("alpaca", {"instruction": "q", "input": None, "output": "a", "system": ""}, Chat((U, A))),
+    ("alpaca", {"instruction": "q", "input": "more", "output": "a"}, Chat((Message("user", "q\nmore"), A))),
+    ("alpaca", {"instruction": "", "input": "q", "output": "a"}, Chat((U, A))),
+    (
+        "alpaca",
+        {"instruction": "q", "output": "a", "system": "s", "history": [["q1", "a1"], ["q2", "a2"]]},
+        Chat(
+            (
+                S,
+                Message("user", "q1"),
+                Message("assistant", "a1"),
+                Message("user", "q2"),
+                Message("assistant", "a2"),
+                U,
+                A,
+            )
+        ),
+    ),
+    ("alpaca", {"instruction": "q", "output": "a", "history": '[["q", "a"]]'}, Chat((U, A, U, A))),
+    ("alpaca", {"instruction": " q ", "output": " a\n"}, Chat((Message("user", " q "), Message("assistant", " a\n")))),
+    ("messages", {"messages": QA}, Chat((U, A))),
+    ("messages", QA, Chat((U, A))),
+    (
+        "messages",
+        {"messages": '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'},
+        Chat((U, A)),
+    ),
+    ("messages", {"messages": QA, "system": "s"}, Chat((S, U, A))),
+    ("messages", {"messages": [turn("developer", "s"), *QA]}, Chat((S, U, A))),
+    ("messages", {"messages": [*QA, turn("user", "q")]}, Chat((U, A, U))),
+    (
+        "messages",
+        {
+            "messages": [
+                turn("user", [{"type": "text", "text": "q"}]),
+                turn("assistant", [{"value": "a"}, {"text": "b"}]),
+            ]
+        },
+        Chat((U, Message("assistant", "ab"))),
+    ),
+    (
+        "messages",
+        {"messages": [turn("user", "q", loss_weight=0.0), turn("assistant", "a", loss_weight=0.5)]},
+        Chat((Message("user", "q", 0.0), Message("assistant", "a", 0.5))),
+    ),
+    (
+        "messages",
+        {"messages": [*QA, turn("user", "q", train=False), turn("assistant", "", weight=0)]},
+        Chat((U, A, Message("user", "q", 0.0), Message("assistant", "", 0.0))),
+    ),
+    (
+        "messages",
+        {"messages": [turn("user", "q", train=None), turn("assistant", "a", train=True, weight=None)]},
+        Chat((U, A)),
+    ),
+    (
+        "messages",
+        {
+            "messages": [
+                turn("user", "q"),
+                turn("assistant", None, tool_calls=[{"id": "1", "function": {"name": "f", "arguments": '{"x": 1}'}}]),
+                turn("tool", "", tool_call_id="1"),
+                turn("assistant", "a", reasoning_content="why", tool_calls=None),
+            ],
+            "tools": [{"name": "f"}],
+        },
+        Chat(
+            (
+                U,
+                Message("assistant", "", extra={"tool_calls": [{**CALL, "id": "1"}]}),
+                Message("tool", "", extra={"tool_call_id": "1"}),
+                Message("assistant", "a", extra={"reasoning_content": "why"}),
+            ),
+            ({"name": "f"},),
+        ),
+    ),
+    (
+        "messages",
+        {
+            "messages": [
+                turn("user", "q"),
+                turn(
+                    "assistant",
+                    [
+                        {"type": "reasoning", "value": "why"},
+                        {"type": "text", "value": "a"},
+                        {"type": "tool_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+                    ],
+                ),
+            ]
+        },
+        Chat((U, Message("assistant", "a", extra={"reasoning_content": "why", "tool_calls": [CALL]}))),
+    ),
+    ("sharegpt", {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, Chat((U, A))),
+    ("sharegpt", {"conversations": QA, "system": "s", "tools": ""}, Chat((S, U, A))),
+    (
+        "sharegpt",
+        {
+            "conversations": [
+                {"from": "human", "value": "q"},
+                {"from": "function_call", "value": '{"name": "f", "arguments": "{\\"x\\": 1}"}'},
+                {"from": "function_call", "value": '[{"name": "f", "arguments": {"x": 1}}]'},
+                {"from": "observation", "value": "1"},
+                {"from": "observation", "value": "2"},
+                {"from": "gpt", "value": "a"},
+            ],
+            "tools": '[{"name": "f"}]',
+        },
+        Chat(
+            (
+                U,
+                Message("assistant", "", extra={"tool_calls": [CALL]}),
+                Message("assistant", "", extra={"tool_calls": [CALL]}),
+                Message("tool", "1"),
+                Message("tool", "2"),
+                A,
+            ),
+            ({"name": "f"},),
+        ),
+    ),
+    ("prompt", {"prompt": "q", "completion": " a"}, Completion("q", " a")),
+    ("qa", {"question": "q", "answer": "a"}, Chat((U, A))),
+    ("qa", {"prompt": "q", "response": "a", "system": "s"}, Chat((S, U, A))),
+    ("qa", {"query": "q", "response": "a"}, Chat((U, A))),
+    ("qa", {"input": "q", "output": "a"}, Chat((U, A))),
+    ("text", {"text": "q\n"}, Text("q\n")),
+]
+
+
+@pytest.mark.parametrize(("format", "row", "example"), GOOD)
+def test_good_rows(format: str, row: Any, example: Any) -> None:
+    assert parse(format, row) == example
+    assert detection.detect([row])[0] == format
+
+
+ALPACA = {"instruction": "q", "output": "a"}
+FUNCTION_CALL = {"from": "function_call", "value": "f(1)"}
+
+BAD: list[tuple[str, Any, str, str]] = [
+    ("alpaca", "text", "data.row_type", ""),
+    ("alpaca", {"instruction": "q"}, "data.missing_field", "output"),
+    ("alpaca", {"instruction": "q", "Output": "a"}, "data.missing_field", "output"),
+    ("alpaca", {**ALPACA, "output": None}, "data.null_field", "output"),
+    ("alpaca", {**ALPACA, "output": 3}, "data.wrong_type", "output"),
+    ("alpaca", {**ALPACA, "input": ["x"]}, "data.wrong_type", "input"),
+    ("alpaca", {**ALPACA, "output": " \n"}, "data.empty_answer", "output"),
+    ("alpaca", {**ALPACA, "instruction": ""}, "data.empty_question", "instruction"),
+    ("alpaca", {**ALPACA, "history": [["q"]]}, "data.history", "history[0]"),
+    ("alpaca", {**ALPACA, "history": [["q", ""]]}, "data.empty_answer", "turn 2 (assistant)"),
+    ("alpaca", {**ALPACA, "history": "[["}, "data.json_field", "history"),
+    ("alpaca", {**ALPACA, "history": {"q": "a"}}, "data.wrong_type", "history"),
+    ("messages", {"messages": None}, "data.null_field", "messages"),
+    ("messages", {"messages": []}, "data.empty_conversation", ""),
+    ("messages", {"messages": [3]}, "data.wrong_type", "messages[0]"),
+    ("messages", {"messages": [*QA, {"content": "q"}]}, "data.missing_field", "messages[2].role"),
+    ("messages", {"messages": [{"role": "user"}]}, "data.missing_field", "messages[0].content"),
+    ("messages", {"messages": [turn("user", "q"), turn("assistant", None)]}, "data.null_field", "messages[1].content"),
+    ("messages", {"messages": [turn("user", "q"), turn("assistant", 1)]}, "data.wrong_type", "messages[1].content"),
+    ("messages", {"messages": [turn("usr", "q")]}, "data.unknown_role", "messages[0].role"),
+    ("messages", {"messages": [turn("user", "q")]}, "data.no_answer", ""),
+    ("messages", {"messages": [turn("user", "q"), turn("assistant", "a", weight=0)]}, "data.nothing_to_learn", ""),
+    ("messages", {"messages": [turn("user", "q", weight=1), QA[1]]}, "data.weight_role", "messages[0].weight"),
+    ("messages", {"messages": [QA[0], turn("assistant", "a", weight=-1)]}, "data.bad_weight", "messages[1].weight"),
+    ("messages", {"messages": [QA[0], turn("assistant", "a", weight="1")]}, "data.bad_weight", "messages[1].weight"),
+    (
+        "messages",
+        {"messages": [QA[0], turn("assistant", "a", weight=1, train=True)]},
+        "data.weights_twice",
+        "messages[1]",
+    ),
+    ("messages", {"messages": [QA[1]]}, "data.answer_first", "turn 1 (assistant)"),
+    ("messages", {"messages": [turn("system", "s"), QA[1]]}, "data.answer_first", "turn 2 (assistant)"),
+    ("messages", {"messages": [QA[0], *QA]}, "data.same_role", "turn 2 (user)"),
+    ("messages", {"messages": [*QA, QA[1]]}, "data.same_role", "turn 3 (assistant)"),
+    ("messages", {"messages": [*QA, turn("system", "s")]}, "data.system_late", "turn 3 (system)"),
+    ("messages", {"messages": [turn("system", "s"), *QA], "system": "s"}, "data.system_twice", "system"),
+    ("messages", {"messages": [QA[0], turn("tool", "1"), QA[1]]}, "data.tool_first", "turn 2 (tool)"),
+    ("messages", {"messages": [QA[0], turn("assistant", "")]}, "data.empty_answer", "turn 2 (assistant)"),
+    ("messages", {"messages": [turn("user", [{"text": " "}]), QA[1]]}, "data.empty_question", "turn 1 (user)"),
+    (
+        "messages",
+        {"messages": [turn("user", [{"type": "image_url", "image_url": "x"}]), QA[1]]},
+        "data.part_kind",
+        "messages[0].content[0].type",
+    ),
+    ("messages", {"messages": [turn("user", [{"type": []}]), QA[1]]}, "data.part_kind", "messages[0].content[0].type"),
+    ("messages", {"messages": [turn("user", ["q"]), QA[1]]}, "data.wrong_type", "messages[0].content[0]"),
+    ("messages", {"messages": [turn("user", [{}]), QA[1]]}, "data.missing_field", "messages[0].content[0].text"),
+    (
+        "messages",
+        {"messages": [QA[0], turn("assistant", [{"text": "a"}, {"type": "reasoning", "text": "why"}])]},
+        "data.part_order",
+        "messages[1].content[1].type",
+    ),
+    (
+        "messages",
+        {"messages": [QA[0], turn("assistant", [{"type": "reasoning", "text": "why"}], reasoning_content="why")]},
+        "data.part_twice",
+        "messages[1].content",
+    ),
+    ("messages", [QA[0], turn("assistant", "a", tool_calls=[{}])], "data.tool_call", "messages[1].tool_calls"),
+    ("messages", {"messages": QA, "tools": [1]}, "data.wrong_type", "tools[0]"),
+    ("messages", {"messages": QA, "tools": "[{]"}, "data.json_field", "tools"),
+    ("sharegpt", {"conversations": [QA[0], FUNCTION_CALL]}, "data.json_field", "conversations[1].value"),
+    ("sharegpt", {"conversations": [{"from": "human", "value": None}]}, "data.null_field", "conversations[0].value"),
+    ("prompt", {"prompt": "q", "completion": ""}, "data.empty_answer", "completion"),
+    ("prompt", {"prompt": [], "completion": "a"}, "data.wrong_type", "prompt"),
+    ("qa", {"question": "q", "answer": ""}, "data.empty_answer", "answer"),
+    ("qa", {"question": "q"}, "data.missing_field", "answer"),
+    ("text", {"text": ""}, "data.empty_text", "text"),
+]
+
+
+@pytest.mark.parametrize(("format", "row", "id", "field"), BAD)
+def test_bad_rows_name_the_field(format: str, row: Any, id: str, field: str) -> None:
+    with pytest.raises(RowFault) as caught:
+        parse(format, row)
+    assert (caught.value.id, caught.value.field) == (id, field)
+    for language in ("en", "zh"):
+        set_language(language)
+        problem = caught.value.problem("a.jsonl:7")
+        assert str(problem).startswith("a.jsonl:7: ") and problem.rule and problem.remedy
+
+
+def test_a_name_that_is_nearly_right_is_suggested() -> None:
+    with pytest.raises(RowFault) as caught:
+        parse("alpaca", {"instruction": "q", "ouput": "a"})
+    assert "rename ouput to output" in caught.value.problem("").remedy
+    with pytest.raises(RowFault) as caught:
+        parse("messages", [turn("Assistant", "a")])
+    assert "rename Assistant to assistant" in caught.value.problem("").remedy
+
+
+# ---------------------------------------------------------------------------------------------------- detection
+
+
+def test_the_recipe_knows_the_same_formats() -> None:
+    assert ("auto", *FORMATS) == schema.FORMATS
+
+
+def test_the_format_of_most_rows_is_taken_and_explained() -> None:
+    name, why = detection.detect([ALPACA, ALPACA, {"text": "a"}])
+    assert (name, why) == ("alpaca", "2 of the first 3 rows have: instruction, output")
+    assert detection.detect([{**ALPACA, "text": "both"}])[0] == "alpaca"
+    assert detection.detect([{"prompt": "q", "completion": "a", "response": "b"}])[0] == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("row", "id", "said"),
+    [
+        ({"Instruction": "q", "Output": "a"}, "data.format_unknown", "nearest is alpaca, missing: instruction, output"),
+        ({"title": "t", "body": "b"}, "data.format_unknown", "title, body"),
+        ({"mesages": []}, "data.format_unknown", "nearest is messages"),
+        ({"conversations": [], "chosen": {}, "rejected": {}}, "data.preference", "chosen, rejected"),
+        ({"messages": QA, "label": False}, "data.feedback", "label"),
+        (3, "data.row_type", "number"),
+        ({}, "data.row_type", ""),
+    ],
+)
+def test_rows_of_no_format(row: Any, id: str, said: str) -> None:
+    with pytest.raises(RowFault) as caught:
+        detection.detect([row])
+    assert caught.value.id == id
+    assert said in caught.value.problem("").rule
+    if id == "data.format_unknown":
+        assert all(name in caught.value.problem("").remedy for name in FORMATS)
+
+
+def test_a_text_label_is_no_judgement() -> None:
+    assert detection.detect([{"text": "a", "label": "news"}])[0] == "text"
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "keys"),
+    [
+        ("alpaca", {**ALPACA, "input": "", "id": 3, "empty": None}, ["id"]),
+        (
+            "messages",
+            {"messages": [turn("user", "q", date=1), turn("user", "q", audio=None)], "id": 1},
+            ["id", "[].date"],
+        ),
+        ("messages", QA, []),
+        ("text", {"text": "a", "url": "b"}, ["url"]),
+    ],
+)
+def test_keys_that_are_not_read_are_known(format: str, row: Any, keys: list[str]) -> None:
+    assert list(detection.unmapped(format, row)) == keys
+
+
+# --------------------------------------------------------------------------------------------- the user's own
+
+MODULE = """
+from luthier.data.formats import Chat, Completion, Message, Text
+
+def chat(row): return Chat((Message("user", row["q"]), Message("assistant", row["a"])))
+def known(row, *, option=1): return {"messages": [{"role": "user", "content": row["q"]},
+                                                  {"role": "assistant", "content": row["a"]}]}
+def nothing(row): return None
+def word(row): return "text"
+def number(row): return Text(3)
+def loose(row): return Chat((("user", "q"),))
+def listed(row): return Chat([Message("user", "q")])
+def heavy(row): return Chat((Message("user", "q"), Message("assistant", "a", weight=float("nan"))))
+def stranger(row): return Chat((Message("narrator", "q"),))
+def half(row): return Text("\\ud800")
+def two(row, other): return None
+CONSTANT = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """A module in the current folder; its name is new each time, because Python remembers modules."""
+    name = f"own_format_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    (tmp_path / f"{name}_broken.py").write_text("import nowhere_to_be_found")
+    monkeypatch.chdir(tmp_path)
+    yield lambda function: f"{name}{function}" if function.startswith("_") else f"{name}:{function}"
+
+
+def test_the_users_own_function(module: Callable[[str], str], tmp_path: Path) -> None:
+    for function in ("chat", "known"):
+        format = own.load(module(function))
+        assert wellformed.parse(format, {"q": "q", "a": "a"}) == Chat((U, A))
+    assert own.source_file(module("chat")).parent == tmp_path
+    assert own.is_own("a:b") and not own.is_own("alpaca")
+
+
+@pytest.mark.parametrize(
+    ("function", "id"),
+    [
+        ("missing", "data.own_function"),
+        ("CONSTANT", "data.own_function"),
+        ("two", "data.own_signature"),
+        ("_broken:chat", "data.own_module"),
+        ("_absent:chat", "data.own_module"),
+        ("_/x:chat", "data.own_name"),
+    ],
+)
+def test_a_function_that_cannot_be_used(module: Callable[[str], str], function: str, id: str) -> None:
+    with pytest.raises(DataError) as caught:
+        own.load(module(function))
+    (problem,) = caught.value.problems
+    assert problem.id == id and problem.field == "data.format" and str(caught.value)
+    assert id != "data.own_function" or "chat" in problem.rule
+
+
+@pytest.mark.parametrize(
+    ("function", "id", "said"),
+    [
+        ("chat", "data.own_raised", "KeyError: 'q'"),
+        ("nothing", "data.own_result", "NoneType"),
+        ("word", "data.own_result", "str"),
+        ("number", "data.own_result", "int"),
+        ("loose", "data.own_result", "tuple"),
+        ("listed", "data.own_result", "Chat"),
+        ("heavy", "data.own_result", "weight nan"),
+        ("stranger", "data.unknown_role", ""),
+    ],
+)
+def test_what_the_function_does_wrong_is_the_rows_fault(
+    module: Callable[[str], str], function: str, id: str, said: str
+) -> None:
+    with pytest.raises(RowFault) as caught:
+        wellformed.parse(own.load(module(function)), {"b": 1})
+    assert caught.value.id == id and said in caught.value.problem("").rule
+    if id == "data.own_raised":
+        assert re.search(r"own_format_\w+\.py:4", caught.value.problem("").rule)
+
+
+# --------------------------------------------------------------------------------------------------- the texts
+
+
+def placeholders(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def test_both_languages_have_the_same_placeholders() -> None:
+    for id, (english, chinese) in texts.TEXT.items():
+        assert placeholders(english) == placeholders(chinese), id
+
+
+def test_every_message_exists_and_every_text_is_used() -> None:
+    folder = Path(own.__file__).parent
+    used = {
+        node.value
+        for path in folder.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"data\.[a-z_0-9]+", node.value)
+    }
+    used -= {f"data.{field}" for field in schema.DataSection.model_fields}
+    bare = {id.removesuffix(".rule").removesuffix(".remedy") for id in texts.TEXT}
+    assert used == bare
+    assert all(
+        f"{id}.remedy" in texts.TEXT
+        for id in (each.removesuffix(".rule") for each in texts.TEXT if each.endswith(".rule"))
+    )

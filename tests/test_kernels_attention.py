@@ -1,0 +1,113 @@
+"""Segment attention against a masked softmax over all rows, forward and backward."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from luthier.batch import Segments
+from luthier.kernels import reference
+from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
+
+CASES: dict[str, list[tuple[int, int]]] = {
+    # (length, parent)
+    "one": [(9, -1)],
+    "single tokens": [(1, -1), (1, -1), (2, -1)],
+    "equal": [(5, -1), (5, -1), (5, -1)],
+    "mixed": [(7, -1), (3, -1), (7, -1), (12, -1), (3, -1)],
+    "shared prompt": [(6, -1), (4, 0), (5, 0), (4, 0)],
+    "nested": [(3, -1), (2, 0), (4, 1), (1, 1), (5, 0), (2, 4)],
+    "prompts of equal length": [(4, -1), (3, 0), (4, -1), (3, 2), (2, 2), (4, -1)],
+}
+
+
+def segments_of(case: list[tuple[int, int]]) -> Segments:
+    lengths, parents = (np.array(column, dtype=np.int64) for column in zip(*case, strict=True))
+    end = np.cumsum(lengths)
+    zeros = np.zeros_like(end)
+    return Segments(end - lengths, end, parents, zeros, zeros, zeros)
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 5, 64])
+@pytest.mark.parametrize("name", CASES)
+def test_equals_masked_softmax_forward_and_backward(
+    name: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.kernels.attention.MIN_WINDOW_BLOCK", 2)  # so that short segments have blocks too
+    segments = segments_of(CASES[name])
+    layout = Layout.of(segments)
+    count = int(segments.end[-1])
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(count, heads, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
+    dy = torch.randn(count, 32, dtype=torch.float64)
+    seen = reference.seen(*(each.tolist() for each in (segments.start, segments.end, segments.parent)), window)
+    expected = reference.attention(q, k, v, seen, scale=0.3).flatten(1)
+    order = torch.from_numpy(layout.place(np.arange(count)))
+    back = torch.from_numpy(layout.rows(np.arange(count)))
+    ours = torch.cat(Attend(layout)(q[order], k[order], v[order], window, 0.3))[back]
+    torch.testing.assert_close(ours, expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, (q, k, v), dy), torch.autograd.grad(expected, (q, k, v), dy), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_segments_of_equal_length_share_a_call_wherever_they_lie() -> None:
+    layout = Layout.of(segments_of(CASES["mixed"]))
+    calls = layout.calls(None)
+    assert [(call.count, (call.queries[1] - call.queries[0]) // call.count) for call in calls] == [
+        (2, 3),
+        (2, 7),
+        (1, 12),
+    ]
+    assert not any(call.masked for call in calls)
+
+
+def test_a_batch_in_order_is_not_moved() -> None:
+    assert Layout.of(segments_of(CASES["equal"])).order is None
+    assert Layout.of(segments_of(CASES["shared prompt"])).order is None
+
+
+def test_every_row_is_attended_once_and_reads_only_what_its_window_reaches() -> None:
+    layout = Layout.of(segments_of([(1000, -1), (300, -1), (450, 0)]))
+    calls = layout.calls(256)
+    assert [row for call in calls for row in range(*call.queries)] == list(range(1750))
+    for call in calls:
+        keys = sum(end - start for start, end in call.keys)
+        assert keys <= 256 - 1 + (call.queries[1] - call.queries[0])
+
+
+def test_rows_of_other_documents_cannot_leak() -> None:
+    segments = segments_of(CASES["mixed"])
+    torch.manual_seed(0)
+    q, k, v = torch.randn(32, 2, 8), torch.randn(32, 2, 8), torch.randn(32, 2, 8)
+    layout = Layout.of(segments)
+    before = torch.cat(Attend(layout)(q, k, v))
+    start, end = int(layout.start[2]), int(layout.end[2])
+    others = [row for row in range(32) if not start <= row < end]
+    k[others], v[others] = torch.nan, torch.nan
+    torch.testing.assert_close(torch.cat(Attend(layout)(q, k, v))[start:end], before[start:end])
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_cached_attention_equals_that_over_the_whole_sequence(window: int | None) -> None:
+    torch.manual_seed(0)
+    lengths = [7, 4, 1]
+    k, v = torch.randn(3, 9, 2, 8), torch.randn(3, 9, 2, 8)
+    q = torch.randn(3, 4, 8)
+    ours = attend_cache(q, k, v, torch.tensor(lengths), window, None)
+    for sequence, length in enumerate(lengths):
+        seen = reference.seen([0], [length], [-1], window)
+        whole = torch.zeros(length, 4, 8)
+        whole[-1] = q[sequence]
+        expected = reference.attention(whole, k[sequence, :length], v[sequence, :length], seen)[-1].flatten()
+        torch.testing.assert_close(ours[sequence], expected)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_attention_of_the_last_rows(window: int | None) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(9, 4, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)
+    expected = reference.attention(q, k, v, reference.seen([0], [9], [-1], window)).flatten(1)
+    torch.testing.assert_close(attend_last(q[6:], k, v, window, None), expected[6:])
