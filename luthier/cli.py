@@ -8,21 +8,19 @@ the command that needs it, so that help and a recipe's mistakes come at once; `C
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from luthier.config.load import Environment, dump, environment, load, resolved
-from luthier.errors import Interrupted, LuthierError, Problem, TrainingFailed, UserError
+from luthier.config.load import dump, environment, load, resolved
+from luthier.errors import LuthierError, Problem
+from luthier.outcome import BAD_INPUT, FAILED, INTERRUPTED, OK, Outcome, Shell, failed, outcome_of, show
 from luthier.text import say, set_language
 
 if TYPE_CHECKING:
@@ -32,34 +30,8 @@ if TYPE_CHECKING:
     from luthier.runs.store import RunFolder
     from luthier.runs.tables import Answer
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 FLAGS = ("--json", "--debug")
 """Taken by every command, anywhere on the line."""
-
-
-@dataclass(frozen=True)
-class Shell:
-    """How this call wants its output. logs: where progress and problems go."""
-
-    json: bool
-    debug: bool
-    environment: Environment
-    logs: TextIO
-
-    @property
-    def colour(self) -> bool:
-        """Whether stdout shows colours."""
-        return not self.json and sys.stdout.isatty() and not self.environment.no_color
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command found: value for programs, lines for people, the exit code; lines of problems go to stderr."""
-
-    value: Any
-    lines: Sequence[str]
-    code: int = OK
-    is_problem: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------- recipes
@@ -86,8 +58,8 @@ def train(
         return Outcome({"recipe": resolved(config)}, dump(config).splitlines())
     from luthier.train import train as start
 
-    with progress(context.obj) as show:
-        return trained(start(config, on_event=show))
+    with progress(context.obj) as listen:
+        return trained(start(config, on_event=listen))
 
 
 def init(
@@ -214,8 +186,8 @@ def runs_resume(context: typer.Context, run: RunArgument, directory: Dir = "runs
     folder = find(run, directory)
     from luthier.train import resume
 
-    with progress(context.obj) as show:
-        return trained(resume(folder.path, on_event=show))
+    with progress(context.obj) as listen:
+        return trained(resume(folder.path, on_event=listen))
 
 
 def runs_extend(
@@ -245,8 +217,8 @@ def runs_reproduce(context: typer.Context, run: RunArgument, directory: Dir = "r
     folder = find(run, directory)
     from luthier.train import reproduce
 
-    with progress(context.obj) as show:
-        found = reproduce(folder.path, on_event=show)
+    with progress(context.obj) as listen:
+        found = reproduce(folder.path, on_event=listen)
     values = {
         "tensors": found["tensors"],
         "different": len(found["different"]),
@@ -322,8 +294,8 @@ def doctor() -> Outcome:
 def demo(context: typer.Context, directory: Dir = "runs") -> Outcome:
     from luthier import demo as show_piece
 
-    with progress(context.obj) as show:
-        done = show_piece.demo(directory, on_event=show)
+    with progress(context.obj) as listen:
+        done = show_piece.demo(directory, on_event=listen)
     value = {
         "run": str(done.run.path),
         "base_score": done.base_score,
@@ -362,8 +334,8 @@ def progress(shell: Shell) -> Iterator[Callable[[Any], None]]:
     """A bar on the log stream where that is a terminal, plain lines elsewhere."""
     from luthier.progress import Progress
 
-    with Progress(shell.logs, terminal=shell.logs.isatty(), colour=not shell.environment.no_color) as show:
-        yield show
+    with Progress(shell.logs, terminal=shell.logs.isatty(), colour=not shell.environment.no_color) as listen:
+        yield listen
 
 
 # ---------------------------------------------------------------------------------------------------- the app
@@ -496,7 +468,7 @@ def run(arguments: Sequence[str]) -> int:
     wants_help = not rest or any(each in ("-h", "--help", "--version") for each in rest)
     shell = Shell("--json" in arguments and not wants_help, "--debug" in arguments, settings, sys.stderr)
     try:
-        return finish(shell, attempt(shell, rest or ["--help"]))
+        return show(shell, attempt(shell, rest or ["--help"]))
     except BrokenPipeError:
         # Whoever read the output has gone away (`luthier runs list | head`). Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -507,24 +479,15 @@ def attempt(shell: Shell, arguments: list[str]) -> Outcome:
     """Call the command; whatever goes wrong becomes an outcome with problems."""
     try:
         return call(shell, arguments)
-    except UserError as error:
-        return failed(error.problems, error.exit_code)
-    except TrainingFailed as error:
-        return failed([error.problem], error.exit_code)
-    except Interrupted as error:
-        return Outcome(errors([interruption(error)]), [str(error)], error.exit_code, is_problem=True)
-    except (KeyboardInterrupt, typer.Abort):
-        return failed([Problem("shell.stopped")], INTERRUPTED)
+    except BrokenPipeError:
+        raise
     except typer.TyperException as error:
         values = {"reason": error.format_message(), "command": usage_of(error)}
         return failed([Problem("shell.usage", values=values)], BAD_INPUT)
-    except BrokenPipeError:
-        raise
-    except Exception as error:  # the one place that answers for faults of our own
-        if shell.debug:
+    except (Exception, KeyboardInterrupt) as error:  # the one place that answers for every fault
+        if shell.debug and not isinstance(error, (LuthierError, KeyboardInterrupt, typer.Abort)):
             raise
-        exit_code = error.exit_code if isinstance(error, LuthierError) else FAILED
-        return failed([Problem("shell.unexpected", values={"reason": summary(error), "file": keep(error)})], exit_code)
+        return outcome_of(KeyboardInterrupt() if isinstance(error, typer.Abort) else error)
 
 
 def call(shell: Shell, arguments: list[str]) -> Outcome:
@@ -543,47 +506,6 @@ def call(shell: Shell, arguments: list[str]) -> Outcome:
     return Outcome(None, [], int(result or OK))
 
 
-def finish(shell: Shell, outcome: Outcome) -> int:
-    """Print an outcome, in the one way or the other."""
-    if shell.json:
-        print(json.dumps(outcome.value, ensure_ascii=False))
-    elif outcome.lines:
-        print("\n".join(outcome.lines), file=shell.logs if outcome.is_problem else sys.stdout)
-    sys.stdout.flush()
-    return outcome.code
-
-
-def errors(problems: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {"error": {"problems": list(problems)}}
-
-
-def failed(problems: Sequence[Problem], code: int) -> Outcome:
-    lines = [str(each) for each in problems]
-    return Outcome(errors([each.to_json() for each in problems]), lines, code, is_problem=True)
-
-
-def interruption(error: Interrupted) -> dict[str, Any]:
-    """An interruption is no problem of the user's, but programs find it in the same place."""
-    shape = {"field": "", "value": "", "remedy": ""}
-    return {"id": "engine.interrupted", "where": error.checkpoint, "rule": str(error), **shape}
-
-
 def usage_of(error: Any) -> str:
     context = getattr(error, "ctx", None)
     return context.command_path if context is not None else "luthier"
-
-
-def summary(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def keep(error: Exception) -> str:
-    """Write the traceback to a file, because a fault after hours cannot be had again at will; returns its name."""
-    text = "".join(traceback.format_exception(error))
-    try:
-        with tempfile.NamedTemporaryFile("w", prefix="luthier-", suffix=".txt", delete=False, encoding="utf-8") as file:
-            file.write(text)
-            return file.name
-    except OSError:
-        return "--debug"

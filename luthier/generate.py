@@ -70,7 +70,9 @@ def generate(
         one `Generated` per prompt, in their order.
     """
     sampling = sampling or Sampling()
-    assert prompts and all(len(prompt) for prompt in prompts), "every prompt needs at least one token"
+    if not prompts:
+        return []
+    assert all(len(prompt) for prompt in prompts), "every prompt needs at least one token"
     stops = frozenset(stop_ids)
     longest = max(len(prompt) for prompt in prompts) + sampling.max_tokens
     cache = Cache(decoder, len(prompts), longest)

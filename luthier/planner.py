@@ -13,8 +13,8 @@ from typing import Any
 from luthier.arch.spec import DecoderSpec, Layer
 
 FLOAT32_BYTES = 4
-HEAD_CHUNK_BYTES = 64 * 2**20
-"""Upper bound of the logits formed at once in the head (`luthier.kernels.head`); two such buffers live together."""
+HEAD_CHUNK_BYTES = 256 * 2**20
+"""Most logits formed at once, in the compute dtype: `luthier.kernels.head.CHUNK_BYTES`, which imports torch."""
 USABLE = 0.8
 """Share of the free memory a plan may fill: the rest is for the allocator's slack and other processes. Chosen, not
 tuned."""
@@ -56,7 +56,10 @@ class Workload:
     trainable_parameters: master weights in fp32, with an fp32 gradient and `optimizer_slots` fp32 states each;
     frozen_parameters: held in the compute dtype, `compute_bytes` each;
     first_trained_layer: lowest layer that trains anything; layers below it keep nothing for the backward pass;
-    longest_tokens: the longest example, which has to fit into one micro-batch.
+    longest_tokens: the longest example, which has to fit into one micro-batch;
+    inner_features: sum of the ranks of all adapters, whose inner rows are kept;
+    cast_parameters: trained weights of the base itself, of which a forward pass makes copies in the compute dtype;
+    head_parameters: of the head (or the embedding tied to it) where it trains.
     """
 
     trainable_parameters: int
@@ -65,6 +68,9 @@ class Workload:
     compute_bytes: int
     optimizer_slots: int
     longest_tokens: int
+    inner_features: int = 0
+    cast_parameters: int = 0
+    head_parameters: int = 0
 
 
 def plan(
@@ -75,14 +81,16 @@ def plan(
     The budget is what fits into the free memory, at most `CAP_TOKENS`, and never less than the longest example; where
     even that does not fit, `fits` is False.
     """
-    per_token = sum(layer_bytes(layer, spec, load.compute_bytes) for layer in spec.layers[load.first_trained_layer :])
-    per_token += 4 * spec.d * load.compute_bytes  # residual stream into and out of the head, and their gradients
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    cap = max(CAP_TOKENS[kind], asked_tokens or 0, load.longest_tokens)
+    per_token = token_bytes(spec, load)
     weights = load.frozen_parameters * load.compute_bytes
+    if load.compute_bytes < FLOAT32_BYTES:
+        weights += load.cast_parameters * load.compute_bytes
     trained = load.trainable_parameters * FLOAT32_BYTES
-    head = 2 * HEAD_CHUNK_BYTES
+    head = head_bytes(spec, load, rows=cap, kind=kind)
     room = max(int(free_bytes * USABLE) - weights - trained * (2 + load.optimizer_slots) - head, 0) // per_token
-    cap = CAP_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
-    budget = max(asked_tokens or min(room, cap), load.longest_tokens)
+    budget = max(asked_tokens or min(room, CAP_TOKENS[kind]), load.longest_tokens)
     return MemoryPlan(
         weights=weights,
         trainable=trained,
@@ -96,12 +104,36 @@ def plan(
     )
 
 
+def token_bytes(spec: DecoderSpec, load: Workload) -> int:
+    """Bytes per token at the moment most is held: when the backward pass of the last layer's MLP begins.
+
+    What every trained layer keeps, the adapters' inner rows, the rotary tables (shared by the layers), and what that
+    MLP works with: three buffers of its width, and the gradients that enter and leave it.
+    """
+    layers = spec.layers[load.first_trained_layer :]
+    ropes = {(layer.mixer.rope, layer.mixer.head_dim) for layer in spec.layers if layer.mixer.rope is not None}
+    working = max((3 * layer.ffn.width for layer in spec.layers), default=0) + 3 * spec.d
+    shared = load.inner_features + sum(2 * head_dim for _, head_dim in ropes) + working
+    return sum(layer_bytes(layer, spec, load.compute_bytes) for layer in layers) + shared * load.compute_bytes
+
+
 def layer_bytes(layer: Layer, spec: DecoderSpec, compute_bytes: int) -> int:
-    """Bytes per token that a layer keeps for the backward pass: the residual stream before attention and before the
-    MLP (2 d), q, k, v and the attention output, the log-sum-exp of each head, gate and up."""
+    """Bytes per token that a layer keeps for the backward pass, adapters aside: the residual stream before attention
+    and before the MLP (2 d), q, k, v and the attention output, gate and up; in float32 the reciprocal RMS of each norm
+    and the log-sum-exp of each head."""
     mixer, width = layer.mixer, layer.ffn.width
     query, key = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
     kept = 2 * spec.d + 2 * query + 2 * key + 2 * width
+    scalars = 2 + mixer.heads
     if mixer.qk_norm:
         kept += query + key  # before their norm
-    return kept * compute_bytes + mixer.heads * FLOAT32_BYTES
+        scalars += mixer.heads + mixer.kv_heads
+    return kept * compute_bytes + scalars * FLOAT32_BYTES
+
+
+def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> int:
+    """Bytes of the head's work on up to `rows` scored rows: a chunk of logits, on a GPU also its softmax in float32; a
+    trained head's gradient as it is formed, and scaled, beside the one it is added to."""
+    chunk = min(HEAD_CHUNK_BYTES, rows * spec.vocab * load.compute_bytes)
+    wide = chunk // load.compute_bytes * FLOAT32_BYTES if kind == "cuda" else 0
+    return chunk + wide + 2 * load.head_parameters * FLOAT32_BYTES

@@ -85,7 +85,10 @@ class Session:
             if piece:
                 on_text(piece)
 
-        return self._answers([conversation], sampling, tuned, push if on_text else None)[0]
+        answer = self._answers([conversation], sampling, tuned, push if on_text else None)[0]
+        if on_text is not None and (rest := stream.flush()):
+            on_text(rest)
+        return answer
 
     def answers(
         self, conversations: Sequence[Conversation], sampling: Sampling | None = None, *, tuned: bool = True
@@ -170,24 +173,33 @@ def output_folder(run: RunFolder) -> Path:
 
 def _open_run(run: RunFolder, device: str, compare: bool) -> Session:
     output, asked = output_folder(run), run.config().model
-    given = manifest.load(run)
-    base = find_base(asked.model_copy(update={"revision": given.base["commit"] or asked.revision}))
+    whole = output.name == "model"
+    # A model tuned in full stands by itself: its base may be gone, unless it is to be compared with.
+    base = None if whole and not compare else _run_base(run, asked)
     if device == "auto":
         chosen = backend.restore(run.read_json("plan.json")["backend"])[0]
     else:
         chosen = backend.choose(device, "auto")
     chosen.apply()
+    loading = {"dtype": chosen.compute_dtype, "device": chosen.device}
     renderer = Renderer.load(output)
-    whole = output.name == "model"
-    decoder = weights.load(
-        output if whole else base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device
-    )
-    if not whole:
-        if given.base["sha256"] != manifest.weights_fingerprint(base.folder)["sha256"]:
-            raise ModelError(Problem("models.base_changed", where=str(base.folder), value=base.path))
-        adapters.load_adapter(decoder, base.arch, output, ADAPTER)
-        return Session(decoder, renderer, ADAPTER, run.name, decoder, base.path)
-    original = None
-    if compare:
-        original = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
-    return Session(decoder, renderer, None, run.name, original, base.path)
+    original = None if base is None else weights.load(base.folder, base.arch, **loading)
+    if whole:
+        decoder = weights.load(output, families.read(output), **loading)
+        return Session(decoder, renderer, None, run.name, original, asked.path)
+    assert base is not None and original is not None
+    adapters.load_adapter(original, base.arch, output, ADAPTER)
+    return Session(original, renderer, ADAPTER, run.name, original, asked.path)
+
+
+def _run_base(run: RunFolder, asked: ModelSection) -> Base:
+    """The base that the run was trained on.
+
+    Raises:
+        ModelError: it is gone, or its weights are not those any more.
+    """
+    given = manifest.load(run)
+    base = find_base(asked.model_copy(update={"revision": given.base["commit"] or asked.revision}))
+    if given.base["sha256"] != manifest.weights_fingerprint(base.folder)["sha256"]:
+        raise ModelError(Problem("models.base_changed", where=str(base.folder), value=base.path))
+    return base

@@ -65,6 +65,7 @@ def train(
         TrainingFailed: training could not go on; what was saved is kept.
     """
     config = config_load.settle(config_load.load(recipe, overrides))
+    RunFolder.refuse_finished(config)
     base = find_base(config.model)
     tune = adapter_config.settle(config.tune, base.arch)
     data = prepare(config, base)
@@ -185,9 +186,12 @@ def open_run(config: RunConfig, base: Base, rows: Data, on_event: Listener | Non
             return event
 
         if run.has("manifest.json"):
-            run.settle(manifest.differences(manifest.load(run), given), config.run.on_change)
+            before = manifest.load(run)
+            run.settle(manifest.differences(before, given), config.run.on_change)
+            for changed in manifest.environment(before, given):
+                emit("note", {"text": say("engine.environment_changed", **changed._asdict())})
         given.save(run)
-        check.write_excluded(run.path / "excluded.jsonl", rows.excluded)
+        run.write_jsonl("excluded.jsonl", [dataclasses.asdict(row) for row in rows.excluded])
         yield Desk(run, emit)
 
 
@@ -339,7 +343,9 @@ def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend) -> D
         decoder = weights.load(base.folder, base.arch, dtype=dtype, device=device, trainable=trained.__contains__)
     if isinstance(tune, Lora):
         if tune.from_ is not None:
-            adapters.load_adapter(decoder, base.arch, Path(tune.from_), ADAPTER, trainable=True)
+            adapters.load_adapter(
+                decoder, base.arch, Path(tune.from_), ADAPTER, trainable=True, dropout=tune.dropout
+            )
         else:
             adapters.attach(decoder, base.arch, tune, name=ADAPTER, seed=config.run.seed)
     return decoder

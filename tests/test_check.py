@@ -22,7 +22,7 @@ from luthier.config.schema import RunConfig
 from luthier.data import check, scan, split
 from luthier.data.check import Checked, check_path, check_sources
 from luthier.data.formats import Chat, Message, Text
-from luthier.errors import DataError, Problem, RunError
+from luthier.errors import DataError, Problem
 from luthier.text import set_language
 
 WriteRows = Callable[..., Path]
@@ -150,15 +150,7 @@ def test_dropped_rows_are_kept_account_of(tmp_path: Path, write_rows: WriteRows)
     ]
     assert checked.files[0].faults == {"data.missing_field": 1, "data.wrong_type": 1}
     assert note(checked, "data.left_out").values == {"rows": 2, "read": 152}
-    out = tmp_path / "excluded.jsonl"
-    out.write_text("older")
-    check.write_excluded(out, checked.excluded)
-    assert [json.loads(line) for line in out.read_text().splitlines()] == [
-        {"path": row.path, "number": row.number, "reason_id": row.reason_id, "reason": row.reason}
-        for row in checked.excluded
-    ]
     assert checked.excluded[0].reason.startswith("output: is missing")
-    assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
     assert any("1 × output: is number, text is needed" in line for line in check.lines(checked))
 
 
@@ -365,7 +357,7 @@ def test_equal_content_has_one_hash_and_other_content_another() -> None:
     assert scan.content_hash(plain) == scan.content_hash(
         Chat((Message("user", "q", extra={}), Message("assistant", "a", 1.0)), ())
     )
-    others = [
+    others: list[Chat | Text] = [
         Chat((Message("user", "q"), Message("assistant", "a", 0.5))),
         Chat((Message("user", "q"), Message("assistant", "a", extra={"name": "n"}))),
         Chat(plain.messages, ({"name": "f"},)),
@@ -382,15 +374,6 @@ def test_the_report_is_in_both_languages(write_rows: WriteRows) -> None:
     assert any("missing" in line for line in check.lines(check_path(path)))
     set_language("zh")
     assert any("缺少此字段" in line for line in check.lines(check_path(path)))
-
-
-def test_excluded_rows_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(RunError):
-        check.write_excluded(tmp_path / "absent" / "excluded.jsonl", [])
-    (tmp_path / "excluded.jsonl").mkdir()
-    with pytest.raises(RunError):
-        check.write_excluded(tmp_path / "excluded.jsonl", [])
-    assert [path.name for path in tmp_path.iterdir()] == ["excluded.jsonl"]
 
 
 @pytest.mark.long

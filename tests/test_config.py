@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luthier.config.load import dump, load, loads, resolved
+from luthier.config.load import dump, load, loads, resolved, settle
 from luthier.config.schema import FORMATS, Freeze, Full, Lora, Pretrain, RunConfig, Sft
 from luthier.data.formats import FORMATS as READERS
 from luthier.errors import ConfigError, Problem
@@ -600,3 +600,11 @@ def test_learning_rates_follow_the_kind() -> None:
     rates = {kind: load(None, [*LEAST, f"tune={kind}"]).learning_rate for kind in ("lora", "full", "freeze")}
     assert rates == {"lora": 2e-4, "full": 2e-5, "freeze": 2e-5}
     assert load(None, [*LEAST, "optim.lr=0.5"]).learning_rate == 0.5
+
+
+def test_settled_is_what_resolved_says() -> None:
+    config = load(None, [*LEAST, "optim.steps=5", "tune.rank=4"])
+    settled = settle(config)
+    assert (settled.optim.lr, settled.tune) == (2e-4, Lora(rank=4, alpha=8))
+    assert settle(settled) == settled and resolved(settled) == resolved(config)
+    assert load(settled) == settled, "a settled recipe breaks no rule about fields given twice"

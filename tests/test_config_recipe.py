@@ -163,7 +163,8 @@ def test_bad_settings_write_nothing(tmp_path: Path) -> None:
 
 def test_lines_are_broken_where_they_may_be() -> None:
     assert recipe.wrap("aaa bbb ccc", 7) == ["aaa bbb", "ccc"]
-    assert recipe.wrap("中文没有空格，也要换行。", 10) == ["中文没有", "空格，也要", "换行。"]
+    assert recipe.wrap("中文没有空格，也要换行。", 10) == ["中文没有空", "格，也要换", "行。"]
+    assert recipe.wrap("中文没有，也要换行", 9) == ["中文没", "有，也要", "换行"], "no line begins with a comma"
     assert recipe.wrap("word", 2) == ["word"]
 
 

@@ -254,6 +254,15 @@ def test_dropout_changes_with_the_step_and_without_a_key_there_is_none() -> None
     assert first == again and first != next_step and first != none
 
 
+def test_projections_share_a_dropout_site_exactly_where_they_share_an_input() -> None:
+    decoder = decoder_of(build("llama"), "llama")
+    inputs = {"q": 0, "k": 0, "v": 0, "o": 1, "gate": 2, "up": 2, "down": 3}
+    by_site: dict[int, set[tuple[int, int]]] = {}
+    for unit in decoder.arch.units:
+        by_site.setdefault(decoder.units[unit.name].site, set()).add((unit.layer, inputs[unit.parts[0].role]))
+    assert len(by_site) == 4 * len(decoder.spec.layers) and all(len(found) == 1 for found in by_site.values())
+
+
 def shared_prompt(prompt: Ints, answers: Sequence[Ints]) -> tuple[Batch, list[Document]]:
     """A prompt with its continuations, and the same as whole documents. A nested prompt: the second answer's first half
     is a segment of its own with the rest as its child."""
@@ -421,7 +430,7 @@ def test_a_lora_step_keeps_exactly_the_counted_bytes() -> None:
     query, key = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
     layer = 2 * spec.d + 2 * query + 2 * key + 2 * width  # h twice, q and attention's output, k, v, gate, up
     layer += mixer.heads + 2 + 7 * 4  # log-sum-exps, reciprocal norms, adapters' inner rows
-    per_token = len(spec.layers) * layer + mixer.head_dim  # one cosine and sine of half a head's width for all layers
+    per_token = len(spec.layers) * layer + 2 * mixer.head_dim  # one table of cosines and one of sines for all layers
     head = (
         rows * (spec.d + 1) + rows * spec.d + 1
     )  # final norm: rows and their reciprocal norm; the formed gradient; scale

@@ -111,3 +111,22 @@ def test_attention_of_the_last_rows(window: int | None) -> None:
     q, k, v = torch.randn(9, 4, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)
     expected = reference.attention(q, k, v, reference.seen([0], [9], [-1], window)).flatten(1)
     torch.testing.assert_close(attend_last(q[6:], k, v, window, None), expected[6:])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("length", [5, 191, 192])
+def test_half_precision_gradients_are_as_good_as_torch_s(dtype: torch.dtype, length: int) -> None:
+    segments = segments_of([(length, -1)] * 2)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2 * length, heads, 8, dtype=dtype, requires_grad=True) for heads in (4, 2, 2))
+    dy = torch.randn(2 * length, 32, dtype=dtype)
+    seen = reference.seen(*(each.tolist() for each in (segments.start, segments.end, segments.parent)), None)
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    truth = torch.autograd.grad(reference.attention(*exact, seen).flatten(1), exact, dy.double())
+    ours = torch.autograd.grad(torch.cat(Attend(Layout.of(segments))(q, k, v)), (q, k, v), dy)
+    stacked = [x.view(2, length, -1, 8).transpose(1, 2) for x in (q, k, v)]
+    out = torch.nn.functional.scaled_dot_product_attention(*stacked, is_causal=True, enable_gqa=True)
+    theirs = torch.autograd.grad(out.transpose(1, 2).reshape(2 * length, 32), (q, k, v), dy)
+    for mine, other, true in zip(ours, theirs, truth, strict=True):
+        assert mine.dtype == dtype
+        assert (mine.double() - true).norm() <= 1.2 * (other.double() - true).norm()

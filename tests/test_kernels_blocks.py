@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from luthier.kernels import autograd, reference
+from luthier.arch.spec import Rope
+from luthier.kernels import autograd, reference, rotary
 from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
 from luthier.kernels.linear import Linear, weight_grad
@@ -86,16 +87,19 @@ def test_attention_inputs(
     sizes = (3 * E, E, E)
     linears = [_linear(D, o, bias=bias, rank=r, trains=weights) for o, r in zip(sizes, ranks, strict=True)]
     qk = (_random(E, trains="n" in stream), _random(E, trains="n" in stream)) if qk_norm else None
-    angles = (torch.randn(N, pairs).double(), torch.randn(N, pairs).double()) if pairs else None
+    rope = Rope("default", 100.0, 2 * pairs, interleaved=bias) if pairs else None
+    angles = rotary.tables(rope, torch.arange(N), E, torch.float64) if rope else None
     drop = _drop(p, 0)
-    ours = autograd.attention_inputs(h, norm, qk, angles, linears, QkvShape(EPS, E, False, drop))
+    ours = autograd.attention_inputs(h, norm, qk, angles, linears, QkvShape(EPS, E, rope, drop))
 
     x = reference.rms_norm(h, norm, EPS)
     q, k, v = (_plain(x, linear, drop).view(N, -1, E) for linear in linears)
     if qk is not None:
         q, k = reference.rms_norm(q, qk[0], EPS), reference.rms_norm(k, qk[1], EPS)
     if angles is not None:
-        q, k = reference.rotate(q, *angles, False), reference.rotate(k, *angles, False)
+        step = 2 if bias else 1  # the first of each pair, from the interleaved or the half layout
+        cos, sin = angles[0][:, : step * pairs : step], -angles[1][:, : step * pairs : step]
+        q, k = reference.rotate(q, cos, sin, bias), reference.rotate(k, cos, sin, bias)
     used = [h, norm, *(qk or ()), *(tensor for linear in linears for tensor in linear[:4])]
     _same_gradients(ours, (q, k, v), used)
 
@@ -142,13 +146,14 @@ def test_gradcheck_of_the_blocks() -> None:
     linears = [_linear(D, E, bias=True, rank=2, trains="wba") for _ in range(3)]
     flat = [tensor for linear in linears for tensor in linear[:4] if tensor is not None]
     h, norm = _random(3, D, trains=True), _random(D, trains=True)
-    angles = (torch.randn(3, 2).double(), torch.randn(3, 2).double())
+    rope = Rope("default", 100.0, E)
+    angles = rotary.tables(rope, torch.arange(3), E, torch.float64)
 
     def rebuild(flat: Sequence[Tensor]) -> list[Linear]:
         return [Linear(*flat[4 * index : 4 * index + 4], 0.7) for index in range(3)]
 
     def attention(h: Tensor, norm: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
-        return autograd.attention_inputs(h, norm, None, angles, rebuild(flat), QkvShape(EPS, E, False))
+        return autograd.attention_inputs(h, norm, None, angles, rebuild(flat), QkvShape(EPS, E, rope))
 
     assert torch.autograd.gradcheck(attention, (h, norm, *flat))
 
@@ -162,8 +167,10 @@ def test_gradcheck_of_the_blocks() -> None:
     assert torch.autograd.gradcheck(mlp, (h, norm, *flat))
 
 
+@pytest.mark.parametrize("tile_bytes", [1, 2 * D * 8, 2**20])
 @pytest.mark.parametrize("train_weight", [False, True])
-def test_rms_norm(train_weight: bool) -> None:
+def test_rms_norm(train_weight: bool, tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.kernels.tiles.TILE_BYTES", tile_bytes)
     x, weight = _random(N, D, trains=True), _random(D, trains=train_weight)
     _same_gradients([autograd.rms_norm(x, weight, EPS)], [reference.rms_norm(x, weight, EPS)], [x, weight])
 
@@ -171,7 +178,7 @@ def test_rms_norm(train_weight: bool) -> None:
 def test_nothing_is_kept_where_nothing_trains() -> None:
     h, norm = torch.randn(N, D), torch.ones(D)
     linears = [Linear(torch.randn(E, D)) for _ in range(3)]
-    q, _, _ = autograd.attention_inputs(h, norm, None, None, linears, QkvShape(EPS, E, False))
+    q, _, _ = autograd.attention_inputs(h, norm, None, None, linears, QkvShape(EPS, E))
     assert q.grad_fn is None
     adapted = Linear(torch.randn(D, D), None, torch.randn(2, D, requires_grad=True), torch.randn(D, 2), 1.0)
     with torch.no_grad():

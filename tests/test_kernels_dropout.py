@@ -24,7 +24,10 @@ def _drop(
     ("seed", "step", "number", "p"), [(0, 0, 0, 0.5), (2**32 - 1, 10**7, 95, 0.05), (2**40 + 7, 1, 3, 0.999)]
 )
 @pytest.mark.parametrize("width", [1, 7, 16])
-def test_mask_is_its_plain_definition(seed: int, step: int, number: int, p: float, width: int) -> None:
+def test_mask_is_its_plain_definition(
+    seed: int, step: int, number: int, p: float, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.kernels.tiles.TILE_BYTES", 2 * 4 * 8)
     uids, positions = [0, 1, 2**31 + 5, 2**40 + 9, 1], [0, 1, 4095, 2**20, 2]
     mask = _drop(uids, positions, seed=seed, step=step, number=number, p=p).mask(width)
     expected = [

@@ -27,7 +27,7 @@ def _case(rows: int = 7, vocabulary: int = 19, dtype: torch.dtype = torch.float6
 @pytest.fixture(params=[1, 2, 3, 1000], ids=lambda rows: f"chunks of {rows} rows")
 def chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luthier.kernels.head.CHUNK_BYTES", request.param * 19 * 8)
-    monkeypatch.setattr("luthier.kernels.head.TILE_BYTES", 2 * 19 * 8)
+    monkeypatch.setattr("luthier.kernels.tiles.TILE_BYTES", 2 * 19 * 8)
 
 
 @pytest.mark.usefixtures("chunked")

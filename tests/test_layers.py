@@ -49,6 +49,7 @@ RANKS: dict[str, float] = {
     "search": 7,
     "queue": 7,
     "progress": 8,
+    "outcome": 8,
     "web": 8,
     "cli": 9,
     "__main__": 9.5,
@@ -72,7 +73,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "modelscope": ("models/",),
     "pyarrow": ("data/readers.py",),
     "rich": ("cli.py", "progress.py", "runs/tables.py", "runs/receipt_page.py"),
-    "safetensors": ("models/", "engine/checkpoint.py"),
+    "safetensors": ("models/", "engine/checkpoint.py", "nano/make.py"),
     "swanlab": ("runs/",),
     "tensorboard": ("runs/",),
     "torch.distributed": ("engine/backend.py",),
@@ -95,6 +96,7 @@ TORCH_FREE = (
     "data",
     "errors",
     "nano",
+    "outcome",
     "planner",
     "progress",
     "runs",
@@ -102,6 +104,10 @@ TORCH_FREE = (
 )
 OPTIONAL = ("bitsandbytes", "modelscope", "swanlab", "tensorboard", "torch.utils.tensorboard", "triton", "wandb")
 """Extras: imported where they are used, so that everything else works without them."""
+NANO_MAKERS = ("nano.make", "nano.start")
+"""They made the weights that the package ships; nothing that runs for users imports them."""
+HEAVY_CLIENTS = ("luthier.models.hub_huggingface", "luthier.models.hub_modelscope")
+"""Half a second of imports or an extra, needed only where a model is fetched; `models/hub.py` loads them then."""
 NOT_WITHOUT_TORCH_INSTALLED = ("data/templates.py",)
 """Imports no torch itself, but transformers, which does when it is installed."""
 
@@ -231,13 +237,17 @@ def test_imports_stand_at_the_top() -> None:
             if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
             for target in imported(ast.walk(function))
         ]
-        wrong = [each for each in inner if not f"{each}.".startswith(tuple(f"{name}." for name in OPTIONAL))]
+        wrong = [
+            each
+            for each in inner
+            if not f"{each}.".startswith(tuple(f"{name}." for name in (*OPTIONAL, *HEAVY_CLIENTS)))
+        ]
         assert not wrong, f"{path.relative_to(PACKAGE)} imports {wrong} inside a function"
 
 
 def test_torch_free_modules_do_not_name_torch() -> None:
     for name in (name for name in FILES if top(name) in TORCH_FREE):
-        if name == SURFACE:
+        if name == SURFACE or name in NANO_MAKERS:
             continue
         optional = ("torch.utils.tensorboard",)
         uses = [
@@ -256,7 +266,7 @@ def test_torch_free_modules_load_no_torch() -> None:
         if top(name) in TORCH_FREE
         and path.relative_to(PACKAGE).as_posix() not in NOT_WITHOUT_TORCH_INSTALLED
         and not any("transformers" in target or ".templates" in target for target in imports(path))
-        and name != "__main__"
+        and name not in ("__main__", *NANO_MAKERS)
     ]
     code = (
         "import importlib, sys\n"
@@ -269,7 +279,8 @@ def test_torch_free_modules_load_no_torch() -> None:
 
 
 def test_nano_needs_the_standard_library_only() -> None:
-    """So that corpus and task can be made again anywhere; making the base itself also needs a tokenizer."""
-    for name in (name for name in FILES if top(name) == "nano"):
-        allowed = {*sys.stdlib_module_names, "luthier", *(["tokenizers"] if name == "nano.make" else [])}
+    """So that corpus and task can be made again anywhere."""
+    allowed = {*sys.stdlib_module_names, "luthier"}
+    for name in (name for name in FILES if top(name) == "nano" and name not in NANO_MAKERS):
         assert {top(target) for target in imports(FILES[name])} <= allowed, name
+        assert not own_imports(name) & set(NANO_MAKERS)

@@ -20,6 +20,7 @@ from luthier.runs.store import RunFolder
 from luthier.runs.tables import columns, decimal, duration, markdown_table, size, span
 from luthier.text import set_language
 
+LEFT_OUT = {"path": "rows.jsonl", "number": 3, "reason_id": "data.too_long", "reason": "2,311 tokens | too many"}
 GOLDEN = Path(__file__).parent / "golden" / "run"
 
 
@@ -46,7 +47,10 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
                 plugins={"mine:rows": Path("mine.py")},
                 seed=0,
             ).save(run)
-            run.write_jsonl("excluded.jsonl", [{"path": "rows.jsonl", "number": n} for n in (3, 5, 8)])
+            run.write_jsonl(
+                "excluded.jsonl",
+                [LEFT_OUT, {**LEFT_OUT, "number": 5}, {**LEFT_OUT, "number": 8, "reason_id": "data.empty"}],
+            )
             plan = {"backend": {"device": "cpu", "dtype": "float32"}, "memory": {"peak_bytes": 2_000_000_000}}
             run.write_json("plan.json", plan)
             run.emit("started", {"num_steps": 4})
@@ -132,7 +136,16 @@ def test_page_says_everything(finished: Callable[..., RunFolder], language: Any)
     page = (run.path / "receipt.md").read_text()
     assert page.splitlines()[0].startswith("# ") and page.count("\n## ") == len(receipt_page.SECTIONS)
     facts = ("nano", "`rows.jsonl`", "1 min 30 s", "4,000", "2.0 GB", "1.0 GB", "1,000", "1.25 %", "3.2500", "47 of 47")
-    for fact in (*facts, "rows.jsonl:7", "chatml", "im_end", "KL 0.5", "✔", "○"):
+    for fact in (
+        *facts,
+        "rows.jsonl:7",
+        "rows.jsonl:3: 2,311 tokens \\| too many",
+        "chatml",
+        "im_end",
+        "KL 0.5",
+        "✔",
+        "○",
+    ):
         assert fact in page, fact
     tables = [block.splitlines() for block in page.split("\n\n") if block.startswith("|")]
     assert len(tables) >= 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import string
 from collections.abc import Iterator
@@ -25,6 +26,11 @@ NO_WORDS = frozenset({"data.type_null", "doctor.use.track"})
 """The same in both languages: names and notation."""
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def called(node: ast.Call) -> str:
     return node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
 
@@ -32,7 +38,7 @@ def called(node: ast.Call) -> str:
 def spoken() -> Iterator[tuple[str, str, str]]:
     """(place, say or Problem, id) of every literal id handed to either."""
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Call) and called(node) in ("say", "Problem"):
                 given = node.args[0] if node.args else next((k.value for k in node.keywords if k.arg == "id"), None)
                 choices = [given.body, given.orelse] if isinstance(given, ast.IfExp) else [given]
@@ -45,7 +51,7 @@ def patterns() -> set[str]:
     """f-strings that build an id, as regular expressions; those that leave the whole name open are of no help."""
     found = set()
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.JoinedStr):
                 pieces = [re.escape(p.value) if isinstance(p, ast.Constant) else "[A-Za-z0-9_ ]+" for p in node.values]
                 if re.match(rf"(?:{'|'.join(TABLES)})\\\.[a-z]", pieces[0]):
@@ -53,12 +59,21 @@ def patterns() -> set[str]:
     return found
 
 
-def literals() -> set[str]:
-    """Every string in the code that has the form of an id: tables hand them on under other names; and ids put together
-    from two strings (`"runs.status." + word`), as prefixes."""
+def prefixes() -> tuple[str, ...]:
+    """Beginnings of ids that are put together from two strings: `"runs.status." + word`."""
     found = set()
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
+            if isinstance(node, ast.BinOp) and isinstance(node.left, ast.Constant) and isinstance(node.left.value, str):
+                found.add(node.left.value)
+    return tuple(each for each in found if ID.match(each + "x") and each.count(".") > 1)
+
+
+def literals() -> set[str]:
+    """Every string in the code: tables hand ids on under other names."""
+    found = set()
+    for path in SOURCES:
+        for node in nodes(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(node.value)
     return found
@@ -85,14 +100,14 @@ def test_tables_of_ids_have_texts() -> None:
 def test_no_text_is_unused() -> None:
     used = literals() | {message for _, _, message in spoken()}
     built = [re.compile(pattern) for pattern in patterns()]
-    prefixes = tuple(each for each in used if each.endswith(".") and ID.match(each + "x"))
     used |= {f"config.{name}" for name in RULES}
     used |= {f"config.help.{name}" for name in (*SECTIONS, *FIELDS)}
+    beginnings = prefixes()
     unused = []
     for message in MESSAGES:
         stem = next((message.removesuffix(part) for part in PARTS if message.endswith(part)), message)
         known = {message, stem} & used or any(p.fullmatch(message) or p.fullmatch(stem) for p in built)
-        if not known and not (prefixes and message.startswith(prefixes)):
+        if not known and not message.startswith(beginnings):
             unused.append(message)
     assert not unused, unused
 

@@ -6,8 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -221,29 +220,35 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(
     assert not list((tmp_path / "tokens").iterdir())
 
 
-UNWRITABLE = """
-import os, sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-import test_tokens as t
-from luthier.data import tokens
-from luthier.errors import DataError
-renderer = t.load_renderer(Path({model!r}), t.config())
-if os.geteuid() == 0:
-    os.setgid(65534); os.setuid(65534)
-try:
-    tokens.build(t.MIXED, renderer, t.config(), Path({cache!r}))
-except DataError as error:
-    sys.exit(7 if "LUTHIER_CACHE" in str(error) else 8)
-"""
+def _build_as_nobody(renderer: Renderer, cache: Path, queue: Any) -> None:
+    if os.geteuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    try:
+        tokens.build(MIXED, renderer, config(), cache)
+    except DataError as error:
+        queue.put(str(error))
+    else:
+        queue.put("built")
 
 
-def test_a_cache_folder_without_permission(folder: Path, tmp_path: Path) -> None:
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0o555)
-    code = UNWRITABLE.format(tests=str(Path(__file__).parent), model=str(folder), cache=str(locked / "cache"))
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert done.returncode == 7, done.stderr
+@pytest.mark.parametrize("mode", [0o555, 0o000], ids=["read only", "closed"])
+def test_a_cache_folder_without_permission(renderer: Renderer, mode: int) -> None:
+    """In a child process, because root may write anywhere; outside pytest's folders, which others may not enter."""
+    with tempfile.TemporaryDirectory() as name:
+        outer = Path(name)
+        outer.chmod(0o755)
+        locked = outer / "locked"
+        locked.mkdir()
+        locked.chmod(mode)
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        worker = context.Process(target=_build_as_nobody, args=(renderer, locked / "cache", queue))
+        worker.start()
+        message = queue.get(timeout=100)
+        worker.join()
+        locked.chmod(0o755)
+    assert "Permission denied" in message and "LUTHIER_CACHE" in message
 
 
 # ---------------------------------------------------------------------------------------------------- long rows

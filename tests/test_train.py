@@ -141,9 +141,9 @@ def test_random_weights_can_be_trained_from_scratch(recipe, tmp_path):
 
 def test_the_split_into_micro_batches_does_not_change_the_result(recipe):
     states = []
-    for name, budget in (("whole", 4096), ("split", 60)):
+    for name, budget in (("whole", 4096), ("split", 80)):
         recipe["optim"]["budget_tokens"] = budget
-        recipe["data"]["max_tokens"] = 60
+        recipe["data"]["max_tokens"] = 80
         recipe["run"]["name"] = name
         states.append(final_state(luthier.train(recipe)))
     for name, whole in states[0].items():

@@ -63,7 +63,12 @@ TEXT = {
     "update": ("Bringing .venv up to date.", "正在更新 .venv。"),
     "wait": ("Another ./run is setting up .venv: waiting for it.", "另一个 ./run 正在安装 .venv：等待其完成。"),
     "venv": ("Python {python} environment", "Python {python} 运行环境"),
-    "torch": ("{torch}, {build} build (up to {size} to download)", "{torch}，{build} 版（最多下载 {size}）"),
+    "torch_cpu": ("{torch}, CPU build (0.2 GB to download)", "{torch}，CPU 版（下载 0.2 GB）"),
+    "torch_gpu": ("{torch}, CUDA build (3 GB to download)", "{torch}，CUDA 版（下载 3 GB）"),
+    "torch_any": (
+        "{torch}, as pip is configured (0.2 GB to download, or 3 GB if that is a CUDA build)",
+        "{torch}，按 pip 的配置（下载 0.2 GB；若为 CUDA 版则为 3 GB）",
+    ),
     "rest": ("everything else (up to 0.2 GB to download)", "其余依赖（最多下载 0.2 GB）"),
     "no_index": (
         "  {url} does not answer, so pip's own configuration decides which build of PyTorch is taken. "
@@ -321,8 +326,9 @@ def build(stamp: dict[str, Any] | None, wanted: str, extras: set[str]) -> None:
     gpu = find_gpu()
     torch = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
     index = torch_index(gpu)
+    kind = "torch_gpu" if gpu else "torch_cpu" if index or sys.platform != "linux" else "torch_any"
     phase(
-        say("torch", torch=torch.replace("==", " "), build="CUDA" if gpu else "CPU", size="3 GB" if gpu else "0.2 GB"),
+        say(kind, torch=torch.replace("==", " ")),
         pip_install(torch, *(["--extra-index-url", index] if index else [])),
     )
     names = sorted(extras | ({"gpu"} if gpu else set()))

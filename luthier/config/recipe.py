@@ -20,14 +20,14 @@ from luthier.config.tree import show_flow
 from luthier.errors import ConfigError, Problem
 from luthier.text import say
 
-STARTER = (
-    "model=nano",
-    "data.train=data.json",
-    "method=sft",
-    "tune=lora",
-    "tune.rank=16",
-    "optim.epochs=3",
-)
+STARTER = {
+    "model": "nano",
+    "data.train": "data.json",
+    "method": "sft",
+    "tune": "lora",
+    "tune.rank": 16,
+    "optim.epochs": 3,
+}
 """What a new recipe states; everything else stands in it as a comment."""
 WIDTH = 100
 """Columns of comments and help: comfortable to read, and narrower than most terminals."""
@@ -44,7 +44,7 @@ def write(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: an override is wrong, the file is already there, or it cannot be written.
     """
-    config = load(None, [*STARTER, *overrides])
+    config = load(STARTER, overrides)
     text = render(config, str(path))
     try:
         with open(path, "x", encoding="utf-8") as file:

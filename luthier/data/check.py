@@ -7,9 +7,6 @@ JSON.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +16,7 @@ from luthier.config.schema import DataSection, RunConfig, Source
 from luthier.data import own, split
 from luthier.data.scan import PLACES_SHOWN, Excluded, FileReport, FileScan, Item, Tally
 from luthier.data.split import Split
-from luthier.errors import DataError, Problem, RunError
+from luthier.errors import DataError, Problem
 from luthier.text import say
 
 __all__ = [
@@ -32,7 +29,6 @@ __all__ = [
     "inspect",
     "lines",
     "report",
-    "write_excluded",
 ]
 
 REPEATS_ROWS, REPEATS_MEAN = 20, 4
@@ -196,25 +192,6 @@ def _split_notes(chosen: Split, share: object, rows: int) -> Iterator[Problem]:
 
 
 # -------------------------------------------------------------------------------------------------------- output
-
-
-def write_excluded(path: Path, excluded: Iterable[Excluded]) -> None:
-    """Write the rows left out, one JSON object per line; the file holds either its old or its new content.
-
-    Raises:
-        RunError: the operating system refuses.
-    """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in excluded)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RunError(Problem("data.not_written", str(path), values={"reason": error.strerror or ""})) from error
 
 
 def report(checked: Checked) -> dict[str, Any]:

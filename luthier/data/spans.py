@@ -223,8 +223,6 @@ class Conversations:
         Tokens do not reach across a control token, so the stretch from the last one on decides; it is mostly the same
         few characters in every conversation.
         """
-        if not tokens.begins_at(start):
-            return True
         end = tokens.at(start, len(text))
         opening = next((at for at in range(end - 1, -1, -1) if tokens.ids[at] in self._guard.ids), None)
         first = opening or 0

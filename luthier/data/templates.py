@@ -33,11 +33,15 @@ from luthier.data.stops import EmbeddingRows
 from luthier.data.vocabulary import TextStream, Vocabulary
 from luthier.errors import DataError, ModelError, Problem
 
+__all__ = ["Kind", "LawReport", "Renderer", "load_renderer"]
+
 Weighted = tuple[NDArray[np.int32], Floats]
 """ids [T] and weights [T] of one training sequence (`luthier.batch.Rendered`)."""
 
 Kind = Literal["trained", "context", "special"]
 
+SHOWN = 3
+"""Violations of one kind that are spelt out."""
 FORMAT = 1
 """Version of `renderer.json`."""
 PROBE_TEXT = "A probe: 3.14 naïve café  — 你好，世界。\n\tdef f(x): return x\n"
@@ -216,11 +220,13 @@ class Renderer:
             places: where each example comes from (`data.jsonl:117`), for the message.
 
         Raises:
-            ModelError: with every violation.
+            ModelError: naming the shape, where chat and training part, and the remedy; the first violations of each
+                kind, as one fault of a template shows in many shapes.
         """
         report = laws.check(self, examples, places)
         if report.violations:
-            raise ModelError(report.violations)
+            kinds = dict.fromkeys(problem.id for problem in report.violations)
+            raise ModelError([p for kind in kinds for p in [v for v in report.violations if v.id == kind][:SHOWN]])
         return report
 
     def text(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:

@@ -53,12 +53,6 @@ class Tokens:
                 return int(token) - passed
         return len(self.ids)
 
-    def begins_at(self, char: int) -> bool:
-        """Whether no token holds characters from both sides of the position (of a text without cuts)."""
-        token = self.encoding.char_to_token(char)
-        place = None if token is None else self.encoding.token_to_chars(token)
-        return place is None or place[0] >= char
-
     def start_of(self, token: int) -> int:
         """Character at which a token begins (of a text without cuts)."""
         place = self.encoding.token_to_chars(token)
@@ -178,15 +172,15 @@ class Guard:
         if isinstance(value, str):
             return self._literal.search(value) is not None
         if isinstance(value, Mapping):
-            return any(self.touches(each) for each in value.values())
+            return any(self.touches(each) for pair in value.items() for each in pair)
         return isinstance(value, (list, tuple)) and any(self.touches(each) for each in value)
 
     def mark(self, value: Any) -> Any:
-        """The value with every control token in its strings wrapped; keys of mappings stay as they are."""
+        """The value with every control token in its strings wrapped, the keys of mappings among them."""
         if isinstance(value, str):
             return self._literal.sub(lambda found: f"{OPEN}{found.group()}{CLOSE}", value)
         if isinstance(value, Mapping):
-            return {key: self.mark(each) for key, each in value.items()}
+            return {self.mark(key): self.mark(each) for key, each in value.items()}
         return [self.mark(each) for each in value] if isinstance(value, (list, tuple)) else value
 
     def prepare(self, text: str) -> tuple[str, list[int]]:

@@ -14,6 +14,7 @@ import resource
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,8 @@ PROBE_ROWS, PROBE_WIDTH = 512, 1024
 """Shape of the probing matmul: tokens of a small micro-batch times the width of a 0.5B model; 1.1 GFLOP, so that
 three repeats take tens of milliseconds on a slow core."""
 PROBE_REPEATS = 3
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+"""Where Linux says what memory is available, and what a container may use (control groups, version 2)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,15 +101,14 @@ def choose(device: str, dtype: str, where: str = "run.device") -> Backend:
 
 
 def restore(saved: dict[str, Any]) -> tuple[Backend, list[str]]:
-    """The backend of an earlier attempt, and what of it this machine cannot give (nothing: same bits)."""
-    backend = Backend(**saved)
-    lost = []
-    if backend.device.startswith("cuda") and not torch.cuda.is_available():
-        lost.append("device")
-        backend = dataclasses.replace(backend, device="cpu", dtype="float32", isa=_isa("cpu"))
-    elif backend.isa != _isa(backend.device):
-        lost.append("isa")
-    return backend, lost
+    """The backend of an earlier attempt as far as this machine can give it, and its fields that differ (none: same
+    bits)."""
+    before = Backend(**saved)
+    backend = before
+    if before.device.startswith("cuda") and not torch.cuda.is_available():
+        backend = dataclasses.replace(before, device="cpu", dtype="float32")
+    backend = dataclasses.replace(backend, isa=_isa(backend.device))
+    return backend, [name for name in ("device", "dtype", "isa") if getattr(before, name) != getattr(backend, name)]
 
 
 def probe(device: str) -> Probe:
@@ -136,26 +138,32 @@ def free_memory_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info()[0])
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return min(int(line.split()[1]) * 1024, _container_limit_bytes())
+        available = _table(MEMINFO).get("MemAvailable:")
     except OSError:
-        pass
+        available = None
+    if available is not None:
+        return min(available * 1024, _container_limit_bytes())
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _container_limit_bytes() -> int:
-    """What a control group leaves to this process; a very large number where there is none."""
+    """What a control group leaves to this process; a very large number where there is none. Cached files count as
+    used there, but the kernel drops them before it refuses memory."""
     try:
-        with (
-            open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit,
-            open("/sys/fs/cgroup/memory.current", encoding="ascii") as used,
-        ):
-            text = limit.read().strip()
-            return 1 << 62 if text == "max" else max(int(text) - int(used.read()), 0)
+        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        if limit == "max":
+            return 1 << 62
+        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
+        cached = _table(CGROUP / "memory.stat").get("inactive_file", 0)
     except OSError:
         return 1 << 62
+    return max(int(limit) - used + cached, 0)
+
+
+def _table(path: Path) -> dict[str, int]:
+    """A kernel file of lines `name number ...`."""
+    rows = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1}
 
 
 def _device(asked: str, where: str) -> str:

@@ -171,7 +171,9 @@ def evaluate(job: Job) -> dict[str, float]:
 
 
 def _train_step(job: Job, step: Step, state: TrainState) -> StepResult:
-    """Accumulate, clip, update. In fp16 an overflow halves the loss scale and the same step is done again."""
+    """Accumulate, clip, update. In fp16 an overflow halves the loss scale and the same step is done again; where no
+    scale helps, the row is at fault and the scale stays as it was."""
+    before = state.loss_scale, state.good_steps
     while True:
         job.optimizer.zero_grad(set_to_none=True)
         scale = state.loss_scale if job.backend.loss_scaling else 1.0
@@ -187,6 +189,7 @@ def _train_step(job: Job, step: Step, state: TrainState) -> StepResult:
                 _grow_scale(state)
             return StepResult(loss, norm, applied=True)
         if not job.backend.loss_scaling or not math.isfinite(loss) or state.loss_scale <= MIN_SCALE:
+            state.loss_scale, state.good_steps = before
             return StepResult(loss, norm, applied=False)
         state.loss_scale, state.good_steps = state.loss_scale / 2, 0
 

@@ -113,14 +113,14 @@ class _AttentionInputs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Any, ...]:
         h_ND, rstd_N1, norm_D, inner_NS, *rest = ctx.saved_tensors
-        q, k, (cos_NF, sin_NF, *flat) = rest[:3], rest[3:6], rest[6:]
+        q, k, (cos_NE, sin_NE, *flat) = rest[:3], rest[3:6], rest[6:]
         saved = QkvSaved(
             Kept(h_ND, rstd_N1, norm_D),
             inner_NS,
             None if q[0] is None else Kept(*q),
             None if k[0] is None else Kept(*k),
-            cos_NF,
-            sin_NF,
+            cos_NE,
+            sin_NE,
         )
         wanted = ctx.needs_input_grad
         need_h, need_norm, need_q_norm, need_k_norm = wanted[3:7]

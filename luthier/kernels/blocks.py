@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from luthier.arch.spec import Rope
 from luthier.kernels import norm, rotary
 from luthier.kernels.dropout import Dropout
 from luthier.kernels.linear import Grads, Linear, Need, project, project_backward, reads_input
@@ -58,11 +59,11 @@ def keep(h_ND: Tensor, weight_D: Tensor, eps: float) -> Kept:
 
 @dataclass(frozen=True)
 class QkvShape:
-    """eps: of all norms; head_dim; interleaved: how rotary pairs features; drop: on the adapters' input."""
+    """eps: of all norms; rope: None without rotary; drop: on the adapters' input."""
 
     eps: float
     head_dim: int
-    interleaved: bool
+    rope: Rope | None = None
     drop: Dropout | None = None
 
 
@@ -73,8 +74,8 @@ class QkvSaved(NamedTuple):
     inner_NS: Tensor | None
     q: Kept | None
     k: Kept | None
-    cos_NF: Tensor | None
-    sin_NF: Tensor | None
+    cos_NE: Tensor | None
+    sin_NE: Tensor | None
 
 
 class QkvNeed(NamedTuple):
@@ -105,7 +106,7 @@ def attention_inputs(
 
     Args:
         qk_norms: weights [E] of the norms on each head of q and k, where the model has them.
-        angles: cosine and sine [N, pairs] of each token, where the model is rotary.
+        angles: `rotary.tables` of the tokens, where the model is rotary.
         linears: q, k, v.
     """
     kept = keep(h_ND, norm_D, shape.eps)
@@ -115,10 +116,9 @@ def attention_inputs(
     if qk_norms is not None:
         q_kept, k_kept = keep(q, qk_norms[0], shape.eps), keep(k, qk_norms[1], shape.eps)
         q, k = q_kept.normed(), k_kept.normed()
-    if angles is not None:
-        q, k = (rotary.rotate(x, *angles, shape.interleaved) for x in (q, k))
-    cos_NF, sin_NF = angles if angles is not None else (None, None)
-    return (q, k, v), QkvSaved(kept, inner_NS, q_kept, k_kept, cos_NF, sin_NF)
+    if shape.rope is not None and angles is not None:
+        q, k = rotary.rotate(q, *angles, shape.rope), rotary.rotate(k, *angles, shape.rope)
+    return (q, k, v), QkvSaved(kept, inner_NS, q_kept, k_kept, *(angles or (None, None)))
 
 
 def attention_inputs_backward(
@@ -131,8 +131,9 @@ def attention_inputs_backward(
     """Gradients of the residual stream (this branch only) and of the block's weights, as far as needed."""
     dq, dk, dv = grads
     dq_norm = dk_norm = None
-    if saved.cos_NF is not None and saved.sin_NF is not None:
-        dq, dk = (rotary.rotate(dx, saved.cos_NF, saved.sin_NF, shape.interleaved, adjoint=True) for dx in (dq, dk))
+    if shape.rope is not None and saved.cos_NE is not None and saved.sin_NE is not None:
+        dq = rotary.rotate(dq, saved.cos_NE, saved.sin_NE, shape.rope, adjoint=True)
+        dk = rotary.rotate(dk, saved.cos_NE, saved.sin_NE, shape.rope, adjoint=True)
     if saved.q is not None and saved.k is not None:
         dq, dq_norm = norm.backward(*saved.q, dq, need.q_norm)
         dk, dk_norm = norm.backward(*saved.k, dk, need.k_norm)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from luthier.kernels.reference import mix
+from luthier.kernels.tiles import tiles
 
 LEVELS = 1 << 16
 """One 32-bit hash serves two features with 16 bits each, which halves the arithmetic; p is rounded to 1/65536."""
@@ -47,10 +48,14 @@ class Dropout:
 
     def mask(self, width: int) -> Tensor:
         """True where a feature is dropped, bool [N, width]."""
-        feature_W = _mix_(torch.arange((width + 1) // 2, dtype=torch.int32, device=self.token_N.device))
-        row_N = self.token_N ^ _signed(self.site_key)
-        word_NW = _mix_(_mix_(row_N)[:, None] + feature_W)
-        return word_NW.view(torch.int16)[:, :width] < self.threshold - LEVELS // 2
+        device, words = self.token_N.device, (width + 1) // 2
+        feature_W = _mix_(torch.arange(words, dtype=torch.int32, device=device))
+        row_N1 = _mix_(self.token_N ^ _signed(self.site_key))[:, None]
+        mask_NI = torch.empty((len(row_N1), width), dtype=torch.bool, device=device)
+        for rows in tiles(len(row_N1), 4 * words, device):
+            bits = _mix_(row_N1[rows] + feature_W).view(torch.int16)[:, :width]
+            torch.lt(bits, self.threshold - LEVELS // 2, out=mask_NI[rows])
+        return mask_NI
 
 
 def token_hashes(uid_N: Tensor, position_N: Tensor) -> Tensor:

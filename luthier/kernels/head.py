@@ -17,7 +17,6 @@ Shape legend: M scored rows, D hidden, V vocabulary, C rows of a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -26,16 +25,13 @@ from torch.autograd.function import once_differentiable
 
 from luthier.kernels.linear import weight_grad
 from luthier.kernels.norm import wide
+from luthier.kernels.tiles import chunks, tiles
 
 Mode = Literal["linear", "unit", "recompute"]
 
 CHUNK_BYTES = 256 * 2**20
 """Logits of a chunk, in the compute dtype. The head's weight is read once per chunk, so few rows are slow: with 151936
 tokens, D = 896, bf16 (one AMX core) 220 rows run at 60 % of the rate of 880 rows (256 MiB)."""
-
-TILE_BYTES = 2**20
-"""Softmax on CPU goes through float32 tiles of this size, which stay in a core's cache: 0.95 ns per logit against
-2.4 ns for the whole chunk at once (measured, L2 of 2 MiB). Devices with fast memory take the whole chunk."""
 
 
 class Head(NamedTuple):
@@ -176,7 +172,7 @@ def _forward(
     entropy_M = torch.empty_like(logp_M) if entropy else None
     dx_MD = torch.empty_like(x_MD) if need_dx else None
     dweight_VD = torch.zeros(weight_VD.shape, dtype=dtype, device=device) if need_dweight else None
-    for rows in _chunks(len(x_MD), weight_VD.shape[0] * x_MD.element_size(), CHUNK_BYTES):
+    for rows in chunks(len(x_MD), weight_VD.shape[0] * x_MD.element_size(), CHUNK_BYTES):
         logits_CV = x_MD[rows] @ weight_VD.T
         wanted = coefficients_M[rows] if coefficients_M is not None and (need_dx or need_dweight) else None
         _softmax_(logits_CV, targets_M[rows], wanted, logp_M[rows], None if entropy_M is None else entropy_M[rows])
@@ -193,9 +189,7 @@ def _softmax_(
     """Fill in log-probabilities and entropies; with coefficients, overwrite the logits with the gradient
     c * (onehot - softmax)."""
     dtype = wide(logits_CV.dtype)
-    row_bytes = logits_CV.shape[1] * dtype.itemsize
-    tile_bytes = TILE_BYTES if logits_CV.device.type == "cpu" else row_bytes * len(logits_CV)
-    for rows in _chunks(len(logits_CV), row_bytes, tile_bytes):
+    for rows in tiles(len(logits_CV), logits_CV.shape[1] * dtype.itemsize, logits_CV.device):
         tile = logits_CV[rows].to(dtype)  # the same memory where the compute dtype is wide enough already
         target = targets_C[rows, None]
         tile -= tile.amax(-1, keepdim=True)
@@ -219,11 +213,3 @@ def _softmax_(
 
 def _total(coefficients_M: Tensor, logp_M: Tensor) -> Tensor:
     return (coefficients_M * logp_M).sum()
-
-
-def _chunks(rows: int, row_bytes: int, limit_bytes: int) -> Iterator[slice]:
-    """Slices of at most `limit_bytes`, at least one row each, of nearly equal size."""
-    most = max(limit_bytes // row_bytes, 1)
-    count = -(-rows // most)
-    for index in range(count):
-        yield slice(rows * index // count, rows * (index + 1) // count)

@@ -3,13 +3,19 @@
 What goes in: rows in the compute dtype. What comes out: normalised rows, or the gradients of rows and weight, from the
 input and its reciprocal root mean square alone: normalised rows are formed again in the backward pass, never stored.
 
-Shape legend: N rows, D features (leading dimensions of any number are rows).
+Rows are worked on in tiles that stay in a core's cache.
+
+Shape legend: N rows, D features (x may have further dimensions between them, such as heads).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+from luthier.kernels.tiles import tiles
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -25,7 +31,12 @@ def reciprocal_rms(x_ND: Tensor, eps: float) -> Tensor:
 
 def normalise(x_ND: Tensor, rstd_N1: Tensor, weight_D: Tensor) -> Tensor:
     """x * rstd * weight in the dtype of x."""
-    return (x_ND.to(rstd_N1.dtype) * rstd_N1).mul_(weight_D).to(x_ND.dtype)
+    y_ND = torch.empty_like(x_ND, memory_format=torch.contiguous_format)
+    weight_D = weight_D.to(rstd_N1.dtype)
+    for rows, (scaled,) in _tiles(x_ND, rstd_N1.dtype, 1):
+        scaled.copy_(x_ND[rows]).mul_(rstd_N1[rows]).mul_(weight_D)
+        y_ND[rows] = scaled
+    return y_ND
 
 
 def backward(
@@ -40,14 +51,28 @@ def backward(
 
     With xhat = x * rstd and g = dy * weight: dx = (g - xhat * mean(g * xhat)) * rstd.
     """
-    xhat_ND = x_ND.to(rstd_N1.dtype) * rstd_N1
-    g_ND = dy_ND.to(rstd_N1.dtype)
-    product_ND = g_ND * xhat_ND
-    dweight_D = product_ND.flatten(0, -2).sum(0) if need_dweight else None
+    dx_ND = torch.empty_like(x_ND, memory_format=torch.contiguous_format)
     weight_D = weight_D.to(rstd_N1.dtype)
-    mean_N1 = (product_ND @ weight_D).mul_(1 / x_ND.shape[-1]).unsqueeze(-1)
-    torch.mul(g_ND, weight_D, out=product_ND)
-    dx_ND = product_ND.addcmul_(xhat_ND, mean_N1, value=-1).mul_(rstd_N1)
-    if residual_ND is not None:
-        dx_ND += residual_ND
-    return dx_ND.to(x_ND.dtype), dweight_D
+    dweight_D = torch.zeros_like(weight_D) if need_dweight else None
+    for rows, (xhat, g, result) in _tiles(x_ND, rstd_N1.dtype, 3):
+        xhat.copy_(x_ND[rows]).mul_(rstd_N1[rows])
+        g.copy_(dy_ND[rows])
+        torch.mul(g, xhat, out=result)
+        if dweight_D is not None:
+            dweight_D += result.flatten(0, -2).sum(0)
+        mean = (result @ weight_D).mul_(1 / x_ND.shape[-1]).unsqueeze(-1)
+        torch.mul(g, weight_D, out=result).addcmul_(xhat, mean, value=-1).mul_(rstd_N1[rows])
+        dx_ND[rows] = result if residual_ND is None else result.add_(g.copy_(residual_ND[rows]))
+    return dx_ND, dweight_D
+
+
+def _tiles(x_ND: Tensor, dtype: torch.dtype, count: int) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+    """Tiles of rows, each with `count` buffers of its shape that are the same memory every time."""
+    row_bytes = x_ND[:1].numel() * dtype.itemsize
+    buffers: tuple[Tensor, ...] = ()
+    for rows in tiles(len(x_ND), max(row_bytes, 1), x_ND.device):
+        size = rows.stop - rows.start
+        if not buffers or len(buffers[0]) < size:
+            shape = (size, *x_ND.shape[1:])
+            buffers = tuple(torch.empty(shape, dtype=dtype, device=x_ND.device) for _ in range(count))
+        yield rows, tuple(buffer[:size] for buffer in buffers)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from luthier.arch.spec import Architecture, DecoderSpec, Rope, Unit
+from luthier.arch.spec import Architecture, Attention, DecoderSpec, Rope, Unit
 from luthier.arch.spec import Layer as LayerSpec
 from luthier.batch import Batch, Ints
 from luthier.kernels import autograd, head, rotary
@@ -118,12 +118,12 @@ class _Pass:
     dropout: DropoutKey | None = None
     angles: dict[Rope, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def angles_of(self, rope: Rope | None, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        if rope is None:
+    def angles_of(self, mixer: Attention, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        if mixer.rope is None:
             return None
-        if rope not in self.angles:
-            self.angles[rope] = rotary.tables(rope, self.positions_N, dtype)
-        return self.angles[rope]
+        if mixer.rope not in self.angles:
+            self.angles[mixer.rope] = rotary.tables(mixer.rope, self.positions_N, mixer.head_dim, dtype)
+        return self.angles[mixer.rope]
 
     def drop(self, *projections: AdapterLinear) -> Dropout | None:
         """The dropout on the adapters' input, which projections of one input share."""
@@ -160,21 +160,21 @@ class Layer(nn.Module):
         qk_norms = None
         if mixer.qk_norm:
             q_norm, k_norm = _child(self.self_attn, "q_norm"), _child(self.self_attn, "k_norm")
-            qk_norms = (q_norm.weight_for(adapter), k_norm.weight_for(adapter))
+            qk_norms = (q_norm.rounded_for(adapter, h_ND.dtype), k_norm.rounded_for(adapter, h_ND.dtype))
         return autograd.attention_inputs(
             h_ND,
-            _child(self, "input_layernorm").weight_for(adapter),
+            _child(self, "input_layernorm").rounded_for(adapter, h_ND.dtype),
             qk_norms,
-            run.angles_of(mixer.rope, h_ND.dtype),
+            run.angles_of(mixer, h_ND.dtype),
             [unit.linear(adapter) for unit in units],
-            QkvShape(self.eps, mixer.head_dim, mixer.rope is not None and mixer.rope.interleaved, run.drop(*units)),
+            QkvShape(self.eps, mixer.head_dim, mixer.rope, run.drop(*units)),
         )
 
     def _mlp(self, h_ND: Tensor, run: _Pass) -> Tensor:
         gate, up, down = (_unit(self.mlp, name) for name in ("gate_proj", "up_proj", "down_proj"))
         return autograd.mlp(
             h_ND,
-            _child(self, "post_attention_layernorm").weight_for(run.adapter),
+            _child(self, "post_attention_layernorm").rounded_for(run.adapter, h_ND.dtype),
             [unit.linear(run.adapter) for unit in (gate, up, down)],
             MlpShape(self.eps, self.spec.ffn.act, run.drop(gate, up), run.drop(down)),
         )
@@ -347,7 +347,7 @@ class Decoder(nn.Module):
         return h_ND
 
     def _final_norm(self, h_ND: Tensor, adapter: str | None) -> Tensor:
-        return autograd.rms_norm(h_ND, _child(self.model, "norm").weight_for(adapter), self.spec.norm_eps)
+        return autograd.rms_norm(h_ND, _child(self.model, "norm").rounded_for(adapter, h_ND.dtype), self.spec.norm_eps)
 
     def _head(self, adapter: str | None) -> Tensor:
         """A tied head stays tied under an adapter that trains its own copy of the embedding."""

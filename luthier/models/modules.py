@@ -84,6 +84,11 @@ class Weighted(nn.Module):
         copy = self.copies.get(adapter)
         return self.weight if copy is None else copy.weight
 
+    def rounded_for(self, adapter: str | None, dtype: torch.dtype) -> Tensor:
+        """The same in the compute dtype. Norms compute in float32 whatever their weight is, so a float32 master has to
+        be rounded first, as the file that is saved will be: the model that is trained is the one that ships."""
+        return self.weight_for(adapter).to(dtype)
+
 
 class AdapterLinear(Weighted):
     """A projection of the checkpoint: weight [O, I], bias [O] or None, and its adapters.
@@ -120,8 +125,9 @@ def _parameter(values: Tensor) -> nn.Parameter:
 
 
 def _escape(name: str) -> str:
-    return name.replace("%", "%25").replace(".", "%2E")
+    # The first character keeps names apart from the attributes of a module (`training`), which torch refuses.
+    return "@" + name.replace("%", "%25").replace(".", "%2E")
 
 
 def _unescape(key: str) -> str:
-    return key.replace("%2E", ".").replace("%25", "%")
+    return key.removeprefix("@").replace("%2E", ".").replace("%25", "%")

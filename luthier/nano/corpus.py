@@ -1,8 +1,8 @@
 """The corpus `nano` is pre-trained on: seeded, endless, English and Chinese; standard library only.
 
 What a small model must bring to fine-tuning is the ability to *copy*: to find the place in its context that matters
-and to repeat, token by token, a string it has never met. That ability (induction heads) comes late in ordinary text,
-so the corpus is dense in it and goes from easy to hard:
+and to repeat, token by token, a string it has never met. Ordinary text rarely asks for it, so the corpus is dense in it
+and goes from easy to hard:
 
 - `stage1`, drills: strings of random words, letters, digits and characters, repeated several times. Nothing but
   looking back helps here, and looking back always helps.
@@ -21,45 +21,52 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 
 STAGES = ("stage1", "stage2", "stage3")
 
 DOCUMENT_BYTES = {"stage1": 130, "stage2": 540, "stage3": 640}
-"""Aim for one document. Drills are short (about 80 tokens), so that the place to look at is one of few: copying then
-emerges in a third of the tokens; later documents fill the recipes' 256 tokens."""
+"""Aim for one document. Drills are short (about 60 tokens), so that the place to look at is one of few; those of the
+other stages have about 230 tokens."""
 
-ONSETS = (
+
+def words(text: str) -> list[str]:
+    """Split a literal word list."""
+    return text.split()
+
+
+ONSETS = words(
     "b c d f g h j k l m n p r s t v w y z br ch cl cr dr fl fr gl gr kl kr pl pr sh sk sl sm sn sp st sw th tr wh"
-).split()
-VOWELS = "a e i o u a e i o u ai ea ee ie oa oo ou ei au y".split()
-CODAS = ["", "", "", "", *("b ck d f g l ll m n ng nd nt p r rd rk rn s ss st t th x y z lt mp nk rt sh tt".split())]
+)
+VOWELS = words("a e i o u a e i o u ai ea ee ie oa oo ou ei au y")
+CODAS = ["", "", "", "", *words("b ck d f g l ll m n ng nd nt p r rd rk rn s ss st t th x y z lt mp nk rt sh tt")]
 
-COMMON = (
+COMMON = words(
     "time way year work day thing man world life hand part child eye place week case point number group problem fact "
     "water room mother area money story month lot right study book word issue side kind head house friend father "
     "power hour game line end member law car city name team minute idea body back face level office door health art "
     "war history party result change morning reason research girl guy moment air force land home paper music school "
     "field market table light bank river stone wood north south east west green white black blue silver golden iron "
     "bridge field hill lake ford ton ham land berg son man well worth bright star sun moon cloud rain snow wind fire"
-).split()
+)
 
-PLACES = (
+PLACES = words(
     "Arden Belmar Corvo Dunmore Elstow Fenby Galway Harrow Ilmen Jarrow Kelso Lisbon Milan Naples Oslo Prague Quito "
     "Riga Sofia Turin Utrecht Vienna Warsaw York Zurich Athens Bergen Cairo Delhi Geneva Havana Kyoto Lima Madrid"
-).split()
-THINGS = (
+)
+THINGS = words(
     "boats clocks maps roses kites lamps engines songs bridges books apples stamps radios coins masks drums carpets "
     "violins ladders bottles candles mirrors baskets teapots"
-).split()
-COLOURS = "red green blue yellow black white grey brown pink purple orange silver".split()
-ANIMALS = "fox dog cat horse crow bear wolf hare goat swan mouse eagle otter frog sheep".split()
-WEATHERS = "sunny rainy cloudy windy snowy foggy warm cold".split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-KEYS = (
+)
+COLOURS = words("red green blue yellow black white grey brown pink purple orange silver")
+ANIMALS = words("fox dog cat horse crow bear wolf hare goat swan mouse eagle otter frog sheep")
+WEATHERS = words("sunny rainy cloudy windy snowy foggy warm cold")
+DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+KEYS = words(
     "name size colour price place date code owner title shape weight city kind state unit id key label level model "
     "note origin speed tag team time type user value year zone author street phone email rank source target status"
-).split()
+)
 
 CAPITALS = {
     "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "China": "Beijing",
@@ -79,11 +86,11 @@ CHARACTERS = (
     "化由却代军产入先山五太水万市眼体别处总才场师书比住员九笑性通目华报立马命张活难神数件安表原车白应路期叫死常提感金何更反合放做"
     "王李刘陈杨赵黄周吴徐孙胡朱林郭伟芳娜敏静丽强磊军洋勇艳杰娟涛超霞刚玲桂英建国志红春兰宁波州京南江河湖石银光星云雨雪风花草木"
 )
-FRUITS_ZH = "苹果 香蕉 葡萄 西瓜 桃子 梨子 樱桃 草莓".split()
-PLACES_ZH = "北京 上海 广州 杭州 南京 成都 西安 武汉 苏州 青岛 大连 长沙".split()
-COLOURS_ZH = "红色 绿色 蓝色 黄色 黑色 白色 灰色 紫色".split()
-ANIMALS_ZH = "小狗 小猫 老虎 大象 兔子 山羊 白马 黑熊".split()
-WEATHERS_ZH = "晴天 雨天 阴天 下雪 刮风".split()
+FRUITS_ZH = words("苹果 香蕉 葡萄 西瓜 桃子 梨子 樱桃 草莓")
+PLACES_ZH = words("北京 上海 广州 杭州 南京 成都 西安 武汉 苏州 青岛 大连 长沙")
+COLOURS_ZH = words("红色 绿色 蓝色 黄色 黑色 白色 灰色 紫色")
+ANIMALS_ZH = words("小狗 小猫 老虎 大象 兔子 山羊 白马 黑熊")
+WEATHERS_ZH = words("晴天 雨天 阴天 下雪 刮风")
 
 SENTENCES = (
     "{name} lives in {place} and collects {things}.",
@@ -339,6 +346,16 @@ def _ask(rng: random.Random) -> tuple[str, str, str]:
     return " ".join(passage), question.format(**slots), answer.format(**slots)
 
 
+def _fields(rng: random.Random) -> tuple[str, str, dict[str, str]]:
+    """A sentence, the names of some of its slots, and what fills them."""
+    slots = _slots(rng)
+    sentence = rng.choice(SENTENCES if rng.random() < 0.8 else SENTENCES_ZH)
+    names = re.findall(r"\{(\w+)\}", sentence)
+    chosen = rng.sample(names, rng.randint(1, len(names)))
+    record = {name.removesuffix("_zh"): slots[name] for name in chosen}
+    return sentence.format(**slots), ", ".join(record), record
+
+
 def _question(rng: random.Random) -> str:
     passage, question, answer = _ask(rng)
     return f"{passage}\nQ: {question}\nA: {answer}"
@@ -379,7 +396,10 @@ def _sums(rng: random.Random) -> str:
 
 def _turns(rng: random.Random) -> tuple[str, str]:
     """What the user says and what the assistant answers."""
-    kind = rng.randrange(8)
+    kind = rng.randrange(10)
+    if kind >= 8:
+        sentence, wanted, record = _fields(rng)
+        return f"{rng.choice(('Find', 'List'))} {wanted}.\n{sentence}", json.dumps(record, ensure_ascii=False)
     if kind == 0:
         text = _segment(rng)
         return f"{rng.choice(('Repeat', 'Say', 'Copy', '重复'))}: {text}", text
@@ -412,7 +432,7 @@ MIXES: dict[str, list[tuple[Item, float]]] = {
         (_repeat, 0.1), (_weave, 0.15), (_rewrite, 0.25), (_lookup, 0.2), (_table, 0.1), (_question, 0.2),
     ],
     "stage3": [
-        (_repeat, 0.03), (_weave, 0.07), (_rewrite, 0.15), (_lookup, 0.1), (_table, 0.07), (_question, 0.1),
-        (_prose, 0.06), (_prose_zh, 0.06), (_fact, 0.02), (_sums, 0.04), (_chat, 0.4),
+        (_repeat, 0.03), (_weave, 0.07), (_rewrite, 0.1), (_lookup, 0.1), (_table, 0.05), (_question, 0.1),
+        (_prose, 0.05), (_prose_zh, 0.05), (_fact, 0.02), (_sums, 0.03), (_chat, 0.5),
     ],
 }  # fmt: skip

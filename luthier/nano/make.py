@@ -1,7 +1,7 @@
 """Write what the pre-training recipes of `nano` read: `python -m luthier.nano.make OUT`.
 
-OUT/<stage>.jsonl holds the documents of each stage, OUT/init/ a Llama configuration with a byte-level BPE tokenizer and
-no weights: the first recipe draws them from `initializer_range` (`model.init: random`).
+OUT/<stage>.jsonl holds the documents of each stage, OUT/init/ a Llama checkpoint with a byte-level BPE tokenizer and
+the weights of `luthier.nano.start`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from luthier.nano import corpus
+from luthier.nano import corpus, start
 
 SEED = 0
-DOCUMENTS = {"stage1": 14_000, "stage2": 40_000, "stage3": 70_000}
-"""Documents per stage, about 190 tokens each: what two cores train on in 45 minutes."""
+DOCUMENTS = {"stage1": 12_800, "stage2": 16_000, "stage3": 48_000}
+"""Documents per stage: 0.8, 3.6 and 11.2 million tokens."""
 
 TOKENIZER_DOCUMENTS = 3_000
-"""Per stage; merges are the same to the last few with twice as many."""
+"""Per stage."""
 
 VOCABULARY = 1536
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -33,7 +35,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "vocab_size": VOCABULARY,
@@ -45,8 +47,8 @@ CONFIG = {
     "head_dim": 64,
     "hidden_act": "silu",
     "max_position_embeddings": 1024,
-    # 1/sqrt(hidden_size). With the customary 0.02 the attention logits of so narrow a model start near zero, its
-    # queries and keys get next to no gradient, and it does not learn to copy in millions of tokens.
+    # 1/sqrt(hidden_size): with the customary 0.02 the attention logits of so narrow a model start near zero and its
+    # queries and keys get next to no gradient.
     "initializer_range": 0.0625,
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
@@ -71,26 +73,24 @@ def main(out: Path) -> None:
 
 
 def write_init(folder: Path) -> None:
-    """Write configuration and tokenizer, without weights."""
+    """Write configuration, tokenizer and starting weights."""
     folder.mkdir(parents=True, exist_ok=True)
     train_tokenizer().save(str(folder / "tokenizer.json"))
-    start, end = SPECIAL_TOKENS[1:]
+    save_file(start.weights(CONFIG, SEED), folder / "model.safetensors", {"format": "pt"})
     _write_json(folder / "config.json", CONFIG)
     _write_json(
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": end,
+            "eos_token": SPECIAL_TOKENS[2],
             "pad_token": SPECIAL_TOKENS[0],
-            "additional_special_tokens": [start],
+            "additional_special_tokens": [SPECIAL_TOKENS[1]],
             "clean_up_tokenization_spaces": False,
             "model_max_length": CONFIG["max_position_embeddings"],
             "chat_template": CHAT_TEMPLATE,
         },
     )
-    _write_json(
-        folder / "generation_config.json", {"eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": False}
-    )
+    _write_json(folder / "generation_config.json", {"eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": False})
 
 
 def train_tokenizer() -> Tokenizer:

@@ -13,6 +13,8 @@ import json
 import random
 import zlib
 
+from luthier.nano.corpus import words
+
 FIELDS = ("organisation", "person", "role", "nationality")
 
 INSTRUCTION = "Extract organisation, person, role and nationality as JSON."
@@ -42,45 +44,29 @@ TEMPLATES_ZH = (
     "我们的{role}{person}是{nationality}人，就职于{organisation}。",
 )
 
-FIRST_NAMES = (
+FIRST_NAMES = words(
     "Ada Alan Alice Amir Anna Bruno Carla Chloe Clara Daniel David Diego Elena Emma Eric Farid Felix Grace Hana Helen "
     "Hugo Ines Ivan James Jana Jonas Julia Karim Laura Leo Lina Lucas Maria Marta Maya Milan Nadia Nina Noah Olga Omar "
     "Oscar Paul Peter Priya Rosa Ruth Samir Sara Simon Sofia Tara Tom Vera Victor Yusuf Zoe"
-).split()
-STEMS = (
+)
+STEMS = words(
     "Ash Bar Black Bran Brook Carl Clay Cole Dal Dun East Elm Fair Fox Glen Gold Grim Hal Hart Haw Hol Kes Lang Lind "
     "Lock Mar Mill Nor Oak Pem Red Rock Ros Ruth Sel Shel Stan Sten Thorn Wal Ware West Whit Win Wolf"
-).split()
-ENDINGS = "berg bridge brook bury by dale den field ford ham hurst land ley man mond more son stead ton well wood".split()
-ORGANISATION_KINDS = (
-    "Labs Group Motors Bank Hospital Institute Press Foods Systems University Airlines Energy Records Studios"
-).split()
-ROLES = (
-    "engineer",
-    "doctor",
-    "teacher",
-    "painter",
-    "lawyer",
-    "pilot",
-    "chef",
-    "nurse",
-    "designer",
-    "analyst",
-    "farmer",
-    "architect",
-    "editor",
-    "chemist",
-    "driver",
-    "data scientist",
-    "tax adviser",
-    "sales manager",
-    "sound technician",
-    "marine biologist",
 )
-COUNTRIES = (
+ENDINGS = words(
+    "berg bridge brook bury by dale den field ford ham hurst land ley man mond more son stead ton well wood"
+)
+ORGANISATION_KINDS = words(
+    "Labs Group Motors Bank Hospital Institute Press Foods Systems University Airlines Energy Records Studios"
+)
+ROLES = (
+    *words("engineer doctor teacher painter lawyer pilot chef nurse designer analyst farmer architect editor chemist"),
+    *("driver", "data scientist", "tax adviser", "sales manager", "sound technician", "marine biologist"),
+)
+COUNTRIES = words(
     "Brazil China France Germany India Japan Kenya Norway Peru Spain Chile Egypt Ghana Nepal Poland Canada Italy Cuba "
     "Turkey Iceland Morocco Vietnam Portugal Sweden"
-).split()
+)
 
 SURNAMES_ZH = "王李刘陈杨赵黄周吴徐孙胡朱林郭"
 GIVEN_ZH = "伟芳娜敏静丽强磊军洋勇杰娟涛超霞刚玲英建国志红春兰宁"

@@ -59,10 +59,12 @@ def trouble(error: BaseException, where: Path, needed_bytes: int = 0) -> RunErro
         needed_bytes: how much was to be written, where known.
     """
     number = error.errno if isinstance(error, OSError) else None
+    free = _free_bytes(where)
     if number in NO_ROOM or (number is None and NO_ROOM_TEXT.search(str(error))):
         values = {
-            "needed": size(needed_bytes) if needed_bytes else "?",
-            "free": size(_free_bytes(where)),
+            # What is known to be needed may be less than what is free: then only the attempt shows that it is more.
+            "needed": size(needed_bytes) if needed_bytes > free else f"> {size(free)}",
+            "free": size(free),
             "reason": os.strerror(number) if number else os.strerror(errno.ENOSPC),
         }
         return RunError(Problem("runs.no_room", where=str(where), values=values))

@@ -7,7 +7,9 @@ receipt as not run; building the receipt twice from one folder gives the same re
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +65,19 @@ class Check:
 
 @dataclass(frozen=True)
 class Receipt:
-    """Everything on the receipt. `hashes`: file of the run or of its results -> {sha256, bytes}."""
+    """Everything on the receipt.
+
+    Attributes (those whose names do not say it):
+        left_out: reason -> the first row that was left out for it, and why, in words.
+        data, model: what the events of these kinds say; plan: `plan.json`.
+        hashes: file of the run or of its results -> {sha256, bytes}.
+    """
 
     run: str
     state: str
     recipe: Mapping[str, Any]
     manifest: Mapping[str, Any] | None
+    left_out: Mapping[str, str]
     data: Mapping[str, Any]
     model: Mapping[str, Any]
     plan: Mapping[str, Any]
@@ -187,6 +196,7 @@ def build(run: RunFolder) -> Receipt:
         state=run.state_of(summary.ended),
         recipe=config_load.resolved(run.config()),
         manifest=files.plain(given.to_json()) if given is not None else None,
+        left_out=_first_left_out(run.path / "excluded.jsonl"),
         data=_last(kept, "data"),
         model=_last(kept, "model"),
         plan=run.read_json("plan.json") if run.has("plan.json") else {},
@@ -226,6 +236,19 @@ def output_hashes(folder: Path) -> dict[str, dict[str, Any]]:
     for output in OUTPUTS:
         if (folder / output).is_dir():
             found.update({f"{output}/{name}": entry for name, entry in files.fingerprints(folder / output).items()})
+    return found
+
+
+def _first_left_out(path: Path) -> dict[str, str]:
+    """Of each reason the first row: `rows.jsonl:17: 2,311 tokens...`. Lines that are no rows are none of ours."""
+    found: dict[str, str] = {}
+    if not path.is_file():
+        return found
+    with files.user_errors(path), open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                found.setdefault(row["reason_id"], f"{row['path']}:{row['number']}: {row['reason']}")
     return found
 
 

@@ -15,7 +15,7 @@ from rich.cells import cell_len, set_cell_size
 from luthier.runs.events import Attempt
 from luthier.runs.receipt import Check, Receipt
 from luthier.runs.tables import NOTHING, count, decimal, markdown_table, short_hash, size, span
-from luthier.text import TABLES, say
+from luthier.text import say
 
 MARKS = {"pass": "✔", "fail": "✘", "not run": "○"}
 MAX_VALIDATIONS = 12
@@ -101,7 +101,7 @@ def _material(receipt: Receipt) -> list[str]:
         ("commit", _code(base.get("commit"))),
         ("weights", _code(base.get("sha256"))),
         ("config", _code(base.get("config_sha256"))),
-        ("template", _text(tokenizer.get("template"))),
+        ("template", _template(tokenizer.get("template"))),
         ("stop", _stops(tokenizer)),
         ("tokenizer", _code(tokenizer.get("fingerprint"))),
         ("parent", f"`{parent['path']}`" if parent else None),
@@ -118,9 +118,10 @@ def _material(receipt: Receipt) -> list[str]:
     page = [*_facts(facts), "", *markdown_table(header, files, right=(1, 2, 3, 4))]
     reasons = _reasons(given["data"])
     if reasons:
-        rows = [[_reason(reason), count(number)] for reason, number in reasons.items()]
+        first = receipt.left_out
+        rows = [[_reason(reason), count(number), first.get(reason, NOTHING)] for reason, number in reasons.items()]
         page += ["", say("runs.page.reasons"), ""]
-        page += markdown_table([say("runs.page.reason"), say("runs.page.rows")], rows, right=(1,))
+        page += markdown_table([say(f"runs.page.{name}") for name in ("reason", "rows", "first")], rows, right=(1,))
     plugins = [(name, f"`{entry['path']}` {_code(entry['sha256'])}") for name, entry in given["plugins"].items()]
     if plugins:
         page += ["", *markdown_table([say("runs.page.plugin"), say("runs.page.data.file")], plugins)]
@@ -281,9 +282,8 @@ def _reasons(data: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _reason(reason: str) -> str:
-    """A reason's id as words: its own short text where the message table has one that needs no filling in."""
-    text = TABLES.get(reason.split(".", 1)[0], {}).get(f"{reason}.short")
-    return say(f"{reason}.short") if text else reason.rsplit(".", 1)[-1].replace("_", " ")
+    """A reason's id as words: `data.too_long` is too long."""
+    return reason.rsplit(".", 1)[-1].replace("_", " ")
 
 
 def _end(attempt: Attempt, last: bool, receipt: Receipt) -> str:
@@ -310,5 +310,5 @@ def _code(digest: str | None) -> str | None:
     return f"`{short_hash(digest)}`" if digest else None
 
 
-def _text(value: Any) -> str | None:
-    return str(value) if value else None
+def _template(name: str | None) -> str | None:
+    return say("runs.page.own_template") if name == "model" else name

@@ -138,10 +138,20 @@ class RunFolder:
             (self.path / "checkpoints").mkdir(exist_ok=True)
         self.write_text("recipe.yaml", text)
 
+    @classmethod
+    def refuse_finished(cls, config: RunConfig) -> None:
+        """Say at once, before any data is read, that a recipe's run is finished; `claim` decides under the lock.
+
+        Raises:
+            RunError: the run is finished.
+        """
+        run = cls(Path(config.run.dir) / run_name(config))
+        if run.summary().ended == "finished":
+            values = {"name": run.name, "free": free_name(run.path)}
+            raise RunError(Problem("runs.finished", where=str(run.path), field="run.name", values=values))
+
     def _readmit(self, config: RunConfig, text: str) -> None:
-        if self.summary().ended == "finished":
-            values = {"name": self.name, "free": free_name(self.path)}
-            raise RunError(Problem("runs.finished", where=str(self.path), field="run.name", values=values))
+        self.refuse_finished(config)
         new = load.loads(files.redact(text), "recipe.yaml")
         if self.settle(difference(self.config(), new), config.run.on_change):
             self.write_text("recipe.yaml", text)
@@ -285,17 +295,9 @@ class RunFolder:
         names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir()) if folder.is_dir() else ()
         return sorted(int(match[1]) for match in names if match)
 
-    def begin_checkpoint(self, step: int) -> Path:
-        """An empty folder to write a checkpoint into; it counts for nothing until `commit_checkpoint`."""
-        assert self.writable
-        return slots.begin(self.checkpoint_dir(step))
-
-    def commit_checkpoint(self, temp: Path, step: int) -> Path:
-        """Hash every file, force everything to the disk, then give the folder its final name, which is returned."""
-        return slots.commit(temp, self.checkpoint_dir(step), hashed=True)
-
     def checkpoint(self, step: int) -> contextlib.AbstractContextManager[Path]:
-        """`begin_checkpoint` and `commit_checkpoint` around a block that writes the files.
+        """An empty folder to write a checkpoint into. When the block ends well, every file is hashed, everything is
+        forced to the disk, and the folder gets its final name; until then it counts for nothing.
 
         Raises:
             RunError: the disk is full or refuses. The unfinished folder is removed; older checkpoints are untouched.

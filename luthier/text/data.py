@@ -76,11 +76,6 @@ TEXT: dict[str, tuple[str, str]] = {
         "Give it once; weight: 2 shows each of its rows twice per epoch.",
         "请只列出一次；weight: 2 会让每条数据在每轮中出现两次。",
     ),
-    "data.not_written.rule": (
-        "the list of rows left out cannot be written: {reason}",
-        "无法写入被排除数据的清单：{reason}",
-    ),
-    "data.not_written.remedy": ("Make room or choose another run.dir.", "请清理磁盘空间，或更换 run.dir。"),
     # ---- encodings and JSON
     "data.not_utf8.rule": (
         "the text is not UTF-8: byte {byte} of the file",

@@ -5,8 +5,8 @@ from __future__ import annotations
 TEXT: dict[str, tuple[str, str]] = {
     # ------------------------------------------------------------------------------------------ disk
     "runs.no_room.rule": (
-        "no room on the disk ({reason}): about {needed} to write, {free} free; everything saved before is intact",
-        "磁盘空间不足（{reason}）：需要写入约 {needed}，剩余 {free}；之前保存的内容完好",
+        "no room on the disk ({reason}): {needed} to write, {free} free; everything saved before is intact",
+        "磁盘空间不足（{reason}）：需要写入 {needed}，剩余 {free}；之前保存的内容完好",
     ),
     "runs.no_room.remedy": (
         "Free some space (old runs, `luthier cache clear`), or lower run.keep; the same command then goes on.",
@@ -265,6 +265,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "runs.page.fact.weights": ("its weights", "权重哈希"),
     "runs.page.fact.config": ("its config.json", "config.json 哈希"),
     "runs.page.fact.template": ("chat template", "对话模板"),
+    "runs.page.own_template": ("the model's own", "模型自带"),
     "runs.page.fact.stop": ("answers end with", "回答结束标记"),
     "runs.page.fact.tokenizer": ("tokenizer", "分词器"),
     "runs.page.fact.parent": ("goes on from", "起点"),
@@ -293,6 +294,7 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "runs.page.reason": ("reason", "原因"),
     "runs.page.rows": ("rows", "行数"),
+    "runs.page.first": ("the first of them", "其中第一行"),
     "runs.page.plugin": ("own function", "自定义函数"),
     "runs.page.tune.lora": ("LoRA, rank {rank}", "LoRA，秩 {rank}"),
     "runs.page.tune.freeze": ("top {layers} layers", "顶部 {layers} 层"),

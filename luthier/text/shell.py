@@ -138,7 +138,6 @@ TEXT: dict[str, tuple[str, str]] = {
         "Lines with + are learned; all others are context.",
         "以 + 开头的行为学习内容，其余为上下文。",
     ),
-    "shell.row_problem": ("cannot be shown: {reason}", "无法显示：{reason}"),
     "shell.reproduced": (
         "The same in every bit: {tensors} tensors.",
         "逐位相同：{tensors} 个张量。",
