@@ -210,7 +210,10 @@ def runs_stop(run: RunArgument, directory: Dir = "runs") -> Outcome:
 def runs_verify(run: RunArgument, directory: Dir = "runs") -> Outcome:
     from luthier.runs import commands
 
-    return answered(commands.verify(find(run, directory)))
+    folder = find(run, directory)
+    from luthier import checks
+
+    return answered(commands.verify(folder, checks.again(folder)))
 
 
 def runs_reproduce(context: typer.Context, run: RunArgument, directory: Dir = "runs") -> Outcome:

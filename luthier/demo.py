@@ -1,8 +1,8 @@
 """The demonstration: a small model learns a task in front of your eyes, and proves it.
 
-What goes in: nothing; the base model `nano` and the task come with the package. What comes out: base against tuned model
-on sentences neither has seen, a merged model that was written and read back, and the run's receipt, all in an ordinary
-run folder.
+What goes in: nothing; the base model `nano` and the task come with the package. What comes out: base against tuned
+model on sentences neither has seen, a merged model that was written and read back, and the run's receipt, all in an
+ordinary run folder.
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
 """The end of a run: results in the ecosystem's formats, the checks, the receipt.
 
-What goes in: a fitted job. What comes out: `adapter/` or `model/` in the run folder, holding the weights with the lowest
-validation loss where validation ran, and a receipt whose checks were made on those files.
+What goes in: a fitted job. What comes out: `adapter/` or `model/` in the run folder, holding the weights with the
+lowest validation loss where validation ran, and a receipt whose checks were made on those files.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-import numpy as np
-
-from luthier import proof
+from luthier import checks, proof
 from luthier.arch.count import AnyTune
 from luthier.config.schema import Lora
 from luthier.data.templates import Renderer
@@ -64,41 +63,16 @@ def _save(job: Job, decoder: Decoder, tune: AnyTune, base: Base, renderer: Rende
 
 
 def _checks(job: Job, decoder: Decoder, tune: AnyTune) -> list[Check]:
-    prompts, base_BV = proof.load_probe(job.run.path / proof.PROBE)
+    before = proof.Probe.load(job.run)
     adapter = ADAPTER if isinstance(tune, Lora) else None
-    tuned_BV = proof.next_token_logits(decoder, prompts, adapter)
+    probe = dataclasses.replace(before, tuned_BV=proof.next_token_logits(decoder, before.prompts, adapter))
+    probe.save(job.run)
     return [
-        _base_untouched(decoder, prompts, base_BV, adapter),
-        _reload(job, tuned_BV),
-        _effect(base_BV, tuned_BV),
+        checks.base_untouched(probe, decoder if adapter else None),
+        checks.reload(probe, proof.reload_in_fresh_process(job.run)),
+        checks.effect(probe),
         _memory(job),
     ]
-
-
-def _base_untouched(decoder: Decoder, prompts: list[list[int]], before_BV: proof.Logits, adapter: str | None) -> Check:
-    bound = say("engine.check_base_bound")
-    if adapter is None:
-        return Check("base_untouched", "not run", bound, say("engine.check_base_trained"))
-    after_BV = proof.next_token_logits(decoder, prompts, None)
-    same = np.array_equal(before_BV, after_BV)
-    found = say("engine.check_base_found", prompts=len(prompts), difference=float(np.abs(before_BV - after_BV).max()))
-    return Check("base_untouched", "pass" if same else "fail", bound, found)
-
-
-def _reload(job: Job, tuned_BV: proof.Logits) -> Check:
-    bound = say("engine.check_reload_bound", bound=proof.RELOAD_BOUND)
-    found = proof.reload_in_fresh_process(job.run)
-    if isinstance(found, str):
-        return Check("adapter_reload", "fail", bound, found)
-    difference = proof.relative_difference(found, tuned_BV)
-    evidence = say("engine.check_reload_found", prompts=len(tuned_BV), difference=difference)
-    return Check("adapter_reload", "pass" if difference <= proof.RELOAD_BOUND else "fail", bound, evidence)
-
-
-def _effect(base_BV: proof.Logits, tuned_BV: proof.Logits) -> Check:
-    found = proof.effect(base_BV, tuned_BV)
-    evidence = say("engine.check_effect_found", kl=found.mean_kl, top1=100 * found.top1_changed)
-    return Check("effect", "pass" if found.mean_kl > 0 else "fail", say("engine.check_effect_bound"), evidence)
 
 
 def _memory(job: Job) -> Check:

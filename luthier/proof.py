@@ -10,25 +10,29 @@ Shape legend: B prompts, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import io
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from luthier.data.store import TokenStore
+from luthier.errors import Problem, RunError
 from luthier.models.decoder import Cache, Decoder
+from luthier.runs import files
 from luthier.runs.store import RunFolder
 from luthier.session import open_session
 
 NUM_PROMPTS, PROMPT_TOKENS = 8, 256
 """Enough to notice a wrong file, small enough to cost nothing beside training. Chosen, not tuned."""
-PROBE, RELOADED = "probe.npz", "probe-reloaded.npz"
+PROBE = "probe.npz"
 RELOAD_BOUND = 1e-5
-"""Relative difference allowed between the trained model and its reloaded file (float32 rounding; same bits expected)."""
+"""Relative difference allowed between the trained model and its reloaded file: float32 rounding; the same bits are
+expected."""
 
 Logits = NDArray[np.float32]
 
@@ -73,41 +77,62 @@ def relative_difference(a_BV: Logits, b_BV: Logits) -> float:
     return float(np.abs(a_BV - b_BV).max() / np.abs(b_BV).max())
 
 
-def save_probe(path: Path, prompts: Sequence[Sequence[int]], base_BV: Logits) -> None:
-    """Keep the prompts and the untouched base's logits for the end of the run."""
-    np.savez(
-        path,
-        ids=np.concatenate([np.asarray(prompt, dtype=np.int32) for prompt in prompts]),
-        lengths=np.asarray([len(prompt) for prompt in prompts], dtype=np.int64),
-        base=base_BV,
-    )
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """The prompts, the untouched base's logits [B, V] on them, and once training is over the tuned model's."""
 
+    prompts: list[list[int]]
+    base_BV: Logits
+    tuned_BV: Logits | None = None
 
-def load_probe(path: Path) -> tuple[list[list[int]], Logits]:
-    with np.load(path) as stored:
-        pieces = np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1])
-        return [[int(token) for token in piece] for piece in pieces], stored["base"]
+    def save(self, run: RunFolder) -> None:
+        """Write `probe.npz` into the run folder, as a whole."""
+        arrays = {
+            "ids": np.concatenate([np.asarray(prompt, dtype=np.int32) for prompt in self.prompts]),
+            "lengths": np.asarray([len(prompt) for prompt in self.prompts], dtype=np.int64),
+            "base": self.base_BV,
+        }
+        if self.tuned_BV is not None:
+            arrays["tuned"] = self.tuned_BV
+        temp = files.temp_name(run.path / PROBE)
+        with files.user_errors(temp):
+            with open(temp, "wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            temp.replace(run.path / PROBE)
+
+    @classmethod
+    def load(cls, run: RunFolder) -> Probe:
+        """What `save` wrote.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        path = run.path / PROBE
+        try:
+            with np.load(path) as stored:
+                pieces = np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1])
+                prompts = [[int(token) for token in piece] for piece in pieces]
+                return cls(prompts, stored["base"], stored.get("tuned"))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            problem = Problem("runs.file_damaged", where=str(path), values={"reason": str(error)})
+            raise RunError(problem) from error
 
 
 def reload_in_fresh_process(run: RunFolder) -> Logits | str:
     """The saved model's logits from a process of its own; a message where that process failed."""
     command = [sys.executable, "-m", "luthier.proof", str(run.path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit {done.returncode}"
-    with np.load(run.path / RELOADED) as stored:
-        logits: Logits = stored["tuned"]
-    (run.path / RELOADED).unlink()
-    return logits
+    return np.asarray(np.load(io.BytesIO(done.stdout)), dtype=np.float32)
 
 
 def main(path: str) -> None:
-    """Load the run's saved output as any later command would, and write its logits on the probe prompts."""
-    run = RunFolder.open(path)
+    """Load the run's saved output as any later command would, and write its logits on the probe prompts to stdout."""
     session = open_session(path)
-    chosen, _ = load_probe(run.path / PROBE)
-    np.savez(run.path / RELOADED, tuned=next_token_logits(session.decoder, chosen, session.adapter))
+    chosen = Probe.load(RunFolder.open(path)).prompts
+    np.save(sys.stdout.buffer, next_token_logits(session.decoder, chosen, session.adapter))
 
 
 if __name__ == "__main__":

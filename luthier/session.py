@@ -181,11 +181,11 @@ def _open_run(run: RunFolder, device: str, compare: bool) -> Session:
     else:
         chosen = backend.choose(device, "auto")
     chosen.apply()
-    loading = {"dtype": chosen.compute_dtype, "device": chosen.device}
+    dtype, place = chosen.compute_dtype, chosen.device
     renderer = Renderer.load(output)
-    original = None if base is None else weights.load(base.folder, base.arch, **loading)
+    original = None if base is None else weights.load(base.folder, base.arch, dtype=dtype, device=place)
     if whole:
-        decoder = weights.load(output, families.read(output), **loading)
+        decoder = weights.load(output, families.read(output), dtype=dtype, device=place)
         return Session(decoder, renderer, None, run.name, original, asked.path)
     assert base is not None and original is not None
     adapters.load_adapter(original, base.arch, output, ADAPTER)

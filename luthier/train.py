@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from luthier import finish, planner, proof
+from luthier import checks, finish, planner, proof
 from luthier.arch import adapter_config, count
 from luthier.arch.count import AnyTune
 from luthier.arch.structure import structure
@@ -34,7 +34,6 @@ from luthier.models.decoder import Decoder
 from luthier.run import Run
 from luthier.runs import manifest, receipt, reporters
 from luthier.runs.events import Event
-from luthier.runs.receipt import Check
 from luthier.runs.store import RunFolder
 from luthier.session import ADAPTER, Base, find_base
 from luthier.text import say
@@ -137,9 +136,7 @@ def prepare(config: RunConfig, base: Base) -> Data:
         DataError, ModelError: rows, template or tokenizer cannot be used; every problem is listed.
     """
     checked = check.check_sources(config)
-    renderer = templates.load_renderer(
-        base.folder, config, _rows_of(base, config)
-    )
+    renderer = templates.load_renderer(base.folder, config, _rows_of(base, config))
     items = (*checked.train, *checked.validation)
     laws = renderer.laws([item.example for item in items], [f"{item.path}:{item.number}" for item in items])
     cache = config_load.environment().cache_dir
@@ -343,9 +340,7 @@ def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend) -> D
         decoder = weights.load(base.folder, base.arch, dtype=dtype, device=device, trainable=trained.__contains__)
     if isinstance(tune, Lora):
         if tune.from_ is not None:
-            adapters.load_adapter(
-                decoder, base.arch, Path(tune.from_), ADAPTER, trainable=True, dropout=tune.dropout
-            )
+            adapters.load_adapter(decoder, base.arch, Path(tune.from_), ADAPTER, trainable=True, dropout=tune.dropout)
         else:
             adapters.attach(decoder, base.arch, tune, name=ADAPTER, seed=config.run.seed)
     return decoder
@@ -363,21 +358,11 @@ def _start(job: loop.Job, base: Base, data: Data) -> TrainState:
         job.emit("started", {"num_steps": job.stream.num_steps})
     for problem in problems:
         job.emit("note", {"text": str(problem)})
-    if not (job.run.path / proof.PROBE).is_file():
+    if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)
-        proof.save_probe(job.run.path / proof.PROBE, prompts, proof.next_token_logits(job.model, prompts, None))
-    receipt.record(job.run, *_law_checks(data))
+        proof.Probe(prompts, proof.next_token_logits(job.model, prompts, None)).save(job.run)
+    receipt.record(job.run, *checks.laws(data.laws))
     return state
-
-
-def _law_checks(data: Data) -> list[Check]:
-    laws = data.laws
-    evidence = say("engine.check_laws_found", shapes=laws.shapes, checked=laws.checked)
-    status: receipt.Status = "pass" if laws.checked else "not run"
-    return [
-        Check("prompt_law", status, say("engine.check_laws_bound"), evidence),
-        Check("stop_token", status, say("engine.check_stop_bound"), evidence),
-    ]
 
 
 def _data_facts(data: Data) -> dict[str, Any]:

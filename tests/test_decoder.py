@@ -170,7 +170,6 @@ def test_lora_equals_peft(name: str, targets: list[str], options: dict[str, Any]
     decoder = decoder_of(model, name)
     wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, **options))
     torch.manual_seed(2)
-    expected: dict[str, Tensor] = {}
     for key, module in wrapped.base_model.model.named_modules():
         if hasattr(module, "lora_A"):
             a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
@@ -183,11 +182,17 @@ def test_lora_equals_peft(name: str, targets: list[str], options: dict[str, Any]
     ours = nll(decoder, flat(docs), adapter="default")
     ours.backward()
     assert difference(ours.detach(), theirs.detach()) <= BOUND
+    expected, found = {}, {}
     for key, module in wrapped.base_model.model.named_modules():
         if hasattr(module, "lora_A"):
-            expected[f"{key}.deltas.default.A"] = module.lora_A["default"].weight.grad
-            expected[f"{key}.deltas.default.B"] = module.lora_B["default"].weight.grad
-    assert_same(gradients(decoder), expected)
+            delta = decoder.units[key].deltas["default"]
+            found |= {key + ".A": delta.A.grad, key + ".B": delta.B.grad}
+            expected |= {
+                key + ".A": module.lora_A["default"].weight.grad,
+                key + ".B": module.lora_B["default"].weight.grad,
+            }
+    assert_same(found, expected)
+    assert len(gradients(decoder)) == len(expected)
 
 
 def test_bfloat16_is_as_close_to_the_truth_as_transformers() -> None:
@@ -506,13 +511,14 @@ def test_an_adapter_s_own_copy_takes_the_place_of_the_base_s() -> None:
     with torch.no_grad():
         for module, weight in changed.items():
             full.weighted[module].weight.copy_(weight)
-    results = []
-    for each, adapter in ((decoder, "x.y"), (full, None)):
-        loss = nll(each, batch, adapter=adapter)
+    losses = [nll(decoder, batch, adapter="x.y"), nll(full, batch)]
+    for loss in losses:
         loss.backward()
-        found = gradients(each)
-        results.append({"loss": loss.detach(), **{key.replace(".copies.x%2Ey", ""): g for key, g in found.items()}})
-    assert_same(results[0], results[1], bound=0)
+    assert torch.equal(*losses)
+    for module in changed:
+        copied, whole = decoder.weighted[module].copies["x.y"].weight.grad, full.weighted[module].weight.grad
+        assert copied is not None and whole is not None and torch.equal(copied, whole)
+    assert len(gradients(decoder)) == len(changed)
     assert torch.equal(nll(decoder, batch), base)
 
 

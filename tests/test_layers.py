@@ -39,6 +39,7 @@ RANKS: dict[str, float] = {
     "run": 7,
     "finish": 7,
     "train": 7,
+    "checks": 7,
     "tuner": 7,
     "chat": 7,
     "doctor": 7,
@@ -56,7 +57,7 @@ RANKS: dict[str, float] = {
 }
 """Folder or file of the package -> rank; imports go to lower ranks only."""
 
-SAME_RANK: tuple[str, ...] = ("session", "proof", "run", "finish", "train", "tuner", "demo")
+SAME_RANK: tuple[str, ...] = ("session", "proof", "checks", "run", "finish", "train", "tuner", "demo")
 """Single files that may import earlier ones of this list at their own rank."""
 
 CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "load", "recipe")

@@ -83,7 +83,8 @@ class Cache:
     def __init__(self, decoder: Decoder, num_sequences: int, max_tokens: int) -> None:
         def rooms() -> list[Tensor]:
             return [
-                torch.empty(
+                # Zeros, because attention weighs the unused places of shorter sequences with 0, and 0 * nan is nan.
+                torch.zeros(
                     (num_sequences, max_tokens, layer.mixer.kv_heads, layer.mixer.head_dim),
                     dtype=decoder.compute_dtype,
                     device=decoder.device,

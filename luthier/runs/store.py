@@ -29,6 +29,7 @@ FILES: dict[str, str] = {
     "manifest.json": "fingerprints of everything that went in",
     "events.jsonl": "what happened",
     "excluded.jsonl": "rows left out, with reasons",
+    "probe.npz": "prompts with the base's and the tuned model's logits, for the checks",
     "checks.json": "results of checks, for the receipt",
     "receipt.json": "the receipt",
     "receipt.md": "the receipt for people",
@@ -37,7 +38,6 @@ FILES: dict[str, str] = {
     "adapter": "the result, in PEFT's format",
     "model": "the result, as a model folder",
     "trackers": "files of TensorBoard and its like",
-    "probe.npz": "prompts and the logits of the untouched base on them, for the checks at the end",
     "lock": "held by the one writer",
     "stop": "asks the writer to save and stop",
 }

@@ -1,0 +1,165 @@
+"""The public surface, literally: a change of it is a change of this table, of docs/python.md and of CHANGELOG.md."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import luthier
+from luthier.generate import Sampling
+from luthier.run import Run
+from luthier.session import Session
+from luthier.train import train
+from luthier.tuner import Tuner
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SURFACE = {
+    "ConfigError": "(problems: 'Problem | Iterable[Problem]') -> 'None'",
+    "DataError": "(problems: 'Problem | Iterable[Problem]') -> 'None'",
+    "Interrupted": "(signal_number: 'int', checkpoint: 'str') -> 'None'",
+    "LuthierError": "",
+    "ModelError": "(problems: 'Problem | Iterable[Problem]') -> 'None'",
+    "Run": "(path: 'Path | str') -> 'None'",
+    "RunError": "(problems: 'Problem | Iterable[Problem]') -> 'None'",
+    "Sampling": (
+        "(max_tokens: 'int' = 512, temperature: 'float' = 0.0, top_p: 'float' = 1.0, top_k: 'int' = 0, "
+        "repetition_penalty: 'float' = 1.0, seed: 'int' = 0) -> None"
+    ),
+    "Session": (
+        "(decoder: 'Decoder', renderer: 'Renderer', adapter: 'str | None', label: 'str', base: 'Decoder | None', "
+        "base_label: 'str') -> None"
+    ),
+    "TrainingFailed": "(problem: 'Problem') -> 'None'",
+    "Tuner": "(model: 'str | Mapping[str, Any]', data: 'str | Mapping[str, Any]', **sections: 'Any') -> 'None'",
+    "UserError": "(problems: 'Problem | Iterable[Problem]') -> 'None'",
+    "open_session": (
+        "(target: 'str | Path', *, device: 'str' = 'auto', compare: 'bool' = False, template: 'str' = 'model') "
+        "-> 'Session'"
+    ),
+    "reproduce": "(path: 'Path | str', *, on_event: 'Listener | None' = None) -> 'dict[str, Any]'",
+    "resume": "(path: 'Path | str', *, on_event: 'Listener | None' = None) -> 'Run'",
+    "train": (
+        "(recipe: 'Recipe' = None, overrides: 'Overrides' = (), *, on_event: 'Listener | None' = None, "
+        "plan: 'Mapping[str, Any] | None' = None) -> 'Run'"
+    ),
+}
+"""Name -> signature; empty for what is only caught."""
+
+MEMBERS: dict[type, dict[str, str]] = {
+    Run: {
+        "adapter_path": "-> 'Path | None'",
+        "chat": "(self, conversation: 'Conversation', **sampling: 'Any') -> 'str'",
+        "config": "-> 'RunConfig'",
+        "events": "-> 'list[Event]'",
+        "model_path": "-> 'Path | None'",
+        "name": "-> 'str'",
+        "path": "-> 'Path'",
+        "receipt": "-> 'Receipt'",
+        "session": "-> 'Session'",
+        "state": "-> 'str'",
+    },
+    Sampling: {},
+    Session: {
+        "answer": (
+            "(self, conversation: 'Conversation', sampling: 'Sampling | None' = None, *, tuned: 'bool' = True, "
+            "on_text: 'Callable[[str], None] | None' = None) -> 'str'"
+        ),
+        "answers": (
+            "(self, conversations: 'Sequence[Conversation]', sampling: 'Sampling | None' = None, *, "
+            "tuned: 'bool' = True) -> 'list[str]'"
+        ),
+    },
+    Tuner: {
+        "fit": "(self) -> 'Tuner'",
+        "predict": "(self, questions: 'Sequence[Conversation]', **sampling: 'Any') -> 'list[str]'",
+        "run": "-> 'Run'",
+    },
+}
+"""Class -> its public methods with signatures, and its properties with what they give."""
+
+
+def value_of(name: str) -> Any:
+    """`train` from its module: the package's attribute has a test of its own."""
+    return train if name == "train" else getattr(luthier, name)
+
+
+def signature_of(value: Any) -> str:
+    return str(inspect.signature(value)) if isinstance(value, type(train)) or "__init__" in vars(value) else ""
+
+
+def members_of(owner: type) -> Iterator[tuple[str, str]]:
+    for name, member in vars(owner).items():
+        if name.startswith("_"):
+            continue
+        if inspect.isfunction(member):
+            yield name, str(inspect.signature(member))
+        elif getter := getattr(member, "fget", getattr(member, "func", None)):
+            yield name, f"-> {inspect.signature(getter).return_annotation!r}"
+
+
+def test_names_and_signatures() -> None:
+    assert sorted(luthier.__all__) == luthier.__all__ == list(SURFACE)
+    found = {}
+    for name in SURFACE:
+        value = value_of(name)
+        inherited = isinstance(value, type) and issubclass(value, luthier.UserError)
+        found[name] = signature_of(luthier.UserError if inherited else value)
+    assert found == SURFACE
+
+
+def test_members_of_classes() -> None:
+    assert {owner: dict(sorted(members_of(owner))) for owner in MEMBERS} == MEMBERS
+    classes = {value_of(name) for name in SURFACE if isinstance(value_of(name), type)}
+    assert {each for each in classes if not issubclass(each, Exception)} == set(MEMBERS)
+
+
+def test_everything_is_explained() -> None:
+    for name in SURFACE:
+        assert len(inspect.getdoc(value_of(name)) or "") > 20, name
+    for owner, members in MEMBERS.items():
+        for name in members:
+            if inspect.isfunction(vars(owner)[name]):
+                assert inspect.getdoc(vars(owner)[name]), f"{owner.__name__}.{name}"
+
+
+def test_everything_is_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    for name in SURFACE:
+        assert re.search(rf"luthier\.{name}\b", guide), name
+    for owner, members in MEMBERS.items():
+        for name in members:
+            assert re.search(rf"\b{name}\b", guide), f"{owner.__name__}.{name}"
+
+
+def process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+def test_importing_loads_no_torch() -> None:
+    code = """
+import sys
+import luthier
+luthier.ConfigError, luthier.__version__
+assert not {"torch", "transformers", "pydantic"} & sys.modules.keys()
+assert not hasattr(luthier, "nonsense")
+"""
+    process(code)
+
+
+def test_train_is_the_function_whatever_was_asked_for_before() -> None:
+    """The module that holds it has the same name and is imported by other public names."""
+    code = """
+import luthier
+luthier.Tuner, luthier.resume
+import luthier.train
+print(callable(luthier.train))
+"""
+    assert process(code) == "True"
