@@ -1,43 +1,39 @@
 """Talking to a run or a model in a terminal.
 
-What goes in: a target that `luthier.session` can open, and lines that a person types. What comes out: streamed answers,
-with `--compare` the base's beside the tuned model's. Input and output are passed in, so that tests and notebooks use
+What goes in: an open session, and lines that a person types. What comes out: streamed answers, with `compare` the
+base's beside the tuned model's. Input and output are passed in, so that tests and notebooks use
 the same code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from luthier.data.formats import Message
 from luthier.generate import Sampling
-from luthier.session import Session, open_session
+from luthier.session import Session
 from luthier.text import say
 
 RESET, QUIT = "/new", "/quit"
 
 
 def chat(
-    target: str | Path,
+    session: Session,
     lines: Iterable[str],
     write: Callable[[str], Any],
     *,
     compare: bool = False,
     system: str | None = None,
     sampling: Sampling | None = None,
-    device: str = "auto",
-    template: str = "model",
 ) -> int:
     """Answer each line in turn, keeping the conversation; returns the number of questions answered.
 
-    `/new` starts over, `/quit` (or the end of the lines) ends. With `compare`, every question is put to base and tuned
-    model, each with its own history.
+    `/new` starts over, `/quit` (or the end of the lines) ends. With `compare`, every question is put to tuned model and
+    base, each with its own history; the session has to hold both.
     """
-    session = open_session(target, device=device, compare=compare, template=template)
     write(say("chat.greeting", label=session.label, quit=QUIT, reset=RESET) + "\n")
-    sides = [True, False] if compare and session.base is not None else [True]
+    sides = [True, False] if compare else [True]
     start: tuple[Message, ...] = (Message("system", system),) if system else ()
     histories = {tuned: start for tuned in sides}
     asked = 0

@@ -59,7 +59,7 @@ def train(
     from luthier.train import train as start
 
     with progress(context.obj) as listen:
-        return trained(start(config, on_event=listen))
+        return trained(start(config, on_event=listen, on_download=downloading(context.obj)))
 
 
 def init(
@@ -253,19 +253,15 @@ def chat(  # noqa: PLR0913  one parameter for each option
     load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
     from luthier.chat import chat as talk
     from luthier.generate import Sampling
+    from luthier.session import open_session
 
     sampling = Sampling(max_tokens, temperature, top_p, top_k, repetition_penalty, seed)
     said: list[str] = []
-    asked = talk(
-        target,
-        questions(),
-        said.append if context.obj.json else speak,
-        compare=compare,
-        system=system,
-        sampling=sampling,
-        device=device,
-        template=template,
+    session = open_session(
+        target, device=device, compare=compare, template=template, on_download=downloading(context.obj)
     )
+    write = said.append if context.obj.json else speak
+    asked = talk(session, questions(), write, compare=compare, system=system, sampling=sampling)
     return Outcome({"questions": asked, "transcript": "".join(said)}, [])
 
 
@@ -339,6 +335,20 @@ def progress(shell: Shell) -> Iterator[Callable[[Any], None]]:
 
     with Progress(shell.logs, terminal=shell.logs.isatty(), colour=not shell.environment.no_color) as listen:
         yield listen
+
+
+def downloading(shell: Shell) -> Callable[[int, int], None]:
+    """A line on the log stream whenever another twentieth of a model has come, and when it is whole."""
+    shown = -1
+
+    def show(there: int, total: int) -> None:
+        nonlocal shown
+        twentieth = 20 * there // max(total, 1)
+        if twentieth > shown:
+            shown = twentieth
+            print(say("shell.downloading", there=there / 1e6, total=total / 1e6), file=shell.logs, flush=True)
+
+    return show
 
 
 # ---------------------------------------------------------------------------------------------------- the app

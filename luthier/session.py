@@ -7,6 +7,7 @@ renders messages exactly as training did, stops at the same tokens, and can spea
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,29 +24,37 @@ from luthier.errors import ModelError, Problem, RunError
 from luthier.generate import Sampling
 from luthier.models import adapters, hub, weights
 from luthier.models.decoder import Decoder
+from luthier.models.hub_files import Progress
 from luthier.runs import manifest
 from luthier.runs.store import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """A base model found on disk. path: as the user named it; commit: of the hub, where it came from there."""
+    """A base model found on disk. path: as the user named it; commit: of the hub, where it came from there;
+    notes: what should be known about how it was found."""
 
     path: str
     folder: Path
     revision: str | None
     commit: str | None
     arch: Architecture
+    notes: tuple[Problem, ...] = ()
 
 
-def find_base(model: ModelSection) -> Base:
-    """Find (or download) the base and read its architecture; no weights are loaded.
+def find_base(model: ModelSection, on_download: Progress | None = None) -> Base:
+    """Find (or download) the base and read its architecture; no weights are loaded, and none are fetched where fresh
+    ones are asked for.
+
+    Args:
+        on_download: called with (bytes there, bytes in all) while files come from a hub.
 
     Raises:
         ModelError: it is not there, cannot be fetched, or is of a family that is not known.
     """
-    resolved = hub.resolve(model.path, model.revision, environment())
-    return Base(model.path, resolved.folder, model.revision, resolved.commit, families.read(resolved.folder))
+    wanted = model.init == "pretrained"
+    found = hub.resolve(model.path, model.revision, environment(), on_download, weights=wanted)
+    return Base(model.path, found.folder, model.revision, found.commit, families.read(found.folder), found.notes)
 
 
 Conversation = str | Sequence[Mapping[str, Any] | Message]
@@ -131,7 +140,12 @@ def messages_of(conversation: Conversation) -> tuple[Message, ...]:
 
 
 def open_session(
-    target: str | Path, *, device: str = "auto", compare: bool = False, template: str = "model"
+    target: str | Path,
+    *,
+    device: str = "auto",
+    compare: bool = False,
+    template: str = "model",
+    on_download: Progress | None = None,
 ) -> Session:
     """Load a run or a model for answering.
 
@@ -139,6 +153,7 @@ def open_session(
         target: run folder or name, model folder, hub id, or `nano`.
         compare: also keep the base at hand (costs a second copy of the weights where they were tuned in full).
         template: for models that bring no chat template: chatml, alpaca or a Jinja file. Runs bring their own.
+        on_download: called with (bytes there, bytes in all) while a model comes from a hub.
 
     Raises:
         ModelError: the target is neither, or cannot be loaded; RunError: the run has no weights yet.
@@ -147,7 +162,7 @@ def open_session(
     if path is not None:
         return _open_run(RunFolder.open(path), device, compare)
     config = RunConfig.model_validate({"model": str(target), "data": {"train": "-", "template": template}})
-    base = find_base(config.model)
+    base = find_base(config.model, on_download)
     chosen = backend.choose(device, "auto")
     chosen.apply()
     decoder = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
@@ -156,7 +171,8 @@ def open_session(
 
 def run_path(target: str | Path) -> Path | None:
     """The folder of the run that is meant: a run folder, or a name below `runs/`; None where neither is one."""
-    return next((path for path in (Path(target), Path("runs") / target) if (path / "recipe.yaml").is_file()), None)
+    places = (Path(target), Path("runs") / target)
+    return next((path for path in places if os.path.isfile(path / "recipe.yaml")), None)  # False where it is unreadable
 
 
 def output_folder(run: RunFolder) -> Path:

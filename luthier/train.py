@@ -31,6 +31,7 @@ from luthier.kernels import select
 from luthier.methods import METHODS
 from luthier.models import adapters, weights
 from luthier.models.decoder import Decoder
+from luthier.models.hub_files import Progress
 from luthier.run import Run
 from luthier.runs import manifest, receipt, reporters
 from luthier.runs.events import Event
@@ -48,6 +49,7 @@ def train(
     overrides: Overrides = (),
     *,
     on_event: Listener | None = None,
+    on_download: Progress | None = None,
     plan: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train as the recipe says; an unfinished run of the same name goes on where it stopped.
@@ -56,6 +58,7 @@ def train(
         recipe: a YAML file, a mapping, a `RunConfig`, or None where `overrides` say everything.
         overrides: `["tune.rank=32"]` or `{"tune.rank": 32}`.
         on_event: sees every event as it is written to the run folder.
+        on_download: called with (bytes there, bytes in all) while the base comes from a hub.
         plan: `plan.json` of another run to obey, for the same bits.
 
     Raises:
@@ -65,7 +68,7 @@ def train(
     """
     config = config_load.settle(config_load.load(recipe, overrides))
     RunFolder.refuse_finished(config)
-    base = find_base(config.model)
+    base = find_base(config.model, on_download)
     tune = adapter_config.settle(config.tune, base.arch)
     data = prepare(config, base)
     with open_run(config, base, data, on_event) as desk:
@@ -239,16 +242,8 @@ def assemble(
     named = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]
     assert sum(p.numel() for _, p in named) == counts.trainable, "counted and real trainable parameters differ"
     rate = config.learning_rate
-    steps = stream.Stream(
-        data.train,
-        batch=config.optim.batch,
-        epochs=config.optim.epochs,
-        steps=config.optim.steps,
-        seed=config.run.seed,
-        source_weights=[source.weight for source in config.data.train],
-        budget_tokens=budget,
-    )
-    held_out = tuple(pack.batches(data.validation, budget)) if data.validation is not None else ()
+    steps = stream.Stream.of(data.train, config, budget)
+    held_out = pack.batches(data.validation, budget) if data.validation is not None else ()
     job = loop.Job(
         model=decoder,
         named=named,
@@ -356,8 +351,9 @@ def _start(job: loop.Job, base: Base, data: Data) -> TrainState:
         job.emit("resumed", {"from_step": state.step, "reason": "checkpoint" if folder else "no checkpoint yet"})
     else:
         job.emit("started", {"num_steps": job.stream.num_steps})
-    for problem in problems:
-        job.emit("note", {"text": str(problem)})
+    unread = [Problem("engine.fields_unread", value=field) for field in data.laws.unused]
+    for each in (*base.notes, *data.checked.notes, *unread, *problems):
+        job.emit("note", {"text": str(each)})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)
         proof.Probe(prompts, proof.next_token_logits(job.model, prompts, None)).save(job.run)
@@ -368,7 +364,7 @@ def _start(job: loop.Job, base: Base, data: Data) -> TrainState:
 def _data_facts(data: Data) -> dict[str, Any]:
     return {
         "read": sum(report.read for report in data.checked.files),
-        "kept": len(data.train) + (len(data.validation) if data.validation is not None else 0),
+        "kept": data.train.num_rows + (data.validation.num_rows if data.validation is not None else 0),
         "excluded": _reasons(data.excluded),
         "train": len(data.train),
         "validation": len(data.validation) if data.validation is not None else 0,

@@ -579,6 +579,18 @@ def test_generation_applies_the_adapter() -> None:
 
 
 @torch.no_grad()
+def test_what_a_cache_s_memory_held_before_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequences of different lengths leave room unused, whose contents must not reach the result."""
+    decoder = decoder_of(build("llama"), "llama")
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(torch.nan))
+    cache = Cache(decoder, 2, 16)
+    monkeypatch.undo()
+    decoder.prefill([[1, 2, 3, 4, 5], [6]], cache)
+    assert bool(decoder.decode([7, 8], cache).isfinite().all())
+
+
+@torch.no_grad()
 def test_a_full_cache_is_refused() -> None:
     decoder = decoder_of(build("llama"), "llama")
     cache = Cache(decoder, 1, 4)

@@ -334,6 +334,14 @@ def test_long_text_becomes_chunks_that_lose_nothing(renderer: Renderer, tmp_path
     assert store.num_rows == 2
 
 
+def test_chunks_of_any_length() -> None:
+    for length in range(1, 60):
+        chunks = list(tokens._chunks(length, 8))
+        assert [place for chunk in chunks for place in range(*chunk)] == list(range(length))
+        assert all(end - start <= 8 for start, end in chunks)
+        assert length == 1 or all(end - start >= 2 for start, end in chunks), "a single token teaches nothing"
+
+
 # ------------------------------------------------------------------------------------------------------- bad rows
 
 

@@ -138,9 +138,8 @@ class _AttentionOutput(torch.autograd.Function):
         flat, pieces = rest[:PARAMETERS], cast(tuple[Tensor, ...], rest[PARAMETERS:])
         (linear,) = _linears(flat, scales, h_ND.dtype)
         y_ND, inner_NS = blocks.attention_output(_joined(pieces), h_ND, linear, drop)
-        ctx.drop, ctx.scales, ctx.sizes = drop, scales, [len(piece) for piece in pieces]
-        (need,) = _needs(ctx.needs_input_grad[3 : 3 + PARAMETERS])
-        ctx.save_for_backward(inner_NS, *_flat((linear,))[0], *(pieces if reads_input((need,)) else ()))
+        ctx.drop, ctx.scales = drop, scales
+        ctx.save_for_backward(inner_NS, *_flat((linear,))[0], *pieces)
         return y_ND
 
     @staticmethod
@@ -151,9 +150,10 @@ class _AttentionOutput(torch.autograd.Function):
         need_h, wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[3:]
         need = OutputNeed(any(wanted[PARAMETERS:]), _needs(wanted[:PARAMETERS])[0])
         (linear,) = _linears(flat, ctx.scales)
-        attended_NO = _joined(pieces) if pieces else None
+        attended_NO = _joined(pieces) if reads_input((need.linear,)) else None
         dattended_NO, grads = blocks.attention_output_backward(attended_NO, inner_NS, dy_ND, linear, ctx.drop, need)
-        dpieces = [None] * len(ctx.sizes) if dattended_NO is None else torch.split(dattended_NO, ctx.sizes)
+        sizes = [len(piece) for piece in pieces]
+        dpieces = [None] * len(sizes) if dattended_NO is None else torch.split(dattended_NO, sizes)
         return (None, None, dy_ND if need_h else None, *_flat_grads([grads]), *dpieces)
 
 

@@ -5,7 +5,7 @@ tensors from which the backward pass needs no matmul twice: the residual stream 
 nobody else keeps them, and adapters' inner rows. Normed inputs and activations are formed again element-wise.
 
     attention_inputs   norm, q, k, v, q/k norm, rotary       keeps h (q, k, v are kept by attention)
-    attention_output   o projection, residual                keeps the attention output, if a weight needs it
+    attention_output   o projection, residual                keeps the attention output, as attention does anyway
     mlp                norm, gate, up, activation, down, residual      keeps h, gate, up
 
 `luthier.kernels.autograd` puts them under autograd.

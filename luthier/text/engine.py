@@ -102,4 +102,12 @@ TEXT: dict[str, tuple[str, str]] = {
         "{field} was {old} when this run began and is {new} now; the same bits are no longer promised",
         "{field} 在运行开始时为 {old}，现在为 {new}；不再保证逐位相同",
     ),
+    "engine.fields_unread.rule": (
+        "the chat template leaves this field of the rows out, so the model never sees it",
+        "聊天模板没有使用数据行中的这个字段，模型看不到它",
+    ),
+    "engine.fields_unread.remedy": (
+        "If it matters, choose a template that renders it (data.template).",
+        "若它重要，请选择会渲染该字段的模板（data.template）。",
+    ),
 }

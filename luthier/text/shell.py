@@ -173,4 +173,8 @@ TEXT: dict[str, tuple[str, str]] = {
     "shell.word.help": ("Show this message and exit.", "显示此帮助。"),
     "shell.word.default": ("default: ", "默认："),
     "shell.word.required": ("[required]", "[必填]"),
+    "shell.downloading": (
+        "model   {there:,.0f} of {total:,.0f} MB fetched",
+        "模型    已下载 {there:,.0f} / {total:,.0f} MB",
+    ),
 }

@@ -1,0 +1,369 @@
+"""Faults to plant: each must be noticed by the test that is named with it.
+
+What goes in: nothing. What comes out: a literal table. `tests/test_mutations.py` holds every line to the code as it is
+(the old text stands in its file exactly once, the test exists) and, with `--long`, plants each into a copy.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """A fault: `old` in `luthier/<file>` becomes `new`, and `test` (a file of tests/ and a function) must fail."""
+
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+MUTATIONS: dict[str, Mutation] = {
+    # ------------------------------------------------------------------------------------------------ the step
+    "loss is normalised per micro-batch": Mutation(
+        "engine/loop.py",
+        "value / step.denom[term] for term",
+        "value / float(batch.weights[term].sum()) for term",
+        "test_loop.py::test_a_step_is_the_weighted_mean_over_the_whole_step_however_it_is_split",
+    ),
+    "a step that is not finite is applied": Mutation(
+        "engine/loop.py",
+        "if finite and math.isfinite(loss):",
+        "if not job.backend.loss_scaling or (finite and math.isfinite(loss)):",
+        "test_loop.py::test_a_spoilt_step_is_left_out_and_the_log_tells_loss_from_gradient",
+    ),
+    "faults in a row are never forgiven": Mutation(
+        "engine/loop.py",
+        "state.bad_streak = 0",
+        "pass",
+        "test_loop.py::test_three_in_a_row_end_it_and_a_good_step_forgives",
+    ),
+    "the best slot takes the worst": Mutation(
+        "engine/loop.py",
+        "loss < state.best_loss",
+        "loss > state.best_loss",
+        "test_loop.py::test_the_best_slot_holds_the_weights_of_the_lowest_validation_loss",
+    ),
+    "the last weights ship instead of the best": Mutation(
+        "finish.py",
+        "checkpoint.load(run.best_dir, job.named, None)",
+        "pass",
+        "test_train.py::test_the_weights_with_the_lowest_validation_loss_are_the_ones_that_ship",
+    ),
+    "gradients are not clipped": Mutation(
+        "engine/optim.py",
+        "torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)",
+        "pass",
+        "test_optim.py::test_clipping_scales_the_joint_norm",
+    ),
+    "the schedule forgets the warm-up": Mutation(
+        "engine/optim.py",
+        "(step - warmup) / max(num_steps - warmup, 1)",
+        "step / num_steps",
+        "test_optim.py::test_after_the_warm_up_each_schedule_is_the_field_s",
+    ),
+    "weight decay pulls at norms and biases": Mutation(
+        "engine/optim.py",
+        '"weight_decay": 0.0}',
+        '"weight_decay": optim.weight_decay}',
+        "test_optim.py::test_weight_decay_spares_vectors",
+    ),
+    # ------------------------------------------------------------------------------------------------ resume
+    "a resume forgets the optimizer's state": Mutation(
+        "engine/checkpoint.py",
+        "optim.load_state_tensors(optimizer, named, load_file(folder / OPTIMIZER))",
+        "load_file(folder / OPTIMIZER)",
+        "test_loop.py::test_resumed_from_any_checkpoint_every_bit_is_the_same",
+    ),
+    "a resume forgets the optimizer's step counter": Mutation(
+        "engine/optim.py",
+        "            if isinstance(value, Tensor):\n",
+        "            if isinstance(value, Tensor) and value.ndim:\n",
+        "test_optim.py::test_state_through_tensors_continues_to_the_same_bits",
+    ),
+    "a resume repeats a step": Mutation(
+        "engine/checkpoint.py",
+        "return TrainState(**fields)",
+        'return TrainState(**{**fields, "step": max(fields["step"] - 1, 0)})',
+        "test_loop.py::test_resumed_from_any_checkpoint_every_bit_is_the_same",
+    ),
+    "every epoch has the order of the first one asked for": Mutation(
+        "data/stream.py",
+        "if self._order is None or self._order[0] != epoch:",
+        "if self._order is None:",
+        "test_stream.py::test_any_step_can_be_asked_for_first",
+    ),
+    "the last short step is left out": Mutation(
+        "data/stream.py",
+        "return -(-size // self._batch)",
+        "return size // self._batch",
+        "test_stream.py::test_an_epoch_holds_every_example_once_and_keeps_its_short_last_step",
+    ),
+    # ------------------------------------------------------------------------------------------------ dropout
+    "dropout is the same in every step": Mutation(
+        "kernels/dropout.py",
+        "mix(mix(key.seed & 0xFFFFFFFF) ^ (key.step & 0xFFFFFFFF))",
+        "mix(mix(key.seed & 0xFFFFFFFF))",
+        "test_kernels_dropout.py::test_mask_depends_on_every_part_of_its_key_and_not_on_the_row",
+    ),
+    "dropout is the same at every position": Mutation(
+        "kernels/dropout.py",
+        ".bitwise_xor_(_low_word(position_N))",
+        "",
+        "test_kernels_dropout.py::test_mask_is_its_plain_definition",
+    ),
+    "survivors of dropout are not scaled": Mutation(
+        "kernels/dropout.py",
+        "return LEVELS / (LEVELS - self.threshold)",
+        "return 1.0",
+        "test_kernels_dropout.py::test_survivors_make_up_for_the_dropped",
+    ),
+    # ------------------------------------------------------------------------------------------------ kernels
+    "the backward pass goes below what trains": Mutation(
+        "kernels/autograd.py",
+        "need_h, need_norm, need_q_norm, need_k_norm = wanted[3:7]",
+        "need_h, need_norm, need_q_norm, need_k_norm = True, *wanted[4:7]",
+        "test_decoder.py::test_a_lora_step_does_exactly_the_counted_matmuls",
+    ),
+    "a continuation does not see its prompt": Mutation(
+        "kernels/attention.py",
+        "segment = int(self.parent[segment])",
+        "segment = -1",
+        "test_kernels_attention.py::test_equals_masked_softmax_forward_and_backward",
+    ),
+    "attention sees one token ahead": Mutation(
+        "kernels/attention.py",
+        "seen = other <= place",
+        "seen = other <= place + 1",
+        "test_kernels_attention.py::test_attention_of_the_last_rows",
+    ),
+    "a window reads more keys than it reaches": Mutation(
+        "kernels/attention.py",
+        "lowest = max(before + first - window + 1, 0)",
+        "lowest = max(before + first - window, 0)",
+        "test_kernels_attention.py::test_every_row_is_attended_once_and_reads_only_what_its_window_reaches",
+    ),
+    "the cache shows tokens that are not there": Mutation(
+        "kernels/attention.py",
+        "seen_BT = place_T < lengths_B[:, None]",
+        "seen_BT = place_T <= lengths_B[:, None]",
+        "test_kernels_attention.py::test_cached_attention_equals_that_over_the_whole_sequence",
+    ),
+    "rotary's backward pass turns forward": Mutation(
+        "kernels/rotary.py",
+        "return _swap(x_NHE * sin_N1E, rope).addcmul_(x_NHE, cos_N1E)",
+        "return (_swap(x_NHE, rope) * sin_N1E).addcmul_(x_NHE, cos_N1E)",
+        "test_kernels_rotary.py::test_rotation_is_its_definition_and_backward_its_adjoint",
+    ),
+    "llama3's long wavelengths are not slowed down": Mutation(
+        "kernels/rotary.py",
+        'return (1 - stay_F) * base_F / scaling["factor"] + stay_F * base_F',
+        "return (1 - stay_F) * base_F + stay_F * base_F",
+        "test_kernels_rotary.py::test_tables_equal_those_of_transformers",
+    ),
+    "keys are not normed": Mutation(
+        "kernels/blocks.py",
+        "q, k = q_kept.normed(), k_kept.normed()",
+        "q = q_kept.normed()",
+        "test_kernels_blocks.py::test_attention_inputs",
+    ),
+    "the norm's gradient ignores its mean": Mutation(
+        "kernels/norm.py",
+        ".addcmul_(xhat, mean, value=-1)",
+        "",
+        "test_kernels_blocks.py::test_rms_norm",
+    ),
+    "linear head: the gradient is not scaled back": Mutation(
+        "kernels/head.py",
+        "factor = dtotal * largest",
+        "factor = dtotal",
+        "test_kernels_head.py::test_linear_mode",
+    ),
+    "unit head: the gradient is not scaled": Mutation(
+        "kernels/head.py",
+        "(unit_MD * dlogp_M[:, None])",
+        "(unit_MD * 1)",
+        "test_kernels_head.py::test_modes_for_any_loss",
+    ),
+    "recomputing head: every row counts alike": Mutation(
+        "kernels/head.py",
+        "False, dlogp_M, need_x, need_weight)",
+        "False, torch.ones_like(dlogp_M), need_x, need_weight)",
+        "test_kernels_head.py::test_modes_for_any_loss",
+    ),
+    "softmax overflows": Mutation(
+        "kernels/head.py",
+        "tile -= tile.amax(-1, keepdim=True)",
+        "tile -= 0",
+        "test_kernels_head.py::test_extreme_logits_stay_finite",
+    ),
+    # ------------------------------------------------------------------------------------------------ adapters
+    "adapters are not scaled": Mutation(
+        "kernels/linear.py",
+        "(linear.b_OR * _scale(linear, drop)).to(dtype)",
+        "linear.b_OR.to(dtype)",
+        "test_kernels_blocks.py::test_attention_output",
+    ),
+    "rsLoRA is plain LoRA": Mutation(
+        "arch/count.py",
+        "return alpha / math.sqrt(rank) if lora.rslora else alpha / rank",
+        "return alpha / rank",
+        "test_adapters.py::test_peft_and_a_merged_model_say_what_the_adapter_says",
+    ),
+    "merging forgets the scale": Mutation(
+        "models/adapters.py",
+        "delta.B, delta.A, alpha=delta.scale)",
+        "delta.B, delta.A)",
+        "test_adapters.py::test_peft_and_a_merged_model_say_what_the_adapter_says",
+    ),
+    "a target that matches nothing is passed over": Mutation(
+        "arch/count.py",
+        "if not any(ends_with(unit.name, target) for unit in arch.units):",
+        "if not arch.units:",
+        "test_families.py::test_what_matches_nothing_is_an_error_that_lists_what_exists",
+    ),
+    "a tied head is trained apart": Mutation(
+        "arch/count.py",
+        "if not any(ends_with(EMBEDDING, other) for other in lora.modules_to_save):",
+        "if not lora.modules_to_save:",
+        "test_families.py::test_what_matches_nothing_is_an_error_that_lists_what_exists",
+    ),
+    # ------------------------------------------------------------------------------------------------ weights, hub
+    "missing weights stay as memory had them": Mutation(
+        "models/weights.py",
+        "[name for name in arch.tensors if name not in stored]",
+        "[]",
+        "test_weights.py::test_what_does_not_fit_is_listed",
+    ),
+    "another head than the tied one is passed over": Mutation(
+        "models/weights.py",
+        'Problem("models.head_differs", str(stored[head].file))',
+        "*()",
+        "test_weights.py::test_rotary_tables_and_a_redundant_head_are_allowed",
+    ),
+    "401 without a token does not tell of tokens": Mutation(
+        "models/hub_huggingface.py",
+        '(status == 401 and not token, "hub.not_found_no_token")',
+        '(status == 401 and not token, "hub.bad_token")',
+        "test_hub.py::test_a_private_model_looks_missing_without_a_token",
+    ),
+    # ------------------------------------------------------------------------------------------------ data
+    "prompt and training may differ": Mutation(
+        "data/laws.py",
+        "if prompt == training[:first]:",
+        "if len(prompt) == len(training[:first]):",
+        "test_templates.py::test_a_prompt_of_other_tokens_is_a_violation",
+    ),
+    "the stop token is not learnt": Mutation(
+        "data/templates.py",
+        "weights[span.first : span.stop + 1]",
+        "weights[span.first : span.stop]",
+        "test_templates.py::test_learnt_text_is_the_answer_and_its_stop_token",
+    ),
+    "two first tokens are passed over": Mutation(
+        "data/laws.py",
+        "ids[:2] == [bos, bos]",
+        "ids[:3] == [bos, bos, bos]",
+        "test_templates.py::test_two_first_tokens_are_a_violation",
+    ),
+    "typed control tokens are control tokens": Mutation(
+        "data/spans.py",
+        "marked = self._guard.touches(rows) or self._guard.touches(list(tools))",
+        "marked = False",
+        "test_templates.py::test_typed_control_tokens_stay_words",
+    ),
+    "rows that are too long do not stop": Mutation(
+        "data/tokens.py",
+        'if too_long is not None and self._policy == "stop":',
+        'if too_long is not None and self._policy == "never":',
+        "test_tokens.py::test_long_rows_stop_with_a_table",
+    ),
+    "rows that are too long are cut instead of dropped": Mutation(
+        "data/tokens.py",
+        'if self._policy == "drop":',
+        'if self._policy == "never":',
+        "test_tokens.py::test_dropped_rows_are_accounted_for",
+    ),
+    "a cut row ends with a stop token": Mutation(
+        "data/tokens.py",
+        "ids, weights = ids[: self._max_tokens], weights[: self._max_tokens]",
+        "ids, weights = np.append(ids[: self._max_tokens - 1], ids[-2:-1]), weights[: self._max_tokens]",
+        "test_tokens.py::test_truncated_rows_are_cut_without_a_false_end",
+    ),
+    "a copy of a held-out row is trained on": Mutation(
+        "data/split.py",
+        "chosen += groups[each]",
+        "chosen += groups[each][:1]",
+        "test_check.py::test_no_copy_of_a_held_out_row_is_trained",
+    ),
+    "targets are one token off": Mutation(
+        "data/pack.py",
+        "following = np.concatenate([e.ids[1 : n + 1] for",
+        "following = np.concatenate([e.ids[:n] for",
+        "test_pack.py::test_one_batch_by_hand",
+    ),
+    # ------------------------------------------------------------------------------------------------ the recipe
+    "unknown keys of a recipe are ignored": Mutation(
+        "config/schema.py",
+        'extra="forbid"',
+        'extra="ignore"',
+        "test_config.py::test_nearest_name",
+    ),
+    "steps do not take the place of epochs": Mutation(
+        "config/tree.py",
+        "        self._supersede(name, value)\n",
+        "",
+        "test_config.py::test_steps_take_the_place_of_the_recipes_epochs_and_back",
+    ),
+    # ------------------------------------------------------------------------------------------------ the run folder
+    "rows that do not add up pass": Mutation(
+        "runs/receipt.py",
+        "if file.kept + sum(file.excluded.values()) != file.read",
+        "if file.kept > file.read",
+        "test_receipt.py::test_rows_that_do_not_add_up_fail",
+    ),
+    "checks that nobody made count as passed": Mutation(
+        "runs/receipt.py",
+        'missing = {name: Check(name, "not run") for name in CHECKS}',
+        'missing = {name: Check(name, "pass") for name in CHECKS}',
+        "test_receipt.py::test_receipt_adds_up",
+    ),
+    "a checkpoint's hashes are not compared": Mutation(
+        "runs/slots.py",
+        'if files.fingerprint(path)["sha256"] != digest:',
+        'if not files.fingerprint(path)["sha256"]:',
+        "test_runs_store.py::test_damaged_checkpoint_is_passed_over_and_kept",
+    ),
+    "steps of a killed attempt count twice": Mutation(
+        "runs/events.py",
+        "kept = [old for old in kept if old.step is None or (start > 0 and old.step <= start)]",
+        "kept = list(kept) if start >= 0 else []",
+        "test_runs_events.py::test_resumed_steps_take_the_place_of_later_ones",
+    ),
+    "two processes may write a run": Mutation(
+        "runs/lock.py",
+        "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        "test_runs_store.py::test_second_writer_is_told_who_the_first_is",
+    ),
+    "tokens are written into the run folder": Mutation(
+        "runs/files.py",
+        "content, temp = redact(text).encode(), temp_name(path)",
+        "content, temp = text.encode(), temp_name(path)",
+        "test_runs_store.py::test_secrets_reach_no_file",
+    ),
+    # ------------------------------------------------------------------------------------------------ generation
+    "a stop token does not stop": Mutation(
+        "generate.py",
+        "if token in stops:",
+        "if token in stops and not sampling.max_tokens:",
+        "test_generate.py::test_a_stop_token_ends_an_answer_and_is_not_part_of_it",
+    ),
+    "top-p leaves out the token that crosses it": Mutation(
+        "generate.py",
+        "before >= sampling.top_p)",
+        "before + ordered.softmax(-1) >= sampling.top_p)",
+        "test_generate.py::test_top_p_as_in_transformers",
+    ),
+}
+"""The fault in words -> where and how, and what must notice."""

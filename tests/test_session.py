@@ -1,0 +1,293 @@
+"""Opening runs and models for answering, and talking to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from luthier import chat as chatting
+from luthier import generate, proof
+from luthier.data.formats import Message
+from luthier.engine import loop
+from luthier.errors import ModelError, RunError, TrainingFailed
+from luthier.generate import Sampling
+from luthier.methods import supervised
+from luthier.run import Run
+from luthier.session import Session, messages_of, open_session
+from luthier.text import say, set_language
+from luthier.train import train
+
+QUESTIONS = ["Say amber", "Say birch and cedar, slowly", "你好", "Count to seven, please, and then count back again"]
+SHORT = Sampling(max_tokens=12)
+ROWS = [{"instruction": f"Say {i}", "output": f"{i} 好的 é {'yes ' * (i % 5)}"} for i in range(24)]
+
+
+def recipe_of(base: Path, rows: Path, runs: Path, name: str, tune) -> dict:
+    return {
+        "model": {"path": str(base), "dtype": "float32"},
+        "data": {"train": str(rows), "validation": 0.0},
+        "tune": tune,
+        "optim": {"lr": 2e-2, "steps": 6, "batch": 8},
+        "run": {"name": name, "device": "cpu", "dir": str(runs)},
+    }
+
+
+@pytest.fixture(scope="module")
+def place(tiny_model, tmp_path_factory) -> Path:
+    """A folder with `runs/lora` and `runs/full`, the rows, and `base`, a copy of a tiny model of their own."""
+    folder = tmp_path_factory.mktemp("sessions")
+    shutil.copytree(tiny_model("qwen2", seed=5), folder / "base")
+    rows = folder / "rows.json"
+    rows.write_text(json.dumps(ROWS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "reload_in_fresh_process", lambda run: "not made in this test")
+        train(recipe_of(folder / "base", rows, folder / "runs", "lora", {"kind": "lora", "rank": 4}))
+        train(recipe_of(folder / "base", rows, folder / "runs", "full", "full"))
+    return folder
+
+
+@pytest.fixture
+def copied(place, tmp_path) -> Path:
+    """The same, to spoil; the runs know their base by its path in `place`."""
+    shutil.copytree(place, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# -------------------------------------------------------------------------------------------------------- opening
+
+
+def test_a_model_folder_a_run_folder_and_a_run_name(place, monkeypatch):
+    monkeypatch.chdir(place)
+    model = open_session(place / "base", device="cpu")
+    assert (model.adapter, model.label, model.base) == (None, str(place / "base"), model.decoder)
+    folder, name = open_session(place / "runs" / "lora"), open_session("lora")
+    assert folder.adapter == name.adapter == "default" and name.label == "lora"
+    assert folder.answers(QUESTIONS, SHORT) == name.answers(QUESTIONS, SHORT)
+    assert folder.answers(QUESTIONS, SHORT, tuned=False) == model.answers(QUESTIONS, SHORT)
+    assert folder.answers(QUESTIONS, SHORT) != model.answers(QUESTIONS, SHORT)
+
+
+def test_a_run_of_whole_weights_can_stand_beside_its_base(place):
+    alone = open_session(place / "runs" / "full")
+    assert alone.base is None and alone.adapter is None
+    both = open_session(place / "runs" / "full", compare=True)
+    assert both.answers(QUESTIONS, SHORT) == alone.answers(QUESTIONS, SHORT)
+    base = open_session(place / "base", device="cpu")
+    assert both.answers(QUESTIONS, SHORT, tuned=False) == base.answers(QUESTIONS, SHORT)
+
+
+def test_a_run_of_whole_weights_outlives_its_base(copied):
+    recipe = copied / "runs" / "full" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(recipe_model(recipe), str(copied / "gone")))
+    assert open_session(copied / "runs" / "full").answers(["Say 3"], SHORT)
+    with pytest.raises(ModelError):
+        open_session(copied / "runs" / "full", compare=True)
+
+
+def recipe_model(recipe: Path) -> str:
+    return Run(recipe.parent).config.model.path
+
+
+@pytest.mark.parametrize(("name", "compare"), [("lora", False), ("full", True)])
+def test_a_base_that_was_changed_is_not_answered_with(copied, name, compare):
+    recipe = copied / "runs" / name / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(recipe_model(recipe), str(copied / "base")))
+    open_session(copied / "runs" / name, compare=compare)
+    weights = copied / "base" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        open_session(copied / "runs" / name, compare=compare)
+    (problem,) = caught.value.problems
+    assert problem.id == "models.base_changed" and problem.where == str(copied / "base")
+    assert "manifest.json" in str(caught.value)
+
+
+def test_a_run_without_a_result_says_so_in_both_languages(place, monkeypatch, tmp_path):
+    nan = torch.full((), torch.nan, requires_grad=True)
+    monkeypatch.setattr(supervised.Supervised, "loss", lambda *_: loop.Loss({"nll": nan * 1}, {}))
+    recipe = recipe_of(place / "base", place / "rows.json", tmp_path, "broken", "lora")
+    with pytest.raises(TrainingFailed):
+        train(recipe)
+    for language, words in (("en", ("broken", "failed", "luthier runs resume")), ("zh", ("还没有结果", "broken"))):
+        set_language(language)
+        with pytest.raises(RunError) as caught:
+            open_session(tmp_path / "broken")
+        assert caught.value.problems[0].id == "runs.no_result"
+        assert all(word in str(caught.value) for word in words)
+
+
+def test_what_is_neither_run_nor_model_is_a_model_error(tmp_path):
+    with pytest.raises(ModelError):
+        open_session(tmp_path / "nothing-here")
+
+
+def test_a_model_without_a_template_needs_one(tiny_model):
+    bare = tiny_model("llama", template=False)
+    with pytest.raises(ModelError, match="chatml"):
+        open_session(bare, device="cpu").answers(["hi"], SHORT)
+    assert open_session(bare, device="cpu", template="chatml").answers(["hi"], SHORT)
+
+
+# Root may write and read anywhere, so this is done as nobody; but the first time as root, because nobody may not read
+# the modules that are imported only when they are needed.
+READER = """
+import json, os, sys
+from luthier.generate import Sampling
+from luthier.session import open_session, run_path
+folder, home, closed = sys.argv[1:]
+open_session(folder, device="cpu").answers(["Say amber"], Sampling(max_tokens=4))
+os.setgid(65534); os.setuid(65534)
+try:
+    open(os.path.join(folder, "probe"), "w")
+except PermissionError:
+    pass
+else:
+    sys.exit("the folder is writable")
+os.environ["HOME"] = home
+answers = open_session(folder, device="cpu").answers(["Say amber"], Sampling(max_tokens=4))
+print(json.dumps([answers, run_path(closed)]))
+"""
+
+
+@pytest.fixture
+def open_to_all():
+    """A folder outside of pytest's own, which it closes to other users each time it starts."""
+    folder = Path(tempfile.mkdtemp(prefix="luthier-open-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_read_only_model_folder_answers_and_a_closed_one_is_no_run(place, open_to_all):
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    folder, home, closed = open_to_all / "model", open_to_all / "home", open_to_all / "closed"
+    shutil.copytree(place / "base", folder)
+    home.mkdir(mode=0o777)
+    closed.mkdir(mode=0o700)
+    for path in (*folder.iterdir(), folder):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = sorted(path.name for path in folder.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(folder), str(home), str(closed)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = open_session(folder, device="cpu").answers(["Say amber"], Sampling(max_tokens=4))
+    assert json.loads(done.stdout) == [expected, None]
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+# ------------------------------------------------------------------------------------------------------ answering
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_batch_answers_like_one_by_one(place, tuned):
+    session = open_session(place / "runs" / "lora")
+    together = session.answers(QUESTIONS, SHORT, tuned=tuned)
+    assert together == [session.answer(question, SHORT, tuned=tuned) for question in QUESTIONS]
+    assert session.answers([], SHORT) == []
+
+
+def test_questions_messages_and_mappings_are_one_thing(place):
+    session = open_session(place / "runs" / "lora")
+    forms = ["Say 3", [Message("user", "Say 3")], [{"role": "user", "content": "Say 3"}]]
+    assert all(messages_of(form) == (Message("user", "Say 3"),) for form in forms)
+    assert len(set(session.answers(forms, SHORT))) == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_streamed_pieces_make_the_answer_in_whole_characters(place, seed):
+    """Hot sampling from a byte-level vocabulary writes broken characters, also at the very end."""
+    session = open_session(place / "runs" / "lora")
+    pieces: list[str] = []
+    hot = Sampling(max_tokens=20, temperature=3.0, seed=seed)
+    answer = session.answer("你好", hot, on_text=pieces.append)
+    assert "".join(pieces) == answer and all(pieces)
+    assert answer == session.answer("你好", hot)
+    answer.encode("utf-8")
+
+
+def test_the_end_of_a_stream_is_not_held_back(place, monkeypatch):
+    """An answer cut in the middle of a character ends as the answer itself does."""
+    session = open_session(place / "runs" / "lora")
+    cut = [*session.renderer.prompt((Message("user", "é"),))]
+    cut = next(cut[: at + 1] for at in range(len(cut)) if session.renderer.decode(cut[: at + 1]).endswith("\ufffd"))
+
+    def canned(decoder, prompts, stop_ids, sampling, *, adapter, on_token):
+        for token in cut:
+            on_token(0, token)
+        return [generate.Generated(list(cut), "length")]
+
+    monkeypatch.setattr(generate, "generate", canned)
+    pieces: list[str] = []
+    answer = session.answer("x", on_text=pieces.append)
+    assert answer.endswith("\ufffd") and "".join(pieces) == answer
+
+
+# ---------------------------------------------------------------------------------------------------------- chat
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[bool, tuple[Message, ...]]]:
+    """What is put to the model in a chat: (tuned, history)."""
+    seen = []
+    answer = Session.answer
+
+    def told(self, conversation, sampling=None, *, tuned=True, on_text=None):
+        seen.append((tuned, tuple(conversation)))
+        return answer(self, conversation, sampling, tuned=tuned, on_text=on_text)
+
+    monkeypatch.setattr(Session, "answer", told)
+    return seen
+
+
+def talk(target, lines, *, compare=False, **settings) -> tuple[int, str]:
+    written: list[str] = []
+    session = open_session(target, compare=compare)
+    count = chatting.chat(session, lines, written.append, sampling=SHORT, compare=compare, **settings)
+    return count, "".join(written)
+
+
+def test_a_conversation_is_remembered_until_a_new_one_begins(place, asked):
+    count, text = talk(place / "runs" / "lora", ["Say 1\n", "\n", "  Say 2 ", "/new", "Say 3", "/quit", "Say 4"])
+    assert count == 3
+    histories = [history for _, history in asked]
+    assert [[m.content for m in h if m.role == "user"] for h in histories] == [["Say 1"], ["Say 1", "Say 2"], ["Say 3"]]
+    session = open_session(place / "runs" / "lora")
+    first = session.answer("Say 1", SHORT)
+    assert histories[1][1] == Message("assistant", first)
+    second = session.answer(histories[1], SHORT)
+    greeting, *shown = text.split("\n", 1)
+    assert "lora" in greeting and shown[0].startswith(f"{first}\n{second}\n")
+    assert say("chat.new") in text
+
+
+def test_a_system_prompt_opens_every_conversation(place, asked):
+    talk(place / "runs" / "lora", ["Say 1", "/new", "Say 2"], system="Be brief.")
+    assert [history[0] for _, history in asked] == [Message("system", "Be brief.")] * 2
+
+
+def test_both_sides_of_a_comparison_have_histories_of_their_own(place, asked):
+    count, text = talk(place / "runs" / "lora", ["Say 1", "Say 2"], compare=True)
+    assert count == 2 and [tuned for tuned, _ in asked] == [True, False, True, False]
+    tuned, base = asked[2][1], asked[3][1]
+    session = open_session(place / "runs" / "lora")
+    assert tuned[1].content == session.answer("Say 1", SHORT)
+    assert base[1].content == session.answer("Say 1", SHORT, tuned=False) != tuned[1].content
+    assert text.count("[lora] ") == 2 and text.count(f"[{place / 'base'}] ") == 2
+
+
+def test_the_chat_speaks_chinese(place):
+    set_language("zh")
+    _, text = talk(place / "runs" / "lora", ["/new"])
+    assert "正在与" in text and "新的对话" in text
