@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from luthier.generate import Sampling
     from luthier.run import Run
     from luthier.session import Session, open_session
-    from luthier.train import reproduce, resume, train
+    from luthier.training import reproduce, resume, train
     from luthier.tuner import Tuner
 
 __version__ = "0.1.0"
@@ -58,16 +58,14 @@ _HOMES = {
     "Session": "luthier.session",
     "Tuner": "luthier.tuner",
     "open_session": "luthier.session",
-    "reproduce": "luthier.train",
-    "resume": "luthier.train",
-    "train": "luthier.train",
+    "reproduce": "luthier.training",
+    "resume": "luthier.training",
+    "train": "luthier.training",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'luthier' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES.get(name, "luthier.errors")), name)
-    # Also settles `luthier.train`, which is the function, although a submodule has the same name.
-    globals()[name] = value
+    value = globals()[name] = getattr(importlib.import_module(_HOMES.get(name, "luthier.errors")), name)
     return value

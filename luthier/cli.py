@@ -56,7 +56,7 @@ def train(
     config = load(recipe, overrides)
     if dry_run:
         return Outcome({"recipe": resolved(config)}, dump(config).splitlines())
-    from luthier.train import train as start
+    from luthier.training import train as start
 
     with progress(context.obj) as listen:
         return trained(start(config, on_event=listen, on_download=downloading(context.obj)))
@@ -184,7 +184,7 @@ def runs_compare(
 
 def runs_resume(context: typer.Context, run: RunArgument, directory: Dir = "runs") -> Outcome:
     folder = find(run, directory)
-    from luthier.train import resume
+    from luthier.training import resume
 
     with progress(context.obj) as listen:
         return trained(resume(folder.path, on_event=listen))
@@ -218,7 +218,7 @@ def runs_verify(run: RunArgument, directory: Dir = "runs") -> Outcome:
 
 def runs_reproduce(context: typer.Context, run: RunArgument, directory: Dir = "runs") -> Outcome:
     folder = find(run, directory)
-    from luthier.train import reproduce
+    from luthier.training import reproduce
 
     with progress(context.obj) as listen:
         found = reproduce(folder.path, on_event=listen)

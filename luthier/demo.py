@@ -23,7 +23,7 @@ from luthier.runs.events import Event
 from luthier.runs.recipe import free_name
 from luthier.session import Session, find_base, open_session
 from luthier.text import say
-from luthier.train import train
+from luthier.training import train
 
 TRAIN_ROWS, TEST_ROWS, SHOWN = 3000, 100, 3
 """Rows to learn from; held-out rows to score, which give a standard error of at most 5 points; rows to show."""

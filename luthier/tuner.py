@@ -12,7 +12,7 @@ from luthier.errors import Problem, RunError
 from luthier.generate import Sampling
 from luthier.run import Run
 from luthier.session import Conversation
-from luthier.train import train
+from luthier.training import train
 
 
 class Tuner:

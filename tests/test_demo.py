@@ -12,7 +12,7 @@ from luthier import demo, proof
 from luthier.config import load as config_load
 from luthier.nano import task
 from luthier.text import set_language
-from luthier.train import train
+from luthier.training import train
 
 NANO = resources.files("luthier.nano") / "base" / "config.json"
 

@@ -147,11 +147,11 @@ assert not hasattr(luthier, "nonsense")
 
 
 def test_train_is_the_function_whatever_was_asked_for_before() -> None:
-    """The module that holds it has the same name and is imported by other public names."""
+    """A submodule of the same name would take its place as soon as anything imported it."""
     code = """
 import luthier
 luthier.Tuner, luthier.resume
-import luthier.train
+import luthier.training
 print(callable(luthier.train))
 """
     assert process(code) == "True"

@@ -19,7 +19,7 @@ from luthier.run import Run
 from luthier.runs import receipt
 from luthier.runs.receipt import Check
 from luthier.session import open_session
-from luthier.train import train
+from luthier.training import train
 
 SFT = ["alpaca_en_demo.json", "identity.json", "v1_sft_demo.jsonl"]
 

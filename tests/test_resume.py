@@ -24,7 +24,7 @@ import luthier
 from luthier.errors import RunError
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["luthier.train", "luthier.finish"])
+CONTEXT.set_forkserver_preload(["luthier.training", "luthier.finish"])
 PATIENCE_S = 120.0
 SUITE_KILLS, LONG_KILLS = 8, 200
 

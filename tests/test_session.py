@@ -23,7 +23,7 @@ from luthier.methods import supervised
 from luthier.run import Run
 from luthier.session import Session, messages_of, open_session
 from luthier.text import say, set_language
-from luthier.train import train
+from luthier.training import train
 
 QUESTIONS = ["Say amber", "Say birch and cedar, slowly", "你好", "Count to seven, please, and then count back again"]
 SHORT = Sampling(max_tokens=12)

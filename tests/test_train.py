@@ -17,7 +17,7 @@ from luthier.engine import loop
 from luthier.errors import ConfigError, DataError, ModelError, RunError, TrainingFailed
 from luthier.methods import supervised
 
-WORDS = "amber birch cedar delta ember flint grove harbor iris jasper kelp lotus".split()
+WORDS = ["amber", "birch", "cedar", "delta", "ember", "flint", "grove", "harbor", "iris", "jasper", "kelp", "lotus"]
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_does_not(recipe):
 
 def test_reproduce_compares_bits_and_notices_a_changed_one(recipe):
     run = luthier.train(recipe)
-    from luthier.train import reproduce
+    from luthier.training import reproduce
 
     assert reproduce(run.path)["same"]
     recipe["run"]["seed"] = 5

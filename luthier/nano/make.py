@@ -1,7 +1,7 @@
 """Write what the pre-training recipes of `nano` read: `python -m luthier.nano.make OUT`.
 
-OUT/<stage>.jsonl holds the documents of each stage, OUT/init/ a Llama checkpoint with a byte-level BPE tokenizer and
-the weights of `luthier.nano.start`.
+OUT/stage1.jsonl to stage4.jsonl hold the documents of each part, OUT/init/ a Llama checkpoint with a byte-level BPE
+tokenizer and the weights of `luthier.nano.start`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from luthier.nano import corpus, start
 
 SEED = 0
-DOCUMENTS = {"stage1": 12_800, "stage2": 16_000, "stage3": 48_000}
-"""Documents per stage: 0.8, 3.6 and 11.2 million tokens."""
+TOKENIZER_SEED = 1
+PARTS = {
+    "stage1": ("stage1", SEED, 12_800),
+    "stage2": ("stage2", SEED, 6_000),
+    "stage3": ("stage3", SEED, 16_000),
+    "stage4": ("stage3", 2, 32_000),
+}
+"""File -> stage of the corpus, seed, documents: 0.8, 1.3, 3.6 and 7.2 million tokens. The last goes on with the mix of
+stage 3 in other documents."""
 
 TOKENIZER_DOCUMENTS = 3_000
 """Per stage."""
@@ -65,9 +72,9 @@ CONFIG: dict[str, Any] = {
 def main(out: Path) -> None:
     """Write the corpus and the untrained model folder to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    for stage in corpus.STAGES:
-        with (out / f"{stage}.jsonl").open("w", encoding="utf-8") as file:
-            for text in corpus.documents(stage, SEED, DOCUMENTS[stage]):
+    for part, (stage, seed, count) in PARTS.items():
+        with (out / f"{part}.jsonl").open("w", encoding="utf-8") as file:
+            for text in corpus.documents(stage, seed, count):
                 file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
     write_init(out / "init")
 
@@ -112,7 +119,7 @@ def train_tokenizer() -> Tokenizer:
 
 def _texts() -> Iterator[str]:
     """Documents for the tokenizer, from another stream than training's; without special tokens, which are no text."""
-    streams = (corpus.documents(stage, SEED + 1, TOKENIZER_DOCUMENTS) for stage in corpus.STAGES)
+    streams = (corpus.documents(stage, TOKENIZER_SEED, TOKENIZER_DOCUMENTS) for stage in corpus.STAGES)
     for text in chain.from_iterable(streams):
         for token in SPECIAL_TOKENS:
             text = text.replace(token, "")

@@ -235,6 +235,8 @@ def _facts(facts: Sequence[tuple[str, str | None]]) -> list[str]:
 
 
 def _tune(tune: Mapping[str, Any]) -> str:
+    if tune.get("from"):
+        return say("runs.page.tune.further", parent=tune["from"])
     if tune["kind"] == "lora":
         return say("runs.page.tune.lora", rank=tune["rank"])
     if tune["kind"] == "freeze":

@@ -298,6 +298,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "runs.page.plugin": ("own function", "自定义函数"),
     "runs.page.tune.lora": ("LoRA, rank {rank}", "LoRA，秩 {rank}"),
     "runs.page.tune.freeze": ("top {layers} layers", "顶部 {layers} 层"),
+    "runs.page.tune.further": ("LoRA, the adapter of {parent} trained further", "LoRA，继续训练 {parent} 的适配器"),
     "runs.page.tune.full": ("all weights", "全部参数"),
     "runs.page.share": ("{trainable} of {total} ({percent} %)", "{total} 中的 {trainable}（{percent} %）"),
     "runs.page.optimizer_is": (
