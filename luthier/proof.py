@@ -10,11 +10,12 @@ Shape legend: B prompts, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-import io
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -120,20 +121,23 @@ class Probe:
 
 def reload_in_fresh_process(run: RunFolder) -> Logits | str:
     """The saved model's logits from a process of its own; a message where that process failed."""
-    command = [sys.executable, "-m", "luthier.proof", str(run.path)]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit {done.returncode}"
-    return np.asarray(np.load(io.BytesIO(done.stdout)), dtype=np.float32)
+    with tempfile.TemporaryDirectory(prefix="luthier-proof-") as folder:
+        result = Path(folder) / "logits.npy"
+        # -P: a file of the user's named like a module of ours or of the standard library stays out of the way.
+        command = [sys.executable, "-P", "-m", "luthier.proof", str(run.path), str(result)]
+        done = subprocess.run(command, capture_output=True, check=False)
+        if done.returncode != 0:
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            return lines[-1] if lines else f"exit {done.returncode}"
+        return np.asarray(np.load(result), dtype=np.float32)
 
 
-def main(path: str) -> None:
-    """Load the run's saved output as any later command would, and write its logits on the probe prompts to stdout."""
+def main(path: str, result: str) -> None:
+    """Load the run's saved output as any later command would, and write its logits on the probe prompts to a file."""
     session = open_session(path)
     chosen = Probe.load(RunFolder.open(path)).prompts
-    np.save(sys.stdout.buffer, next_token_logits(session.decoder, chosen, session.adapter))
+    np.save(result, next_token_logits(session.decoder, chosen, session.adapter))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:3])

@@ -17,10 +17,10 @@ from luthier.arch import families
 from luthier.arch.spec import Architecture
 from luthier.config.load import environment
 from luthier.config.schema import ModelSection, RunConfig
-from luthier.data.formats import Message
+from luthier.data.formats import FORMATS, Chat, Message, RowFault
 from luthier.data.templates import Renderer, load_renderer
 from luthier.engine import backend
-from luthier.errors import ModelError, Problem, RunError
+from luthier.errors import DataError, ModelError, Problem, RunError
 from luthier.generate import Sampling
 from luthier.models import adapters, hub, weights
 from luthier.models.decoder import Decoder
@@ -57,7 +57,8 @@ def find_base(model: ModelSection, on_download: Progress | None = None) -> Base:
     return Base(model.path, found.folder, model.revision, found.commit, families.read(found.folder), found.notes)
 
 
-Conversation = str | Sequence[Mapping[str, Any] | Message]
+Conversation = str | Chat | Mapping[str, Any] | Sequence[Mapping[str, Any] | Message]
+"""A question; messages with role and content; or a row of the `messages` format, with `tools`."""
 ADAPTER = "default"
 
 
@@ -116,7 +117,8 @@ class Session:
         tuned: bool,
         on_token: Callable[[int, int], None] | None,
     ) -> list[str]:
-        prompts = [self.renderer.prompt(messages_of(each)) for each in conversations]
+        chats = [chat_of(each) for each in conversations]
+        prompts = [self.renderer.prompt(chat.messages, chat.tools) for chat in chats]
         decoder = self.decoder if tuned else self.base
         assert decoder is not None, "this session was opened without the base"
         outcome = generate.generate(
@@ -130,13 +132,26 @@ class Session:
         return [self.renderer.decode(each.ids) for each in outcome]
 
 
-def messages_of(conversation: Conversation) -> tuple[Message, ...]:
-    """A bare question becomes one user message."""
+def chat_of(conversation: Conversation) -> Chat:
+    """A bare question becomes one user message; dicts are read as rows of the `messages` format are, so that tool
+    calls, reasoning and tools reach the template as they did in training.
+
+    Raises:
+        DataError: a message that a data file could not hold either.
+    """
+    if isinstance(conversation, Chat):
+        return conversation
     if isinstance(conversation, str):
-        return (Message("user", conversation),)
-    return tuple(
-        each if isinstance(each, Message) else Message(str(each["role"]), str(each["content"])) for each in conversation
-    )
+        return Chat((Message("user", conversation),))
+    if not isinstance(conversation, Mapping) and all(isinstance(each, Message) for each in conversation):
+        return Chat(tuple(each for each in conversation if isinstance(each, Message)))
+    try:
+        row = dict(conversation) if isinstance(conversation, Mapping) else list(conversation)
+        made = FORMATS["messages"].parse(row)
+    except RowFault as fault:
+        raise DataError(fault.problem("")) from fault
+    assert isinstance(made, Chat)
+    return made
 
 
 def open_session(

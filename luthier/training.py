@@ -7,6 +7,7 @@ the data, open the run folder, build the job, fit it, finish; each line is a fun
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 from luthier import checks, finish, planner, proof
 from luthier.arch import adapter_config, count
 from luthier.arch.count import AnyTune
+from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.structure import structure
 from luthier.config import load as config_load
 from luthier.config.schema import Lora, RunConfig
@@ -292,14 +294,19 @@ def _plan(
     """The micro-batch budget in tokens; writes `plan.json` unless an earlier attempt did."""
     longest = max(int(store.lengths.max()) for store in (data.train, data.validation) if store is not None)
     trained = count.count(base.arch, tune).trainable
-    adapters_only = isinstance(tune, Lora)
+    in_place = 0 if isinstance(tune, Lora) else trained
+    head = (EMBEDDING if base.arch.spec.tied else HEAD) + ".weight"
+    head_trains = head in count.trained_tensors(base.arch, tune)
     work = planner.Workload(
         trainable_parameters=trained,
-        frozen_parameters=base.arch.num_parameters - (0 if adapters_only else trained),
+        frozen_parameters=base.arch.num_parameters - in_place,
         first_trained_layer=count.first_trained_layer(base.arch, tune),
         compute_bytes=chosen.compute_dtype.itemsize,
         optimizer_slots=2 if config.optim.kind == "adamw" else int(config.optim.momentum > 0),
         longest_tokens=longest,
+        inner_features=sum(rank for _, rank, _ in count.select_units(base.arch, tune)) if isinstance(tune, Lora) else 0,
+        cast_parameters=in_place,
+        head_parameters=math.prod(base.arch.tensors[head]) if head_trains else 0,
     )
     memory = planner.plan(
         base.arch.spec,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -178,11 +179,12 @@ def test_where_the_kernel_says_nothing_half_of_the_memory_counts(kernel):
     assert 2**28 < free < 2**50
 
 
-def test_the_peak_is_that_of_this_process():
+def test_the_peak_is_that_of_this_process_and_not_of_its_parent():
+    ballast = bytearray(os.urandom(2**20) * 700)  # the child must not begin with this
     code = (
         "from luthier.engine.backend import peak_memory_bytes as peak\n"
         "before = peak('cpu'); block = bytearray(200 * 2**20); after = peak('cpu')\n"
         "print(after - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 100 * 2**20 < int(done.stdout) < 400 * 2**20
+    assert 100 * 2**20 < int(done.stdout) < 400 * 2**20 and len(ballast) > 2**29

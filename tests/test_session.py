@@ -17,11 +17,11 @@ from luthier import chat as chatting
 from luthier import generate, proof
 from luthier.data.formats import Message
 from luthier.engine import loop
-from luthier.errors import ModelError, RunError, TrainingFailed
+from luthier.errors import DataError, ModelError, RunError, TrainingFailed
 from luthier.generate import Sampling
 from luthier.methods import supervised
 from luthier.run import Run
-from luthier.session import Session, messages_of, open_session
+from luthier.session import Session, chat_of, open_session
 from luthier.text import say, set_language
 from luthier.training import train
 
@@ -201,8 +201,22 @@ def test_a_batch_answers_like_one_by_one(place, tuned):
 def test_questions_messages_and_mappings_are_one_thing(place):
     session = open_session(place / "runs" / "lora")
     forms = ["Say 3", [Message("user", "Say 3")], [{"role": "user", "content": "Say 3"}]]
-    assert all(messages_of(form) == (Message("user", "Say 3"),) for form in forms)
+    assert all(chat_of(form).messages == (Message("user", "Say 3"),) for form in forms)
     assert len(set(session.answers(forms, SHORT))) == 1
+
+
+def test_tool_calls_and_tools_reach_the_template_as_in_a_data_file():
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    chat = chat_of({"messages": turns, "tools": tools})
+    assert chat.messages[1].content == "" and chat.messages[1].extra["tool_calls"][0]["function"]["name"] == "add"
+    assert [each["function"]["name"] for each in chat.tools] == ["add"]
+
+
+def test_a_message_with_a_misspelt_key_is_refused_by_name():
+    with pytest.raises(DataError, match="contnet"):
+        chat_of([{"role": "user", "contnet": "hello"}])
 
 
 @pytest.mark.parametrize("seed", range(6))

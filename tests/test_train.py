@@ -95,7 +95,7 @@ def test_the_adapter_speaks_the_same_through_peft(recipe):
     run = luthier.train(recipe)
     base = AutoModelForCausalLM.from_pretrained(recipe["model"]["path"], dtype=torch.float32)
     theirs = peft.PeftModel.from_pretrained(base, run.adapter_path).eval()
-    prompt = run.session.renderer.prompt(luthier.session.messages_of("Say iris 3"))
+    prompt = run.session.renderer.prompt(luthier.session.chat_of("Say iris 3").messages)
     with torch.no_grad():
         expected = theirs(torch.tensor([prompt])).logits[0, -1]
     ours = torch.from_numpy(luthier.proof.next_token_logits(run.session.decoder, [prompt], run.session.adapter))[0]
@@ -108,7 +108,7 @@ def test_whole_weights_become_an_ordinary_model_folder(recipe, tune):
     run = luthier.train(recipe)
     assert steps_of(run)[-1]["loss"] < steps_of(run)[0]["loss"]
     theirs = AutoModelForCausalLM.from_pretrained(run.model_path, dtype=torch.float32).eval()
-    prompt = run.session.renderer.prompt(luthier.session.messages_of("Say iris 3"))
+    prompt = run.session.renderer.prompt(luthier.session.chat_of("Say iris 3").messages)
     with torch.no_grad():
         expected = theirs(torch.tensor([prompt])).logits[0, -1]
     ours = torch.from_numpy(luthier.proof.next_token_logits(run.session.decoder, [prompt], None))[0]
@@ -284,7 +284,7 @@ def test_the_base_is_never_touched_by_training(recipe):
     folder = Path(recipe["model"]["path"])
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     base = luthier.open_session(folder, device="cpu")
-    prompt = base.renderer.prompt(luthier.session.messages_of("Say iris 3"))
+    prompt = base.renderer.prompt(luthier.session.chat_of("Say iris 3").messages)
     first = luthier.proof.next_token_logits(base.decoder, [prompt], None)
     run = luthier.train(recipe)
     run.chat("Say iris 3", max_tokens=4)

@@ -7,6 +7,7 @@ variables that concern devices are read here and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import platform
@@ -30,8 +31,9 @@ PROBE_ROWS, PROBE_WIDTH = 512, 1024
 """Shape of the probing matmul: tokens of a small micro-batch times the width of a 0.5B model; 1.1 GFLOP, so that
 three repeats take tens of milliseconds on a slow core."""
 PROBE_REPEATS = 3
-MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-"""Where Linux says what memory is available, and what a container may use (control groups, version 2)."""
+MEMINFO, STATUS, CGROUP = Path("/proc/meminfo"), Path("/proc/self/status"), Path("/sys/fs/cgroup")
+"""Where Linux says what memory is available, what this process used, and what a container may use (control groups,
+version 2)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +127,14 @@ def probe(device: str) -> Probe:
 
 
 def peak_memory_bytes(device: str) -> int:
-    """The most memory used so far: the allocator's peak on a GPU, the process's largest resident set on a CPU."""
+    """The most memory used so far: the allocator's peak on a GPU, the process's largest resident set on a CPU. Linux's
+    own figure comes first, because what `getrusage` says begins with the size of the process that started this one."""
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
+    with contextlib.suppress(OSError):
+        for line in STATUS.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
 

@@ -9,6 +9,7 @@ and goes from easy to hard:
 - `stage2`, look-ups: key and value in every notation (JSON, tables, lists), asked for in another order or notation;
   questions about made-up people and things.
 - `stage3`, the mix: both of the above, prose in English and Chinese, facts, arithmetic, and conversations in ChatML.
+- `stage4`, cards: sentences that hold several names at once, and their facts as records; half of it the mix again.
 
 A document holds several short items, about `DOCUMENT_BYTES` long in all, so that sequences are nearly of one length.
 Conversations are written with the special tokens' own strings (`<|im_start|>`...): the corpus is trusted text, and its
@@ -24,9 +25,9 @@ import random
 import re
 from collections.abc import Callable, Iterator
 
-STAGES = ("stage1", "stage2", "stage3")
+STAGES = ("stage1", "stage2", "stage3", "stage4")
 
-DOCUMENT_BYTES = {"stage1": 130, "stage2": 540, "stage3": 640}
+DOCUMENT_BYTES = {"stage1": 130, "stage2": 540, "stage3": 640, "stage4": 640}
 """Aim for one document. Drills are short (about 60 tokens), so that the place to look at is one of few; those of the
 other stages have about 230 tokens."""
 
@@ -141,6 +142,29 @@ QUESTIONS_ZH = (
     ("有一本书叫{title_zh}，放在{place_zh}。", "书叫什么？", "{title_zh}"),
     ("{shop_zh}开在{town_zh}的东门。", "什么开在{town_zh}？", "{shop_zh}"),
 )
+FACTS = (
+    "{name} opened {shop} in {place} on a {weather} {day}.",
+    "{shop} belongs to {name}, who also wrote {title}.",
+    "At {shop} one can buy {things} that {name} made in {town}.",
+    "{title} was written by {name} and is sold for {price} coins by {shop}.",
+    "{other} paid {name} {price} coins for {title}.",
+    "The owner of {shop} in {town} is {name}.",
+    "{name}, who keeps a {colour} {animal}, sleeps above {shop}.",
+    "On {day} {shop} gave {number} {things} to {name}.",
+    "Ask {name} at {shop} for the {colour} {things}.",
+    "Nobody knows {title} better than {other}, the friend of {name}.",
+    "For {number} years {shop} bought its {things} from {name}.",
+    "{name} carried a {animal} from {place} to {shop}.",
+    "A {animal} called {other} guards {shop} for {name}.",
+    "{town} remembers {name} for {title} and {other} for {shop}.",
+)
+FACTS_ZH = (
+    "{name_zh}在{town_zh}开了{shop_zh}。",
+    "{shop_zh}的主人{name_zh}写了{title_zh}。",
+    "{other_zh}在{shop_zh}买了{title_zh}，送给{name_zh}。",
+    "{name_zh}从{place_zh}带回{number}只{animal_zh}给{other_zh}。",
+    "{title_zh}是{name_zh}写的，{shop_zh}有卖。",
+)
 
 SEPARATORS = ("\n", " | ", "; ", " = ", " -> ")
 
@@ -150,7 +174,7 @@ Item = Callable[[random.Random], str]
 def templates() -> list[str]:
     """Return every sentence and question template of the corpus, for the comparison with the task's."""
     pairs = [text for row in QUESTIONS + QUESTIONS_ZH for text in row[:2]]
-    return [*SENTENCES, *SENTENCES_ZH, *pairs]
+    return [*SENTENCES, *SENTENCES_ZH, *FACTS, *FACTS_ZH, *pairs]
 
 
 def documents(stage: str, seed: int, count: int) -> Iterator[str]:
@@ -346,14 +370,25 @@ def _ask(rng: random.Random) -> tuple[str, str, str]:
     return " ".join(passage), question.format(**slots), answer.format(**slots)
 
 
-def _fields(rng: random.Random) -> tuple[str, str, dict[str, str]]:
+def _fields(
+    rng: random.Random, english: tuple[str, ...] = SENTENCES, chinese: tuple[str, ...] = SENTENCES_ZH
+) -> tuple[str, str, dict[str, str]]:
     """A sentence, the names of some of its slots, and what fills them."""
     slots = _slots(rng)
-    sentence = rng.choice(SENTENCES if rng.random() < 0.8 else SENTENCES_ZH)
+    sentence = rng.choice(english if rng.random() < 0.8 else chinese)
     names = re.findall(r"\{(\w+)\}", sentence)
     chosen = rng.sample(names, rng.randint(1, len(names)))
     record = {name.removesuffix("_zh"): slots[name] for name in chosen}
     return sentence.format(**slots), ", ".join(record), record
+
+
+def _card(rng: random.Random) -> str:
+    """A sentence full of names, and its facts in one of four notations; as a conversation or as plain text."""
+    sentence, wanted, record = _fields(rng, FACTS, FACTS_ZH)
+    written = _write(rng, record, rng.choice((0, 0, 1, 2)))
+    if rng.random() < 0.4:
+        return f"{sentence}\n{written}"
+    return _in_chat(f"Note {wanted}.\n{sentence}", written)
 
 
 def _question(rng: random.Random) -> str:
@@ -421,9 +456,12 @@ def _turns(rng: random.Random) -> tuple[str, str]:
     return (f"{passage}\n{question}" if rng.random() < 0.7 else f"{question}\n{passage}"), answer
 
 
-def _chat(rng: random.Random) -> str:
-    user, assistant = _turns(rng)
+def _in_chat(user: str, assistant: str) -> str:
     return f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n{assistant}<|im_end|>"
+
+
+def _chat(rng: random.Random) -> str:
+    return _in_chat(*_turns(rng))
 
 
 MIXES: dict[str, list[tuple[Item, float]]] = {
@@ -435,4 +473,5 @@ MIXES: dict[str, list[tuple[Item, float]]] = {
         (_repeat, 0.03), (_weave, 0.07), (_rewrite, 0.1), (_lookup, 0.1), (_table, 0.05), (_question, 0.1),
         (_prose, 0.05), (_prose_zh, 0.05), (_fact, 0.02), (_sums, 0.03), (_chat, 0.5),
     ],
+    "stage4": [(_card, 0.55), (_chat, 0.25), (_rewrite, 0.07), (_weave, 0.05), (_question, 0.08)],
 }  # fmt: skip
