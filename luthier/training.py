@@ -72,6 +72,7 @@ def train(
     RunFolder.refuse_finished(config)
     base = find_base(config.model, on_download)
     tune = adapter_config.settle(config.tune, base.arch)
+    count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
     data = prepare(config, base)
     with open_run(config, base, data, on_event) as desk:
         job, state = assemble(config, base, tune, data, desk, plan)

@@ -354,7 +354,7 @@ def test_a_fresh_adapter_is_drawn_like_pefts_and_by_name(tmp_path: Path) -> None
             assert abs(float(value.std()) / (bound / 3**0.5) - 1) < 0.05
     model = get_peft_model(build("llama"), LoraConfig(r=64, target_modules=["up_proj"]))
     theirs = model.base_model.model.model.layers[0].mlp.up_proj.lora_A["default"].weight.detach()
-    assert abs(float(theirs.std()) / float(one["model.layers.0.mlp.up_proj.deltas.default.A"].std()) - 1) < 0.05
+    assert abs(float(theirs.std()) / float(one["model.layers.0.mlp.up_proj.deltas.@default.A"].std()) - 1) < 0.05
 
 
 def test_adapters_live_side_by_side(tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_adapters_live_side_by_side(tmp_path: Path) -> None:
     adapters.attach(decoder, arch, Lora(rank=2), name="new", seed=0)
     assert torch.equal(logits_of(decoder, "new"), base)
     assert torch.equal(logits_of(decoder, DOTTED), first)
-    assert {name.split(".")[-2] for name, p in decoder.named_parameters() if p.requires_grad} == {"new"}
+    assert {name.split(".")[-2] for name, p in decoder.named_parameters() if p.requires_grad} == {"@new"}
     with pytest.raises(ModelError) as error:
         adapters.load_adapter(decoder, arch, tmp_path / "adapter", DOTTED)
     assert problem_ids(error) == ["adapter_loaded_twice"]

@@ -85,7 +85,8 @@ def user_errors(where: Path, needed_bytes: int = 0) -> Iterator[None]:
 
 
 def _free_bytes(where: Path) -> int:
-    folder = next(parent for parent in (where, *where.absolute().parents) if parent.is_dir())
+    # `os.path.isdir` is False, not an error, for what may not be looked at.
+    folder = next(parent for parent in (where, *where.absolute().parents) if os.path.isdir(parent))
     return shutil.disk_usage(folder).free
 
 
