@@ -25,7 +25,7 @@ from luthier.session import Session, find_base, open_session
 from luthier.text import say
 from luthier.training import train
 
-TRAIN_ROWS, TEST_ROWS, SHOWN = 3000, 100, 3
+TRAIN_ROWS, TEST_ROWS, SHOWN = 4000, 100, 3
 """Rows to learn from; held-out rows to score, which give a standard error of at most 5 points; rows to show."""
 LONGEST_ANSWER = 120
 """Tokens; the task's answers have at most about 90."""

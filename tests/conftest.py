@@ -192,13 +192,13 @@ def _reasoning(rng: random.Random) -> str:
 
 def _tool_calls(rng: random.Random) -> str:
     tools = json.dumps([{"name": "look_up", "description": "finds", "parameters": {"type": "object"}}])
-    turns = ("human", "function_call", "observation", "gpt")
-    return json.dumps(
-        [
-            {"conversations": [{"from": turn, "value": _sentence(rng)} for turn in turns], "tools": tools}
-            for _ in range(20)
-        ]
-    )
+    call = json.dumps({"name": "look_up", "arguments": {"what": "boats"}})
+
+    def turns() -> list[dict[str, str]]:
+        said = (("human", _sentence(rng)), ("function_call", call), ("observation", "{}"), ("gpt", _sentence(rng)))
+        return [{"from": role, "value": text} for role, text in said]
+
+    return json.dumps([{"conversations": turns(), "tools": tools} for _ in range(300)])
 
 
 def _preference(rng: random.Random) -> str:
