@@ -43,7 +43,7 @@ def test_it_leaves_a_run_like_any_other(done):
     assert found.run.name == "demo" and found.run.state == "finished"
     assert [event.kind for event in events][-1] == "finished"
     steps = [event for event in events if event.kind == "step"]
-    assert len(steps) == 2 and steps[-1].data["num_steps"] == 2
+    assert len(steps) == 4 and steps[-1].data["num_steps"] == 4
     checks = {check.name: check.status for check in found.run.receipt.checks}
     assert {checks[name] for name in ("rows_counted", "prompt_law", "stop_token", "effect")} == {"pass"}
 
