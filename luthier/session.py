@@ -175,7 +175,8 @@ def open_session(
     """
     path = run_path(target)
     if path is not None:
-        return _open_run(RunFolder.open(path), device, compare)
+        with RunFolder.open(path).at_home() as run:
+            return _open_run(run, device, compare)
     config = RunConfig.model_validate({"model": str(target), "data": {"train": "-", "template": template}})
     base = find_base(config.model, on_download)
     chosen = backend.choose(device, "auto")

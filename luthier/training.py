@@ -83,8 +83,8 @@ def train(
 
 def resume(path: Path | str, *, on_event: Listener | None = None) -> Run:
     """Go on with an unfinished run, as its folder says."""
-    folder = RunFolder.open(path)
-    return train(_placed(folder), on_event=on_event)
+    with RunFolder.open(path).at_home() as folder:
+        return train(_placed(folder), on_event=on_event)
 
 
 def reproduce(path: Path | str, *, on_event: Listener | None = None) -> dict[str, Any]:
@@ -104,8 +104,9 @@ def reproduce(path: Path | str, *, on_event: Listener | None = None) -> dict[str
         raise RunError(problems or [Problem("runs.no_checkpoint", where=str(folder.path))])
     scratch = Path(tempfile.mkdtemp(prefix="luthier-reproduce-"))
     try:
-        config = _placed(folder, directory=str(scratch))
-        again = train(config, on_event=on_event, plan=folder.read_json("plan.json"))
+        with folder.at_home() as there:
+            config = _placed(there, directory=str(scratch))
+            again = train(config, on_event=on_event, plan=there.read_json("plan.json"))
         repeated, _ = again.folder.newest_valid_checkpoint()
         assert repeated is not None, "a finished run has its last checkpoint"
         return checkpoint.compare(original, repeated)

@@ -272,6 +272,12 @@ MUTATIONS: dict[str, Mutation] = {
         "marked = False",
         "test_templates.py::test_typed_control_tokens_stay_words",
     ),
+    "a prompt's tokens are remembered whatever opens it": Mutation(
+        "data/spans.py",
+        "self._stretches.get((stretch, meant, prepared))",
+        "next((known for key, known in self._stretches.items() if (key[0], key[2]) == (stretch, prepared)), None)",
+        "test_templates.py::test_what_was_rendered_before_does_not_matter",
+    ),
     "rows that are too long do not stop": Mutation(
         "data/tokens.py",
         'if too_long is not None and self._policy == "stop":',
@@ -339,6 +345,12 @@ MUTATIONS: dict[str, Mutation] = {
         "kept = [old for old in kept if old.step is None or (start > 0 and old.step <= start)]",
         "kept = list(kept) if start >= 0 else []",
         "test_runs_events.py::test_resumed_steps_take_the_place_of_later_ones",
+    ),
+    "a run is resumed where the command is given": Mutation(
+        "runs/store.py",
+        "home.joinpath(*below) != path.parent or home == Path.cwd()",
+        "home.joinpath(*below) == path.parent",
+        "test_train.py::test_relative_paths_count_from_where_the_run_was_started",
     ),
     "two processes may write a run": Mutation(
         "runs/lock.py",

@@ -110,6 +110,23 @@ def test_plain_text_is_read_to_the_last_word_in_chunks(real_data, tiny_model, ru
     assert all(event.data["tokens"] <= 8 * 128 for event in run.events if event.kind == "step")
 
 
+@pytest.mark.usefixtures("no_fresh_process")
+@pytest.mark.parametrize("name", [*SFT, "wiki_demo.txt"])
+def test_nano_gets_better_at_each(real_data, runs_dir, name):
+    """The shipped base on real files: the loss on rows that were held out falls."""
+    recipe = recipe_of(Path("nano"), real_data(name), runs_dir, validation=0.1, max_tokens=256)
+    recipe["model"]["dtype"] = "auto"
+    recipe["tune"]["rank"] = 16
+    recipe["optim"] = {"lr": 2e-3, "steps": 12, "batch": 8}
+    if name.endswith(".txt"):
+        del recipe["data"]["too_long"]
+        recipe["method"] = "pretrain"
+    run = train(recipe)
+    losses = [event.data["loss"] for event in run.events if event.kind == "validation"]
+    assert losses[-1] < losses[0] - 0.1
+    assert not [check for check in run.receipt.checks if check.status == "fail"]
+
+
 # -------------------------------------------------------------------------------------------- the size of a real one
 
 QWEN2_HALF_B = {

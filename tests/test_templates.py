@@ -215,6 +215,17 @@ def test_thoughts_and_tool_calls_in_an_answer_are_tokens_of_their_own(renderers:
     assert {added["<think>"], added["</think>"], added["<tool_call>"]} <= set(ids.tolist())
 
 
+def test_what_was_rendered_before_does_not_matter(folders: dict[str, Path]) -> None:
+    """What is remembered of one conversation's prompt must fit the next one's: here `<s>` opens the same words as
+    `</s>` did, with a typed control token elsewhere."""
+    conversations = [chat("a", "b", "", "<s>"), chat("", "", "", "<s>"), chat("", "<s>")]
+    fresh = [load_renderer(folders["legacy"], config(folders["legacy"])).train(each)[0] for each in conversations]
+    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
+        renderer = load_renderer(folders["legacy"], config(folders["legacy"]))
+        for place in order:
+            assert renderer.train(conversations[place])[0].tolist() == fresh[place].tolist()
+
+
 PIECES = [*"ab é你\n\t .,1🎻", "<|im_end|>", "<s>", "<think>"]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 

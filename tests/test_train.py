@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import luthier
 from luthier.engine import loop
-from luthier.errors import ConfigError, DataError, ModelError, RunError, TrainingFailed
+from luthier.errors import ConfigError, DataError, Interrupted, ModelError, RunError, TrainingFailed
 from luthier.methods import supervised
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "flint", "grove", "harbor", "iris", "jasper", "kelp", "lotus"]
@@ -290,6 +292,35 @@ def test_the_base_is_never_touched_by_training(recipe):
     run.chat("Say iris 3", max_tokens=4)
     assert np.array_equal(first, luthier.proof.next_token_logits(base.decoder, [prompt], None))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_relative_paths_count_from_where_the_run_was_started(recipe, tmp_path, monkeypatch):
+    """A run is stopped, its whole project moved, and everything else asked for from another folder."""
+    from luthier.runs.verify import verify
+    from luthier.training import reproduce, resume
+
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere" / "deep"
+    elsewhere.mkdir(parents=True)
+    project.mkdir()
+    shutil.copytree(recipe["model"]["path"], project / "base")
+    shutil.copy(recipe["data"]["train"], project / "rows.json")
+    recipe["model"]["path"], recipe["data"]["train"], recipe["run"]["dir"] = "base", "rows.json", "out/runs"
+
+    def stop(event):
+        if event.step == 3:
+            luthier.Run("out/runs/first").folder.request_stop()
+
+    monkeypatch.chdir(project)
+    with pytest.raises(Interrupted):
+        luthier.train(recipe, on_event=stop)
+    monkeypatch.chdir(elsewhere)
+    moved = project.rename(tmp_path / "moved") / "out" / "runs" / "first"
+    run = resume(os.path.relpath(moved))
+    assert Path.cwd() == elsewhere and not list(elsewhere.iterdir())
+    assert isinstance(run.chat("Say amber 0", max_tokens=8), str)
+    checks = {check["name"]: check["status"] for check in verify(run.folder).value["checks"]}
+    assert checks["data_unchanged"] == "pass"
+    assert reproduce(run.path)["same"]
 
 
 def test_names_with_dots_train_and_answer(recipe):

@@ -99,7 +99,7 @@ class Conversations:
         self._vocabulary = vocabulary
         self._guard = guard
         self._stop_ids = frozenset(stop_ids)
-        self._stretches: dict[tuple[str, bool], list[int]] = {}
+        self._stretches: dict[tuple[str, tuple[int, ...], bool], list[int]] = {}
         self._stop = vocabulary.decode([stop_ids[0]], skip_special=False)
 
     def text(self, messages: Sequence[Message], tools: Sequence[Any] = (), *, generation_prompt: bool = False) -> str:
@@ -227,12 +227,12 @@ class Conversations:
         opening = next((at for at in range(end - 1, -1, -1) if tokens.ids[at] in self._guard.ids), None)
         first = opening or 0
         stretch = text[0 if opening is None else tokens.start_of(opening) : start]
-        alone = self._stretches.get((stretch, prepared))
+        meant = () if opening is None else (tokens.ids[opening],)  # prepared, all control tokens look the same
+        alone = self._stretches.get((stretch, meant, prepared))
         if alone is None:
-            meant = [] if opening is None else [tokens.ids[opening]]
             alone = self._guard.encode(stretch, meant).ids if prepared else self._vocabulary.ids(stretch)
             if len(stretch) <= SHORT and len(self._stretches) < REMEMBERED:
-                self._stretches[stretch, prepared] = alone
+                self._stretches[stretch, meant, prepared] = alone
         return alone != tokens.ids[first:end]
 
     def spans(self, encoded: Encoded) -> tuple[Span, ...] | Problem:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -207,6 +207,23 @@ class RunFolder:
             ConfigError: it is damaged, or of a version that knows other fields.
         """
         return load.load(self.path / "recipe.yaml")
+
+    @contextlib.contextmanager
+    def at_home(self) -> Iterator[Self]:
+        """Work in the folder that the run was started from, so that the recipe's relative paths and the user's own
+        modules are found, wherever the command was given; yields the run as seen from there.
+
+        That folder is known where `run.dir` is relative: it lies that far above the run, also after the whole project
+        has been moved. Changes the working directory of the process meanwhile.
+        """
+        path, below = self.path.absolute(), Path(self.config().run.dir).parts
+        home = path.parents[len(below)] if len(below) < len(path.parents) else path
+        # An absolute `run.dir`, one with `..`, or a run that was moved alone says nothing.
+        if home.joinpath(*below) != path.parent or home == Path.cwd():
+            yield self
+            return
+        with contextlib.chdir(home):
+            yield type(self)(path)
 
     def holder(self) -> dict[str, Any]:
         """{pid, host, name} of the process that holds, or last held, the lock."""

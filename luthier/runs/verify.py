@@ -25,7 +25,8 @@ def verify(run: RunFolder, others: Mapping[str, Callable[[], Check]] | None = No
     Args:
         others: name -> a function that makes a further check (those that need torch); they run last.
     """
-    made = [check(run) for check in VERIFIED]
+    with run.at_home() as there:
+        made = [check(there) for check in VERIFIED]
     made += [check() for check in (others or {}).values()]
     failed = sum(check.status == "fail" for check in made)
     verdict = say("runs.verify.bad", count=failed) if failed else say("runs.verify.good")

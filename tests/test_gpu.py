@@ -1,0 +1,209 @@
+"""What only a CUDA device can show: `bench/gpu.sh` runs these where one is at hand, everywhere else they are skipped.
+
+The oracle is the same as on the CPU: transformers' models on the CPU in float32.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_decoder import (
+    ALL_LINEAR,
+    FAMILY_CASES,
+    add_adapter,
+    assert_same,
+    decoder_of,
+    documents,
+    everything,
+    flat,
+    gradients,
+    reference_nll,
+    shared_prompt,
+)
+from tiny_models import BOUND, CASES, build, difference, logits_of
+from torch import Tensor
+
+import luthier
+from luthier.batch import Batch
+from luthier.config.schema import OptimSection
+from luthier.engine import backend, optim
+from luthier.engine.checkpoint import TrainState
+from luthier.errors import Interrupted
+from luthier.models.decoder import Decoder, DropoutKey, Want
+
+pytestmark = pytest.mark.gpu
+DEVICE = "cuda"
+
+
+@pytest.fixture(autouse=True)
+def _deterministic():
+    """As `Backend.apply` leaves a training process; undone afterwards."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    backend.choose(DEVICE, "float32").apply()
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.set_num_threads(before[1])
+
+
+def cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.cpu() for key, tensor in tensors.items()}
+
+
+def nll(decoder: Decoder, batch: Batch, **options: Any) -> Tensor:
+    coefficients = -torch.from_numpy(batch.weights["nll"]).to(decoder.device)
+    total = decoder(batch, Want("linear", coefficients), **options).total
+    assert total is not None
+    return total
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_and_every_gradient_equal_transformers(name: str) -> None:
+    model = build(name)
+    decoder = decoder_of(model, name, trains=everything).to(DEVICE)
+    docs = documents()
+    theirs = reference_nll(model, docs)
+    theirs.backward()
+    ours = nll(decoder, flat(docs))
+    ours.backward()
+    assert difference(ours.detach().cpu(), theirs.detach()) <= BOUND
+    expected = {key: parameter.grad for key, parameter in model.named_parameters()}
+    assert_same(cpu(gradients(decoder)), expected)
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_adapters_and_dropout_equal_the_cpu_s(name: str) -> None:
+    """Dropout is drawn from a hash of seed, step, site and token, so both devices leave out the same features."""
+    results = []
+    for device in ("cpu", DEVICE):
+        decoder = decoder_of(build(name), name)
+        add_adapter(decoder, ranks=ALL_LINEAR, dropout=0.3)
+        decoder.to(device)
+        loss = nll(decoder, flat(documents()), adapter="a.b", dropout=DropoutKey(11, 4))
+        loss.backward()
+        results.append(cpu({"loss": loss.detach(), **gradients(decoder)}))
+    assert_same(results[1], results[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_same_step_gives_the_same_bits(dtype: torch.dtype) -> None:
+    decoder = decoder_of(build("qwen3").to(dtype), "qwen3", dtype, everything).to(DEVICE)
+    results = []
+    for _ in range(3):
+        nll(decoder, flat(documents([40, 200, 7, 200, 65]))).backward()
+        results.append(gradients(decoder))
+    for other in results[1:]:
+        assert all(torch.equal(other[key], results[0][key]) for key in results[0])
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_packing_and_splitting_change_nothing(name: str) -> None:
+    decoder = decoder_of(build(name), name, trains=everything).to(DEVICE)
+    docs = documents([3, 9, 17, 4, 17, 8, 5, 12, 9, 2, 17, 6, 11, 7, 4, 10])
+    results = []
+    for split in ([range(16)], np.split(np.arange(16), 4), np.split(np.arange(16), 16)):
+        for part in split:
+            nll(decoder, flat([docs[index] for index in part], part)).backward()
+        results.append(gradients(decoder))
+    for other in results[1:]:
+        assert_same(other, results[0])
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_a_shared_prompt_equals_its_duplicates(name: str) -> None:
+    decoder = decoder_of(build(name), name, trains=everything).to(DEVICE)
+    random = np.random.default_rng(3)
+    batch, docs = shared_prompt(random.integers(0, 48, 11), [random.integers(0, 48, n) for n in (6, 9, 1, 6)])
+    results = []
+    for each in (batch, flat(docs)):
+        nll(decoder, each).backward()
+        results.append(gradients(decoder))
+    assert_same(*results)
+
+
+def test_the_head_modes_agree() -> None:
+    decoder = decoder_of(build("llama"), "llama", trains=lambda key: "lm_head" not in key).to(DEVICE)
+    batch = flat(documents())
+    weights = torch.linspace(-1, 1, len(batch.rows), device=DEVICE)
+    results = []
+    for mode in ("linear", "recompute", "unit"):
+        scores = decoder(batch, Want(mode, weights if mode == "linear" else None))
+        loss = scores.total if mode == "linear" else (weights * scores.logp).sum()
+        loss.backward()
+        results.append(gradients(decoder))
+    for other in results[1:]:
+        assert_same(other, results[0])
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_cached_generation_equals_the_cpu_s(name: str) -> None:
+    decoder = decoder_of(build(name), name)
+    expected = logits_of(decoder)
+    assert difference(logits_of(decoder.to(DEVICE)).cpu(), expected) <= BOUND
+
+
+def recipe_of(model: Any, rows: Any, runs: Any, dtype: str) -> dict[str, Any]:
+    return {
+        "model": {"path": str(model), "dtype": dtype},
+        "data": {"train": str(rows), "validation": 0.1, "max_tokens": 128},
+        "tune": {"kind": "lora", "rank": 4, "dropout": 0.05},
+        "optim": {"lr": 5e-3, "steps": 30, "batch": 4},
+        "run": {"name": "straight", "device": "cuda", "dir": str(runs), "save_every": 10},
+    }
+
+
+@pytest.fixture
+def rows(write_rows):
+    made = [{"instruction": f"Count to {i}", "output": " ".join(map(str, range(i % 9 + 1)))} for i in range(60)]
+    return write_rows("rows.jsonl", made)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_whole_run_learns_resumes_to_the_same_bits_and_passes_its_checks(dtype, tiny_model, rows, runs_dir):
+    recipe = recipe_of(tiny_model("qwen2"), rows, runs_dir, dtype)
+    straight = luthier.train(recipe)
+    losses = [event.data["loss"] for event in straight.events if event.kind == "step"]
+    assert losses[-1] < losses[0]
+    assert not [check for check in straight.receipt.checks if check.status == "fail"]
+    assert isinstance(straight.chat("Count to 3", max_tokens=8), str)
+
+    recipe["run"]["name"] = "stopped"
+
+    def stop(event: Any) -> None:
+        if event.kind == "step" and event.step == 14:
+            luthier.Run(runs_dir / "stopped").folder.request_stop()
+
+    with pytest.raises(Interrupted):
+        luthier.train(recipe, on_event=stop)
+    resumed = luthier.train(recipe)
+    for file in ("trainable.safetensors", "optim.safetensors"):
+        one, other = ((run.path / "checkpoints" / "step-30" / file).read_bytes() for run in (straight, resumed))
+        assert one == other, file
+    plan = json.loads((straight.path / "plan.json").read_text())
+    print(dtype, "planned", plan["memory"]["peak_bytes"], "measured", losses[0], "->", losses[-1])
+
+
+def test_an_fp16_overflow_halves_the_scale_and_does_the_step_again(tiny_model, rows, runs_dir):
+    """A scale no fp16 gradient can bear at first: it comes down until the step goes through, and no step is lost."""
+    run = luthier.train(recipe_of(tiny_model("qwen2"), rows, runs_dir, "float16"))
+    scales = [event.data["loss_scale"] for event in run.events if event.kind == "step"]
+    assert len(scales) == 30 and not [event for event in run.events if event.kind == "fault"]
+    assert all(0 < scale <= TrainState().loss_scale for scale in scales)
+
+
+def test_the_optimizer_step_equals_the_cpu_s() -> None:
+    """AdamW and clipping over two steps on both devices, from the same gradients."""
+    results = []
+    for device in ("cpu", DEVICE):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(64, 32).to(device))
+        made = optim.build([("w", weight)], OptimSection(), 1e-2)
+        for step in range(2):
+            weight.grad = torch.linspace(-1, 1, weight.numel(), device=device).view_as(weight) * (step + 1)
+            optim.clip([weight], 1.0)
+            made.step()
+        results.append({"w": weight.detach().cpu()})
+    assert_same(results[1], results[0])
