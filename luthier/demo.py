@@ -19,6 +19,7 @@ from luthier.generate import Sampling
 from luthier.models import adapters
 from luthier.nano import task
 from luthier.run import Run
+from luthier.runs import receipt_page
 from luthier.runs.events import Event
 from luthier.runs.recipe import free_name
 from luthier.session import Session, find_base, open_session
@@ -85,7 +86,7 @@ def demo(directory: str | Path = "runs", *, on_event: Callable[[Event], None] | 
 
 
 def lines(done: Demo) -> list[str]:
-    """What the command prints when it is over."""
+    """What the command prints when it is over: answers, scores, the receipt."""
     shown = []
     for each in done.examples:
         shown += [
@@ -95,10 +96,15 @@ def lines(done: Demo) -> list[str]:
             "",
         ]
     agreed, asked = done.merged_agrees
+    receipt = done.run.receipt
     return [
         *shown,
         say("demo.score", base=100 * done.base_score, tuned=100 * done.tuned_score, rows=TEST_ROWS),
         say("demo.merged", path=done.merged_path, agreed=agreed, asked=asked),
+        "",
+        say("demo.receipt", path=done.run.path / "receipt.md"),
+        *receipt_page.check_lines(receipt.checks),
+        "",
         say("demo.next", path=done.run.path, seconds=done.seconds),
     ]
 

@@ -72,6 +72,8 @@ def test_what_is_printed_names_scores_and_places(done, language):
     text = "\n".join(demo.lines(found))
     for word in (str(found.run.path), str(found.merged_path), found.examples[0].question.splitlines()[-1]):
         assert word in text
+    for check in found.run.receipt.checks:
+        assert check.sentence in text and check.evidence in text
 
 
 def test_the_recipe_is_sound():

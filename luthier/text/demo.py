@@ -14,6 +14,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "Merged model written to {path} and read back: {agreed} of {asked} answers the same.",
         "合并后的模型已写入 {path} 并重新读取：{asked} 个回答中 {agreed} 个相同。",
     ),
+    "demo.receipt": ("The receipt ({path}):", "训练凭证（{path}）："),
     "demo.next": (
         "Done in {seconds:.0f} s. Talk to it: luthier chat {path} --compare",
         "用时 {seconds:.0f} 秒。与它对话：luthier chat {path} --compare",
