@@ -35,7 +35,7 @@ from luthier.models import adapters, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
 from luthier.run import Run
-from luthier.runs import manifest, receipt, reporters
+from luthier.runs import manifest, receipt, reporters, slots
 from luthier.runs.events import Event
 from luthier.runs.store import RunFolder
 from luthier.session import ADAPTER, Base, find_base
@@ -355,6 +355,7 @@ def _start(job: loop.Job, base: Base, data: Data) -> TrainState:
     assert isinstance(job.model, Decoder)
     folder, problems = job.run.newest_valid_checkpoint()
     state = checkpoint.load(folder, job.named, job.optimizer) if folder is not None else TrainState()
+    problems += _without_lost_best(job.run, state)
     begun = bool(job.run.events())
     if begun:
         job.emit("resumed", {"from_step": state.step, "reason": "checkpoint" if folder else "no checkpoint yet"})
@@ -368,6 +369,14 @@ def _start(job: loop.Job, base: Base, data: Data) -> TrainState:
         proof.Probe(prompts, proof.next_token_logits(job.model, prompts, None)).save(job.run)
     receipt.record(job.run, *checks.laws(data.laws))
     return state
+
+
+def _without_lost_best(run: RunFolder, state: TrainState) -> list[Problem]:
+    """Forget the best weights of a state where they are damaged or gone: the next validation then begins anew."""
+    if state.best_step is None or not (problems := slots.verify_folder(run.best_dir(state.best_step))):
+        return []
+    lost, state.best_loss, state.best_step = state.best_step, None, None
+    return [*problems, Problem("engine.best_lost", where=str(run.best_dir(lost)), values={"step": lost})]
 
 
 def _data_facts(data: Data) -> dict[str, Any]:

@@ -46,9 +46,15 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the last weights ship instead of the best": Mutation(
         "finish.py",
-        "checkpoint.load(run.best_dir, job.named, None)",
-        "pass",
+        "shipped = checkpoint.load(run.best_dir(state.best_step), job.named, None)",
+        "shipped = state",
         "test_train.py::test_the_weights_with_the_lowest_validation_loss_are_the_ones_that_ship",
+    ),
+    "the best weights that a checkpoint refers to are deleted": Mutation(
+        "engine/loop.py",
+        "for step in (*known, state.best_step) if",
+        "for step in (state.best_step,) if",
+        "test_train.py::test_the_best_weights_of_a_time_that_was_taken_back_do_not_ship",
     ),
     "gradients are not clipped": Mutation(
         "engine/optim.py",

@@ -372,7 +372,8 @@ def test_the_best_slot_holds_the_weights_of_the_lowest_validation_loss(make_job,
     monkeypatch.setattr(loop, "evaluate", told)
     state = loop.fit(job, TrainState())
     assert (state.best_loss, state.best_step) == (2.0, 4)  # step 0 is the base, and the first of equals stays
-    checkpoint.load(job.run.best_dir, job.named, None)
+    checkpoint.load(job.run.best_dir(4), job.named, None)
+    assert job.run.bests() == [4]
     assert torch.equal(weights_of(job), seen[4])
 
 

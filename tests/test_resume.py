@@ -69,8 +69,9 @@ def result(run: Path) -> dict[str, bytes]:
     files = [
         checkpoint / "trainable.safetensors",
         checkpoint / "optim.safetensors",
-        run / "best" / "trainable.safetensors",
+        *run.glob("best/*/trainable.safetensors"),
     ]
+    assert len(files) >= 3
     files.append(run / "adapter" / "adapter_model.safetensors")
     return {str(path.relative_to(run)): path.read_bytes() for path in files}
 

@@ -372,15 +372,21 @@ def test_nothing_valid(tmp_path: Path) -> None:
         assert path is None and len(problems) == 1
 
 
-def test_best_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_weights_stay_until_nothing_refers_to_them(tmp_path: Path) -> None:
     with claim(tmp_path) as run:
-        assert run.best_dir is None
-        for content in ("one", "two"):
-            with run.replace_best() as folder:
-                (folder / "w").write_text(content)
-        best = run.best_dir
-        assert best is not None and (best / "w").read_text() == "two" and slots.verify_folder(best) == []
+        for step in (1, 2, 3):
+            with run.save_best(step) as folder:
+                (folder / "w").write_text(str(step))
+        run.prune_best({1, 3})
+        assert run.bests() == [1, 3]
+        assert (run.best_dir(3) / "w").read_text() == "3" and slots.verify_folder(run.best_dir(3)) == []
 
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claim(tmp_path) as run:
+        for content in ("one", "two"):
+            with run.replace("adapter") as folder:
+                (folder / "w").write_text(content)
         calls = []
 
         def dies_between_the_renames(source: Any, target: Any) -> None:
@@ -390,13 +396,11 @@ def test_best_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
             os.replace(source, target)
 
         monkeypatch.setattr(os, "rename", dies_between_the_renames)
-        with pytest.raises(KeyboardInterrupt), run.replace_best() as folder:
+        with pytest.raises(KeyboardInterrupt), run.replace("adapter") as folder:
             (folder / "w").write_text("three")
         monkeypatch.undo()
-        reader = RunFolder(run.path).best_dir
-        assert reader is not None and (reader / "w").read_text() == "two"
-    with RunFolder.open(run.path, write=True) as run:
-        assert run.best_dir == run.path / "best" and (run.path / "best" / "w").read_text() == "two"
+    with RunFolder.open(run.path, write=True):
+        assert (run.path / "adapter" / "w").read_text() == "two"
 
 
 def test_failing_block_leaves_the_old_result(tmp_path: Path) -> None:
@@ -416,15 +420,15 @@ STORM = """
     path, problems = run.newest_valid_checkpoint()
     assert not problems, problems
     step = int(path.name.split("-")[1]) if path else 0
-    best = run.best_dir
-    assert best is None or not slots.verify_folder(best)
+    assert not any(slots.verify_folder(run.best_dir(step)) for step in run.bests())
     run.emit("resumed", {"from_step": step})
     print(step, flush=True)
     while True:
         step += 1
         run.emit("step", {"loss": 1.0}, step=step)
-        with run.replace_best() as folder:
+        with run.save_best(step) as folder:
             (folder / "w").write_bytes(os.urandom(20000))
+        run.prune_best({step - 1, step})
         save(run, step, os.urandom(200000))
         print(step, flush=True)
         run.prune(2)

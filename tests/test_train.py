@@ -194,8 +194,8 @@ def test_the_weights_with_the_lowest_validation_loss_are_the_ones_that_ship(reci
     losses = iter([5.0, 3.0, 2.0, 4.0, 4.5])
     monkeypatch.setattr(loop, "evaluate", lambda job: {"nll": next(losses)})
     run = luthier.train(recipe)
-    best = load_file(run.path / "best" / "trainable.safetensors")
-    assert json.loads((run.path / "best" / "state.json").read_text())["step"] == 4
+    best = load_file(run.path / "best" / "step-4" / "trainable.safetensors")
+    assert json.loads((run.path / "best" / "step-4" / "state.json").read_text())["step"] == 4
     finished = next(event for event in run.events if event.kind == "finished")
     assert finished.data["weights_of_step"] == 4
     shipped = load_file(run.adapter_path / "adapter_model.safetensors")
@@ -203,6 +203,62 @@ def test_the_weights_with_the_lowest_validation_loss_are_the_ones_that_ship(reci
     peft_name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     assert torch.equal(best[a_name], shipped[peft_name])
     assert not same_bits(best, load_file(run.path / "checkpoints" / "step-8" / "trainable.safetensors"))
+
+
+class Killed(Exception):
+    """Stands for a kill: the process is gone, and nothing more is written."""
+
+
+def killed_at(kind: str, step: int):
+    """A listener that ends everything at an event."""
+
+    def listen(event):
+        if (event.kind, event.step) == (kind, step):
+            raise Killed
+
+    return listen
+
+
+def validation_losses(monkeypatch, *losses: float) -> None:
+    told = iter(losses)
+    monkeypatch.setattr(loop, "evaluate", lambda job: {"nll": next(told)})
+
+
+def first_a(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """One matrix of a checkpoint or of an adapter."""
+    return next(tensors[name] for name in tensors if "layers.0.self_attn.q_proj" in name and "A" in name)
+
+
+def test_the_best_weights_of_a_time_that_was_taken_back_do_not_ship(recipe, monkeypatch):
+    """Better at step 6, killed before a checkpoint knows of it, and never better again on the other way."""
+    recipe["data"]["validation"] = 0.2
+    recipe["run"] |= {"validate_every": 3, "save_every": 5}
+    validation_losses(monkeypatch, 5.0, 3.0, 2.0)
+    with pytest.raises(Killed):
+        luthier.train(recipe, on_event=killed_at("best", 6))
+    recipe["optim"]["lr"] = 5e-3
+    recipe["run"]["on_change"] = "continue"
+    validation_losses(monkeypatch, 4.0, 4.5)
+    run = luthier.train(recipe)
+    finished = next(event for event in run.events if event.kind == "finished")
+    assert finished.data["weights_of_step"] == 3 and run.folder.bests() == [3]
+    best = load_file(run.folder.best_dir(3) / "trainable.safetensors")
+    assert torch.equal(first_a(load_file(run.adapter_path / "adapter_model.safetensors")), first_a(best))
+    assert run.receipt.summary.best == (3, 3.0)
+
+
+def test_best_weights_that_are_gone_are_named_and_looked_for_anew(recipe, monkeypatch):
+    recipe["data"]["validation"] = 0.2
+    recipe["run"] |= {"validate_every": 3, "save_every": 5}
+    validation_losses(monkeypatch, 5.0, 3.0)
+    with pytest.raises(Killed):
+        luthier.train(recipe, on_event=killed_at("step", 6))
+    shutil.rmtree(Path(recipe["run"]["dir"]) / "first" / "best" / "step-3")
+    validation_losses(monkeypatch, 4.0, 4.5)
+    run = luthier.train(recipe)
+    finished = next(event for event in run.events if event.kind == "finished")
+    assert finished.data["weights_of_step"] == 6
+    assert any("step 3" in event.data["text"] for event in run.events if event.kind == "note")
 
 
 # --------------------------------------------------------------------------------------------------------- faults

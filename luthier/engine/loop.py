@@ -274,8 +274,9 @@ def _validate(job: Job, state: TrainState) -> None:
     job.emit("validation", {"loss": loss, "terms": losses}, step=state.step)
     if state.step and (state.best_loss is None or loss < state.best_loss):
         state.best_loss, state.best_step = loss, state.step
-        with job.run.replace_best() as folder:
+        with job.run.save_best(state.step) as folder:
             checkpoint.save(folder, job.named, None, state)
+        _prune_best(job, state)
         job.emit("best", {"loss": loss}, step=state.step)
 
 
@@ -285,7 +286,15 @@ def _save(job: Job, state: TrainState) -> str:
     with job.run.checkpoint(state.step) as folder:
         checkpoint.save(folder, job.named, job.optimizer, state)
     job.run.prune(job.settings.keep)
+    _prune_best(job, state)
     return str(job.run.checkpoint_dir(state.step))
+
+
+def _prune_best(job: Job, state: TrainState) -> None:
+    """Keep the best weights of now, and those of every checkpoint that a resume may begin from: until a checkpoint
+    knows of the new ones, a kill takes the run back to a time when the old ones were the best."""
+    known = {checkpoint.best_step(job.run.checkpoint_dir(step)) for step in job.run.checkpoints()}
+    job.run.prune_best({step for step in (*known, state.best_step) if step is not None})
 
 
 def _save_due(step: int, job: Job) -> bool:

@@ -87,7 +87,7 @@ def show(run: RunFolder) -> Answer:
         "recipe": load.resolved(config),
         "summary": _numbers(summary),
         "checkpoints": run.checkpoints(),
-        "best": run.best_dir is not None,
+        "best": run.bests(),
         "checks": [dataclasses.asdict(check) for check in checks],
         "manifest": given.to_json() if given else None,
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +34,7 @@ FILES: dict[str, str] = {
     "receipt.json": "the receipt",
     "receipt.md": "the receipt for people",
     "checkpoints": "step-N: what a resume needs",
-    "best": "weights with the lowest validation loss",
+    "best": "step-N: weights with the lowest validation loss",
     "adapter": "the result, in PEFT's format",
     "model": "the result, as a model folder",
     "trackers": "files of TensorBoard and its like",
@@ -113,6 +113,7 @@ class RunFolder:
         try:
             slots.tidy(path)
             slots.tidy(path / "checkpoints")
+            slots.tidy(path / "best")
             with files.user_errors(path):
                 (path / "stop").unlink(missing_ok=True)
         except RunError:
@@ -308,9 +309,7 @@ class RunFolder:
 
     def checkpoints(self) -> list[int]:
         """Steps that have a checkpoint under its final name, ascending."""
-        folder = self.path / "checkpoints"
-        names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir()) if folder.is_dir() else ()
-        return sorted(int(match[1]) for match in names if match)
+        return _steps_in(self.path / "checkpoints")
 
     def checkpoint(self, step: int) -> contextlib.AbstractContextManager[Path]:
         """An empty folder to write a checkpoint into. When the block ends well, every file is hashed, everything is
@@ -322,21 +321,31 @@ class RunFolder:
         assert self.writable
         return slots.replacing(self.checkpoint_dir(step), hashed=True, expected_bytes=self._expected_bytes())
 
-    def replace_best(self) -> contextlib.AbstractContextManager[Path]:
-        """The same for the best weights, which take the place of the old ones; their slot is outside the rotation."""
+    def best_dir(self, step: int) -> Path:
+        """Where the best weights of a step are."""
+        return self.path / "best" / f"step-{step}"
+
+    def bests(self) -> list[int]:
+        """Steps whose weights were the best when they were made, and which a checkpoint may still refer to."""
+        return _steps_in(self.path / "best")
+
+    def save_best(self, step: int) -> contextlib.AbstractContextManager[Path]:
+        """`checkpoint`, for the best weights so far. Those before them stay, outside the rotation, until `prune_best`:
+        a run that is resumed from an older checkpoint goes on with the best of that time."""
         assert self.writable
-        return slots.replacing(self.path / "best", hashed=True)
+        return slots.replacing(self.best_dir(step), hashed=True)
+
+    def prune_best(self, keep: Collection[int]) -> None:
+        """Delete the best weights of all steps but these."""
+        assert self.writable
+        for step in self.bests():
+            if step not in keep:
+                slots.drop(self.best_dir(step))
 
     def replace(self, name: Literal["adapter", "model"]) -> contextlib.AbstractContextManager[Path]:
-        """The same for a result, in the ecosystem's own format: nothing is added to it."""
+        """`checkpoint`, for a result in the ecosystem's own format: nothing is added to it."""
         assert self.writable
         return slots.replacing(self.path / name, hashed=False)
-
-    @property
-    def best_dir(self) -> Path | None:
-        """The best weights so far; None before the first validation after step 0."""
-        candidates = (self.path / "best", slots.aside_of(self.path / "best"))
-        return next((path for path in candidates if path.is_dir()), None)
 
     def newest_valid_checkpoint(self) -> tuple[Path | None, list[Problem]]:
         """The newest checkpoint whose files all have the hashes they were written with.
@@ -366,6 +375,12 @@ class RunFolder:
     def _expected_bytes(self) -> int:
         """Size of the largest checkpoint there is: the next one is as large."""
         return max((slots.folder_bytes(self.checkpoint_dir(step)) for step in self.checkpoints()), default=0)
+
+
+def _steps_in(folder: Path) -> list[int]:
+    """N of every `step-N` in a folder, ascending."""
+    names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(match[1]) for match in names if match)
 
 
 # ---------------------------------------------------------------------------------------------------- the index

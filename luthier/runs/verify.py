@@ -76,7 +76,7 @@ def _verify_events(run: RunFolder) -> Check:
 def _verify_checkpoints(run: RunFolder) -> Check:
     """Every checkpoint, and the best weights, against the hashes they were written with."""
     folders = [run.checkpoint_dir(step) for step in run.checkpoints()]
-    folders += [run.best_dir] if run.best_dir is not None else []
+    folders += [run.best_dir(step) for step in run.bests()]
     bound = say("runs.bound.same_hash")
     if not folders:
         return Check("checkpoints", "not run", bound, say("runs.evidence.absent"))

@@ -56,6 +56,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "Lower data.max_tokens, choose a smaller model, or train fewer weights (tune.kind=lora, freeze).",
         "请减小 data.max_tokens，换更小的模型，或训练更少的权重（tune.kind=lora 或 freeze）。",
     ),
+    "engine.best_lost.rule": (
+        "the best weights so far (step {step}) are damaged or gone; from here on the best are looked for anew",
+        "目前最佳的权重（第 {step} 步）已损坏或丢失；从这里起重新寻找最佳权重",
+    ),
+    "engine.best_lost.remedy": (
+        "To have them, put the folder back from a copy before the run goes on.",
+        "若需要它们，请在继续运行前从备份恢复该目录。",
+    ),
     "engine.check_base_bound": ("the same bits before and after", "训练前后逐位相同"),
     "engine.check_base_trained": (
         "the weights themselves were tuned; the base folder was only read",
