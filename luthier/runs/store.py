@@ -20,7 +20,7 @@ from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.errors import LuthierError, Problem, RunError, UserError
 from luthier.runs import files, lock, slots
-from luthier.runs.events import Event, EventLog, Summary, read, summarise
+from luthier.runs.events import FIRST_OF_ATTEMPT, Event, EventLog, Summary, read, summarise
 from luthier.runs.recipe import LENGTH_FIELDS, Difference, difference, free_name, run_name
 
 FILES: dict[str, str] = {
@@ -141,21 +141,39 @@ class RunFolder:
 
     @classmethod
     def refuse_finished(cls, config: RunConfig) -> None:
-        """Say at once, before any data is read, that a recipe's run is finished; `claim` decides under the lock.
+        """Say at once, before any data is read, that a recipe's run is finished; `claim` decides under the lock. One
+        whose result is gone is not: going on from its last checkpoint writes the result again.
 
         Raises:
             RunError: the run is finished.
         """
         run = cls(Path(config.run.dir) / run_name(config))
-        if run.summary().ended == "finished":
+        if run.summary().ended == "finished" and not run.lost_outputs():
             values = {"name": run.name, "free": free_name(run.path)}
             raise RunError(Problem("runs.finished", where=str(run.path), field="run.name", values=values))
 
+    @classmethod
+    def begun(cls, config: RunConfig) -> Self | None:
+        """The run that `claim` would go on with, to read; None where it would start a new one."""
+        run = cls(Path(config.run.dir) / run_name(config))
+        return run if run.has("recipe.yaml") and run.has_begun else None
+
     def _readmit(self, config: RunConfig, text: str) -> None:
+        if not self.has_begun:
+            self._clear()
+            self._fill(config, text)
+            return
         self.refuse_finished(config)
         new = load.loads(files.redact(text), "recipe.yaml")
         if self.settle(difference(self.config(), new), config.run.on_change):
             self.write_text("recipe.yaml", text)
+
+    def _clear(self) -> None:
+        """Take away what a start that failed before its first step wrote: nothing in it binds the next one."""
+        with files.user_errors(self.path):
+            for name in FILES.keys() - {"lock"}:
+                if (self.path / name).is_file():
+                    (self.path / name).unlink()
 
     def close(self) -> None:
         """Give up the lock. Reading goes on working."""
@@ -217,14 +235,24 @@ class RunFolder:
         That folder is known where `run.dir` is relative: it lies that far above the run, also after the whole project
         has been moved. Changes the working directory of the process meanwhile.
         """
-        path, below = self.path.absolute(), Path(self.config().run.dir).parts
-        home = path.parents[len(below)] if len(below) < len(path.parents) else path
+        path, below = self.path.absolute(), Path(self.config().run.dir)
+        home = path.parents[len(below.parts)] if len(below.parts) < len(path.parents) else path
         # An absolute `run.dir`, one with `..`, or a run that was moved alone says nothing.
-        if home.joinpath(*below) != path.parent or home == Path.cwd():
+        if below.is_absolute() or home / below != path.parent or home == Path.cwd():
             yield self
             return
         with contextlib.chdir(home):
             yield type(self)(path)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an attempt got as far as its first step: from then on its recipe and what went in are settled."""
+        return bool(self.checkpoints()) or any(event.kind in FIRST_OF_ATTEMPT for event in self.events())
+
+    def lost_outputs(self) -> list[str]:
+        """Results that the run had when it was finished and that are gone."""
+        made = [event.data.get("outputs", []) for event in self.events() if event.kind == "finished"]
+        return [name for name in (made[-1] if made else []) if not (self.path / name).is_dir()]
 
     def holder(self) -> dict[str, Any]:
         """{pid, host, name} of the process that holds, or last held, the lock."""
