@@ -247,6 +247,5 @@ def pinned(model: ModelSection, then: Mapping[str, Any]) -> ModelSection:
     Args:
         then: `base` of the run's manifest.
     """
-    if then["commit"] is None or (then["path"], then["revision"]) != (model.path, model.revision):
-        return model
-    return model.model_copy(update={"revision": then["commit"]})
+    same = (then.get("path"), then.get("revision")) == (model.path, model.revision)
+    return model.model_copy(update={"revision": then["commit"]}) if same and then.get("commit") else model

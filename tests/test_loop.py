@@ -394,9 +394,9 @@ class Hit(FakeMethod):
         return super().loss(model, batch, step)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_finishes_the_step_saves_and_says_so(make_job, number, code):
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.getsignal(each) for each in loop.STOPS}
     job = make_job(method=Hit(number, 3), run={"save_every": 100})
     with pytest.raises(Interrupted) as caught:
         loop.fit(job, TrainState())
@@ -423,6 +423,15 @@ def test_a_second_signal_has_its_usual_effect(make_job):
     with pytest.raises(KeyboardInterrupt):
         loop.fit(make_job(method=Twice()), TrainState())
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(make_job):
+    """`nohup luthier train ...` outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert loop.fit(make_job(method=Hit(signal.SIGHUP, 3)), TrainState()).step == 10
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_in_the_last_step_lets_the_run_end(make_job):

@@ -540,7 +540,7 @@ def test_full_disk_while_saving(tmp_path: Path) -> None:
             print(error.problems[0].id, run.checkpoints(), run.newest_valid_checkpoint()[0].name)
     """
     out, _ = child(code, run.path).communicate()
-    assert out == "runs.no_room [1] step-1\n"
+    assert out == "runs.no_room_left [1] step-1\n"
     assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["step-1"]
 
 

@@ -68,8 +68,8 @@ def trouble(error: BaseException, where: Path, needed_bytes: int = 0) -> RunErro
         known = needed_bytes > free and needed != left
         values = {"needed": needed, "free": left, "reason": reason}
         return RunError(Problem("runs.no_room" if known else "runs.no_room_left", where=str(where), values=values))
-    if number in NOT_A_FOLDER:
-        in_the_way = next((each for each in (where, *where.parents) if each.is_file()), where)
+    in_the_way = next((each for each in (where, *where.parents) if each.is_file()), None)
+    if number in NOT_A_FOLDER and in_the_way is not None:
         return RunError(Problem("runs.not_a_folder", where=str(in_the_way)))
     if isinstance(error, OSError):
         return RunError(Problem("runs.refused", where=str(where), values={"reason": error.strerror or str(error)}))
