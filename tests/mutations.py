@@ -409,8 +409,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a run is resumed where the command is given": Mutation(
         "runs/store.py",
-        "home.joinpath(*below) != path.parent or home == Path.cwd()",
-        "home.joinpath(*below) == path.parent",
+        "home / below != path.parent or home == Path.cwd()",
+        "home / below == path.parent",
         "test_train.py::test_relative_paths_count_from_where_the_run_was_started",
     ),
     "two processes may write a run": Mutation(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import luthier
@@ -20,6 +20,7 @@ import luthier.proof
 from luthier.engine import backend, loop
 from luthier.errors import ConfigError, DataError, Interrupted, ModelError, Problem, RunError, TrainingFailed
 from luthier.methods import supervised
+from luthier.models import weights
 from luthier.runs import commands, reporters
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "flint", "grove", "harbor", "iris", "jasper", "kelp", "lotus"]
@@ -428,7 +429,7 @@ def test_bad_input_leaves_no_run_behind(recipe, change, error):
     assert not list(Path(recipe["run"]["dir"]).glob("*/recipe.yaml"))
 
 
-def test_a_start_that_fails_does_not_bind_the_corrected_command(recipe, monkeypatch, tmp_path):
+def test_a_start_that_fails_does_not_bind_the_corrected_command(recipe, monkeypatch):
     """A device that is not there, a tracker that is not installed, too little memory, weights that are damaged."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     folder = Path(recipe["run"]["dir"]) / "first"
@@ -443,12 +444,15 @@ def test_a_start_that_fails_does_not_bind_the_corrected_command(recipe, monkeypa
         luthier.train(recipe)
     monkeypatch.undo()
     assert not folder.exists()
-    monkeypatch.chdir(tmp_path)
-    damaged = shutil.copytree(recipe["model"]["path"], tmp_path / "damaged")
-    tensors = load_file(damaged / "model.safetensors")
-    save_file({name: tensors[name] for name in tensors if "q_proj" not in name}, damaged / "model.safetensors")
+    problem = Problem("models.damaged", where="model.safetensors", values={"reason": "torn"})
+
+    def damaged(*_, **__):
+        raise ModelError(problem)
+
+    monkeypatch.setattr(weights, "load", damaged)
     with pytest.raises(ModelError):
-        luthier.train(recipe | {"model": {"path": str(damaged), "dtype": "float32"}})
+        luthier.train(recipe | {"optim": recipe["optim"] | {"lr": 1.0}})
+    monkeypatch.undo()
     assert luthier.Run(folder).state == "failed"
     assert luthier.train(recipe).receipt.summary.attempts[0].number == 1
 

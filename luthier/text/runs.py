@@ -151,7 +151,7 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "runs.no_result.rule": (
         "the run {name} has no result ({state}): neither adapter nor model is there",
-        "运行 {name} 没有结果（{state}）：既无 adapter 也无 model",
+        "运行 {name} 还没有结果（{state}）：既无 adapter 也无 model",
     ),
     "runs.no_result.remedy": (
         "The same command again, or `luthier runs resume {name}`, goes on from the last checkpoint and writes it.",
