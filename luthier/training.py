@@ -1,6 +1,6 @@
 """Training, assembled.
 
-What goes in: a recipe and overrides. What comes out: a `Run`. `train` is the whole story: settle what is asked, read
+What goes in: a recipe and overrides. What comes out: a `Run`. `_train` is the whole story: settle what is asked, read
 the data, open the run folder, build the job, fit it, finish; each line is a function below.
 """
 

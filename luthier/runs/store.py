@@ -247,7 +247,8 @@ class RunFolder:
     @property
     def has_begun(self) -> bool:
         """Whether an attempt got as far as its first step: from then on its recipe and what went in are settled."""
-        return bool(self.checkpoints()) or any(event.kind in FIRST_OF_ATTEMPT for event in self.events())
+        made = self.checkpoints() or self.has("adapter") or self.has("model")
+        return bool(made) or any(event.kind in FIRST_OF_ATTEMPT for event in self.events())
 
     def lost_outputs(self) -> list[str]:
         """Results that the run had when it was finished and that are gone."""
