@@ -6,15 +6,19 @@ What goes in: a run's probe, and a model or its logits. What comes out: a `Check
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property, partial
 
 import numpy as np
 
-from luthier import proof
+from luthier import parent, proof
 from luthier.data.laws import LawReport
+from luthier.data.templates import Renderer
+from luthier.errors import Problem, RunError
 from luthier.models.decoder import Decoder
+from luthier.runs import manifest
 from luthier.runs.receipt import Check, Status
 from luthier.runs.store import RunFolder
-from luthier.session import open_session
+from luthier.session import Session, open_session, output_folder, run_base
 from luthier.text import say
 
 
@@ -68,16 +72,87 @@ def effect(probe: proof.Probe) -> Check:
     return Check("effect", "pass" if found.mean_kl > 0 else "fail", say("engine.check_effect_bound"), evidence)
 
 
+# ---------------------------------------------------------------------------------------------------- made again
+
+
+class Evidence:
+    """What the checks of a run are made on, each part opened when the first check needs it: one that is gone spoils
+    only the checks that need it."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+
+    @cached_property
+    def session(self) -> Session:
+        return open_session(self.run.path)
+
+    @cached_property
+    def probe(self) -> proof.Probe:
+        """With the tuned model's logits.
+
+        Raises:
+            RunError: missing or damaged, or the run did not get as far.
+        """
+        found = proof.Probe.load(self.run)
+        if found.tuned_BV is None:
+            values = {"name": self.run.name, "state": self.run.state}
+            raise RunError(Problem("runs.no_result", where=str(self.run.path), values=values))
+        return found
+
+
 def again(run: RunFolder) -> dict[str, Callable[[], Check]]:
-    """The checks of a finished run, to be made anew from its files; none where there is no result yet."""
-    if not run.has(proof.PROBE) or run.state != "finished":
-        return {}
-    probe, session = proof.Probe.load(run), open_session(run.path)
-    untuned = session.decoder if session.adapter is not None else None
-    return {
-        "base_untouched": lambda: base_untouched(probe, untuned),
-        "adapter_reload": lambda: reload(
-            probe, proof.next_token_logits(session.decoder, probe.prompts, session.adapter)
-        ),
-        "effect": lambda: effect(probe),
+    """The checks of a run that need more than its folder, by name, to be made anew. Each may raise a `UserError`, which
+    is then what it found."""
+    evidence = Evidence(run)
+    checks = {
+        "base_unchanged": _base_unchanged,
+        "parent": _parent_unchanged,
+        "tokenizer": _tokenizer_unchanged,
+        "base_untouched": _base_untouched_again,
+        "adapter_reload": _reload_again,
+        "effect": lambda evidence: effect(evidence.probe),
     }
+    return {name: partial(check, evidence) for name, check in checks.items()}
+
+
+def _base_unchanged(evidence: Evidence) -> Check:
+    """The base's weights and config.json against the manifest."""
+    with evidence.run.at_home() as there:
+        base = run_base(there)
+    found = say("runs.evidence.same_files", where=base.folder)
+    return Check("base_unchanged", "pass", say("runs.bound.same_hash"), found)
+
+
+def _parent_unchanged(evidence: Evidence) -> Check:
+    bound = say("runs.bound.same_hash")
+    with evidence.run.at_home() as there:
+        given = manifest.load(there).parent
+        if given is None:
+            return Check("parent", "not run", bound, say("runs.evidence.absent"))
+        found = parent.find(there.config().tune)
+        assert found is not None, "a manifest with a parent belongs to a recipe with tune.from"
+        now = manifest.parent_fingerprint(found.folder)["files"]
+    names = [name for name in {**given["files"], **now} if given["files"].get(name) != now.get(name)]
+    if names and not now:
+        return Check("parent", "not run", bound, say("runs.evidence.missing", names=given["path"]))
+    if names:
+        return Check("parent", "fail", bound, say("runs.evidence.differ", names=", ".join(names)))
+    return Check("parent", "pass", bound, say("runs.evidence.counted", good=len(now), all=len(now)))
+
+
+def _tokenizer_unchanged(evidence: Evidence) -> Check:
+    """Tokenizer and template as saved with the result, against those the rows were rendered with."""
+    then = manifest.load(evidence.run).tokenizer["fingerprint"]
+    now = Renderer.load(output_folder(evidence.run)).fingerprint
+    found = say("runs.evidence.fingerprints", then=then[:12], now=now[:12])
+    return Check("tokenizer", "pass" if now == then else "fail", say("runs.bound.same_hash"), found)
+
+
+def _base_untouched_again(evidence: Evidence) -> Check:
+    session = evidence.session
+    return base_untouched(evidence.probe, session.decoder if session.adapter is not None else None)
+
+
+def _reload_again(evidence: Evidence) -> Check:
+    session, probe = evidence.session, evidence.probe
+    return reload(probe, proof.next_token_logits(session.decoder, probe.prompts, session.adapter))

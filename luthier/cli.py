@@ -229,7 +229,8 @@ def runs_reproduce(context: typer.Context, run: RunArgument, directory: Dir = "r
         "largest": found["largest_difference"],
     }
     text = say("shell.reproduced" if found["same"] else "shell.not_reproduced", **values)
-    return Outcome(found, [text], OK if found["same"] else FAILED)
+    revised = [say("shell.reproduced_revised", field=field, old=old, new=new) for field, old, new in found["revised"]]
+    return Outcome(found, [text, *revised], OK if found["same"] else FAILED)
 
 
 # ---------------------------------------------------------------------------------------------------- the rest

@@ -29,9 +29,9 @@ def finish(job: Job, state: TrainState, tune: AnyTune, base: Base, renderer: Ren
     """Save the result, check it, write the receipt and say that the run is finished."""
     run, decoder = job.run, job.model
     assert isinstance(decoder, Decoder)
-    if state.best_step not in (None, state.step):
-        assert run.best_dir is not None
-        checkpoint.load(run.best_dir, job.named, None)
+    if state.best_step is not None and state.best_step != state.step:
+        shipped = checkpoint.load(run.best_dir(state.best_step), job.named, None)
+        assert shipped.step == state.best_step, "the weights that ship are those that the events name"
     output = _save(job, decoder, tune, base, renderer)
     receipt.record(run, *_checks(job, decoder, tune))
     job.emit(

@@ -114,6 +114,8 @@ class Probe:
                 pieces = np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1])
                 prompts = [[int(token) for token in piece] for piece in pieces]
                 return cls(prompts, stored["base"], stored.get("tuned"))
+        except FileNotFoundError as error:
+            raise RunError(Problem("runs.file_missing", where=str(path))) from error
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             problem = Problem("runs.file_damaged", where=str(path), values={"reason": str(error)})
             raise RunError(problem) from error

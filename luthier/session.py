@@ -207,7 +207,7 @@ def _open_run(run: RunFolder, device: str, compare: bool) -> Session:
     output, asked = output_folder(run), run.config().model
     whole = output.name == "model"
     # A model tuned in full stands by itself: its base may be gone, unless it is to be compared with.
-    base = None if whole and not compare else _run_base(run, asked)
+    base = None if whole and not compare else run_base(run)
     if device == "auto":
         chosen = backend.restore(run.read_json("plan.json")["backend"])[0]
     else:
@@ -224,14 +224,28 @@ def _open_run(run: RunFolder, device: str, compare: bool) -> Session:
     return Session(original, renderer, ADAPTER, run.name, original, asked.path)
 
 
-def _run_base(run: RunFolder, asked: ModelSection) -> Base:
+def run_base(run: RunFolder) -> Base:
     """The base that the run was trained on.
 
     Raises:
-        ModelError: it is gone, or its weights are not those any more.
+        ModelError: it is gone, or its weights or its config.json are not those any more.
     """
     given = manifest.load(run)
-    base = find_base(asked.model_copy(update={"revision": given.base["commit"] or asked.revision}))
-    if given.base["sha256"] != manifest.weights_fingerprint(base.folder)["sha256"]:
-        raise ModelError(Problem("models.base_changed", where=str(base.folder), value=base.path))
+    base = find_base(pinned(run.config().model, given.base))
+    now = manifest.weights_fingerprint(base.folder)
+    parts = {"sha256": "*.safetensors", "config_sha256": "config.json"}
+    changed = [name for part, name in parts.items() if given.base.get(part) != now[part]]
+    if changed:
+        values = {"files": ", ".join(changed)}
+        raise ModelError(Problem("models.base_changed", where=str(base.folder), value=base.path, values=values))
     return base
+
+
+def pinned(model: ModelSection, then: Mapping[str, Any]) -> ModelSection:
+    """The model at the commit of a hub that a run was trained on, as long as the same is asked for.
+
+    Args:
+        then: `base` of the run's manifest.
+    """
+    same = (then.get("path"), then.get("revision")) == (model.path, model.revision)
+    return model.model_copy(update={"revision": then["commit"]}) if same and then.get("commit") else model

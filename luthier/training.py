@@ -1,13 +1,13 @@
 """Training, assembled.
 
-What goes in: a recipe and overrides. What comes out: a `Run`. `train` is the whole story: settle what is asked, read
+What goes in: a recipe and overrides. What comes out: a `Run`. `_train` is the whole story: settle what is asked, read
 the data, open the run folder, build the job, fit it, finish; each line is a function below.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from luthier import checks, finish, planner, proof
+from luthier import checks, finish, parent, planning, proof
 from luthier.arch import adapter_config, count
 from luthier.arch.count import AnyTune
-from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.structure import structure
 from luthier.config import load as config_load
 from luthier.config.schema import Lora, RunConfig
@@ -28,20 +27,20 @@ from luthier.data import cache as data_cache
 from luthier.data import check, laws, pack, stream, templates, tokens
 from luthier.data.laws import LawReport
 from luthier.data.sequences import Sequences
-from luthier.engine import backend, checkpoint, loop, optim
+from luthier.engine import checkpoint, loop, optim
 from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
-from luthier.errors import DataError, Problem, RunError
-from luthier.kernels import select
+from luthier.errors import DataError, Problem, RunError, UserError
 from luthier.methods import METHODS
 from luthier.models import adapters, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
 from luthier.run import Run
-from luthier.runs import manifest, receipt, reporters
+from luthier.runs import manifest, receipt, reporters, slots
 from luthier.runs.events import Event
+from luthier.runs.recipe import Difference
 from luthier.runs.store import RunFolder
-from luthier.session import ADAPTER, Base, find_base
+from luthier.session import ADAPTER, Base, find_base, pinned
 from luthier.text import say
 
 Recipe = str | Path | Mapping[str, Any] | RunConfig | None
@@ -72,13 +71,36 @@ def train(
         TrainingFailed: training could not go on; what was saved is kept.
     """
     config = config_load.settle(config_load.load(recipe, overrides))
+    return _train(config, on_event, on_download, plan)
+
+
+def _train(
+    config: RunConfig,
+    on_event: Listener | None,
+    on_download: Progress | None = None,
+    plan: Mapping[str, Any] | None = None,
+    original: RunFolder | None = None,
+) -> Run:
+    """The whole story. What can be refused is refused before the run folder is claimed.
+
+    Args:
+        original: the run that this one is to repeat; other inputs than its own are refused.
+    """
     RunFolder.refuse_finished(config)
-    base = find_base(config.model, on_download)
-    tune = adapter_config.settle(config.tune, base.arch)
+    reporters.require(config.run.report)
+    begun = RunFolder.begun(config)
+    base = _base(config, begun, on_download)
+    came_from = parent.find(config.tune)
+    tune = adapter_config.settle(parent.placed(config.tune, came_from), base.arch)
     count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
-    data = prepare(config, base)
-    with open_run(config, base, data, on_event) as desk:
-        job, state = assemble(config, base, tune, data, desk, plan)
+    rendering = parent.with_template(config, came_from, base.folder)
+    data = prepare(rendering, base)
+    given = _manifest(config, base, data, came_from)
+    notes = [*parent.notes(came_from, given.base, rendering.data.template), *_repeated(original, given)]
+    saved = begun.read_json("plan.json") if begun is not None and begun.has("plan.json") else plan
+    decided = planning.decide(config, base, tune, _longest_tokens(data), saved)
+    with open_run(config, given, data, on_event) as desk:
+        job, state = assemble(config, base, tune, data, desk, decided, notes)
         state = loop.fit(job, state)
         finish.finish(job, state, tune, base, data.renderer)
     return Run(desk.run.path)
@@ -94,10 +116,12 @@ def reproduce(path: Path | str, *, on_event: Listener | None = None) -> dict[str
     """Train a run again from its recipe and plan in a temporary folder, and compare the final trained weights.
 
     Returns:
-        {same: whether every bit is equal, tensors, different: names, largest_difference}.
+        {same: whether every bit is equal, tensors, different: names, largest_difference, revised: [[field, old, new]]
+        of what was changed while the run was under way, which a repetition does not go through}.
 
     Raises:
-        RunError: the run is not finished, or its last checkpoint is gone.
+        RunError: the run is not finished, its last checkpoint is gone, or base, data, tokenizer, plug-ins or parent are
+            not what they were.
     """
     folder = RunFolder.open(path)
     if folder.state != "finished":
@@ -109,19 +133,55 @@ def reproduce(path: Path | str, *, on_event: Listener | None = None) -> dict[str
     try:
         with folder.at_home() as there:
             config = _placed(there, directory=str(scratch))
-            again = train(config, on_event=on_event, plan=there.read_json("plan.json"))
+            again = _train(config, on_event, plan=there.read_json("plan.json"), original=there)
         repeated, _ = again.folder.newest_valid_checkpoint()
         assert repeated is not None, "a finished run has its last checkpoint"
-        return checkpoint.compare(original, repeated)
+        return {**checkpoint.compare(original, repeated), "revised": _revised(folder)}
     finally:
         shutil.rmtree(scratch)
 
 
 def _placed(folder: RunFolder, directory: str | None = None) -> RunConfig:
-    """The run's recipe, aimed at the folder it lies in (it may have been moved), or at another one."""
+    """The run's recipe, aimed at the folder it lies in (it may have been moved); or, to repeat it, at another one, with
+    the base's commit and without trackers."""
     config = folder.config()
-    place = {"name": folder.name, "dir": directory or str(folder.path.parent)}
-    return config.model_copy(update={"run": config.run.model_copy(update=place)})
+    place: dict[str, Any] = {"name": folder.name, "dir": directory or str(folder.path.parent)}
+    if directory is None:
+        return config.model_copy(update={"run": config.run.model_copy(update=place)})
+    run = config.run.model_copy(update={**place, "report": ()})
+    return config.model_copy(update={"run": run, "model": pinned(config.model, manifest.load(folder).base)})
+
+
+def _base(config: RunConfig, begun: RunFolder | None, on_download: Progress | None) -> Base:
+    """The base; an unfinished run gets the commit that it began with, wherever the branch is now."""
+    model = config.model
+    if begun is not None and begun.has("manifest.json"):
+        model = pinned(model, manifest.load(begun).base)
+    return dataclasses.replace(find_base(model, on_download), revision=config.model.revision)
+
+
+def _repeated(original: RunFolder | None, given: manifest.Manifest) -> list[Problem]:
+    """What to know about a repetition.
+
+    Raises:
+        RunError: what goes in now is not what went in then; every difference is listed.
+    """
+    if original is None:
+        return []
+    then, where = manifest.load(original), str(original.path)
+    changed = manifest.differences(then, given)
+    if changed:
+        raise RunError(Problem("runs.other_inputs", where, each.field, values=each._asdict()) for each in changed)
+    return [
+        Problem("runs.repeats_revised", where, field, values={"old": old, "new": new})
+        for field, old, new in _revised(original)
+    ]
+
+
+def _revised(run: RunFolder) -> list[list[Any]]:
+    """[field, old, new] of what was changed on the way, apart from what may change freely."""
+    revisions = (event.data["changes"] for event in run.events() if event.kind == "revised")
+    return [change for changes in revisions for change in changes if not Difference(*change).free]
 
 
 # ------------------------------------------------------------------------------------------------------- the data
@@ -192,21 +252,25 @@ class Desk:
 
 
 @contextmanager
-def open_run(config: RunConfig, base: Base, rows: Data, on_event: Listener | None) -> Iterator[Desk]:
+def open_run(config: RunConfig, given: manifest.Manifest, rows: Data, on_event: Listener | None) -> Iterator[Desk]:
     """Claim the run folder (this process becomes its one writer), settle what changed since an earlier attempt, and
-    write down what goes in.
+    write down what goes in. An error that ends the block is written down too.
 
     Raises:
         RunError: somebody else writes it, it is finished, or what it was started with has changed.
     """
-    given = _manifest(config, base, rows)
+    watching = on_event is not None
     with RunFolder.claim(config, config_load.dump(config)) as run, reporters.opened(config, run) as report:
 
         def emit(kind: str, data: Mapping[str, Any] | None = None, step: int | None = None) -> Event:
+            nonlocal watching
             event = run.emit(kind, data, step)
             report(event)
-            if on_event is not None:
-                on_event(event)
+            if watching and on_event is not None:
+                try:
+                    on_event(event)
+                except OSError:  # the terminal was closed, or the pipe: the run does not depend on who watches
+                    watching = False
             return event
 
         if run.has("manifest.json"):
@@ -216,10 +280,15 @@ def open_run(config: RunConfig, base: Base, rows: Data, on_event: Listener | Non
                 emit("note", {"text": say("engine.environment_changed", **changed._asdict())})
         given.save(run)
         run.write_jsonl("excluded.jsonl", [dataclasses.asdict(row) for row in rows.excluded])
-        yield Desk(run, emit)
+        try:
+            yield Desk(run, emit)
+        except UserError as error:
+            with contextlib.suppress(RunError):  # a full disk may refuse this line too
+                emit("failed", {"problem": error.problems[0].to_json()}, step=run.summary().step)
+            raise
 
 
-def _manifest(config: RunConfig, base: Base, data: Data) -> manifest.Manifest:
+def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Parent | None) -> manifest.Manifest:
     files = [
         manifest.DataFile(
             report.path, report.role, report.sha256, report.bytes, report.read, report.read - len(left), _reasons(left)
@@ -227,7 +296,6 @@ def _manifest(config: RunConfig, base: Base, data: Data) -> manifest.Manifest:
         for report in data.checked.files
         for left in [[row for row in data.excluded if row.path == report.path]]
     ]
-    parent = config.tune.from_ if isinstance(config.tune, Lora) else None
     return manifest.build(
         config.run.name or "",
         base={"path": base.path, "revision": base.revision, "commit": base.commit, "init": config.model.init},
@@ -236,7 +304,7 @@ def _manifest(config: RunConfig, base: Base, data: Data) -> manifest.Manifest:
         data=files,
         plugins=data.checked.plugins,
         seed=config.run.seed,
-        parent=Path(parent) if parent else None,
+        parent=(came_from.asked, came_from.folder) if came_from is not None else None,
     )
 
 
@@ -251,17 +319,25 @@ def _reasons(rows: Sequence[check.Excluded]) -> dict[str, int]:
 
 
 def assemble(
-    config: RunConfig, base: Base, tune: AnyTune, data: Data, desk: Desk, plan: Mapping[str, Any] | None
+    config: RunConfig,
+    base: Base,
+    tune: AnyTune,
+    data: Data,
+    desk: Desk,
+    plan: planning.Plan,
+    notes: Sequence[Problem],
 ) -> tuple[loop.Job, TrainState]:
-    """Choose or restore the plan, load weights, attach what trains, and put the latest checkpoint in.
+    """Apply the plan, load weights, attach what trains, and put the latest checkpoint in.
 
     Raises:
-        ConfigError, ModelError: the device, the weights or the targets cannot be used.
+        ModelError: the weights cannot be used.
     """
-    saved = desk.run.read_json("plan.json") if desk.run.has("plan.json") else plan
-    chosen = _backend(config, saved, desk)
+    if plan.changes:
+        desk.emit("revised", {"changes": [list(change) for change in plan.changes], "reason": "plan"})
+    plan.save(desk.run)
+    chosen, budget = plan.backend, plan.budget_tokens
+    chosen.apply()
     counts = count.count(base.arch, tune)
-    budget = _plan(config, base, tune, data, desk, chosen, saved)
     decoder = _decoder(config, base, tune, chosen)
     named = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]
     assert sum(p.numel() for _, p in named) == counts.trainable, "counted and real trainable parameters differ"
@@ -283,7 +359,7 @@ def assemble(
         emit=desk.emit,
         locate=data.train.locate,
     )
-    state = _start(job, base, data)
+    state = _start(job, base, data, notes)
     desk.emit("data", _data_facts(config, data, steps))
     shape = {"structure": structure(base.arch, tune), "trainable": counts.trainable, "total": counts.total}
     desk.emit("model", {**shape, "percent": counts.percent})
@@ -291,65 +367,8 @@ def assemble(
     return job, state
 
 
-def _backend(config: RunConfig, saved: Mapping[str, Any] | None, desk: Desk) -> Backend:
-    """The backend of the plan where there is one; a device that is gone is a recorded revision."""
-    if saved is None:
-        chosen = backend.choose(config.run.device, config.model.dtype)
-    else:
-        chosen, lost = backend.restore(saved["backend"])
-        if lost:
-            changes = [[field, saved["backend"][field], getattr(chosen, field)] for field in lost]
-            desk.emit("revised", {"changes": changes, "reason": "plan"})
-    chosen.apply()
-    return chosen
-
-
-def _plan(
-    config: RunConfig,
-    base: Base,
-    tune: AnyTune,
-    data: Data,
-    desk: Desk,
-    chosen: Backend,
-    saved: Mapping[str, Any] | None,
-) -> int:
-    """The micro-batch budget in tokens; writes `plan.json` unless an earlier attempt did."""
-    longest = max(int(store.lengths.max()) for store in (data.train, data.validation) if store is not None)
-    trained = count.count(base.arch, tune).trainable
-    in_place = 0 if isinstance(tune, Lora) else trained
-    head = (EMBEDDING if base.arch.spec.tied else HEAD) + ".weight"
-    head_trains = head in count.trained_tensors(base.arch, tune)
-    work = planner.Workload(
-        trainable_parameters=trained,
-        frozen_parameters=base.arch.num_parameters - in_place,
-        first_trained_layer=count.first_trained_layer(base.arch, tune),
-        compute_bytes=chosen.compute_dtype.itemsize,
-        optimizer_slots=2 if config.optim.kind == "adamw" else int(config.optim.momentum > 0),
-        longest_tokens=longest,
-        inner_features=sum(rank for _, rank, _ in count.select_units(base.arch, tune)) if isinstance(tune, Lora) else 0,
-        cast_parameters=in_place,
-        head_parameters=math.prod(base.arch.tensors[head]) if head_trains else 0,
-    )
-    memory = planner.plan(
-        base.arch.spec,
-        work,
-        free_bytes=backend.free_memory_bytes(chosen.device),
-        device=chosen.device,
-        asked_tokens=int(saved["budget_tokens"]) if saved else config.optim.budget_tokens,
-    )
-    if not memory.fits:
-        need, free = (f"{each / 2**30:.1f} GiB" for each in (memory.peak_bytes, memory.free_bytes))
-        values = {"tokens": longest, "need": need, "free": free}
-        raise RunError(Problem("engine.row_too_large", field="data.max_tokens", values=values))
-    if not desk.run.has("plan.json"):
-        facts = {
-            "backend": chosen.to_json(),
-            "budget_tokens": memory.budget_tokens,
-            "memory": memory.to_json(),
-            "kernels": select.choose(chosen.device).to_json(),
-        }
-        desk.run.write_json("plan.json", facts)
-    return memory.budget_tokens
+def _longest_tokens(data: Data) -> int:
+    return max(int(store.lengths.max()) for store in (data.train, data.validation) if store is not None)
 
 
 def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend) -> Decoder:
@@ -370,25 +389,35 @@ def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend) -> D
     return decoder
 
 
-def _start(job: loop.Job, base: Base, data: Data) -> TrainState:
+def _start(job: loop.Job, base: Base, data: Data, notes: Sequence[Problem]) -> TrainState:
     """The newest whole checkpoint, or the beginning; the base's answers to the probe are taken before step 1."""
     assert isinstance(job.model, Decoder)
     folder, problems = job.run.newest_valid_checkpoint()
     state = checkpoint.load(folder, job.named, job.optimizer) if folder is not None else TrainState()
-    begun = bool(job.run.events())
-    if begun:
-        job.emit("resumed", {"from_step": state.step, "reason": "checkpoint" if folder else "no checkpoint yet"})
+    problems += _without_lost_best(job.run, state)
+    length = {"num_steps": job.stream.num_steps, "steps_per_epoch": job.stream.steps_per_epoch}
+    if job.run.has_begun:
+        reason = "checkpoint" if folder else "no checkpoint yet"
+        job.emit("resumed", {"from_step": state.step, "reason": reason, **length})
     else:
-        job.emit("started", {"num_steps": job.stream.num_steps})
+        job.emit("started", length)
     unread = [Problem("engine.fields_unread", value=field) for field in data.laws.unused]
     cut = [Problem("tokens.cut", values={"rows": data.truncated})] if data.truncated else []
-    for each in (*base.notes, *data.checked.notes, *cut, *unread, *problems):
+    for each in (*base.notes, *notes, *data.checked.notes, *cut, *unread, *problems):
         job.emit("note", {"text": str(each)})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)
         proof.Probe(prompts, proof.next_token_logits(job.model, prompts, None)).save(job.run)
     receipt.record(job.run, *checks.laws(data.laws, len(data.train), data.train.truncated))
     return state
+
+
+def _without_lost_best(run: RunFolder, state: TrainState) -> list[Problem]:
+    """Forget the best weights of a state where they are damaged or gone: the next validation then begins anew."""
+    if state.best_step is None or not (problems := slots.verify_folder(run.best_dir(state.best_step))):
+        return []
+    lost, state.best_loss, state.best_step = state.best_step, None, None
+    return [*problems, Problem("engine.best_lost", where=str(run.best_dir(lost)), values={"step": lost})]
 
 
 def _data_facts(config: RunConfig, data: Data, steps: stream.Stream) -> dict[str, Any]:

@@ -46,9 +46,15 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the last weights ship instead of the best": Mutation(
         "finish.py",
-        "checkpoint.load(run.best_dir, job.named, None)",
-        "pass",
+        "shipped = checkpoint.load(run.best_dir(state.best_step), job.named, None)",
+        "shipped = state",
         "test_train.py::test_the_weights_with_the_lowest_validation_loss_are_the_ones_that_ship",
+    ),
+    "the best weights that a checkpoint refers to are deleted": Mutation(
+        "engine/loop.py",
+        "for step in (*known, state.best_step) if",
+        "for step in (state.best_step,) if",
+        "test_train.py::test_the_best_weights_of_a_time_that_was_taken_back_do_not_ship",
     ),
     "gradients are not clipped": Mutation(
         "engine/optim.py",
@@ -98,6 +104,61 @@ MUTATIONS: dict[str, Mutation] = {
         "return -(-size // self._batch)",
         "return size // self._batch",
         "test_stream.py::test_an_epoch_holds_every_example_once_and_keeps_its_short_last_step",
+    ),
+    # ------------------------------------------------------------------------------------------------ runs
+    "an adapter is trained further on another base": Mutation(
+        "parent.py",
+        "if any(then.get(part) != base.get(part) for",
+        "if any(then.get(part) is None for",
+        "test_train.py::test_a_parent_of_another_base_is_refused_and_a_strange_one_is_noted",
+    ),
+    "the parent's template is dropped": Mutation(
+        "parent.py",
+        'if parent is None or config.data.template != "model" or',
+        'if True or config.data.template != "model" or',
+        "test_train.py::test_a_parent_is_a_name_a_run_or_its_adapter_and_only_the_adapter_counts",
+    ),
+    "a resume follows the branch of the hub": Mutation(
+        "training.py",
+        "model = pinned(model, manifest.load(begun).base)",
+        "pass",
+        "test_runs_cli.py::test_a_resume_reads_the_commit_that_the_run_began_with",
+    ),
+    "a repetition trains on other data": Mutation(
+        "training.py",
+        'raise RunError(Problem("runs.other_inputs", where, each.field, values=each._asdict()) for each in changed)',
+        "pass",
+        "test_train.py::test_reproduce_refuses_other_inputs_before_it_trains_and_keeps_trackers_out",
+    ),
+    "a start that failed binds the next one": Mutation(
+        "runs/store.py",
+        "if not self.has_begun:",
+        "if False:",
+        "test_runs_store.py::test_a_start_that_failed_binds_nothing",
+    ),
+    "what verify cannot use counts as passed": Mutation(
+        "runs/verify.py",
+        '"not run" if gone else "fail", "", evidence',
+        '"pass", "", evidence',
+        "test_runs_cli.py::test_what_differs_fails_and_what_is_gone_is_not_run_and_the_rest_is_still_checked",
+    ),
+    "chat answers with another config.json": Mutation(
+        "session.py",
+        'parts = {"sha256": "*.safetensors", "config_sha256": "config.json"}',
+        'parts = {"sha256": "*.safetensors"}',
+        "test_runs_cli.py::test_chat_does_not_answer_with_another_config",
+    ),
+    "a run is made shorter by extending it": Mutation(
+        "runs/commands.py",
+        "if new <= old:",
+        "if new < 0:",
+        "test_runs_cli.py::test_a_run_is_stopped_shown_resumed_extended_compared_and_reproduced",
+    ),
+    "a resume keeps a budget that does not fit": Mutation(
+        "planning.py",
+        "if smallest.fits and saved is not None:",
+        "if smallest.fits and saved is None:",
+        "test_train.py::test_less_memory_on_a_resume_makes_a_smaller_budget_and_says_so",
     ),
     # ------------------------------------------------------------------------------------------------ dropout
     "dropout is the same in every step": Mutation(
@@ -372,8 +433,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a run is resumed where the command is given": Mutation(
         "runs/store.py",
-        "home.joinpath(*below) != path.parent or home == Path.cwd()",
-        "home.joinpath(*below) == path.parent",
+        "home / below != path.parent or home == Path.cwd()",
+        "home / below == path.parent",
         "test_train.py::test_relative_paths_count_from_where_the_run_was_started",
     ),
     "two processes may write a run": Mutation(

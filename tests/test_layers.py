@@ -38,6 +38,8 @@ RANKS: dict[str, float] = {
     "proof": 6,
     "run": 7,
     "finish": 7,
+    "parent": 7,
+    "planning": 7,
     "training": 7,
     "checks": 7,
     "tuner": 7,
@@ -57,7 +59,18 @@ RANKS: dict[str, float] = {
 }
 """Folder or file of the package -> rank; imports go to lower ranks only."""
 
-SAME_RANK: tuple[str, ...] = ("session", "proof", "checks", "run", "finish", "training", "tuner", "demo")
+SAME_RANK: tuple[str, ...] = (
+    "session",
+    "proof",
+    "parent",
+    "planning",
+    "checks",
+    "run",
+    "finish",
+    "training",
+    "tuner",
+    "demo",
+)
 """Single files that may import earlier ones of this list at their own rank."""
 
 CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "load", "recipe")

@@ -372,7 +372,8 @@ def test_the_best_slot_holds_the_weights_of_the_lowest_validation_loss(make_job,
     monkeypatch.setattr(loop, "evaluate", told)
     state = loop.fit(job, TrainState())
     assert (state.best_loss, state.best_step) == (2.0, 4)  # step 0 is the base, and the first of equals stays
-    checkpoint.load(job.run.best_dir, job.named, None)
+    checkpoint.load(job.run.best_dir(4), job.named, None)
+    assert job.run.bests() == [4]
     assert torch.equal(weights_of(job), seen[4])
 
 
@@ -393,9 +394,9 @@ class Hit(FakeMethod):
         return super().loss(model, batch, step)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_finishes_the_step_saves_and_says_so(make_job, number, code):
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.getsignal(each) for each in loop.STOPS}
     job = make_job(method=Hit(number, 3), run={"save_every": 100})
     with pytest.raises(Interrupted) as caught:
         loop.fit(job, TrainState())
@@ -422,6 +423,15 @@ def test_a_second_signal_has_its_usual_effect(make_job):
     with pytest.raises(KeyboardInterrupt):
         loop.fit(make_job(method=Twice()), TrainState())
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(make_job):
+    """`nohup luthier train ...` outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert loop.fit(make_job(method=Hit(signal.SIGHUP, 3)), TrainState()).step == 10
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_in_the_last_step_lets_the_run_end(make_job):

@@ -78,8 +78,9 @@ def _steps(run: RunFolder, first: int, last: int) -> None:
     for step in range(first, last + 1):
         run.emit("step", {"loss": 3.0 / step, "num_steps": 4, "tokens": 1_000, "tokens_per_s": 50.0}, step=step)
         run.emit("validation", {"loss": 3.0 - step / 2}, step=step)
-        with run.replace_best() as folder:
+        with run.save_best(step) as folder:
             (folder / "trainable.safetensors").write_bytes(b"best")
+        run.prune_best({step})
         run.emit("checkpoint", {"folder": f"checkpoints/step-{step}"}, step=step)
         save(run, step)
     run.emit("fault", {"what": "gradient", "rows": ["rows.jsonl:7"], "in_a_row": 1}, step=first)
@@ -98,7 +99,7 @@ def test_receipt_adds_up(finished: Callable[..., RunFolder]) -> None:
     }
     assert (made.passed, made.failed, made.not_run) == (4, 0, 4)
     assert made.summary.best == (4, 1.0) and made.summary.validation[0] == (0, 3.25)
-    outputs = {"adapter/adapter_model.safetensors", "best/trainable.safetensors", "best/hashes.json"}
+    outputs = {"adapter/adapter_model.safetensors", "best/step-4/trainable.safetensors", "best/step-4/hashes.json"}
     assert outputs | {"recipe.yaml", "manifest.json", "plan.json", "excluded.jsonl"} == set(made.hashes)
 
 
@@ -213,7 +214,7 @@ def other_rate(run: Path) -> None:
         (append("events.jsonl", b'{"half'), set()),
         (append("checkpoints/step-4/trainable.safetensors", b"x"), {"checkpoints"}),
         (lambda run: damage_flip(run / "checkpoints" / "step-3"), {"checkpoints"}),
-        (lambda run: damage_flip(run / "best"), {"checkpoints", "outputs"}),
+        (lambda run: damage_flip(run / "best" / "step-4"), {"checkpoints", "outputs"}),
         (alter("adapter/adapter_model.safetensors", b"Adapter"), {"outputs"}),
         (alter("adapter/extra.json", b"{}"), {"outputs"}),
         (append("recipe.yaml", b"# \n"), {"outputs"}),

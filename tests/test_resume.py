@@ -69,8 +69,9 @@ def result(run: Path) -> dict[str, bytes]:
     files = [
         checkpoint / "trainable.safetensors",
         checkpoint / "optim.safetensors",
-        run / "best" / "trainable.safetensors",
+        *run.glob("best/*/trainable.safetensors"),
     ]
+    assert len(files) >= 3
     files.append(run / "adapter" / "adapter_model.safetensors")
     return {str(path.relative_to(run)): path.read_bytes() for path in files}
 
@@ -112,7 +113,7 @@ def test_a_run_killed_often_ends_with_the_same_bits(recipe, kills):
 
 
 def test_sigterm_ends_with_a_full_checkpoint_and_the_same_command_goes_on(recipe):
-    recipe["optim"]["steps"] = 200
+    recipe["optim"]["steps"] = steps = 100
     path = Path(recipe["run"]["dir"]) / "straight"
     file = path.parent / "recipe.json"
     file.write_text(json.dumps(recipe))  # JSON is YAML
@@ -127,7 +128,13 @@ def test_sigterm_ends_with_a_full_checkpoint_and_the_same_command_goes_on(recipe
     assert "Traceback" not in errors
     assert luthier.Run(path).state == "interrupted"
     stopped = max(int(each.name.split("-")[1]) for each in (path / "checkpoints").iterdir())
-    assert 3 <= stopped < 200
+    assert 3 <= stopped < steps
+    again = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert "Traceback" not in again.stderr and luthier.Run(path).state == "finished", again.stderr
+    resumed = next(event for event in luthier.Run(path).events if event.kind == "resumed")
+    assert resumed.data["from_step"] == stopped
+    done = [event.step for event in luthier.Run(path).events if event.kind == "step"]
+    assert done == list(range(1, steps + 1)), "every step was made once"
 
 
 def interrupted_at(recipe: dict[str, Any], step: int) -> Path:

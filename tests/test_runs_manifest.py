@@ -131,7 +131,7 @@ def changed_file(old: Manifest, **change: Any) -> Manifest:
         (lambda m: replace(m, base={**m.base, "sha256": "0" * 64}), "base.weights"),
         (lambda m: replace(m, base={**m.base, "config_sha256": None}), "base.config"),
         (lambda m: replace(m, tokenizer={"fingerprint": "t2"}), "tokenizer"),
-        (lambda m: replace(m, parent={"path": "p", "files": {}}), "parent"),
+        (lambda m: replace(m, parent={"path": "p", "sha256": "0" * 64, "files": {}}), "parent"),
         (lambda m: changed_file(m, sha256="1" * 64), "data.train: rows.jsonl"),
         (lambda m: changed_file(m, kept=8), "data.train: rows.jsonl (rows kept)"),
         (lambda m: replace(m, data=()), "data.train: rows.jsonl"),

@@ -47,6 +47,12 @@ def claim(folder: Path, **changes: Any) -> RunFolder:
     return RunFolder.claim(config, dump(config))
 
 
+def begin(folder: Path, **changes: Any) -> None:
+    """A run that was killed after it had started."""
+    with claim(folder, **changes) as run:
+        run.emit("started", {"num_steps": 4})
+
+
 def save(run: RunFolder, step: int, content: bytes = b"weights") -> Path:
     with run.checkpoint(step) as folder:
         (folder / "trainable.safetensors").write_bytes(content + str(step).encode())
@@ -140,17 +146,66 @@ def test_states_follow_from_events_and_lock(tmp_path: Path) -> None:
     assert RunFolder.open(run.path).state == "interrupted"
 
 
+def test_a_run_in_an_absolute_folder_says_nothing_of_where_it_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begin(tmp_path / "runs", run__name="x")
+    with RunFolder.open("runs/x").at_home():
+        assert Path.cwd() == tmp_path
+
+
 # ---------------------------------------------------------------------------------------------------- changes
 
 
-def test_same_recipe_goes_on(tmp_path: Path) -> None:
-    claim(tmp_path).close()
+def test_a_start_that_failed_binds_nothing(tmp_path: Path) -> None:
+    with claim(tmp_path, run__device="cuda") as run:
+        run.write_json("plan.json", {})
+        run.emit("failed", {"problem": {}}, step=0)
+    config = recipe(tmp_path, run__device="cpu")
+    assert RunFolder.begun(config) is None
+    with claim(tmp_path, run__device="cpu") as run:
+        assert run.config().run.device == "cpu" and not run.has("plan.json") and run.events() == []
+        save(run, 3)  # whoever deletes the events does not lose the checkpoints
+    assert RunFolder.begun(config) is not None
+    with pytest.raises(RunError, match=r"run\.device"):
+        claim(tmp_path, run__device="cuda")
+
+
+def test_a_finished_run_whose_result_is_gone_can_be_finished_again(tmp_path: Path) -> None:
+    begin(tmp_path)
     with claim(tmp_path) as run:
-        assert [event.kind for event in run.events()] == []
+        with run.replace("adapter") as folder:
+            (folder / "w").write_text("one")
+        run.emit("finished", {"outputs": ["adapter"]}, step=4)
+    with pytest.raises(RunError, match="finished"):
+        claim(tmp_path)
+    (run.path / "adapter" / "w").unlink()
+    (run.path / "adapter").rmdir()
+    claim(tmp_path).close()
+
+
+@pytest.mark.parametrize("file", ["runs", "runs/x"])
+def test_a_file_where_a_folder_has_to_be_is_named(tmp_path: Path, file: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("not a folder")
+    config = recipe(tmp_path / "runs", run__name="x")
+    for attempt in (RunFolder.refuse_finished, lambda config: RunFolder.claim(config, dump(config))):
+        with pytest.raises(RunError) as caught:
+            attempt(config)
+        (problem,) = caught.value.problems
+        assert (problem.id, problem.where) == ("runs.not_a_folder", str(path))
+
+
+def test_same_recipe_goes_on(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with claim(tmp_path) as run:
+        assert [event.kind for event in run.events()] == ["started"]
 
 
 def test_changed_recipe_stops_and_lists_every_difference(tmp_path: Path) -> None:
-    claim(tmp_path).close()
+    begin(tmp_path)
     with pytest.raises(RunError) as caught:
         claim(tmp_path, optim__lr=1e-3, data__max_tokens=512, optim__epochs=5)
     found = {p.field: (p.values["old"], p.values["new"]) for p in caught.value.problems}
@@ -161,19 +216,19 @@ def test_changed_recipe_stops_and_lists_every_difference(tmp_path: Path) -> None
 
 
 def test_change_goes_on_when_told_to_and_is_recorded(tmp_path: Path) -> None:
-    claim(tmp_path).close()
+    begin(tmp_path)
     with claim(tmp_path, optim__lr=1e-3, run__on_change="continue") as run:
-        (event,) = run.events()
+        _, event = run.events()
         assert (event.kind, event.data["changes"]) == ("revised", [["optim.lr", 2e-4, 1e-3]])
         assert run.config().optim.lr == 1e-3
 
 
 def test_bookkeeping_may_change_freely(tmp_path: Path) -> None:
-    claim(tmp_path).close()
+    begin(tmp_path)
     changes = {"run__keep": 5, "run__log_every": 10, "run__save_every": 7, "run__report": "tensorboard"}
     with claim(tmp_path, **changes) as run:
         assert run.config().run.keep == 5
-        assert len(run.events()[0].data["changes"]) == 4
+        assert len(run.events()[-1].data["changes"]) == 4
 
 
 def test_difference_of_another_kind_names_all_its_fields(tmp_path: Path) -> None:
@@ -372,15 +427,21 @@ def test_nothing_valid(tmp_path: Path) -> None:
         assert path is None and len(problems) == 1
 
 
-def test_best_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_weights_stay_until_nothing_refers_to_them(tmp_path: Path) -> None:
     with claim(tmp_path) as run:
-        assert run.best_dir is None
-        for content in ("one", "two"):
-            with run.replace_best() as folder:
-                (folder / "w").write_text(content)
-        best = run.best_dir
-        assert best is not None and (best / "w").read_text() == "two" and slots.verify_folder(best) == []
+        for step in (1, 2, 3):
+            with run.save_best(step) as folder:
+                (folder / "w").write_text(str(step))
+        run.prune_best({1, 3})
+        assert run.bests() == [1, 3]
+        assert (run.best_dir(3) / "w").read_text() == "3" and slots.verify_folder(run.best_dir(3)) == []
 
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claim(tmp_path) as run:
+        for content in ("one", "two"):
+            with run.replace("adapter") as folder:
+                (folder / "w").write_text(content)
         calls = []
 
         def dies_between_the_renames(source: Any, target: Any) -> None:
@@ -390,13 +451,11 @@ def test_best_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
             os.replace(source, target)
 
         monkeypatch.setattr(os, "rename", dies_between_the_renames)
-        with pytest.raises(KeyboardInterrupt), run.replace_best() as folder:
+        with pytest.raises(KeyboardInterrupt), run.replace("adapter") as folder:
             (folder / "w").write_text("three")
         monkeypatch.undo()
-        reader = RunFolder(run.path).best_dir
-        assert reader is not None and (reader / "w").read_text() == "two"
-    with RunFolder.open(run.path, write=True) as run:
-        assert run.best_dir == run.path / "best" and (run.path / "best" / "w").read_text() == "two"
+    with RunFolder.open(run.path, write=True):
+        assert (run.path / "adapter" / "w").read_text() == "two"
 
 
 def test_failing_block_leaves_the_old_result(tmp_path: Path) -> None:
@@ -416,15 +475,15 @@ STORM = """
     path, problems = run.newest_valid_checkpoint()
     assert not problems, problems
     step = int(path.name.split("-")[1]) if path else 0
-    best = run.best_dir
-    assert best is None or not slots.verify_folder(best)
+    assert not any(slots.verify_folder(run.best_dir(step)) for step in run.bests())
     run.emit("resumed", {"from_step": step})
     print(step, flush=True)
     while True:
         step += 1
         run.emit("step", {"loss": 1.0}, step=step)
-        with run.replace_best() as folder:
+        with run.save_best(step) as folder:
             (folder / "w").write_bytes(os.urandom(20000))
+        run.prune_best({step - 1, step})
         save(run, step, os.urandom(200000))
         print(step, flush=True)
         run.prune(2)
@@ -481,7 +540,7 @@ def test_full_disk_while_saving(tmp_path: Path) -> None:
             print(error.problems[0].id, run.checkpoints(), run.newest_valid_checkpoint()[0].name)
     """
     out, _ = child(code, run.path).communicate()
-    assert out == "runs.no_room [1] step-1\n"
+    assert out == "runs.no_room_left [1] step-1\n"
     assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["step-1"]
 
 
@@ -525,8 +584,12 @@ def test_full_disk_while_committing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_needed_is_never_said_to_be_less_than_what_is_free(tmp_path: Path) -> None:
-    found = files.trouble(OSError(errno.ENOSPC, "No space left on device"), tmp_path, 10)
-    assert found is not None and found.problems[0].values["needed"] == f"> {found.problems[0].values['free']}"
+    free = files._free_bytes(tmp_path)
+    for needed in (10, free + free // 10**6):  # less than is free; more, but the same when it is told
+        found = files.trouble(OSError(errno.ENOSPC, "No space left on device"), tmp_path, needed)
+        assert found is not None and found.problems[0].id == "runs.no_room_left"
+    found = files.trouble(OSError(errno.ENOSPC, "No space left on device"), tmp_path, 10 * free)
+    assert found is not None and found.problems[0].id == "runs.no_room"
 
 
 def test_other_exceptions_pass_unchanged(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -15,11 +16,25 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import luthier
-from luthier.engine import loop
-from luthier.errors import ConfigError, DataError, Interrupted, ModelError, RunError, TrainingFailed
+import luthier.proof
+from luthier.engine import backend, loop
+from luthier.errors import ConfigError, DataError, Interrupted, ModelError, Problem, RunError, TrainingFailed
 from luthier.methods import supervised
+from luthier.models import weights
+from luthier.runs import commands, reporters
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "flint", "grove", "harbor", "iris", "jasper", "kelp", "lotus"]
+
+
+@pytest.fixture(autouse=True)
+def in_one_process(monkeypatch):
+    """The check of the saved files without a process of its own, which takes longer than the training here."""
+
+    def reload(run):
+        session = luthier.open_session(run.path)
+        return luthier.proof.next_token_logits(session.decoder, luthier.proof.Probe.load(run).prompts, session.adapter)
+
+    monkeypatch.setattr(luthier.proof, "reload_in_fresh_process", reload)
 
 
 @pytest.fixture
@@ -57,10 +72,25 @@ def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+class Killed(Exception):
+    """Stands for a kill: the process is gone, and nothing more is written."""
+
+
+def killed_at(kind: str, step: int):
+    """A listener that ends everything at an event."""
+
+    def listen(event):
+        if (event.kind, event.step) == (kind, step):
+            raise Killed
+
+    return listen
+
+
 # -------------------------------------------------------------------------------------------------- the main job
 
 
-def test_a_run_leaves_everything_it_promises(recipe):
+def test_a_run_leaves_everything_it_promises(recipe, monkeypatch):
+    monkeypatch.undo()  # here a fresh process loads the saved files
     recipe["data"]["validation"] = 0.2
     run = luthier.train(recipe)
     assert run.state == "finished"
@@ -185,7 +215,38 @@ def test_reproduce_compares_bits_and_notices_a_changed_one(recipe):
     text = (other.path / "recipe.yaml").read_text().replace("seed: 5", "seed: 6")
     (other.path / "recipe.yaml").write_text(text)
     verdict = reproduce(other.path)
-    assert not verdict["same"] and verdict["different"]
+    assert not verdict["same"] and verdict["different"] and not verdict["revised"]
+
+
+def test_reproduce_refuses_other_inputs_before_it_trains_and_keeps_trackers_out(recipe, monkeypatch, rows):
+    from luthier.training import reproduce
+
+    run = luthier.train(recipe)
+    text = (run.path / "recipe.yaml").read_text()
+    assert "report: []" in text
+    (run.path / "recipe.yaml").write_text(text.replace("report: []", "report: [wandb]"))
+    started = []
+    monkeypatch.setattr(reporters.Reporters, "_start", lambda self, name, step: started.append(name))
+    assert reproduce(run.path)["same"] and not started
+    rows.write_text(json.dumps([*json.loads(rows.read_text()), {"instruction": "Say more", "output": "more"}]))
+    seen = []
+    with pytest.raises(RunError) as caught:
+        reproduce(run.path, on_event=seen.append)
+    assert {problem.id for problem in caught.value.problems} == {"runs.other_inputs"} and not seen
+    assert any(str(rows) in problem.field for problem in caught.value.problems)
+
+
+def test_reproduce_names_what_was_changed_on_the_way(recipe):
+    from luthier.training import reproduce
+
+    with pytest.raises(Killed):
+        luthier.train(recipe, on_event=killed_at("step", 3))
+    recipe["optim"]["lr"] = 5e-3
+    recipe["run"]["on_change"] = "continue"
+    run = luthier.train(recipe)
+    notes = []
+    verdict = reproduce(run.path, on_event=lambda event: notes.append(event.data.get("text", "")))
+    assert verdict["revised"] == [["optim.lr", 1e-2, 5e-3]] and any("optim.lr" in note for note in notes)
 
 
 def test_an_adapter_is_trained_further_and_its_parent_recorded(recipe):
@@ -198,6 +259,53 @@ def test_an_adapter_is_trained_further_and_its_parent_recorded(recipe):
     assert manifest["parent"]["files"]["adapter_model.safetensors"]
 
 
+def further(recipe, name: str, source: object) -> dict:
+    return recipe | {"tune": {"kind": "lora", "from": str(source)}, "run": recipe["run"] | {"name": name}}
+
+
+def test_a_parent_is_a_name_a_run_or_its_adapter_and_only_the_adapter_counts(recipe):
+    recipe["data"]["template"] = "alpaca"
+    first = luthier.train(recipe)
+    recipe["data"]["template"] = "model"
+    hashes = set()
+    for name, source in (("by-name", "first"), ("by-run", first.path), ("by-adapter", first.adapter_path)):
+        with pytest.raises(Killed):
+            luthier.train(further(recipe, name, source), on_event=killed_at("step", 3))
+        given = json.loads((first.path.parent / name / "manifest.json").read_text())
+        assert given["parent"]["path"] == str(source) and "events.jsonl" not in given["parent"]["files"]
+        hashes.add(given["parent"]["sha256"])
+    assert len(hashes) == 1
+    commands.extend(first.folder, epochs=2)  # changes the parent's folder, but not its adapter
+    child = luthier.train(further(recipe, "by-name", "first"))
+    assert child.state == "finished"
+    saved = [(run.adapter_path / "chat_template.jinja").read_text() for run in (first, child)]
+    assert saved[0] == saved[1] != (Path(recipe["model"]["path"]) / "chat_template.jinja").read_text()
+    assert any("template" in note for note in child.receipt.notes)
+
+
+def test_a_parent_of_another_base_is_refused_and_a_strange_one_is_noted(recipe, tiny_model, tmp_path):
+    first = luthier.train(recipe)
+    bare = shutil.copytree(first.adapter_path, tmp_path / "bare")
+    other = recipe | {"model": {"path": str(tiny_model("llama", seed=9)), "dtype": "float32"}}
+    for source in ("first", first.path, first.adapter_path):
+        with pytest.raises(ModelError) as caught:
+            luthier.train(further(other, "child", source))
+        assert [problem.id for problem in caught.value.problems] == ["engine.parent_base"]
+    assert not (first.path.parent / "child").exists()
+    child = luthier.train(further(recipe, "child", bare))
+    assert any(recipe["model"]["path"] in note and str(bare) in note for note in child.receipt.notes)
+
+
+def test_a_parent_that_is_no_adapter_says_what_to_do(recipe):
+    recipe["tune"] = "full"
+    whole = luthier.train(recipe)
+    with pytest.raises(ModelError) as caught:
+        luthier.train(further(recipe, "child", "first"))
+    assert f"model={whole.model_path.relative_to(Path.cwd())}" in str(caught.value)
+    with pytest.raises(ModelError, match="adapter_config"):
+        luthier.train(further(recipe, "child", "no-such-run"))
+
+
 # ------------------------------------------------------------------------------------------------ validation, best
 
 
@@ -207,8 +315,8 @@ def test_the_weights_with_the_lowest_validation_loss_are_the_ones_that_ship(reci
     losses = iter([5.0, 3.0, 2.0, 4.0, 4.5])
     monkeypatch.setattr(loop, "evaluate", lambda job: {"nll": next(losses)})
     run = luthier.train(recipe)
-    best = load_file(run.path / "best" / "trainable.safetensors")
-    assert json.loads((run.path / "best" / "state.json").read_text())["step"] == 4
+    best = load_file(run.path / "best" / "step-4" / "trainable.safetensors")
+    assert json.loads((run.path / "best" / "step-4" / "state.json").read_text())["step"] == 4
     finished = next(event for event in run.events if event.kind == "finished")
     assert finished.data["weights_of_step"] == 4
     shipped = load_file(run.adapter_path / "adapter_model.safetensors")
@@ -216,6 +324,48 @@ def test_the_weights_with_the_lowest_validation_loss_are_the_ones_that_ship(reci
     peft_name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     assert torch.equal(best[a_name], shipped[peft_name])
     assert not same_bits(best, load_file(run.path / "checkpoints" / "step-8" / "trainable.safetensors"))
+
+
+def validation_losses(monkeypatch, *losses: float) -> None:
+    told = iter(losses)
+    monkeypatch.setattr(loop, "evaluate", lambda job: {"nll": next(told)})
+
+
+def first_a(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """One matrix of a checkpoint or of an adapter."""
+    return next(tensors[name] for name in tensors if "layers.0.self_attn.q_proj" in name and "A" in name)
+
+
+def test_the_best_weights_of_a_time_that_was_taken_back_do_not_ship(recipe, monkeypatch):
+    """Better at step 6, killed before a checkpoint knows of it, and never better again on the other way."""
+    recipe["data"]["validation"] = 0.2
+    recipe["run"] |= {"validate_every": 3, "save_every": 5}
+    validation_losses(monkeypatch, 5.0, 3.0, 2.0)
+    with pytest.raises(Killed):
+        luthier.train(recipe, on_event=killed_at("best", 6))
+    recipe["optim"]["lr"] = 5e-3
+    recipe["run"]["on_change"] = "continue"
+    validation_losses(monkeypatch, 4.0, 4.5)
+    run = luthier.train(recipe)
+    finished = next(event for event in run.events if event.kind == "finished")
+    assert finished.data["weights_of_step"] == 3 and run.folder.bests() == [3]
+    best = load_file(run.folder.best_dir(3) / "trainable.safetensors")
+    assert torch.equal(first_a(load_file(run.adapter_path / "adapter_model.safetensors")), first_a(best))
+    assert run.receipt.summary.best == (3, 3.0)
+
+
+def test_best_weights_that_are_gone_are_named_and_looked_for_anew(recipe, monkeypatch):
+    recipe["data"]["validation"] = 0.2
+    recipe["run"] |= {"validate_every": 3, "save_every": 5}
+    validation_losses(monkeypatch, 5.0, 3.0)
+    with pytest.raises(Killed):
+        luthier.train(recipe, on_event=killed_at("step", 6))
+    shutil.rmtree(Path(recipe["run"]["dir"]) / "first" / "best" / "step-3")
+    validation_losses(monkeypatch, 4.0, 4.5)
+    run = luthier.train(recipe)
+    finished = next(event for event in run.events if event.kind == "finished")
+    assert finished.data["weights_of_step"] == 6
+    assert any("step 3" in event.data["text"] for event in run.events if event.kind == "note")
 
 
 # --------------------------------------------------------------------------------------------------------- faults
@@ -290,6 +440,89 @@ def test_bad_input_leaves_no_run_behind(recipe, change, error):
     with pytest.raises(error):
         luthier.train(recipe | change)
     assert not list(Path(recipe["run"]["dir"]).glob("*/recipe.yaml"))
+
+
+def test_a_start_that_fails_does_not_bind_the_corrected_command(recipe, monkeypatch):
+    """A device that is not there, a tracker that is not installed, too little memory, weights that are damaged."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    folder = Path(recipe["run"]["dir"]) / "first"
+    with pytest.raises(ConfigError):
+        luthier.train(recipe | {"run": recipe["run"] | {"device": "cuda"}})
+    monkeypatch.setattr(reporters.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="wandb"):
+        luthier.train(recipe | {"run": recipe["run"] | {"report": ["wandb"]}})
+    monkeypatch.undo()
+    monkeypatch.setattr(backend, "free_memory_bytes", lambda device: 1000)
+    with pytest.raises(RunError, match=r"data\.max_tokens"):
+        luthier.train(recipe)
+    monkeypatch.undo()
+    assert not folder.exists()
+    problem = Problem("models.damaged", where="model.safetensors", values={"reason": "torn"})
+
+    def damaged(*_, **__):
+        raise ModelError(problem)
+
+    monkeypatch.setattr(weights, "load", damaged)
+    with pytest.raises(ModelError):
+        luthier.train(recipe | {"optim": recipe["optim"] | {"lr": 1.0}})
+    monkeypatch.undo()
+    assert luthier.Run(folder).state == "failed"
+    assert luthier.train(recipe).receipt.summary.attempts[0].number == 1
+
+
+def test_less_memory_on_a_resume_makes_a_smaller_budget_and_says_so(recipe, monkeypatch):
+    with pytest.raises(Killed):
+        luthier.train(recipe, on_event=killed_at("step", 3))
+    path = Path(recipe["run"]["dir"]) / "first"
+    before = json.loads((path / "plan.json").read_text())
+    one_row = before["memory"]["peak_bytes"] - before["memory"]["bytes_per_token"] * (before["budget_tokens"] - 300)
+    monkeypatch.setattr(backend, "free_memory_bytes", lambda device: int(one_row / 0.8))
+    run = luthier.train(recipe)
+    after = json.loads((path / "plan.json").read_text())
+    assert after["budget_tokens"] < before["budget_tokens"] and after["backend"] == before["backend"]
+    (revision,) = [event.data for event in run.events if event.kind == "revised"]
+    changes = [["plan.budget_tokens", before["budget_tokens"], after["budget_tokens"]]]
+    assert revision == {"changes": changes, "reason": "plan"}
+
+
+def test_a_budget_that_does_not_fit_is_named_by_its_field(recipe, monkeypatch):
+    monkeypatch.setattr(backend, "free_memory_bytes", lambda device: 2**30)
+    recipe["optim"]["budget_tokens"] = 100_000_000
+    with pytest.raises(RunError) as caught:
+        luthier.train(recipe)
+    assert [problem.field for problem in caught.value.problems] == ["optim.budget_tokens"]
+
+
+def test_a_result_that_was_deleted_is_written_again_from_the_last_checkpoint(recipe):
+    run = luthier.train(recipe)
+    before = (run.adapter_path / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(run.adapter_path)
+    with pytest.raises(RunError, match="runs resume first"):
+        luthier.open_session(run.path)
+    seen = []
+    again = luthier.resume(run.path, on_event=seen.append)
+    assert again.state == "finished" and not [event for event in seen if event.kind == "step"]
+    assert (again.adapter_path / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_an_error_during_training_is_written_down(recipe, monkeypatch):
+    problem = Problem("runs.no_room_left", where="disk", values={"free": "0 B", "reason": "full"})
+
+    def full(job, state):
+        raise RunError(problem)
+
+    monkeypatch.setattr(loop, "_save", full)
+    with pytest.raises(RunError):
+        luthier.train(recipe)
+    run = luthier.Run(Path(recipe["run"]["dir"]) / "first")
+    assert run.state == "failed" and run.events[-1].data["problem"]["id"] == "runs.no_room_left"
+
+
+def test_whoever_watches_may_go_away(recipe):
+    def gone(event):
+        raise OSError(errno.EIO, "the terminal was closed")
+
+    assert luthier.train(recipe, on_event=gone).state == "finished"
 
 
 # --------------------------------------------------------------------------------------------------------- Python

@@ -7,6 +7,7 @@ same things back, bit for bit. Order and dropout are pure functions of (seed, st
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -82,6 +83,15 @@ def load(folder: Path, named: Sequence[optim.Named], optimizer: torch.optim.Opti
     if optimizer is not None:
         optim.load_state_tensors(optimizer, named, load_file(folder / OPTIMIZER))
     return TrainState(**fields)
+
+
+def best_step(folder: Path) -> int | None:
+    """The step whose weights were the best when a checkpoint was written; None where there was none, or its state
+    cannot be read: no run is resumed from such a checkpoint."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found: int | None = json.loads((folder / STATE).read_text(encoding="utf-8"))["best_step"]
+        return found
+    return None
 
 
 def compare(first: Path, second: Path) -> dict[str, Any]:

@@ -41,6 +41,8 @@ SAVES_PER_RUN = 10
 SAVE_SECONDS = 900.0
 """Without `run.save_every`: a tenth of the run, an epoch, or this long, whichever comes first."""
 VALIDATIONS_PER_RUN = 4
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a run after a full checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +121,7 @@ def fit(job: Job, state: TrainState) -> TrainState:
     """Train from `state.step` to the end of the stream.
 
     Raises:
-        Interrupted: SIGINT, SIGTERM or `luthier runs stop`; a full checkpoint was written first.
+        Interrupted: SIGINT, SIGTERM, SIGHUP or `luthier runs stop`; a full checkpoint was written first.
         TrainingFailed: the loss was not finite in three steps running.
     """
     job.method.load_state_dict(state.method)
@@ -274,8 +276,9 @@ def _validate(job: Job, state: TrainState) -> None:
     job.emit("validation", {"loss": loss, "terms": losses}, step=state.step)
     if state.step and (state.best_loss is None or loss < state.best_loss):
         state.best_loss, state.best_step = loss, state.step
-        with job.run.replace_best() as folder:
+        with job.run.save_best(state.step) as folder:
             checkpoint.save(folder, job.named, None, state)
+        _prune_best(job, state)
         job.emit("best", {"loss": loss}, step=state.step)
 
 
@@ -285,7 +288,15 @@ def _save(job: Job, state: TrainState) -> str:
     with job.run.checkpoint(state.step) as folder:
         checkpoint.save(folder, job.named, job.optimizer, state)
     job.run.prune(job.settings.keep)
+    _prune_best(job, state)
     return str(job.run.checkpoint_dir(state.step))
+
+
+def _prune_best(job: Job, state: TrainState) -> None:
+    """Keep the best weights of now, and those of every checkpoint that a resume may begin from: until a checkpoint
+    knows of the new ones, a kill takes the run back to a time when the old ones were the best."""
+    known = {checkpoint.best_step(job.run.checkpoint_dir(step)) for step in job.run.checkpoints()}
+    job.run.prune_best({step for step in (*known, state.best_step) if step is not None})
 
 
 def _save_due(step: int, job: Job) -> bool:
@@ -304,13 +315,15 @@ def _due(step: int, every: int | None, stream: Steps, per_run: int) -> bool:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one has its usual effect. Signals reach only the
-    main thread: elsewhere (a notebook's worker) the list stays empty and `luthier runs stop` does the same."""
+    """Collect SIGINT, SIGTERM and SIGHUP (a closed terminal) instead of dying of them; a second one has its usual
+    effect, and one that is ignored, as under `nohup`, stays so. Signals reach only the main thread: elsewhere (a
+    notebook's worker) the list stays empty and `luthier runs stop` does the same."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)

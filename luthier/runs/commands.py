@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ def show(run: RunFolder) -> Answer:
         "recipe": load.resolved(config),
         "summary": _numbers(summary),
         "checkpoints": run.checkpoints(),
-        "best": run.best_dir is not None,
+        "best": run.bests(),
         "checks": [dataclasses.asdict(check) for check in checks],
         "manifest": given.to_json() if given else None,
     }
@@ -232,24 +233,25 @@ def extend(run: RunFolder, *, steps: int | None = None, epochs: float | None = N
     """Make a run longer: its recipe gets the new total, recorded as a revision; a resume then trains on.
 
     Raises:
-        RunError: neither or both are given, the new total is not larger, or the run is being written.
+        RunError: neither or both are given, the new total is not larger than the old one and than what is done, or
+            the run is being written.
     """
     if (steps is None) == (epochs is None):
         raise RunError(Problem("runs.extend_one"))
     field, new = ("steps", steps) if steps is not None else ("epochs", epochs)
     with RunFolder.open(run.path, write=True) as writer:
-        config, summary = writer.config(), writer.summary()
-        old = _length(config, summary, field)
+        config = writer.config()
+        old = _length(config, writer, field)
         assert new is not None
         if new <= old:
-            values = {"new": new, "old": old, "unit": say(f"runs.unit.{field}")}
+            values = {"new": new, "old": round(old, 2), "unit": say(f"runs.unit.{field}")}
             raise RunError(Problem("runs.extend_shorter", where=str(run.path), values=values))
         longer = _with_length(config, field, new)
         changes = [list(each) for each in difference(config, longer)]
         writer.write_text("recipe.yaml", load.dump(longer))
         writer.emit("revised", {"changes": changes, "reason": "extend"})
         step = max(writer.checkpoints(), default=0)
-    shown = {"name": run.name, "field": f"optim.{field}", "old": old, "new": new, "step": count(step)}
+    shown = {"name": run.name, "field": f"optim.{field}", "old": round(old, 2), "new": new, "step": count(step)}
     return Answer({"run": run.name, "changes": changes, "from_step": step}, (say("runs.extend.done", **shown),))
 
 
@@ -260,11 +262,25 @@ def _with_length(config: RunConfig, field: str, new: float) -> RunConfig:
     return load.load({**plain, "optim": {**optim, field: new}})
 
 
-def _length(config: RunConfig, summary: Summary, field: str) -> float:
-    """How long the run is now, in steps or epochs; 0 where that is not known in this unit, so that anything is more."""
+def _length(config: RunConfig, run: RunFolder, field: str) -> float:
+    """How long the run is now, in steps or epochs: what its recipe says, or how far it is where that is more.
+
+    Raises:
+        RunError: it is known in the other unit only, because the run never started.
+    """
+    everything = run.events()
+    summary = events.summarise(everything)
+    known = (event.data.get("steps_per_epoch") for event in reversed(everything))
+    per_epoch: int | None = next((steps for steps in known if steps), None)
+    steps, epochs = config.optim.steps, config.optim.epochs
     if field == "steps":
-        return config.optim.steps or summary.num_steps or 0
-    return config.optim.epochs if config.optim.steps is None else 0
+        planned = summary.num_steps if per_epoch is None else math.ceil(epochs * per_epoch)
+        return max(steps or planned or 0, summary.step)
+    if per_epoch is None:
+        if steps is not None:
+            raise RunError(Problem("runs.extend_unit", where=str(run.path)))
+        return epochs
+    return max(epochs if steps is None else steps / per_epoch, summary.step / per_epoch)
 
 
 # ---------------------------------------------------------------------------------------------------- pieces

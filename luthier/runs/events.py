@@ -19,8 +19,8 @@ from luthier.runs.files import FORMAT, plain, redact, user_errors
 
 KINDS: dict[str, tuple[bool, str]] = {
     # kind: (forced to the disk at once, what its data holds)
-    "started": (True, "num_steps; begins the first attempt"),
-    "resumed": (True, "from_step, reason; begins a further attempt"),
+    "started": (True, "num_steps, steps_per_epoch; begins the first attempt"),
+    "resumed": (True, "from_step, reason, num_steps, steps_per_epoch; begins a further attempt"),
     "data": (
         False,
         "sources [path, sequences, seen], read, kept, excluded {reason: rows}, train, validation, truncated, tokens, "

@@ -27,6 +27,7 @@ FORMAT = 1
 TEMP_MARK = ".tmp-"
 """A name that starts with a dot and holds this mark is unfinished work of the process whose number follows."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.EEXIST})
 NO_ROOM_TEXT = re.compile(r"No space left on device|os error (28|122|27)\b")
 """How libraries written in Rust spell the three errors above (safetensors raises its own exception type)."""
 SECRETS = (
@@ -61,13 +62,15 @@ def trouble(error: BaseException, where: Path, needed_bytes: int = 0) -> RunErro
     number = error.errno if isinstance(error, OSError) else None
     free = _free_bytes(where)
     if number in NO_ROOM or (number is None and NO_ROOM_TEXT.search(str(error))):
-        values = {
-            # What is known to be needed may be less than what is free: then only the attempt shows that it is more.
-            "needed": size(needed_bytes) if needed_bytes > free else f"> {size(free)}",
-            "free": size(free),
-            "reason": os.strerror(number) if number else os.strerror(errno.ENOSPC),
-        }
-        return RunError(Problem("runs.no_room", where=str(where), values=values))
+        reason = os.strerror(number) if number else os.strerror(errno.ENOSPC)
+        needed, left = size(needed_bytes), size(free)
+        # What is known to be needed may be less than what is free: then only the attempt shows that it is more.
+        known = needed_bytes > free and needed != left
+        values = {"needed": needed, "free": left, "reason": reason}
+        return RunError(Problem("runs.no_room" if known else "runs.no_room_left", where=str(where), values=values))
+    in_the_way = next((each for each in (where, *where.parents) if os.path.isfile(each)), None)
+    if number in NOT_A_FOLDER and in_the_way is not None:
+        return RunError(Problem("runs.not_a_folder", where=str(in_the_way)))
     if isinstance(error, OSError):
         return RunError(Problem("runs.refused", where=str(where), values={"reason": error.strerror or str(error)}))
     return None

@@ -46,18 +46,30 @@ def weights_fingerprint(folder: Path) -> dict[str, Any]:
     """
     listed = {name: entry for name, entry in fingerprints(folder, "*.safetensors").items() if "/" not in name}
     config = folder / "config.json"
-    whole = hashlib.sha256("".join(f"{name} {entry['sha256']}\n" for name, entry in listed.items()).encode())
     return {
         "config_sha256": fingerprint(config)["sha256"] if config.is_file() else None,
         "files": listed,
-        "sha256": whole.hexdigest() if listed else None,
+        "sha256": _one_hash(listed) if listed else None,
     }
+
+
+def parent_fingerprint(folder: Path) -> dict[str, Any]:
+    """{files {name: {sha256, bytes}}, sha256} of an adapter's folder; the last is one hash over all of them.
+
+    Raises:
+        RunError: a file cannot be read.
+    """
+    listed = fingerprints(folder)
+    return {"files": listed, "sha256": _one_hash(listed)}
+
+
+def _one_hash(listed: Mapping[str, Mapping[str, Any]]) -> str:
+    return hashlib.sha256("".join(f"{name} {entry['sha256']}\n" for name, entry in listed.items()).encode()).hexdigest()
 
 
 def source_fingerprint(folder: Path) -> str:
     """One hash over all Python files below a folder, names included."""
-    listed = fingerprints(folder, "*.py")
-    return hashlib.sha256("".join(f"{name} {entry['sha256']}\n" for name, entry in listed.items()).encode()).hexdigest()
+    return _one_hash(fingerprints(folder, "*.py"))
 
 
 def versions() -> dict[str, str]:
@@ -121,7 +133,7 @@ class Manifest:
         data: every file, see DataFile.
         plugins: `module:function` -> {path, sha256} of the source file of each of the user's functions.
         seeds: {run: seed}.
-        parent: {path, sha256} of the adapter or run it goes on from; None starts from the base.
+        parent: {path, sha256, files} of the adapter it goes on from; None starts from the base.
         versions, code: see the functions of these names.
     """
 
@@ -169,7 +181,7 @@ def build(
     data: Sequence[DataFile],
     plugins: Mapping[str, Path],
     seed: int,
-    parent: Path | None = None,
+    parent: tuple[str, Path] | None = None,
 ) -> Manifest:
     """Hash what has to be hashed and put the rest beside it.
 
@@ -177,7 +189,7 @@ def build(
         base: {path, revision, commit, init} of the model as asked for and resolved.
         model_folder: where its files are.
         plugins: `module:function` -> its source file.
-        parent: adapter folder that training goes on from.
+        parent: the adapter that training goes on from, as asked for, and its folder.
 
     Raises:
         RunError: a file cannot be read.
@@ -189,7 +201,7 @@ def build(
         data=tuple(data),
         plugins={name: {"path": _near(path), **fingerprint(path)} for name, path in plugins.items()},
         seeds={"run": seed},
-        parent={"path": str(parent), "files": fingerprints(parent)} if parent is not None else None,
+        parent={"path": parent[0], **parent_fingerprint(parent[1])} if parent is not None else None,
         versions=versions(),
         code=code_revision(),
     )
@@ -217,7 +229,7 @@ def differences(old: Manifest, new: Manifest) -> list[Difference]:
         ("base.config", old.base.get("config_sha256"), new.base.get("config_sha256")),
         ("base.weights", old.base.get("sha256"), new.base.get("sha256")),
         ("tokenizer", old.tokenizer.get("fingerprint"), new.tokenizer.get("fingerprint")),
-        ("parent", (old.parent or {}).get("files"), (new.parent or {}).get("files")),
+        ("parent", (old.parent or {}).get("sha256"), (new.parent or {}).get("sha256")),
     ]
     before, after = ({(f.role, i): f for i, f in enumerate(m.data)} for m in (old, new))
     for key in [*before, *(key for key in after if key not in before)]:

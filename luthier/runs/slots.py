@@ -126,15 +126,10 @@ def _verify_file(path: Path, digest: str, length: int) -> Problem | None:
     return None
 
 
-def aside_of(final: Path) -> Path:
-    """Where the old folder waits during a replacement."""
-    return final.with_name(f".{final.name}{REPLACED}")
-
-
 def _swap_in(temp: Path, final: Path) -> None:
     """Give a finished folder its name. An older one of that name steps aside until then; should the process die in
-    between, the next writer puts it back (`tidy`) and readers find it there (`RunFolder.best_dir`)."""
-    aside = aside_of(final)
+    between, the next writer puts it back (`tidy`)."""
+    aside = final.with_name(f".{final.name}{REPLACED}")
     if final.exists():
         _remove(aside)
         os.rename(final, aside)

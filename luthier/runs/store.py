@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.errors import LuthierError, Problem, RunError, UserError
 from luthier.runs import files, lock, slots
-from luthier.runs.events import Event, EventLog, Summary, read, summarise
+from luthier.runs.events import FIRST_OF_ATTEMPT, Event, EventLog, Summary, read, summarise
 from luthier.runs.recipe import LENGTH_FIELDS, Difference, difference, free_name, run_name
 
 FILES: dict[str, str] = {
@@ -34,7 +34,7 @@ FILES: dict[str, str] = {
     "receipt.json": "the receipt",
     "receipt.md": "the receipt for people",
     "checkpoints": "step-N: what a resume needs",
-    "best": "weights with the lowest validation loss",
+    "best": "step-N: weights with the lowest validation loss",
     "adapter": "the result, in PEFT's format",
     "model": "the result, as a model folder",
     "trackers": "files of TensorBoard and its like",
@@ -113,6 +113,7 @@ class RunFolder:
         try:
             slots.tidy(path)
             slots.tidy(path / "checkpoints")
+            slots.tidy(path / "best")
             with files.user_errors(path):
                 (path / "stop").unlink(missing_ok=True)
         except RunError:
@@ -140,21 +141,39 @@ class RunFolder:
 
     @classmethod
     def refuse_finished(cls, config: RunConfig) -> None:
-        """Say at once, before any data is read, that a recipe's run is finished; `claim` decides under the lock.
+        """Say at once, before any data is read, that a recipe's run is finished; `claim` decides under the lock. One
+        whose result is gone is not: going on from its last checkpoint writes the result again.
 
         Raises:
             RunError: the run is finished.
         """
         run = cls(Path(config.run.dir) / run_name(config))
-        if run.summary().ended == "finished":
+        if run.summary().ended == "finished" and not run.lost_outputs():
             values = {"name": run.name, "free": free_name(run.path)}
             raise RunError(Problem("runs.finished", where=str(run.path), field="run.name", values=values))
 
+    @classmethod
+    def begun(cls, config: RunConfig) -> Self | None:
+        """The run that `claim` would go on with, to read; None where it would start a new one."""
+        run = cls(Path(config.run.dir) / run_name(config))
+        return run if run.has("recipe.yaml") and run.has_begun else None
+
     def _readmit(self, config: RunConfig, text: str) -> None:
+        if not self.has_begun:
+            self._clear()
+            self._fill(config, text)
+            return
         self.refuse_finished(config)
         new = load.loads(files.redact(text), "recipe.yaml")
         if self.settle(difference(self.config(), new), config.run.on_change):
             self.write_text("recipe.yaml", text)
+
+    def _clear(self) -> None:
+        """Take away what a start that failed before its first step wrote: nothing in it binds the next one."""
+        with files.user_errors(self.path):
+            for name in FILES.keys() - {"lock"}:
+                if (self.path / name).is_file():
+                    (self.path / name).unlink()
 
     def close(self) -> None:
         """Give up the lock. Reading goes on working."""
@@ -216,14 +235,25 @@ class RunFolder:
         That folder is known where `run.dir` is relative: it lies that far above the run, also after the whole project
         has been moved. Changes the working directory of the process meanwhile.
         """
-        path, below = self.path.absolute(), Path(self.config().run.dir).parts
-        home = path.parents[len(below)] if len(below) < len(path.parents) else path
+        path, below = self.path.absolute(), Path(self.config().run.dir)
+        home = path.parents[len(below.parts)] if len(below.parts) < len(path.parents) else path
         # An absolute `run.dir`, one with `..`, or a run that was moved alone says nothing.
-        if home.joinpath(*below) != path.parent or home == Path.cwd():
+        if below.is_absolute() or home / below != path.parent or home == Path.cwd():
             yield self
             return
         with contextlib.chdir(home):
             yield type(self)(path)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an attempt got as far as its first step: from then on its recipe and what went in are settled."""
+        made = self.checkpoints() or self.has("adapter") or self.has("model")
+        return bool(made) or any(event.kind in FIRST_OF_ATTEMPT for event in self.events())
+
+    def lost_outputs(self) -> list[str]:
+        """Results that the run had when it was finished and that are gone."""
+        made = [event.data.get("outputs", []) for event in self.events() if event.kind == "finished"]
+        return [name for name in (made[-1] if made else []) if not (self.path / name).is_dir()]
 
     def holder(self) -> dict[str, Any]:
         """{pid, host, name} of the process that holds, or last held, the lock."""
@@ -308,9 +338,7 @@ class RunFolder:
 
     def checkpoints(self) -> list[int]:
         """Steps that have a checkpoint under its final name, ascending."""
-        folder = self.path / "checkpoints"
-        names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir()) if folder.is_dir() else ()
-        return sorted(int(match[1]) for match in names if match)
+        return _steps_in(self.path / "checkpoints")
 
     def checkpoint(self, step: int) -> contextlib.AbstractContextManager[Path]:
         """An empty folder to write a checkpoint into. When the block ends well, every file is hashed, everything is
@@ -322,21 +350,31 @@ class RunFolder:
         assert self.writable
         return slots.replacing(self.checkpoint_dir(step), hashed=True, expected_bytes=self._expected_bytes())
 
-    def replace_best(self) -> contextlib.AbstractContextManager[Path]:
-        """The same for the best weights, which take the place of the old ones; their slot is outside the rotation."""
+    def best_dir(self, step: int) -> Path:
+        """Where the best weights of a step are."""
+        return self.path / "best" / f"step-{step}"
+
+    def bests(self) -> list[int]:
+        """Steps whose weights were the best when they were made, and which a checkpoint may still refer to."""
+        return _steps_in(self.path / "best")
+
+    def save_best(self, step: int) -> contextlib.AbstractContextManager[Path]:
+        """`checkpoint`, for the best weights so far. Those before them stay, outside the rotation, until `prune_best`:
+        a run that is resumed from an older checkpoint goes on with the best of that time."""
         assert self.writable
-        return slots.replacing(self.path / "best", hashed=True)
+        return slots.replacing(self.best_dir(step), hashed=True)
+
+    def prune_best(self, keep: Collection[int]) -> None:
+        """Delete the best weights of all steps but these."""
+        assert self.writable
+        for step in self.bests():
+            if step not in keep:
+                slots.drop(self.best_dir(step))
 
     def replace(self, name: Literal["adapter", "model"]) -> contextlib.AbstractContextManager[Path]:
-        """The same for a result, in the ecosystem's own format: nothing is added to it."""
+        """`checkpoint`, for a result in the ecosystem's own format: nothing is added to it."""
         assert self.writable
         return slots.replacing(self.path / name, hashed=False)
-
-    @property
-    def best_dir(self) -> Path | None:
-        """The best weights so far; None before the first validation after step 0."""
-        candidates = (self.path / "best", slots.aside_of(self.path / "best"))
-        return next((path for path in candidates if path.is_dir()), None)
 
     def newest_valid_checkpoint(self) -> tuple[Path | None, list[Problem]]:
         """The newest checkpoint whose files all have the hashes they were written with.
@@ -366,6 +404,12 @@ class RunFolder:
     def _expected_bytes(self) -> int:
         """Size of the largest checkpoint there is: the next one is as large."""
         return max((slots.folder_bytes(self.checkpoint_dir(step)) for step in self.checkpoints()), default=0)
+
+
+def _steps_in(folder: Path) -> list[int]:
+    """N of every `step-N` in a folder, ascending."""
+    names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(match[1]) for match in names if match)
 
 
 # ---------------------------------------------------------------------------------------------------- the index

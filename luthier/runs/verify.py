@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from luthier.errors import UserError
 from luthier.runs import events, files, manifest, receipt, receipt_page, slots
 from luthier.runs.receipt import Check
 from luthier.runs.recipe import flatten
@@ -23,15 +25,43 @@ def verify(run: RunFolder, others: Mapping[str, Callable[[], Check]] | None = No
     """Recompute every hash and every check of a run that needs no weights, and report each.
 
     Args:
-        others: name -> a function that makes a further check (those that need torch); they run last.
+        others: name -> a function that makes a further check (those that need torch); they run last. What they cannot
+            use (a `UserError`) is their finding.
     """
     with run.at_home() as there:
-        made = [check(there) for check in VERIFIED]
-    made += [check() for check in (others or {}).values()]
+        made = [_made(name, partial(check, there)) for name, check in VERIFIED.items()]
+    made += [_made(name, check) for name, check in (others or {}).items()]
     failed = sum(check.status == "fail" for check in made)
     verdict = say("runs.verify.bad", count=failed) if failed else say("runs.verify.good")
     value = {"run": run.name, "failed": failed, "checks": [dataclasses.asdict(check) for check in made]}
     return Answer(files.plain(value), (*receipt_page.check_lines(made), "", verdict), good=not failed)
+
+
+def _made(name: str, check: Callable[[], Check]) -> Check:
+    """The check; where it finds something that cannot be used, that is what it found, and the others go on."""
+    try:
+        return check()
+    except UserError as error:
+        gone = all(problem.id in GONE or problem.id.startswith("hub.") for problem in error.problems)
+        evidence = "; ".join(str(problem).splitlines()[0] for problem in error.problems)
+        return Check(name, "not run" if gone else "fail", "", evidence)
+
+
+GONE = frozenset(
+    {
+        "models.adapter_no_weights",
+        "models.no_adapter",
+        "models.no_config",
+        "models.no_folder",
+        "models.no_weights",
+        "models.shard_missing",
+        "runs.file_missing",
+        "runs.no_result",
+        "templates.tokenizer_missing",
+    }
+)
+"""Problems that say that something is not there, so that nobody can tell; so do all of a model hub. Others say that it
+is not what it was."""
 
 
 def _verify_data(run: RunFolder) -> Check:
@@ -76,7 +106,7 @@ def _verify_events(run: RunFolder) -> Check:
 def _verify_checkpoints(run: RunFolder) -> Check:
     """Every checkpoint, and the best weights, against the hashes they were written with."""
     folders = [run.checkpoint_dir(step) for step in run.checkpoints()]
-    folders += [run.best_dir] if run.best_dir is not None else []
+    folders += [run.best_dir(step) for step in run.bests()]
     bound = say("runs.bound.same_hash")
     if not folders:
         return Check("checkpoints", "not run", bound, say("runs.evidence.absent"))
@@ -135,13 +165,13 @@ def _verify_source(run: RunFolder) -> Check:
     return Check("source", "pass", bound, say("runs.evidence.counted", good=1, all=1))
 
 
-VERIFIED: tuple[Callable[[RunFolder], Check], ...] = (
-    _verify_data,
-    _verify_plugins,
-    _verify_rows,
-    _verify_events,
-    _verify_checkpoints,
-    _verify_outputs,
-    _verify_receipt,
-    _verify_source,
-)
+VERIFIED: dict[str, Callable[[RunFolder], Check]] = {
+    "data_unchanged": _verify_data,
+    "plugins": _verify_plugins,
+    "rows_counted": _verify_rows,
+    "events": _verify_events,
+    "checkpoints": _verify_checkpoints,
+    "outputs": _verify_outputs,
+    "receipt": _verify_receipt,
+    "source": _verify_source,
+}

@@ -236,9 +236,10 @@ HELP: dict[str, tuple[str, str]] = {
     ),
     "config.help.tune.from": (
         "lora: an adapter to train further, from an earlier run or any folder in PEFT's format, instead of a fresh "
-        "one. It brings its own rank, alpha and targets. Use it to go on with new data without starting over.",
-        "lora：在已有适配器（先前的运行，或任何 PEFT 格式的目录）上继续训练，而不是从新的开始。它自带 rank、alpha "
-        "和 targets。适合用新数据接着训练，不必从头再来。",
+        "one. It brings its own rank, alpha, targets and chat template. Use it to go on with new data without starting "
+        "over.",
+        "lora：在已有适配器（先前的运行，或任何 PEFT 格式的目录）上继续训练，而不是从新的开始。它自带 rank、alpha、"
+        "targets 和对话模板。适合用新数据接着训练，不必从头再来。",
     ),
     # ------------------------------------------------------------------------------------------------ optim
     "config.help.optim": (

@@ -53,8 +53,58 @@ TEXT: dict[str, tuple[str, str]] = {
         "最长的一行（{tokens} 个词元）单独一个微批就需要约 {need} 内存，而可用的只有 {free}",
     ),
     "engine.row_too_large.remedy": (
-        "Lower data.max_tokens, choose a smaller model, or train fewer weights (tune.kind=lora, freeze).",
-        "请减小 data.max_tokens，换更小的模型，或训练更少的权重（tune.kind=lora 或 freeze）。",
+        "End other programs, lower data.max_tokens, choose a smaller model, or train fewer weights (tune.kind=lora, "
+        "freeze).",
+        "请关闭其他程序，减小 data.max_tokens，换更小的模型，或训练更少的权重（tune.kind=lora 或 freeze）。",
+    ),
+    "engine.budget_too_large.rule": (
+        "micro-batches of this many tokens need about {need} of memory, and {free} is free",
+        "这么多词元的微批约需 {need} 内存，而可用的只有 {free}",
+    ),
+    "engine.budget_too_large.remedy": (
+        "Leave it out: {most} tokens fit and give the same result.",
+        "请去掉此项：{most} 个词元放得下，结果相同。",
+    ),
+    "engine.parent_whole.rule": (
+        "this run tuned the weights themselves, so there is no adapter to train further",
+        "该运行调整的是权重本身，没有可继续训练的适配器",
+    ),
+    "engine.parent_whole.remedy": (
+        "Set model={folder} instead, and leave tune.from out.",
+        "请改为 model={folder}，并去掉 tune.from。",
+    ),
+    "engine.parent_base.rule": (
+        "the adapter was trained on another base ({then}) than the model here ({now}): their files differ",
+        "该适配器的基础模型（{then}）与当前模型（{now}）不同：文件不一致",
+    ),
+    "engine.parent_base.remedy": (
+        "Give the model that the adapter was trained on.",
+        "请给出训练该适配器时所用的模型。",
+    ),
+    "engine.parent_unchecked.rule": (
+        "no run stands behind this adapter, so nothing tells whether its base ({then}, by its own word) has the same "
+        "weights as the model here ({now})",
+        "该适配器不来自任何运行，因此无法判断它的基础模型（自称为 {then}）与当前模型（{now}）的权重是否相同",
+    ),
+    "engine.parent_unchecked.remedy": (
+        "Make sure of it yourself; an adapter on another base says nothing sensible.",
+        "请自行确认；适配器用在别的基础模型上没有意义。",
+    ),
+    "engine.parent_template.rule": (
+        "the template comes from the adapter that is trained further",
+        "模板来自被继续训练的适配器",
+    ),
+    "engine.parent_template.remedy": (
+        "Set data.template for another one.",
+        "若要用别的模板，请设置 data.template。",
+    ),
+    "engine.best_lost.rule": (
+        "the best weights so far (step {step}) are damaged or gone; from here on the best are looked for anew",
+        "目前最佳的权重（第 {step} 步）已损坏或丢失；从这里起重新寻找最佳权重",
+    ),
+    "engine.best_lost.remedy": (
+        "To have them, put the folder back from a copy before the run goes on.",
+        "若需要它们，请在继续运行前从备份恢复该目录。",
     ),
     "engine.check_base_bound": ("the same bits before and after", "训练前后逐位相同"),
     "engine.check_base_trained": (

@@ -260,8 +260,8 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "models.overflow.remedy": ("Set model.dtype=float32 or bfloat16.", "请设置 model.dtype=float32 或 bfloat16。"),
     "models.base_changed.rule": (
-        "the weights of the base model are not those that this run was trained on",
-        "基础模型的权重与这次训练时使用的不同",
+        "files of the base model are not those that this run was trained on: {files}",
+        "基础模型的文件与这次训练时使用的不同：{files}",
     ),
     "models.base_changed.remedy": (
         "Put the original files back (manifest.json in the run folder has their hashes), or train again on these.",

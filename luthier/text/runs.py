@@ -12,6 +12,23 @@ TEXT: dict[str, tuple[str, str]] = {
         "Free some space (old runs, `luthier cache clear`), or lower run.keep; the same command then goes on.",
         "请清理空间（旧的运行、`luthier cache clear`）或减小 run.keep；之后同一命令会继续。",
     ),
+    "runs.no_room_left.rule": (
+        "no room on the disk ({reason}): the {free} that are free, or allowed, were not enough; everything saved "
+        "before is intact",
+        "磁盘空间不足（{reason}）：剩余（或允许使用）的 {free} 不够；之前保存的内容完好",
+    ),
+    "runs.no_room_left.remedy": (
+        "Free some space (old runs, `luthier cache clear`), or lower run.keep; the same command then goes on.",
+        "请清理空间（旧的运行、`luthier cache clear`）或减小 run.keep；之后同一命令会继续。",
+    ),
+    "runs.not_a_folder.rule": (
+        "this is a file, and a folder has to be here",
+        "这是一个文件，而这里需要的是目录",
+    ),
+    "runs.not_a_folder.remedy": (
+        "Choose another run.dir or run.name, or move the file away.",
+        "请换一个 run.dir 或 run.name，或移走该文件。",
+    ),
     "runs.refused.rule": ("the system refuses: {reason}", "系统拒绝访问：{reason}"),
     "runs.refused.remedy": (
         "Check the owner and the permissions, or set run.dir to a folder that you may write.",
@@ -113,18 +130,32 @@ TEXT: dict[str, tuple[str, str]] = {
         "Finish it first: the same command again, or `luthier runs resume`.",
         "请先完成它：再次运行同一命令，或用 `luthier runs resume`。",
     ),
+    "runs.other_inputs.rule": (
+        "was {old} when the run was trained, is {new} now: to train on it would repeat another run",
+        "训练时为 {old}，现在为 {new}：据此训练就不是重复这次运行了",
+    ),
+    "runs.other_inputs.remedy": (
+        "Put back what it was (manifest.json lists the hashes); `luthier runs verify` shows what else differs.",
+        "请恢复原来的内容（manifest.json 中有哈希值）；`luthier runs verify` 会显示其他差异。",
+    ),
+    "runs.repeats_revised.rule": (
+        "was changed from {old} to {new} while the run was under way; the repetition has the later value from its "
+        "first step, so other bits are to be expected",
+        "在运行途中由 {old} 改为 {new}；重复运行从第一步起就用后来的值，因此结果很可能逐位不同",
+    ),
+    "runs.repeats_revised.remedy": ("", ""),
     "runs.no_checkpoint.rule": ("the run has no whole checkpoint", "该运行没有完整的检查点"),
     "runs.no_checkpoint.remedy": (
         "Train it again; `luthier runs verify` shows what is damaged.",
         "请重新训练；`luthier runs verify` 会显示损坏之处。",
     ),
     "runs.no_result.rule": (
-        "the run {name} has no result yet ({state}): neither adapter nor model",
+        "the run {name} has no result ({state}): neither adapter nor model is there",
         "运行 {name} 还没有结果（{state}）：既无 adapter 也无 model",
     ),
     "runs.no_result.remedy": (
-        "Finish it: the same command again, or `luthier runs resume {name}`.",
-        "请先完成：再次运行同一命令，或用 `luthier runs resume {name}`。",
+        "The same command again, or `luthier runs resume {name}`, goes on from the last checkpoint and writes it.",
+        "再次运行同一命令，或用 `luthier runs resume {name}`，会从最后的检查点继续并写出结果。",
     ),
     "runs.not_fitted.rule": ("this Tuner was not fitted yet", "此 Tuner 尚未训练"),
     "runs.not_fitted.remedy": ("Call fit() first.", "请先调用 fit()。"),
@@ -133,6 +164,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "The number is the new total: `--steps 500` or `--epochs 5`.",
         "数值是新的总量：`--steps 500` 或 `--epochs 5`。",
     ),
+    "runs.extend_unit.rule": (
+        "the run's length is given in steps, and it never started, so that nobody knows how many make an epoch",
+        "该运行的长度以步数给出，且从未开始，因此不知道一轮有多少步",
+    ),
+    "runs.extend_unit.remedy": ("Give `--steps`.", "请用 `--steps`。"),
     "runs.extend_shorter.rule": (
         "{new} {unit} is not longer than the run is now ({old})",
         "{new} {unit} 并不比当前（{old}）更长",
@@ -208,6 +244,18 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "runs.check.plugins": ("The user's own functions are unchanged.", "用户自定义函数没有改变。"),
     "runs.check.source": ("This is the Luthier that trained the run.", "当前 Luthier 就是训练时所用的版本。"),
+    "runs.check.base_unchanged": (
+        "The base model's weights and config.json are still those that were trained on.",
+        "基础模型的权重与 config.json 与训练时相同。",
+    ),
+    "runs.check.parent": (
+        "The adapter that training went on from is unchanged.",
+        "作为起点的适配器没有改变。",
+    ),
+    "runs.check.tokenizer": (
+        "The saved tokenizer and template are those that the rows were rendered with.",
+        "保存的分词器和模板与训练时所用的相同。",
+    ),
     "runs.bound.rows": ("equal for every file", "每个文件都相等"),
     "runs.bound.validation": ("lower than before step 1", "低于第 1 步之前"),
     "runs.bound.same_hash": ("equal SHA-256", "SHA-256 相同"),
@@ -225,6 +273,8 @@ TEXT: dict[str, tuple[str, str]] = {
     "runs.evidence.differ": ("differ: {names}", "不同：{names}"),
     "runs.evidence.missing": ("not here any more: {names}", "已不在此处：{names}"),
     "runs.evidence.absent": ("there is none", "没有"),
+    "runs.evidence.same_files": ("as in manifest.json: {where}", "与 manifest.json 一致：{where}"),
+    "runs.evidence.fingerprints": ("{then} then, {now} now", "当时 {then}，现在 {now}"),
     "runs.evidence.lines": ("damaged or out of order: line {lines}", "损坏或顺序有误：第 {lines} 行"),
     "runs.evidence.events": ("{count:,} events", "{count:,} 个事件"),
     "runs.evidence.running": ("the run is still being written", "该运行仍在写入"),

@@ -153,6 +153,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "Different in {different} of {tensors} tensors; largest difference {largest}.",
         "{tensors} 个张量中有 {different} 个不同；最大差异 {largest}。",
     ),
+    "shell.reproduced_revised": (
+        "The run was changed on the way, which its repetition was not: {field}: {old} → {new}.",
+        "该运行在途中有改动，重复运行则没有：{field}：{old} → {new}。",
+    ),
     # ------------------------------------------------------------------------------------------------ faults
     "shell.usage.rule": ("the command cannot be understood: {reason}", "无法理解该命令：{reason}"),
     "shell.usage.remedy": (
