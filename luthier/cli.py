@@ -410,6 +410,9 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
 }
 """What is typed -> function; its help is `shell.help.<name>`."""
 
+TRAINING = ("train", "runs resume")
+"""Commands that go on where they were stopped."""
+
 
 def application() -> typer.Typer:
     """All commands, with help in the chosen language."""
@@ -500,7 +503,10 @@ def attempt(shell: Shell, arguments: list[str]) -> Outcome:
     except (Exception, KeyboardInterrupt) as error:  # the one place that answers for every fault
         if shell.debug and not isinstance(error, (LuthierError, KeyboardInterrupt, typer.Abort)):
             raise
-        return outcome_of(KeyboardInterrupt() if isinstance(error, typer.Abort) else error)
+        if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+            begun = " ".join(arguments).startswith(TRAINING)
+            return failed([Problem("shell.stopped_run" if begun else "shell.stopped")], INTERRUPTED)
+        return outcome_of(error)
 
 
 def call(shell: Shell, arguments: list[str]) -> Outcome:

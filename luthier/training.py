@@ -150,6 +150,7 @@ def prepare(config: RunConfig, base: Base) -> Data:
     train = tokens.build(checked.train, renderer, config, cache)
     held_out = tokens.build(checked.validation, renderer, config, cache) if checked.validation else None
     excluded = (*checked.excluded, *train.excluded, *(held_out.excluded if held_out else ()))
+    renderer = renderer.trained_on(laws.trained)
     return Data(renderer, train.store, held_out.store if held_out else None, checked, excluded, laws)
 
 

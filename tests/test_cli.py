@@ -279,6 +279,15 @@ def test_faults(
     assert err == "a library prints this\n", "stdout belongs to the JSON object"
 
 
+@pytest.mark.parametrize(("command", "goes_on"), [("train", True), ("doctor", False), ("chat", False)])
+def test_only_what_goes_on_is_said_to_go_on(
+    command: str, goes_on: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cli.COMMANDS, command, raises(KeyboardInterrupt()))
+    code, _, err = run(capsys, command)
+    assert code == 130 and ("A run that had begun" in err) == goes_on
+
+
 def test_json_is_strict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cli.COMMANDS, "doctor", lambda: Outcome({"loss": float("nan"), "path": Path("x")}, []))
     assert json.loads(run(capsys, "doctor", "--json")[1], parse_constant=pytest.fail) == {"loss": None, "path": "x"}

@@ -153,7 +153,9 @@ TEXT: dict[str, tuple[str, str]] = {
         "用 `{command} --help` 查看写法。",
     ),
     "shell.stopped.rule": ("stopped on request", "已按要求停止"),
-    "shell.stopped.remedy": (
+    "shell.stopped.remedy": ("The same command starts over.", "再次执行同一命令即可重新开始。"),
+    "shell.stopped_run.rule": ("stopped on request", "已按要求停止"),
+    "shell.stopped_run.remedy": (
         "A run that had begun goes on with the same command.",
         "如果运行已经开始，再次执行同一命令即可继续。",
     ),
