@@ -7,6 +7,7 @@ renders messages exactly as training did, stops at the same tokens, and can spea
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from luthier.models import adapters, hub, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
 from luthier.runs import manifest
-from luthier.runs.store import RunFolder
+from luthier.runs.store import RunFolder, index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,9 @@ Conversation = str | Chat | Mapping[str, Any] | Sequence[Mapping[str, Any] | Mes
 """A question, or the beginning of a text where raw text was trained on; messages with role and content; or a row of the
 `messages` format, with `tools`."""
 ADAPTER = "default"
+NO_SUCH_MODEL = ("hub.unknown", "hub.near", "hub.not_in_folder")
+NEAR_RUN = 0.3
+"""How like a name of a run has to be, by difflib's measure, to be proposed; as in `luthier runs show`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +214,10 @@ def open_session(
         with RunFolder.open(path).at_home() as run:
             return _open_run(run, device, compare)
     config = RunConfig.model_validate({"model": str(target), "data": {"train": "-", "template": template}})
-    base = find_base(config.model, on_download)
+    try:
+        base = find_base(config.model, on_download)
+    except ModelError as error:
+        raise _with_runs(error, str(target)) from error
     # A folder that a run wrote says how it was trained; a template that is asked for is there for conversations.
     renderer = Renderer.load(base.folder) if template == "model" else load_renderer(base.folder, config)
     if not renderer.template_source and renderer.trained == "chat":
@@ -225,6 +232,17 @@ def run_path(target: str | Path) -> Path | None:
     """The folder of the run that is meant: a run folder, or a name below `runs/`; None where neither is one."""
     places = (Path(target), Path("runs") / target)
     return next((path for path in places if os.path.isfile(path / "recipe.yaml")), None)  # False where it is unreadable
+
+
+def _with_runs(error: ModelError, target: str) -> ModelError:
+    """The same, or where the target looks like the name of a run, those names."""
+    if any(problem.id not in NO_SUCH_MODEL for problem in error.problems):
+        return error
+    folder = Path(target).parent if Path(target).name != target else Path("runs")
+    near = difflib.get_close_matches(Path(target).name, [info.name for info in index(folder)], cutoff=NEAR_RUN)
+    if not near:
+        return error
+    return ModelError(Problem("chat.unknown", value=target, values={"near": ", ".join(str(folder / n) for n in near)}))
 
 
 def output_folder(run: RunFolder) -> Path:

@@ -21,6 +21,7 @@ from luthier.engine import loop
 from luthier.errors import DataError, ModelError, RunError, TrainingFailed
 from luthier.generate import Sampling
 from luthier.methods import supervised
+from luthier.models import hub_huggingface
 from luthier.run import Run
 from luthier.session import Session, chat_of, open_session
 from luthier.text import say, set_language
@@ -130,6 +131,21 @@ def test_a_run_without_a_result_says_so_in_both_languages(place, monkeypatch, tm
 def test_what_is_neither_run_nor_model_is_a_model_error(tmp_path):
     with pytest.raises(ModelError):
         open_session(tmp_path / "nothing-here")
+
+
+def test_a_mistyped_run_asks_no_network_and_names_the_runs(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(hub_huggingface, "fetch", lambda *_: pytest.fail("asked a hub"))
+    for target, near in (("loar", "runs/lora"), ("runs/ful", "runs/full"), ("runs/loar", "runs/lora")):
+        with pytest.raises(ModelError, match="Did you mean") as caught:
+            open_session(target)
+        assert near in str(caught.value) and caught.value.problems[0].value == target
+    with pytest.raises(ModelError) as caught:
+        open_session("runs/qqqqqq")
+    assert f"no model or run {place / 'runs' / 'qqqqqq'}" in str(caught.value)
+    with pytest.raises(ModelError) as caught:
+        open_session("qqqqqq")
+    assert caught.value.problems[0].id == "hub.unknown"
 
 
 def test_a_model_without_a_template_needs_one(tiny_model):

@@ -62,5 +62,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "Open it with open_session(..., compare=True).",
         "请用 open_session(..., compare=True) 打开。",
     ),
+    "chat.unknown.rule": ("there is no run or model of this name", "没有这个名称的运行或模型"),
+    "chat.unknown.remedy": ("Did you mean {near}?", "是否想输入 {near}？"),
     "chat.new": ("A new conversation.", "新的对话。"),
 }
