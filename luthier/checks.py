@@ -5,16 +5,18 @@ What goes in: a run's probe, and a model or its logits. What comes out: a `Check
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from luthier import proof
 from luthier.data.laws import LawReport
+from luthier.data.store import TokenStore
+from luthier.errors import Problem
 from luthier.models.decoder import Decoder
 from luthier.runs.receipt import Check, Status
 from luthier.runs.store import RunFolder
-from luthier.session import open_session
+from luthier.session import Base, open_session
 from luthier.text import say
 
 
@@ -26,6 +28,16 @@ def laws(report: LawReport) -> list[Check]:
         Check("prompt_law", status, say("engine.check_laws_bound"), evidence),
         Check("stop_token", status, say("engine.check_stop_bound"), evidence),
     ]
+
+
+def beyond_positions(base: Base, stores: Sequence[TokenStore | None]) -> list[Problem]:
+    """A note where rows are longer than what the base has seen: its rotary angles there are new to it."""
+    limit = base.arch.spec.max_positions
+    lengths = [store.lengths for store in stores if store is not None]
+    rows = sum(int((each > limit).sum()) for each in lengths)
+    longest = max(int(each.max()) for each in lengths)
+    values = {"rows": rows, "limit": limit, "longest": longest}
+    return [Problem("engine.beyond_positions", field="data.max_tokens", values=values)] if rows else []
 
 
 def base_untouched(probe: proof.Probe, decoder: Decoder | None) -> Check:

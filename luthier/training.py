@@ -362,7 +362,8 @@ def _start(job: loop.Job, base: Base, data: Data) -> TrainState:
     else:
         job.emit("started", {"num_steps": job.stream.num_steps})
     unread = [Problem("engine.fields_unread", value=field) for field in data.laws.unused]
-    for each in (*base.notes, *data.checked.notes, *unread, *problems):
+    far = checks.beyond_positions(base, (data.train, data.validation))
+    for each in (*base.notes, *data.checked.notes, *unread, *far, *problems):
         job.emit("note", {"text": str(each)})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)
