@@ -37,8 +37,8 @@ def chat(
     """Answer each line in turn, keeping the conversation; returns the number of questions answered.
 
     `/new` starts over, `/quit` (or the end of the lines) ends. Ctrl-C ends the answer that is being given, and where
-    none is, or pressed again, the chat. With `compare`, every question is put to tuned model and base, each with its own
-    history; the session has to hold both.
+    none is, or pressed again, the chat. With `compare`, every question is put to tuned model and base, each with its
+    own history; the session has to hold both.
 
     Raises:
         RunError: a system prompt is given, and the model continues text.

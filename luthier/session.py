@@ -200,7 +200,7 @@ def open_session(
     Args:
         target: run folder or name, model folder, hub id, or `nano`.
         compare: also keep the base at hand (costs a second copy of the weights where they were tuned in full).
-        template: for models that bring no chat template: chatml, alpaca or a Jinja file. A run has that of its training.
+        template: for models that bring no chat template: chatml, alpaca or a Jinja file. Runs bring their own.
         on_download: called with (bytes there, bytes in all) while a model comes from a hub.
 
     Raises:

@@ -93,8 +93,8 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "配方应是 YAML 文件的路径、由各部分组成的映射，或 RunConfig",
     ),
     "config.recipe_type.remedy": (
-        'For example luthier.train("recipe.yaml"), or luthier.train({{"model": "nano", "data": {{"train": "x.json"}}}}).',
-        '例如 luthier.train("recipe.yaml")，或 luthier.train({{"model": "nano", "data": {{"train": "x.json"}}}})。',
+        'For example "recipe.yaml", or {{"model": "nano", "data": {{"train": "x.json"}}}}.',
+        '例如 "recipe.yaml"，或 {{"model": "nano", "data": {{"train": "x.json"}}}}。',
     ),
     "config.no_parts.rule": ("there is nothing of this name inside {around}", "{around} 里没有这样的部分"),
     "config.no_parts.remedy": (
