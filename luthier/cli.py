@@ -112,7 +112,11 @@ def data_show(
     from luthier.data.templates import load_renderer
     from luthier.session import find_base
 
-    items = check.check_sources(config).train[first - 1 : first - 1 + rows]
+    there = check.check_sources(config).train
+    if first > len(there):
+        problem = Problem("shell.past_the_end", field="--first", value=str(first), values={"rows": len(there)})
+        return failed([problem], BAD_INPUT)
+    items = there[first - 1 : first - 1 + rows]
     renderer = load_renderer(find_base(config.model).folder, config)
     colour = context.obj.colour
     shown = [say("shell.legend_colour" if colour else "shell.legend_plain")]
@@ -305,7 +309,7 @@ def demo(context: typer.Context, directory: Dir = "runs") -> Outcome:
         "merged_agrees": list(done.merged_agrees),
         "seconds": done.seconds,
     }
-    return Outcome(value, show_piece.lines(done))
+    return Outcome(value, show_piece.lines(done), FAILED if done.run.receipt.failed else OK)
 
 
 def answered(answer: Answer) -> Outcome:

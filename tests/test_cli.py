@@ -241,6 +241,8 @@ def test_data_show(capsys: pytest.CaptureFixture[str], tiny_model: Callable[...,
     assert shown["where"] == "x.jsonl:2" and "Say 1" in text and learned.startswith("It is 1.")
     assert "Say" not in learned and 0 < shown["learned"] < shown["tokens"]
     code, out, _ = run(capsys, "data", "show", *given)
+    code, _, err = run(capsys, "data", "show", *given[:2], "data.validation=0", "--first", "100")
+    assert code == 2 and "--first = 100: there are only 3 rows" in err
     assert re.search(r"^\+ It is 1\.", out, re.M) and re.search(r"^  .*Say 1", out, re.M)
     assert "\x1b" not in out
 

@@ -152,6 +152,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "`{command} --help` shows how it is written.",
         "用 `{command} --help` 查看写法。",
     ),
+    "shell.past_the_end.rule": ("there are only {rows} rows to train on", "训练数据只有 {rows} 行"),
+    "shell.past_the_end.remedy": ("Give a number from 1 to {rows}.", "请给出 1 到 {rows} 之间的数。"),
     "shell.stopped.rule": ("stopped on request", "已按要求停止"),
     "shell.stopped.remedy": ("The same command starts over.", "再次执行同一命令即可重新开始。"),
     "shell.stopped_run.rule": ("stopped on request", "已按要求停止"),
