@@ -57,7 +57,8 @@ class Demo:
 
 
 def demo(directory: str | Path = "runs", *, on_event: Callable[[Event], None] | None = None) -> Demo:
-    """Run it; writes `<directory>/demo` (or demo-2...), beside it its rows and of an adapter the merged model, and nothing else.
+    """Run it; writes `<directory>/demo` (or demo-2...), beside it its rows and, of an adapter, the merged model, and
+    nothing else.
 
     Raises:
         RunError: the directory cannot be written.
