@@ -151,6 +151,8 @@ class Session:
     def _prompt(self, conversation: Conversation) -> list[int]:
         if not (isinstance(conversation, str) and self.continues_text):
             chat = chat_of(conversation)
+            if self.continues_text and not self.renderer.template_source:
+                raise DataError(Problem("chat.only_text", where=self.label))
             return self.renderer.prompt(chat.messages, chat.tools)
         ids = self.renderer.prompt_text(conversation)
         if not ids:

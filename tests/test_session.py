@@ -379,7 +379,7 @@ def test_messages_keep_the_template_where_there_is_one(raw, sent):
     session = open_session(raw / "runs" / "prompts")
     session.answer([Message("user", "Count 3:")], SHORT)
     assert sent == [session.renderer.prompt([Message("user", "Count 3:")])]
-    with pytest.raises(ModelError):
+    with pytest.raises(DataError, match="raw text"):
         open_session(raw / "runs" / "bare").answer([Message("user", "Count 3:")], SHORT)
 
 

@@ -39,6 +39,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "Leave --system out, or write the instruction into the text that is continued.",
         "请去掉 --system，或把该指示直接写进要续写的文本里。",
     ),
+    "chat.only_text.rule": (
+        "this model was trained on raw text and has no chat template, so messages cannot be put to it",
+        "该模型是用原始文本训练的，也没有对话模板，因此不能向它发送消息",
+    ),
+    "chat.only_text.remedy": ("Give the text that it is to continue.", "请直接给出要续写的文本。"),
     "chat.nothing_to_continue.rule": ("an empty text cannot be continued", "空文本无法续写"),
     "chat.nothing_to_continue.remedy": ("Give at least one character.", "请至少给出一个字符。"),
     "chat.not_a_conversation.rule": (
