@@ -5,20 +5,21 @@ What goes in: a run's probe, and a model or its logits. What comes out: a `Check
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
 import numpy as np
 
 from luthier import parent, proof
 from luthier.data.laws import LawReport
+from luthier.data.sequences import Sequences
 from luthier.data.templates import Renderer
 from luthier.errors import Problem, RunError
 from luthier.models.decoder import Decoder
 from luthier.runs import manifest
 from luthier.runs.receipt import Check, Status
 from luthier.runs.store import RunFolder
-from luthier.session import Session, open_session, output_folder, run_base
+from luthier.session import Base, Session, open_session, output_folder, run_base
 from luthier.text import say
 
 
@@ -39,6 +40,16 @@ def laws(report: LawReport, sequences: int, cut: int) -> list[Check]:
         Check("prompt_law", status, say("engine.check_laws_bound"), evidence),
         Check("stop_token", ends, say("engine.check_stop_bound"), found),
     ]
+
+
+def beyond_positions(base: Base, stores: Sequence[Sequences | None]) -> list[Problem]:
+    """A note where rows are longer than what the base has seen: its rotary angles there are new to it."""
+    limit = base.arch.spec.max_positions
+    lengths = [store.lengths for store in stores if store is not None]
+    rows = sum(int((each > limit).sum()) for each in lengths)
+    longest = max(int(each.max()) for each in lengths)
+    values = {"rows": rows, "limit": limit, "longest": longest}
+    return [Problem("engine.beyond_positions", field="data.max_tokens", values=values)] if rows else []
 
 
 def base_untouched(probe: proof.Probe, decoder: Decoder | None) -> Check:

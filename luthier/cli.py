@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -112,7 +113,11 @@ def data_show(
     from luthier.data.templates import load_renderer
     from luthier.session import find_base
 
-    items = itertools.islice(check.check_sources(config).train, first - 1, first - 1 + rows)
+    there = check.check_sources(config).train
+    if first > len(there):
+        problem = Problem("shell.past_the_end", field="--first", value=str(first), values={"rows": len(there)})
+        return failed([problem], BAD_INPUT)
+    items = itertools.islice(there, first - 1, first - 1 + rows)
     renderer = load_renderer(find_base(config.model).folder, config)
     colour = context.obj.colour
     shown = [say("shell.legend_colour" if colour else "shell.legend_plain")]
@@ -323,7 +328,7 @@ def demo(context: typer.Context, directory: Dir = "runs") -> Outcome:
         "merged_agrees": list(done.merged_agrees),
         "seconds": done.seconds,
     }
-    return Outcome(value, show_piece.lines(done))
+    return Outcome(value, show_piece.lines(done), FAILED if done.run.receipt.failed else OK)
 
 
 def answered(answer: Answer) -> Outcome:
@@ -388,7 +393,37 @@ WORDS = {
     "Show this message and exit.": "shell.word.help",
     "default: ": "shell.word.default",
     "[required]": "shell.word.required",
+    "[OPTIONS]": "shell.word.any_options",
+    "COMMAND [ARGS]...": "shell.word.any_command",
 }
+
+
+def reason_in_our_words(text: str) -> str:
+    """What the library finds wrong with a command line, in the chosen language; as it is where it is not known."""
+    for pattern, ours in REASONS.items():
+        found = re.fullmatch(pattern, text)
+        if found:
+            return say(ours, **{name: reason_in_our_words(part) for name, part in found.groupdict().items()})
+    return text
+
+
+REASONS = {
+    r"Missing argument '(?P<name>.+)'\.": "shell.reason.missing_argument",
+    r"Missing command\.": "shell.reason.missing_command",
+    r"Invalid value for '(?P<name>.+?)': (?P<reason>.+)": "shell.reason.invalid",
+    r"No such option: (?P<name>\S+) \(Possible options: (?P<near>.+)\)": "shell.reason.no_option_near",
+    r"No such option: (?P<name>.+)": "shell.reason.no_option",
+    r"No such command '(?P<name>.+)'\. Did you mean (?P<near>.+)\?": "shell.reason.no_command_near",
+    r"No such command '(?P<name>.+)'\.": "shell.reason.no_command",
+    r"Got unexpected extra argument\(s\) \((?P<names>.+)\)": "shell.reason.extra",
+    r"Option '(?P<name>.+)' requires an argument\.": "shell.reason.value_wanted",
+    r"Option '(?P<name>.+)' does not take a value\.": "shell.reason.no_value_wanted",
+    r"Input should be a valid integer.*": "shell.reason.whole_number",
+    r"Input should be a valid number.*": "shell.reason.number",
+    r"Input should be greater than or equal to (?P<limit>.+)": "shell.reason.at_least",
+    r"Input should be less than or equal to (?P<limit>.+)": "shell.reason.at_most",
+}
+"""The library's and pydantic's words about a command line -> ours; the first that fits."""
 
 
 class Command(TyperCommand):
@@ -430,6 +465,9 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "demo": demo,
 }
 """What is typed -> function; its help is `shell.help.<name>`."""
+
+TRAINING = ("train", "runs resume")
+"""Commands that go on where they were stopped."""
 
 
 def application() -> typer.Typer:
@@ -516,12 +554,15 @@ def attempt(shell: Shell, arguments: list[str]) -> Outcome:
     except BrokenPipeError:
         raise
     except typer.TyperException as error:
-        values = {"reason": error.format_message(), "command": usage_of(error)}
+        values = {"reason": reason_in_our_words(error.format_message()), "command": usage_of(error)}
         return failed([Problem("shell.usage", values=values)], BAD_INPUT)
     except (Exception, KeyboardInterrupt) as error:  # the one place that answers for every fault
         if shell.debug and not isinstance(error, (LuthierError, KeyboardInterrupt, typer.Abort)):
             raise
-        return outcome_of(KeyboardInterrupt() if isinstance(error, typer.Abort) else error)
+        if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+            begun = " ".join(arguments).startswith(TRAINING)
+            return failed([Problem("shell.stopped_run" if begun else "shell.stopped")], INTERRUPTED)
+        return outcome_of(error)
 
 
 def call(shell: Shell, arguments: list[str]) -> Outcome:

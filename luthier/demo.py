@@ -19,7 +19,7 @@ from luthier.generate import Sampling
 from luthier.models import adapters
 from luthier.nano import task
 from luthier.run import Run
-from luthier.runs import receipt_page
+from luthier.runs import files, receipt_page
 from luthier.runs.events import Event
 from luthier.runs.recipe import free_name
 from luthier.session import Session, find_base, open_session
@@ -57,7 +57,12 @@ class Demo:
 
 
 def demo(directory: str | Path = "runs", *, on_event: Callable[[Event], None] | None = None) -> Demo:
-    """Run it; writes `<directory>/demo` (or demo-2...) and nothing else."""
+    """Run it; writes `<directory>/demo` (or demo-2...), beside it its rows and, of an adapter, the merged model, and
+    nothing else.
+
+    Raises:
+        RunError: the directory cannot be written.
+    """
     started = time.monotonic()
     path = Path(directory) / "demo"
     if path.exists():
@@ -110,10 +115,11 @@ def lines(done: Demo) -> list[str]:
 
 
 def _write_rows(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "train.jsonl"
     rows = task.examples(0, TRAIN_ROWS)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    with files.user_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
 
 

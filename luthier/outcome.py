@@ -80,8 +80,6 @@ def outcome_of(error: BaseException) -> Outcome:
             return failed([error.problem], error.exit_code)
         case Interrupted():
             return Outcome(errors([interruption(error)]), [str(error)], error.exit_code, is_problem=True)
-        case KeyboardInterrupt():
-            return failed([Problem("shell.stopped")], INTERRUPTED)
     code = error.exit_code if isinstance(error, LuthierError) else FAILED
     return failed([Problem("shell.unexpected", values={"reason": summary(error), "file": keep(error)})], code)
 

@@ -221,7 +221,10 @@ def _data(event: Event) -> str:
 
 
 def _model(event: Event) -> str:
+    """The structure in one screen, whose last line holds the counts; the counts alone where there is none."""
     data = event.data
+    if data.get("structure"):
+        return "\n".join(data["structure"])
     if not data.get("total"):
         return ""
     percent = f"{100 * data['trainable'] / data['total']:.3g}"

@@ -10,6 +10,7 @@ Shape legend: B prompts, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import math
 import subprocess
 import sys
 import tempfile
@@ -74,8 +75,12 @@ def effect(base_BV: Logits, tuned_BV: Logits) -> Effect:
 
 
 def relative_difference(a_BV: Logits, b_BV: Logits) -> float:
-    """max|a-b| / max|b|."""
-    return float(np.abs(a_BV - b_BV).max() / np.abs(b_BV).max())
+    """max|a-b| / max|b|; 0 for equal ones and infinite where all of b is 0, which is what a collapsed model gives."""
+    if np.array_equal(a_BV, b_BV):
+        return 0.0
+    with np.errstate(invalid="ignore"):  # infinite minus infinite is no number, and no number is no pass
+        largest, scale = float(np.abs(a_BV - b_BV).max()), float(np.abs(b_BV).max())
+    return largest / scale if scale else math.inf
 
 
 @dataclasses.dataclass(frozen=True)

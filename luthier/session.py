@@ -7,7 +7,9 @@ renders messages exactly as training did, stops at the same tokens, and can spea
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from luthier.models import adapters, hub, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
 from luthier.runs import manifest
-from luthier.runs.store import RunFolder
+from luthier.runs.store import RunFolder, index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +60,12 @@ def find_base(model: ModelSection, on_download: Progress | None = None) -> Base:
 
 
 Conversation = str | Chat | Mapping[str, Any] | Sequence[Mapping[str, Any] | Message]
-"""A question; messages with role and content; or a row of the `messages` format, with `tools`."""
+"""A question, or the beginning of a text where raw text was trained on; messages with role and content; or a row of the
+`messages` format, with `tools`."""
 ADAPTER = "default"
+NO_SUCH_MODEL = ("hub.unknown", "hub.near", "hub.not_in_folder")
+NEAR_RUN = 0.3
+"""How like a name of a run has to be, by difflib's measure, to be proposed; as in `luthier runs show`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Session:
     adapter: its name; None where the weights themselves were tuned or nothing was.
     label: what to call it on screen; base_label: the same for the base.
     base: a decoder with the untouched base weights, for comparisons; the same object where an adapter can be left off.
+    continues_text: whether a bare question is put as it stands, because the rows were no conversations.
     """
 
     decoder: Decoder
@@ -77,6 +84,10 @@ class Session:
     label: str
     base: Decoder | None
     base_label: str
+
+    @property
+    def continues_text(self) -> bool:
+        return self.renderer.trained != "chat"
 
     def answer(
         self,
@@ -107,7 +118,13 @@ class Session:
 
         Args:
             tuned: False answers with the base.
+
+        Raises:
+            DataError: a conversation is not one, or is empty.
+            RunError: the base is asked for, and this session was opened without it.
         """
+        if isinstance(conversations, (str, Mapping)) or not isinstance(conversations, Sequence):
+            raise DataError(Problem("chat.not_several", value=_shown(conversations)))
         return self._answers(conversations, sampling, tuned, None)
 
     def _answers(
@@ -117,10 +134,10 @@ class Session:
         tuned: bool,
         on_token: Callable[[int, int], None] | None,
     ) -> list[str]:
-        chats = [chat_of(each) for each in conversations]
-        prompts = [self.renderer.prompt(chat.messages, chat.tools) for chat in chats]
+        prompts = [self._prompt(each) for each in conversations]
         decoder = self.decoder if tuned else self.base
-        assert decoder is not None, "this session was opened without the base"
+        if decoder is None:
+            raise RunError(Problem("chat.no_base", where=self.label))
         outcome = generate.generate(
             decoder,
             prompts,
@@ -131,18 +148,31 @@ class Session:
         )
         return [self.renderer.decode(each.ids) for each in outcome]
 
+    def _prompt(self, conversation: Conversation) -> list[int]:
+        if not (isinstance(conversation, str) and self.continues_text):
+            chat = chat_of(conversation)
+            if self.continues_text and not self.renderer.template_source:
+                raise DataError(Problem("chat.only_text", where=self.label))
+            return self.renderer.prompt(chat.messages, chat.tools)
+        ids = self.renderer.prompt_text(conversation)
+        if not ids:
+            raise DataError(Problem("chat.nothing_to_continue"))
+        return ids
+
 
 def chat_of(conversation: Conversation) -> Chat:
     """A bare question becomes one user message; dicts are read as rows of the `messages` format are, so that tool
     calls, reasoning and tools reach the template as they did in training.
 
     Raises:
-        DataError: a message that a data file could not hold either.
+        DataError: it is no conversation, or has a message that a data file could not hold either.
     """
     if isinstance(conversation, Chat):
         return conversation
     if isinstance(conversation, str):
         return Chat((Message("user", conversation),))
+    if not isinstance(conversation, (Mapping, Sequence)):
+        raise DataError(Problem("chat.not_a_conversation", value=_shown(conversation)))
     if not isinstance(conversation, Mapping) and all(isinstance(each, Message) for each in conversation):
         return Chat(tuple(each for each in conversation if isinstance(each, Message)))
     try:
@@ -152,6 +182,11 @@ def chat_of(conversation: Conversation) -> Chat:
         raise DataError(fault.problem("")) from fault
     assert isinstance(made, Chat)
     return made
+
+
+def _shown(value: object) -> str:
+    """A value in a message, shortened."""
+    return reprlib.repr(value)
 
 
 def open_session(
@@ -171,24 +206,45 @@ def open_session(
         on_download: called with (bytes there, bytes in all) while a model comes from a hub.
 
     Raises:
-        ModelError: the target is neither, or cannot be loaded; RunError: the run has no weights yet.
+        ModelError: the target is neither, or cannot be loaded; RunError: the run has no weights yet, or was trained
+            with another template.
     """
     path = run_path(target)
     if path is not None:
+        if template != "model":
+            raise RunError(Problem("chat.template_of_run", where=str(path), value=template))
         with RunFolder.open(path).at_home() as run:
             return _open_run(run, device, compare)
     config = RunConfig.model_validate({"model": str(target), "data": {"train": "-", "template": template}})
-    base = find_base(config.model, on_download)
+    try:
+        base = find_base(config.model, on_download)
+    except ModelError as error:
+        raise _with_runs(error, str(target)) from error
+    # A folder that a run wrote says how it was trained; a template that is asked for is there for conversations.
+    renderer = Renderer.load(base.folder) if template == "model" else load_renderer(base.folder, config)
+    if not renderer.template_source and renderer.trained == "chat":
+        raise ModelError(Problem("chat.no_template", where=str(base.folder), values={"model": str(target)}))
     chosen = backend.choose(device, "auto")
     chosen.apply()
     decoder = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
-    return Session(decoder, load_renderer(base.folder, config), None, str(target), decoder, str(target))
+    return Session(decoder, renderer, None, str(target), decoder, str(target))
 
 
 def run_path(target: str | Path) -> Path | None:
     """The folder of the run that is meant: a run folder, or a name below `runs/`; None where neither is one."""
     places = (Path(target), Path("runs") / target)
     return next((path for path in places if os.path.isfile(path / "recipe.yaml")), None)  # False where it is unreadable
+
+
+def _with_runs(error: ModelError, target: str) -> ModelError:
+    """The same, or where the target looks like the name of a run, those names."""
+    if any(problem.id not in NO_SUCH_MODEL for problem in error.problems):
+        return error
+    folder = Path(target).parent if Path(target).name != target else Path("runs")
+    near = difflib.get_close_matches(Path(target).name, [info.name for info in index(folder)], cutoff=NEAR_RUN)
+    if not near:
+        return error
+    return ModelError(Problem("chat.unknown", value=target, values={"near": ", ".join(str(folder / n) for n in near)}))
 
 
 def output_folder(run: RunFolder) -> Path:

@@ -230,7 +230,8 @@ def prepare(config: RunConfig, base: Base) -> Data:
     held_out = sequences(checked.validation) if len(checked.validation) else None
     data_cache.trim(cache, config_load.environment().cache_bytes)
     excluded = (*checked.excluded, *train.excluded, *(held_out.excluded if held_out else ()))
-    return Data(renderer, train, held_out, checked, excluded, laws.joined(*(each.laws for each in built.values())))
+    held = laws.joined(*(each.laws for each in built.values()))
+    return Data(renderer.trained_on(held.trained), train, held_out, checked, excluded, held)
 
 
 def _rows_of(base: Base, config: RunConfig) -> Callable[[Sequence[int]], Any] | None:
@@ -403,7 +404,8 @@ def _start(job: loop.Job, base: Base, data: Data, notes: Sequence[Problem]) -> T
         job.emit("started", length)
     unread = [Problem("engine.fields_unread", value=field) for field in data.laws.unused]
     cut = [Problem("tokens.cut", values={"rows": data.truncated})] if data.truncated else []
-    for each in (*base.notes, *notes, *data.checked.notes, *cut, *unread, *problems):
+    far = checks.beyond_positions(base, (data.train, data.validation))
+    for each in (*base.notes, *notes, *data.checked.notes, *cut, *unread, *far, *problems):
         job.emit("note", {"text": str(each)})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)

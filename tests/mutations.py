@@ -462,5 +462,54 @@ MUTATIONS: dict[str, Mutation] = {
         "before + ordered.softmax(-1) >= sampling.top_p)",
         "test_generate.py::test_top_p_as_in_transformers",
     ),
+    # ------------------------------------------------------------------------------------------------ asking
+    "raw prompts are put through the chat template": Mutation(
+        "session.py",
+        "if not (isinstance(conversation, str) and self.continues_text):",
+        "if not (isinstance(conversation, str) and self.continues_text and not self.renderer.template_source):",
+        "test_session.py::test_a_bare_question_is_the_prompt_that_raw_rows_were_trained_on",
+    ),
+    "what the rows were is forgotten with the run": Mutation(
+        "data/templates.py",
+        '            "trained": self.trained,\n',
+        "",
+        "test_session.py::test_the_shape_of_the_rows_stands_beside_the_weights",
+    ),
+    "another template is taken for a run and ignored": Mutation(
+        "session.py",
+        'if template != "model":',
+        'if template == "":',
+        "test_session.py::test_a_run_takes_no_other_template",
+    ),
+    "Ctrl-C ends the chat with the answer": Mutation(
+        "chat.py",
+        "if time.monotonic() - stopped_s < AGAIN_S:",
+        "if time.monotonic():",
+        "test_session.py::test_ctrl_c_ends_the_answer_and_keeps_the_chat",
+    ),
+    "a mistyped path is looked for on a hub": Mutation(
+        "models/hub.py",
+        "if revision is None and Path(first).is_dir():",
+        "if revision is None and Path(first).is_file():",
+        "test_session.py::test_a_mistyped_run_asks_no_network_and_names_the_runs",
+    ),
+    "the structure is not printed": Mutation(
+        "progress.py",
+        'if data.get("structure"):',
+        'if data.get("no structure"):',
+        "test_cli_main_job.py::test_train_ends_well_and_says_how_to_talk_to_it",
+    ),
+    "a failed check leaves the exit code alone": Mutation(
+        "cli.py",
+        "return Outcome(value, lines, FAILED if receipt.failed else OK)",
+        "return Outcome(value, lines, OK)",
+        "test_cli_main_job.py::test_a_check_that_fails_fails_the_command",
+    ),
+    "files of a collapsed model always pass": Mutation(
+        "proof.py",
+        "return largest / scale if scale else math.inf",
+        "return largest / scale if scale else 0.0",
+        "test_proof.py::test_the_check_of_a_collapsed_model_tells_its_files_apart",
+    ),
 }
 """The fault in words -> where and how, and what must notice."""

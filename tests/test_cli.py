@@ -67,6 +67,7 @@ def test_help_of_every_command(
     assert (code, err) == (0, "")
     assert "shell." not in out, "message ids were put into words"
     chinese = language.startswith("zh")
+    assert ("[OPTIONS]" in out) == (not chinese) and ("[选项]" in out) == chinese
     assert ("用法：" in out) == chinese and ("Usage:" in out) == (not chinese)
     assert bool(re.search("[\u4e00-\u9fff]", out)) == chinese
     assert say(f"shell.help.{name.replace(' ', '_')}").split()[0] in out
@@ -136,6 +137,37 @@ def test_problems_in_chinese(capsys: pytest.CaptureFixture[str], monkeypatch: py
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     _, _, err = run(capsys, "train", *LEAST, "tune.rnak=3")
     assert "命令行: tune.rnak = 3: 没有这个设置项" in err
+
+
+@pytest.mark.parametrize("language", ["en_GB.UTF-8", "zh_CN.UTF-8"])
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("chat", "RUN|MODEL"),
+        ("runs", ""),
+        ("runs extend x --steps many", "--steps"),
+        ("runs extend x --steps 0", "1"),
+        ("runs extend x --epochs many", "--epochs"),
+        ("chat nano --top-p 3", "--top-p"),
+        ("chat nano --bogus", "--bogus"),
+        ("chat nano --sys", "--system"),
+        ("trian", "train"),
+        ("qqqq", "qqqq"),
+        ("runs show a b", "b"),
+        ("chat nano --system", "--system"),
+        ("chat nano --compare=3", "--compare"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_one_language(
+    line: str, word: str, language: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANG", language)
+    _, out, err = run(capsys, *line.split())
+    rule = err.splitlines()[0]
+    assert out == "" and word in rule
+    assert not re.search("Input should|Missing|No such|Got unexpected|requires an|does not take", rule)
+    if language.startswith("zh"):
+        assert not re.search("[a-z]{4}", re.sub(r"--\w+|qqqq|trian|train", "", rule)), rule
 
 
 # ---------------------------------------------------------------------------------------------------- what works
@@ -209,6 +241,8 @@ def test_data_show(capsys: pytest.CaptureFixture[str], tiny_model: Callable[...,
     assert shown["where"] == "x.jsonl:2" and "Say 1" in text and learned.startswith("It is 1.")
     assert "Say" not in learned and 0 < shown["learned"] < shown["tokens"]
     code, out, _ = run(capsys, "data", "show", *given)
+    code, _, err = run(capsys, "data", "show", *given[:2], "data.validation=0", "--first", "100")
+    assert code == 2 and "--first = 100: there are only 3 rows" in err
     assert re.search(r"^\+ It is 1\.", out, re.M) and re.search(r"^  .*Say 1", out, re.M)
     assert "\x1b" not in out
 
@@ -277,6 +311,15 @@ def test_faults(
     code, out, err = run(capsys, "doctor", "--json")
     assert code == expected and [each["id"] for each in json.loads(out)["error"]["problems"]] == [id]
     assert err == "a library prints this\n", "stdout belongs to the JSON object"
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("train", True), ("doctor", False), ("chat", False)])
+def test_only_what_goes_on_is_said_to_go_on(
+    command: str, goes_on: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cli.COMMANDS, command, raises(KeyboardInterrupt()))
+    code, _, err = run(capsys, command)
+    assert code == 130 and ("A run that had begun" in err) == goes_on
 
 
 def test_json_is_strict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,19 @@ def test_the_recipe_of_the_guide(recipe: Any) -> None:
     assert config.run.name == "first"
 
 
+@pytest.mark.parametrize("given_", [["model=", "data="], "model:\ndata:\n", {"model": None, "data": None}])
+def test_a_section_that_is_left_empty_is_named_as_one_that_is_not_there(recipe: Any, given_: Any) -> None:
+    if isinstance(given_, list):
+        found = problems(None, given_)
+    else:
+        found = problems(recipe(given_) if isinstance(given_, str) else given_)
+    assert [(each.id, each.field) for each in found] == [("config.missing", "model"), ("config.missing", "data.train")]
+
+
+def test_a_single_override_may_stand_alone() -> None:
+    assert load({"model": "nano", "data.train": "x.json"}, "tune.rank=3").tune.rank == 3
+
+
 def test_every_way_to_give_a_recipe_is_the_same(recipe: Any) -> None:
     text = recipe("model: nano\ndata: {train: x.json}\ntune: {rank: 8}\n")
     nested = {"model": "nano", "data": {"train": "x.json"}, "tune": {"rank": 8}}

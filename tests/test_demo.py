@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from luthier import demo, proof
 from luthier.config import load as config_load
+from luthier.errors import RunError
 from luthier.nano import task
 from luthier.text import set_language
 from luthier.training import train
@@ -74,6 +75,14 @@ def test_what_is_printed_names_scores_and_places(done, language):
         assert word in text
     for check in found.run.receipt.checks:
         assert check.sentence in text and check.evidence in text
+
+
+@pytest.mark.parametrize("place", ["file/runs", "file"])
+def test_a_folder_that_cannot_be_written_is_the_user_s_to_mend(tmp_path, place):
+    (tmp_path / "file").touch()  # also root cannot make a folder in a file
+    with pytest.raises(RunError) as caught:
+        demo.demo(tmp_path / place)
+    assert str(tmp_path / "file") in str(caught.value)
 
 
 def test_the_recipe_is_sound():

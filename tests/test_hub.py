@@ -131,11 +131,12 @@ def test_a_relative_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.
     ("path", "revision", "message"),
     [
         ("nothing-here", None, "hub.unknown"),
-        ("./org/name", None, "hub.unknown"),
+        ("./orgs/name", None, "hub.unknown"),
         ("../nowhere", None, "hub.unknown"),
         ("a/b/c", None, "hub.unknown"),
         ("nanoo", None, "hub.near"),
         ("qwen-smal", None, "hub.near"),
+        ("org/nmae", None, "hub.not_in_folder"),
         ("weights.gguf", None, "hub.not_a_folder"),
         ("qwen-small", "main", "hub.revision_of_folder"),
         ("modelscope:name", None, "hub.bad_id"),
@@ -145,6 +146,7 @@ def test_what_cannot_be_a_model_is_refused(
     path: str, revision: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "qwen-small").mkdir()
+    (tmp_path / "org" / "name").mkdir(parents=True)
     (tmp_path / "weights.gguf").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError) as caught:
@@ -154,6 +156,8 @@ def test_what_cannot_be_a_model_is_refused(
     assert problem.field in ("model.path", "model.revision") and problem.rule and problem.remedy
     if path == "qwen-smal":
         assert "qwen-small" in str(caught.value)
+    if path == "org/nmae":
+        assert f"{tmp_path}/org/nmae" in problem.rule and "org/name" in problem.remedy
 
 
 def test_files_wanted_of_a_repository() -> None:

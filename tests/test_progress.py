@@ -132,6 +132,13 @@ def test_other_events_have_their_lines() -> None:
     ]
 
 
+def test_the_structure_is_shown_whole_and_its_counts_once() -> None:
+    screen = ["llama: 2 layers", "  layers 0-1 [of 2]", "Trains 10 of 1,000 parameters (1 %)"]
+    for terminal in (False, True):
+        text = shown([event("model", structure=screen, trainable=10, total=1_000, percent=1.0)], terminal=terminal)
+        assert text.splitlines() == screen
+
+
 def test_loss_that_is_no_number() -> None:
     assert "loss –" in shown([step(1, loss=None, tokens_per_s=None, memory_bytes=None)])
 

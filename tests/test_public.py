@@ -71,6 +71,7 @@ MEMBERS: dict[type, dict[str, str]] = {
             "(self, conversations: 'Sequence[Conversation]', sampling: 'Sampling | None' = None, *, "
             "tuned: 'bool' = True) -> 'list[str]'"
         ),
+        "continues_text": "-> 'bool'",
     },
     luthier.Tuner: {
         "fit": "(self) -> 'Tuner'",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import signal
+import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,21 @@ def test_every_tracker_of_the_recipe_is_in_the_table() -> None:
     assert set(reporters.TRACKERS) == set(allowed.__args__[0].__args__)  # type: ignore[union-attr]
 
 
-def installed(package: str) -> Any:
-    missing = importlib.util.find_spec(package) is None
-    return pytest.mark.skipif(missing, reason=f"{package} is an optional extra and is not installed")
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty home, and a proxy in front of everything outside that nobody may have spoken to."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            for each in (name, name.lower()):
+                monkeypatch.setenv(each, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        yield
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
-@installed("tensorboard")
-def test_tensorboard_reads_back_what_was_written(tmp_path: Path) -> None:
+def test_tensorboard_reads_back_what_was_written(tmp_path: Path, offline: None) -> None:
     with claim(tmp_path, run__report="tensorboard") as run:
         train(run)
         train(run, first=2)  # step 2 again
@@ -124,9 +132,7 @@ def test_tensorboard_reads_back_what_was_written(tmp_path: Path) -> None:
     assert "tensorflow" not in sys.modules
 
 
-@installed("wandb")
-def test_wandb_records_offline_without_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_wandb_records_offline_without_asking(tmp_path: Path, offline: None) -> None:
     with claim(tmp_path / "runs", run__report="wandb", run__name="a.b") as run:
         train(run)
         assert not [e for e in run.events() if e.kind == "note" and "wandb" in e.data["text"]]
@@ -137,9 +143,7 @@ def test_wandb_records_offline_without_asking(tmp_path: Path, monkeypatch: pytes
             time.sleep(0.05)
 
 
-@installed("swanlab")
-def test_swanlab_records_offline_and_leaves_ctrl_c_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_swanlab_records_offline_and_leaves_ctrl_c_alone(tmp_path: Path, offline: None) -> None:
     before = signal.getsignal(signal.SIGINT), sys.excepthook
     with claim(tmp_path / "runs", run__report="swanlab", run__name="a.b") as run:
         train(run)

@@ -9,17 +9,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from luthier import chat as chatting
 from luthier import generate, proof
-from luthier.data.formats import Message
+from luthier.data.formats import Completion, Message, Text
 from luthier.engine import loop
 from luthier.errors import DataError, ModelError, RunError, TrainingFailed
 from luthier.generate import Sampling
 from luthier.methods import supervised
+from luthier.models import hub_huggingface
 from luthier.run import Run
 from luthier.session import Session, chat_of, open_session
 from luthier.text import say, set_language
@@ -129,6 +131,21 @@ def test_a_run_without_a_result_says_so_in_both_languages(place, monkeypatch, tm
 def test_what_is_neither_run_nor_model_is_a_model_error(tmp_path):
     with pytest.raises(ModelError):
         open_session(tmp_path / "nothing-here")
+
+
+def test_a_mistyped_run_asks_no_network_and_names_the_runs(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(hub_huggingface, "fetch", lambda *_: pytest.fail("asked a hub"))
+    for target, near in (("loar", "runs/lora"), ("runs/ful", "runs/full"), ("runs/loar", "runs/lora")):
+        with pytest.raises(ModelError, match="Did you mean") as caught:
+            open_session(target)
+        assert near in str(caught.value) and caught.value.problems[0].value == target
+    with pytest.raises(ModelError) as caught:
+        open_session("runs/qqqqqq")
+    assert f"no model or run {place / 'runs' / 'qqqqqq'}" in str(caught.value)
+    with pytest.raises(ModelError) as caught:
+        open_session("qqqqqq")
+    assert caught.value.problems[0].id == "hub.unknown"
 
 
 def test_a_model_without_a_template_needs_one(tiny_model):
@@ -305,3 +322,167 @@ def test_the_chat_speaks_chinese(place):
     set_language("zh")
     _, text = talk(place / "runs" / "lora", ["/new"])
     assert "正在与" in text and "新的对话" in text
+
+
+# ----------------------------------------------------------------------------------------- prompts and raw text
+
+
+PROMPTS = [{"prompt": f"Count {i}:", "completion": f" {i} and {i + 1}"} for i in range(24)]
+TEXTS = [{"text": f"Line {i}. And {i + 1} follows it, as it does."} for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def raw(tiny_model, tmp_path_factory) -> Path:
+    """`runs/prompts` of a base with a chat template; `runs/bare` of one without; `runs/texts` in full."""
+    folder = tmp_path_factory.mktemp("raw")
+    for name, rows in (("prompts", PROMPTS), ("texts", TEXTS)):
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    with_template, without = (tiny_model("qwen2", seed=5, template=each) for each in (True, False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "reload_in_fresh_process", lambda run: "not made in this test")
+        train(recipe_of(with_template, folder / "prompts.json", folder / "runs", "prompts", "lora"))
+        train(recipe_of(without, folder / "prompts.json", folder / "runs", "bare", "lora"))
+        texts = recipe_of(with_template, folder / "texts.json", folder / "runs", "texts", "full")
+        train({**texts, "method": "pretrain"})
+    return folder
+
+
+@pytest.fixture
+def sent(monkeypatch) -> list[list[int]]:
+    """The prompts that reach the model."""
+    seen: list[list[int]] = []
+    real = generate.generate
+
+    def told(decoder, prompts, *rest, **how):
+        seen.extend(list(each) for each in prompts)
+        return real(decoder, prompts, *rest, **how)
+
+    monkeypatch.setattr(generate, "generate", told)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["prompts", "bare", "texts"])
+def test_a_bare_question_is_the_prompt_that_raw_rows_were_trained_on(raw, sent, name):
+    session = open_session(raw / "runs" / name)
+    assert session.continues_text
+    session.answer("Count 3:", SHORT)
+    Run(raw / "runs" / name).chat("Count 3:", max_tokens=2)
+    session.answers(["Count 3:"], SHORT)
+    row = Completion("Count 3:", " 3") if name != "texts" else Text("Count 3:")
+    ids, weights = session.renderer.train(row)
+    learnt = [at for at, weight in enumerate(weights) if weight]
+    trained = ids[: learnt[0]] if name != "texts" else ids[:-1]  # a text is learnt whole, its end token last
+    assert sent == [trained.tolist()] * 3
+
+
+def test_messages_keep_the_template_where_there_is_one(raw, sent):
+    session = open_session(raw / "runs" / "prompts")
+    session.answer([Message("user", "Count 3:")], SHORT)
+    assert sent == [session.renderer.prompt([Message("user", "Count 3:")])]
+    with pytest.raises(DataError, match="raw text"):
+        open_session(raw / "runs" / "bare").answer([Message("user", "Count 3:")], SHORT)
+
+
+def test_the_shape_of_the_rows_stands_beside_the_weights(raw, place):
+    shapes = {}
+    for run in (raw / "runs" / "prompts" / "adapter", raw / "runs" / "texts" / "model", place / "runs/lora/adapter"):
+        shapes[run.parent.name] = json.loads((run / "renderer.json").read_text())["trained"]
+    assert shapes == {"prompts": "completion", "texts": "text", "lora": "chat"}
+    assert open_session(raw / "runs" / "texts" / "model").continues_text, "the folder alone knows it too"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_chat_with_raw_text_says_so_once_and_sends_each_line_alone(raw, sent, language):
+    set_language(language)
+    session = open_session(raw / "runs" / "bare", compare=True)
+    written: list[str] = []
+    lines = ["Count 1: \n", "\n", "Count 2:\n"]
+    assert chatting.chat(session, lines, written.append, sampling=SHORT, compare=True) == 2
+    text = "".join(written)
+    assert text.count(say("chat.greeting_text", label="bare", quit="/quit")) == 1
+    expected = [session.renderer.prompt_text(line) for line in ("Count 1: ", "Count 2:")]
+    assert sent == [expected[0], expected[0], expected[1], expected[1]]
+
+
+def test_a_system_prompt_and_an_empty_text_cannot_be_continued(raw):
+    session = open_session(raw / "runs" / "bare")
+    with pytest.raises(RunError, match="--system"):
+        chatting.chat(session, ["x"], print, system="Be brief.")
+    with pytest.raises(DataError, match="empty"):
+        session.answer("", SHORT)
+
+
+def test_a_model_folder_without_a_template_names_the_option(tiny_model):
+    bare = tiny_model("llama", template=False)
+    with pytest.raises(ModelError) as caught:
+        open_session(bare, device="cpu")
+    assert f"luthier chat {bare} --template chatml" in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------- what cannot be meant
+
+
+def test_a_run_takes_no_other_template(place, tmp_path):
+    for template in ("chatml", str(tmp_path / "none.jinja")):
+        with pytest.raises(RunError) as caught:
+            open_session(place / "runs" / "lora", template=template)
+        (problem,) = caught.value.problems
+        assert problem.id == "chat.template_of_run" and problem.value == template
+
+
+def test_what_is_no_conversation_is_refused_in_words(place):
+    session = open_session(place / "runs" / "full")
+    for wrong in (5, None, [5], b"bytes", {"question": "x"}):
+        with pytest.raises(DataError):
+            session.answer(wrong, SHORT)
+    for wrong in ("Say 3", {"messages": []}, 5):
+        with pytest.raises(DataError, match="list"):
+            session.answers(wrong, SHORT)
+    with pytest.raises(DataError):
+        Run(place / "runs" / "full").chat(5)
+
+
+def test_the_base_of_whole_weights_has_to_be_asked_for(place):
+    with pytest.raises(RunError, match="compare=True"):
+        open_session(place / "runs" / "full").answer("Say 3", SHORT, tuned=False)
+
+
+# ------------------------------------------------------------------------------------------------------ Ctrl-C
+
+
+def stopping(monkeypatch, pieces: list[str], seconds: list[float]) -> list[tuple[Message, ...]]:
+    """Every answer says `pieces` and is then interrupted; `seconds` are what the clock shows whenever it is looked at.
+    What is put to the model comes back."""
+    seen: list[tuple[Message, ...]] = []
+
+    def told(self, conversation, sampling=None, *, tuned=True, on_text=None):
+        seen.append(conversation)
+        for piece in pieces:
+            on_text(piece)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "answer", told)
+    clock = iter(seconds)
+    monkeypatch.setattr(chatting, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    return seen
+
+
+def test_ctrl_c_ends_the_answer_and_keeps_the_chat(place, monkeypatch):
+    session = open_session(place / "runs" / "lora")
+    seen = stopping(monkeypatch, ["half an", " answer"], [100.0, 100.0, 200.0, 200.0])
+    written: list[str] = []
+    assert chatting.chat(session, ["Say 1", "Say 2"], written.append) == 2
+    assert "".join(written).count(say("chat.stopped")) == 2
+    assert [message.content for message in seen[1]] == ["Say 1", "half an answer", "Say 2"], "what was said stays said"
+
+
+def test_ctrl_c_twice_or_at_the_prompt_ends_the_chat(place, monkeypatch):
+    session = open_session(place / "runs" / "lora")
+
+    def typed():
+        yield "Say 1"
+        raise KeyboardInterrupt
+
+    assert chatting.chat(session, typed(), lambda text: None, sampling=SHORT) == 1
+    stopping(monkeypatch, ["half"], [100.0, 100.0, 100.5, 100.5])
+    assert chatting.chat(session, ["Say 1", "Say 2", "Say 3"], lambda text: None) == 2

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from luthier.errors import ConfigError, DataError, Interrupted, ModelError, Prob
 from luthier.methods import supervised
 from luthier.models import weights
 from luthier.runs import commands, reporters
+from luthier.text import set_language
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "flint", "grove", "harbor", "iris", "jasper", "kelp", "lotus"]
 
@@ -599,3 +601,36 @@ def test_events_reach_the_listener_as_they_reach_the_file(recipe):
     seen = []
     run = luthier.train(recipe, on_event=seen.append)
     assert [event.seq for event in seen] == [event.seq for event in run.events]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_rows_beyond_the_base_s_positions_are_told_at_the_start(recipe, tiny_model, language):
+    set_language(language)
+    for limit, told in ((40, 1), (256, 0)):
+        recipe["model"]["path"] = str(tiny_model("llama", max_position_embeddings=limit))
+        recipe["optim"] = {"lr": 1e-2, "steps": 1, "batch": 4}
+        recipe["run"]["name"] = f"far-{limit}"
+        run = luthier.train(recipe)
+        notes = [e.data["text"] for e in run.events if e.kind == "note" and "max_position_embeddings" in e.data["text"]]
+        assert len(notes) == told
+        if told:
+            data = next(event.data for event in run.events if event.kind == "data")
+            rows, shown_limit, longest = (int(n) for n in re.findall(r"\d+", notes[0])[:3])
+            assert 0 < rows < data["train"] and shown_limit == 40 < longest
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "words"),
+    [
+        (5, (), ["recipe", "5", "mapping"]),
+        ([("model", "nano")], (), ["mapping"]),
+        ({"model": None, "data": None}, (), ["model: this must be given", "data.train: this must be given"]),
+        ({"model": "nano", "data": {"train": "x.json"}}, "tune.rank=x", ["tune.rank = x: ", "whole number"]),
+        ({"model": "nano", "data": {"train": "x.json"}}, 5, ["overrides: 5: "]),
+        ({"model": "nano", "data": {"train": "x.json"}}, [5, "tune.rank=x"], ["overrides: 5: ", "tune.rank = x: "]),
+    ],
+)
+def test_python_s_slips_are_answered_in_words(recipe, overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        luthier.train(recipe, overrides)
+    assert all(word in str(caught.value) for word in words), str(caught.value)

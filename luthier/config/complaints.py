@@ -138,7 +138,7 @@ def path_of(error: ErrorDetails, tree: Tree) -> trees.Path:
     for part in error["loc"]:
         if trees.has(tree.at(path), part):
             path = (*path, part)
-    if error["type"] == "missing":
+    if error["type"] == "missing" and path != error["loc"]:  # they are equal where a section is written as null
         path = (*path, error["loc"][-1])
     elif error["type"] == "union_tag_invalid":
         path = (*path, "kind")

@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 from luthier.config import complaints, rules
 from luthier.config.fields import SOURCES
 from luthier.config.schema import Lora, RunConfig
-from luthier.config.tree import Dumper, Place, Tree, has
+from luthier.config.tree import Dumper, Place, Tree, has, show
 from luthier.errors import ConfigError, Problem
 from luthier.text import Language, say
 
@@ -39,7 +39,7 @@ def load(recipe: Recipe = None, overrides: Overrides = ()) -> RunConfig:
 
     Args:
         recipe: a YAML file, a mapping (nested or with dotted names), a config, or None where overrides say everything.
-        overrides: `["tune.rank=32"]`, values in YAML's notation; or `{"tune.rank": 32}`.
+        overrides: `["tune.rank=32"]`, values in YAML's notation; a single one as it is; or `{"tune.rank": 32}`.
 
     Raises:
         ConfigError: everything that is wrong, each problem with its place, field, value, rule and remedy.
@@ -47,11 +47,7 @@ def load(recipe: Recipe = None, overrides: Overrides = ()) -> RunConfig:
     tree = _read(recipe)
     if tree.problems and not tree.data:
         raise ConfigError(tree.problems)  # nothing could be read; all else would be noise
-    if isinstance(overrides, Mapping):
-        tree.put((), overrides, Place(True, 0, say("config.where.overrides")))
-    else:
-        for number, text in enumerate(overrides, start=1):
-            _override(tree, text, number)
+    _put_overrides(tree, overrides)
     config, problems = _check(tree, _origin(recipe, overrides))
     if problems or config is None:
         raise ConfigError(problems)
@@ -110,8 +106,10 @@ def _read(recipe: Recipe) -> Tree:
         # Only what was given: a default must not look like somebody's wish.
         given = recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
         tree.put((), given, Place(False, 0, say("config.where.recipe")))
-    elif recipe is not None:
+    elif isinstance(recipe, Mapping):
         tree.put((), recipe, Place(False, 0, say("config.where.recipe")))
+    elif recipe is not None:
+        tree.problems.append(Problem("config.recipe_type", say("config.where.recipe"), value=show(repr(recipe))))
     return tree
 
 
@@ -136,6 +134,19 @@ def _origin(recipe: Recipe, overrides: Overrides) -> str:
     if recipe is not None:
         return say("config.where.recipe")
     return say("config.where.overrides" if isinstance(overrides, Mapping) else "config.where.command_line")
+
+
+def _put_overrides(tree: Tree, overrides: Overrides) -> None:
+    """Overrides come from Python code too, so their type is not taken on trust."""
+    if isinstance(overrides, Mapping):
+        tree.put((), overrides, Place(True, 0, say("config.where.overrides")))
+        return
+    given: Sequence[Any] = overrides if isinstance(overrides, (list, tuple)) else [overrides]
+    for number, each in enumerate(given, start=1):
+        if isinstance(each, str):
+            _override(tree, each, number)
+        else:
+            tree.problems.append(Problem("config.override_type", say("config.where.overrides"), value=show(repr(each))))
 
 
 def _override(tree: Tree, text: str, number: int) -> None:

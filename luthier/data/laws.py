@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from luthier.batch import Floats
 from luthier.data.formats import Chat, Completion, Example, Message
@@ -21,16 +21,28 @@ from luthier.errors import Problem
 CONTEXT_TOKENS = 6
 """Tokens quoted on each side where two sequences part."""
 
+Trained = Literal["chat", "completion", "text"]
+"""What a model was taught to answer: conversations, raw prompts, or the beginning of a text."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LawReport:
     """shapes: distinct shapes of examples; checked: prompts compared; violations: what is wrong, empty if all is well;
-    unused: fields (`assistant.reasoning_content`) whose words the template leaves out."""
+    unused: fields (`assistant.reasoning_content`) whose words the template leaves out; kinds: `Chat`, `Completion`,
+    `Text`, those that there are."""
 
     shapes: int
     checked: int
     violations: tuple[Problem, ...]
     unused: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+    @property
+    def trained(self) -> Trained:
+        """What the rows teach; a few raw texts among conversations do not make the model one that continues text."""
+        if "Chat" in self.kinds:
+            return "chat"
+        return "completion" if "Completion" in self.kinds else "text"
 
 
 def joined(*reports: LawReport) -> LawReport:
@@ -40,6 +52,7 @@ def joined(*reports: LawReport) -> LawReport:
         sum(each.checked for each in reports),
         tuple(problem for each in reports for problem in each.violations),
         tuple(sorted({field for each in reports for field in each.unused})),
+        tuple(sorted({kind for each in reports for kind in each.kinds})),
     )
 
 
@@ -77,7 +90,9 @@ def check(subject: Subject, examples: Sequence[Example], places: Sequence[str] |
         violations += [dataclasses.replace(problem, where=where) for problem in found]
         if isinstance(example, Chat):
             unused |= set(_unused(subject, example))
-    return LawReport(sum(map(is_shape, seen)), checked, tuple(violations), tuple(sorted(unused)))
+    shapes = [key for key in seen if is_shape(key)]
+    kinds = tuple(sorted({key[0] for key in shapes}))
+    return LawReport(len(shapes), checked, tuple(violations), tuple(sorted(unused)), kinds)
 
 
 def is_shape(key: tuple[Any, ...]) -> bool:

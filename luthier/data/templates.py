@@ -9,6 +9,7 @@ Shape legend: T tokens of one example.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -26,7 +27,7 @@ from luthier.config.schema import Lora, RunConfig, Sft
 from luthier.data import laws, stops
 from luthier.data import template_files as files
 from luthier.data.formats import Chat, Completion, Example, Message, Text
-from luthier.data.laws import LawReport
+from luthier.data.laws import LawReport, Trained
 from luthier.data.sandbox import PINNED_DATE, Template
 from luthier.data.spans import Conversations, Encoded, Layout, Span, unusable
 from luthier.data.stops import EmbeddingRows
@@ -56,6 +57,7 @@ class Renderer:
         template_name: model, chatml, alpaca, or the name of the user's file.
         stop_ids: tokens that end an answer; the template's own first.
         date: the day that templates see (`luthier.data.sandbox.PINNED_DATE`).
+        trained: what the rows were: `chat`, or raw text that a bare question has to look like too.
     """
 
     def __init__(
@@ -67,12 +69,14 @@ class Renderer:
         *,
         system: str | None = None,
         train_on: Literal["all", "last"] = "all",
+        trained: Trained = "chat",
     ) -> None:
         self.vocabulary = vocabulary
         self.template_name = template_name
         self.template_source = template_source
         self.system = system
         self.train_on = train_on
+        self.trained = trained
         self.date = PINNED_DATE
         self._folder = folder
         self.stop_id = stops.after_answer(template_source, vocabulary)[0] if template_source else None
@@ -111,6 +115,12 @@ class Renderer:
             "system": self.system,
             "date": self.date,
         }
+
+    def trained_on(self, trained: Trained) -> Renderer:
+        """The same renderer, knowing what the rows were; `save` keeps it for chat."""
+        made = copy.copy(self)
+        made.trained = trained
+        return made
 
     # ------------------------------------------------------------------------------------------------ training
 
@@ -315,6 +325,7 @@ class Renderer:
             "template_name": self.template_name,
             "system": self.system,
             "train_on": self.train_on,
+            "trained": self.trained,
             "date": self.date,
             "stop_ids": list(self.stop_ids),
             "probe": {"text": PROBE_TEXT, "ids": self.vocabulary.ids(PROBE_TEXT)},
@@ -341,10 +352,8 @@ class Renderer:
         """
         tokenizer, own = _load_tokenizer(folder), files.read_json(folder / files.OWN_FILE)
         source, name = _own_source(tokenizer), own.get("template_name", "model")
-        system, train_on = own.get("system"), own.get("train_on", "all")
-        renderer = cls(
-            Vocabulary(tokenizer), folder, name, files.compiled(source, folder), system=system, train_on=train_on
-        )
+        choices = {key: own[key] for key in ("system", "train_on", "trained") if key in own}
+        renderer = cls(Vocabulary(tokenizer), folder, name, files.compiled(source, folder), **choices)
         if own and (
             renderer.vocabulary.ids(own["probe"]["text"]) != own["probe"]["ids"]
             or list(renderer.stop_ids) != own["stop_ids"]

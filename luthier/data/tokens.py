@@ -44,7 +44,7 @@ PROGRESS_S = 5.0
 """Between two notes of how far a build has come; what came after the last one is done again. Chosen, not tuned."""
 BUILDING = ".building-"
 PROGRESS = "progress.json"
-NO_LAWS = LawReport(0, 0, (), ())
+NO_LAWS = LawReport(0, 0, (), (), ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,8 @@ def build(
     given = Given(account, store.table, role, source_index)
     if account.excluded and not drop_bad_rows:
         return Built(given, None, NO_LAWS, reused)
-    return Built(given, store, LawReport(**{**store.meta["laws"], "violations": ()}), reused)
+    held = {name: tuple(value) if isinstance(value, list) else value for name, value in store.meta["laws"].items()}
+    return Built(given, store, LawReport(**held), reused)
 
 
 def _built(scan: FileScan, renderer: Renderer, path: Path, drop_bad_rows: bool) -> TokenStore | None:

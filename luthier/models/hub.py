@@ -72,6 +72,11 @@ def resolve(
         return Resolved(local.resolve(), path, None, None)
     if not HUB_ID.fullmatch(path):
         raise ModelError(_unknown(path, local))
+    first = Path(path).parts[0]
+    if revision is None and Path(first).is_dir():
+        # A slip in a path must not wait for the network; a revision exists on a hub only, so it settles what is meant.
+        values = {"folder": str(local.absolute()), "first": first, "near": ", ".join(_beside(local)) or "–"}
+        raise ModelError(Problem("hub.not_in_folder", field="model.path", value=path, values=values))
     from luthier.models import hub_huggingface  # its client takes half a second to import and is not always needed
 
     folder, commit, notes = hub_huggingface.fetch(path, revision, environment, progress, weights)
@@ -87,16 +92,20 @@ def _packaged() -> Path:
 
 def _unknown(path: str, local: Path) -> Problem:
     """No folder and no hub id. The likeliest slip is a mistyped folder, so its neighbours are named."""
-    try:
-        beside = [each.name for each in local.absolute().parent.iterdir() if each.is_dir()]
-    except OSError:
-        beside = []
-    near = [str(local.parent / name) for name in difflib.get_close_matches(local.name, beside)]
-    if difflib.get_close_matches(path, [NANO]):
-        near.insert(0, NANO)
+    near = [NANO] if difflib.get_close_matches(path, [NANO]) else []
+    near += _beside(local)
     return Problem(
         "hub.near" if near else "hub.unknown",
         field="model.path",
         value=path,
         values={"folder": str(local.absolute()), "near": ", ".join(near)},
     )
+
+
+def _beside(local: Path) -> list[str]:
+    """Folders with a name like that of one that is not there, in the same place."""
+    try:
+        beside = [each.name for each in local.absolute().parent.iterdir() if each.is_dir()]
+    except OSError:
+        return []
+    return [str(local.parent / name) for name in difflib.get_close_matches(local.name, beside)]

@@ -7,5 +7,67 @@ TEXT: dict[str, tuple[str, str]] = {
         "Talking to {label}. {reset} starts over, {quit} ends.",
         "正在与 {label} 对话。{reset} 重新开始，{quit} 结束。",
     ),
+    "chat.greeting_text": (
+        "{label} was trained on raw text, so it continues what you write; nothing is remembered from line to line. "
+        "{quit} ends.",
+        "{label} 是用原始文本训练的，会接着您写的内容续写；各行之间互不记忆。{quit} 结束。",
+    ),
+    "chat.stopped": ("(stopped; Ctrl-C again ends the chat)", "（已停止；再按一次 Ctrl-C 结束对话）"),
+    "chat.no_template.rule": (
+        "this model has no chat template, so nobody knows how a conversation should look to it",
+        "该模型没有对话模板，无法得知对话应以什么形式呈现给它",
+    ),
+    "chat.no_template.remedy": (
+        "luthier chat {model} --template chatml (or alpaca, or a Jinja file); in Python, "
+        'open_session(..., template="chatml").',
+        "luthier chat {model} --template chatml（或 alpaca、Jinja 文件）；在 Python 中用 "
+        'open_session(..., template="chatml")。',
+    ),
+    "chat.template_of_run.rule": (
+        "a run is talked to with the template that it was trained with, which lies beside its weights",
+        "与运行结果对话时只能使用训练时的模板，它与权重保存在一起",
+    ),
+    "chat.template_of_run.remedy": (
+        "Leave --template out. To train with another template, set data.template in the recipe.",
+        "请去掉 --template。要用别的模板训练，请在配方中设置 data.template。",
+    ),
+    "chat.no_system.rule": (
+        "this model was trained on raw text and continues it; there is no conversation to stand a system prompt before",
+        "该模型是用原始文本训练的，只会续写；没有对话可以附加系统提示",
+    ),
+    "chat.no_system.remedy": (
+        "Leave --system out, or write the instruction into the text that is continued.",
+        "请去掉 --system，或把该指示直接写进要续写的文本里。",
+    ),
+    "chat.only_text.rule": (
+        "this model was trained on raw text and has no chat template, so messages cannot be put to it",
+        "该模型是用原始文本训练的，也没有对话模板，因此不能向它发送消息",
+    ),
+    "chat.only_text.remedy": ("Give the text that it is to continue.", "请直接给出要续写的文本。"),
+    "chat.nothing_to_continue.rule": ("an empty text cannot be continued", "空文本无法续写"),
+    "chat.nothing_to_continue.remedy": ("Give at least one character.", "请至少给出一个字符。"),
+    "chat.not_a_conversation.rule": (
+        "this is neither a question nor a conversation",
+        "这既不是问题，也不是对话",
+    ),
+    "chat.not_a_conversation.remedy": (
+        'Give a text, or a list of messages such as {{"role": "user", "content": "..."}}.',
+        '请给出一段文本，或消息列表，如 {{"role": "user", "content": "..."}}。',
+    ),
+    "chat.not_several.rule": (
+        "several conversations are answered at once here, so a list of them is wanted",
+        "这里一次回答多个对话，因此需要一个列表",
+    ),
+    "chat.not_several.remedy": ("Put a single one into a list: [...].", "只有一个时也请放进列表：[...]。"),
+    "chat.no_base.rule": (
+        "this session was opened without the base model, because the run has weights of its own",
+        "打开该会话时没有加载基础模型，因为这次运行有自己的完整权重",
+    ),
+    "chat.no_base.remedy": (
+        "Open it with open_session(..., compare=True).",
+        "请用 open_session(..., compare=True) 打开。",
+    ),
+    "chat.unknown.rule": ("there is no run or model of this name", "没有这个名称的运行或模型"),
+    "chat.unknown.remedy": ("Did you mean {near}?", "是否想输入 {near}？"),
     "chat.new": ("A new conversation.", "新的对话。"),
 }

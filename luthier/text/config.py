@@ -80,6 +80,22 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "For example tune.rank=32. A recipe file comes first, before the overrides.",
         "例如 tune.rank=32。配方文件要写在最前面，覆盖项在其后。",
     ),
+    "config.override_type.rule": (
+        "an override is a text such as tune.rank=32, or an entry of a mapping",
+        "覆盖项应是 tune.rank=32 这样的文本，或映射中的一项",
+    ),
+    "config.override_type.remedy": (
+        'Give a list such as ["tune.rank=32"], or {{"tune.rank": 32}}.',
+        '请给出列表（如 ["tune.rank=32"]）或 {{"tune.rank": 32}}。',
+    ),
+    "config.recipe_type.rule": (
+        "a recipe is the path of a YAML file, a mapping of sections, or a RunConfig",
+        "配方应是 YAML 文件的路径、由各部分组成的映射，或 RunConfig",
+    ),
+    "config.recipe_type.remedy": (
+        'For example "recipe.yaml", or {{"model": "nano", "data": {{"train": "x.json"}}}}.',
+        '例如 "recipe.yaml"，或 {{"model": "nano", "data": {{"train": "x.json"}}}}。',
+    ),
     "config.no_parts.rule": ("there is nothing of this name inside {around}", "{around} 里没有这样的部分"),
     "config.no_parts.remedy": (
         "Set {around} itself, or one of the names that `luthier help` lists.",

@@ -136,6 +136,15 @@ TEXT: dict[str, tuple[str, str]] = {
         "planned {planned:,.0f} MiB for tensors, the process peaked at {measured:,.0f} MiB",
         "计划张量占用 {planned:,.0f} MiB，进程峰值 {measured:,.0f} MiB",
     ),
+    "engine.beyond_positions.rule": (
+        "{rows} rows are longer than the {limit} tokens that the base was made for (max_position_embeddings); the "
+        "longest has {longest}",
+        "有 {rows} 行超过基础模型所支持的 {limit} 个词元（max_position_embeddings）；最长的有 {longest} 个",
+    ),
+    "engine.beyond_positions.remedy": (
+        "Positions beyond that are new to it: expect worse answers there, or set data.max_tokens to {limit}.",
+        "超出部分的位置对它是陌生的：那里的回答可能较差；也可将 data.max_tokens 设为 {limit}。",
+    ),
     "engine.check_laws_bound": (
         "the prompt's tokens are a prefix of the training tokens",
         "提示的词元是训练词元的前缀",

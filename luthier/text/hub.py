@@ -30,6 +30,16 @@ TEXT: dict[str, tuple[str, str]] = {
         "没有文件夹 {folder}，也不是模型库名称（组织/名称）",
     ),
     "hub.near.remedy": ("Did you mean {near}?", "是否想输入 {near}？"),
+    "hub.not_in_folder.rule": (
+        "there is no model or run {folder}",
+        "没有模型或运行 {folder}",
+    ),
+    "hub.not_in_folder.remedy": (
+        "Names that look alike there: {near}. {first} is a folder here, so nothing was asked of a hub; for the hub's "
+        "model of this name give model.revision (main, say), or start where there is no such folder.",
+        "该处相近的名称：{near}。{first} 是这里的文件夹，因此没有访问模型库；要用模型库中的同名模型，请给出 "
+        "model.revision（如 main），或在没有该文件夹的目录下运行。",
+    ),
     "hub.not_a_folder.rule": ("this is a file; a model is a folder", "这是一个文件，而模型应是文件夹"),
     "hub.not_a_folder.remedy": (
         "Give the folder that holds config.json, the tokenizer and the safetensors files.",

@@ -163,8 +163,12 @@ TEXT: dict[str, tuple[str, str]] = {
         "`{command} --help` shows how it is written.",
         "用 `{command} --help` 查看写法。",
     ),
+    "shell.past_the_end.rule": ("there are only {rows} rows to train on", "训练数据只有 {rows} 行"),
+    "shell.past_the_end.remedy": ("Give a number from 1 to {rows}.", "请给出 1 到 {rows} 之间的数。"),
     "shell.stopped.rule": ("stopped on request", "已按要求停止"),
-    "shell.stopped.remedy": (
+    "shell.stopped.remedy": ("The same command starts over.", "再次执行同一命令即可重新开始。"),
+    "shell.stopped_run.rule": ("stopped on request", "已按要求停止"),
+    "shell.stopped_run.remedy": (
         "A run that had begun goes on with the same command.",
         "如果运行已经开始，再次执行同一命令即可继续。",
     ),
@@ -184,6 +188,29 @@ TEXT: dict[str, tuple[str, str]] = {
     "shell.word.help": ("Show this message and exit.", "显示此帮助。"),
     "shell.word.default": ("default: ", "默认："),
     "shell.word.required": ("[required]", "[必填]"),
+    "shell.word.any_options": ("[OPTIONS]", "[选项]"),
+    "shell.word.any_command": ("COMMAND [ARGS]...", "命令 [参数]..."),
+    # ------------------------------------------------------------------------------------------------ wrong usage
+    "shell.reason.missing_argument": ("{name} is missing", "缺少 {name}"),
+    "shell.reason.missing_command": ("the command's second word is missing", "缺少子命令"),
+    "shell.reason.invalid": ("{name}: {reason}", "{name}：{reason}"),
+    "shell.reason.no_option": ("there is no option {name}", "没有选项 {name}"),
+    "shell.reason.no_option_near": (
+        "there is no option {name}; did you mean {near}?",
+        "没有选项 {name}；是否想输入 {near}？",
+    ),
+    "shell.reason.no_command": ("there is no command {name}", "没有命令 {name}"),
+    "shell.reason.no_command_near": (
+        "there is no command {name}; did you mean {near}?",
+        "没有命令 {name}；是否想输入 {near}？",
+    ),
+    "shell.reason.extra": ("too much is given: {names}", "多余的参数：{names}"),
+    "shell.reason.value_wanted": ("{name} wants a value after it", "{name} 后面需要一个值"),
+    "shell.reason.no_value_wanted": ("{name} takes no value", "{name} 不接受值"),
+    "shell.reason.whole_number": ("this must be a whole number", "此值必须是整数"),
+    "shell.reason.number": ("this must be a number", "此值必须是数字"),
+    "shell.reason.at_least": ("this must be at least {limit}", "此值至少为 {limit}"),
+    "shell.reason.at_most": ("this must be at most {limit}", "此值至多为 {limit}"),
     "shell.downloading": (
         "model   {there:,.0f} of {total:,.0f} MB fetched",
         "模型    已下载 {there:,.0f} / {total:,.0f} MB",
