@@ -11,14 +11,14 @@ import posixpath
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from luthier.config.schema import DataSection, Lora, RunConfig, Section, Source
+from luthier.config.schema import FORMATS, DataSection, Lora, RunConfig, Section, Source
 from luthier.errors import Problem
 
 Values = dict[str, Any]
 
 ADAPTER_SHAPE = ("rank", "alpha", "targets", "rslora", "rank_pattern", "alpha_pattern", "layers", "modules_to_save")
 """Fields of `tune` that an existing adapter settles."""
-CHAT_FORMATS = frozenset({"messages", "sharegpt", "alpaca", "prompt", "qa"})
+CHAT_FORMATS = frozenset(FORMATS) - {"auto", "text"}
 MAX_VALIDATION_SHARE = 0.5
 """Half or more held out would train on the smaller part."""
 

@@ -25,7 +25,19 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-FORMATS = ("auto", "messages", "sharegpt", "alpaca", "prompt", "qa", "text")
+FORMATS = (
+    "auto",
+    "preference",
+    "labelled",
+    "prompt_only",
+    "messages",
+    "sharegpt",
+    "firefly",
+    "alpaca",
+    "prompt",
+    "qa",
+    "text",
+)
 """Built-in data formats; anything else must be the user's own `module:function`."""
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -124,9 +136,13 @@ class Source(Section):
 
     path: str = Field(min_length=1)
     format: FormatName = "auto"
-    """auto, alpaca, messages, sharegpt, prompt, qa, text, or the user's own `module:function`."""
+    """auto, a name of `FORMATS`, or the user's own `module:function`."""
     weight: float = Field(default=1.0, gt=0)
     """How often each row is seen per epoch: 2 = twice, 0.5 = a fixed half of the rows in each epoch, by turns."""
+    columns: dict[str, str] = {}
+    """Name that the format reads -> column of the file, dotted within objects; empty: the columns have these names."""
+    roles: dict[str, str] = {}
+    """Role name in the file -> system, user, assistant or tool; empty: the usual names."""
 
     @model_validator(mode="before")
     @classmethod

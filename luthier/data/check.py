@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from luthier.config.schema import DataSection, RunConfig, Source
 from luthier.data import own, split
+from luthier.data.renaming import Renaming
 from luthier.data.scan import PLACES_SHOWN, Excluded, FileReport, FileScan, Item, Tally
 from luthier.data.split import Split
 from luthier.errors import DataError, Problem
@@ -112,7 +113,8 @@ def _inspect(data: DataSection, seed: int, method: str | None) -> Checked:
 def _scan(
     source: Source, format: str, index: int, method: str | None, role: Literal["train", "validation"] = "train"
 ) -> FileScan:
-    return FileScan(source.path, source.format if source.format != "auto" else format, role, index, method)
+    names = Renaming(source.columns, source.roles)
+    return FileScan(source.path, source.format if source.format != "auto" else format, role, index, method, names)
 
 
 def _twice(files: Iterable[FileScan]) -> Iterator[Problem]:

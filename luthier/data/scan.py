@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.data import detection, opening, own, readers, wellformed
-from luthier.data.formats import FORMATS, Chat, Completion, Example, RowFault, Text
+from luthier.data.examples import Chat, Example, RowFault, content, misfit, texts
+from luthier.data.formats import FORMATS
 from luthier.data.readers import Fault, Row
+from luthier.data.renaming import Renaming
 from luthier.errors import DataError, Problem
 from luthier.text import say
 
@@ -109,8 +111,10 @@ class Tally:
 class FileScan:
     """One file while it is read; see `check`."""
 
-    def __init__(self, path: str, format: str, role: Role, source_index: int, method: str | None) -> None:
-        """`method` is the kind of method that the examples are for; None where any is fine."""
+    def __init__(
+        self, path: str, format: str, role: Role, source_index: int, method: str | None, names: Renaming
+    ) -> None:
+        """`method` is the kind of method that the examples are for; None where any is fine. `names`: see `Renaming`."""
         self.path = Path(path).expanduser()
         self.format = format
         self.is_own = own.is_own(format)
@@ -123,7 +127,8 @@ class FileScan:
         self.fatal: list[Problem] = []
         self.places: list[str] = []
         self.placeholders, self.unmapped, self.unanswered = Tally(), Tally(), Tally()
-        self._misfits = Tally()
+        self._names = names
+        self._misfits: dict[str, Tally] = {}
         self._source_index = source_index
         self._role: Role = role
         self._why = say("data.why_given")
@@ -165,13 +170,16 @@ class FileScan:
                 self._take(each, parse)
         if not self.read and not self.fatal:
             self.fatal.append(Problem("data.no_rows", str(self.path)))
-        if self._misfits.rows:
-            id = "data.sft_on_text" if self._method == "sft" else "data.pretrain_on_chat"
-            self.fatal.append(self._misfits.note(id, str(self.path)))
+        values = {"method": self._method, "format": self.format}
+        self.fatal += [tally.note(id, str(self.path), **values) for id, tally in self._misfits.items()]
 
     def _choose(self, values: Sequence[Any]) -> Callable[[Any], Example] | None:
         """The function that makes examples of the rows; None where there are no rows or no format fits them."""
         if not values:
+            return None
+        wrong = list(self._names.problems(values, str(self.path)))
+        if wrong:
+            self.fatal += wrong
             return None
         if self.is_own:
             try:
@@ -181,7 +189,7 @@ class FileScan:
                 return None
         if self.format == "auto":
             try:
-                self.format, self._why = detection.detect(values)
+                self.format, self._why = detection.detect([self._names.apply(value) for value in values])
                 rule = readers.document_rule(self.path)
                 self._why = say(rule) if rule else self._why
             except RowFault as fault:
@@ -192,27 +200,29 @@ class FileScan:
 
     def _take(self, row: Row, parse: Callable[[Any], Example]) -> None:
         self.read += 1
+        value = self._names.apply(row.value)
         try:
-            example = wellformed.parse(parse, row.value)
+            example = wellformed.parse(parse, value)
             self.hashes.append(content_hash(example))
         except RowFault as fault:
             self._exclude(fault.problem(row.where), row.number)
             return
         self.items.append(Item(example, str(self.path), row.number, self._source_index))
         self.places.append(row.where)
-        self._look(row, example)
+        self._look(row, value, example)
 
-    def _look(self, row: Row, example: Example) -> None:
+    def _look(self, row: Row, value: Any, example: Example) -> None:
         """Keep in mind what the notes will tell."""
-        if self._method is not None and isinstance(example, Text) != (self._method == "pretrain"):
-            self._misfits.add(row.where)
-        found = [word for text in _texts(example) if "{{" in text for word in _PLACEHOLDER.findall(text)]
+        wrong = misfit(example, self._method)
+        if wrong:
+            self._misfits.setdefault(wrong, Tally()).add(row.where)
+        found = [word for text in texts(example) if "{{" in text for word in _PLACEHOLDER.findall(text)]
         if found:
             self.placeholders.add(row.where, list(dict.fromkeys(found)))
         if isinstance(example, Chat) and example.messages[-1].role != "assistant":
             self.unanswered.add(row.where)
         if self.format in FORMATS:
-            left = list(dict.fromkeys(detection.unmapped(self.format, row.value)))
+            left = list(dict.fromkeys([*detection.unmapped(self.format, value), *self._names.shadowed(row.value)]))
             if left:
                 self.unmapped.add(row.where, left)
 
@@ -269,33 +279,14 @@ def _reason(problem: Problem) -> str:
     return f"{problem.field}: {problem.rule}" if problem.field else problem.rule
 
 
-def _texts(example: Example) -> Iterator[str]:
-    match example:
-        case Text(text):
-            yield text
-        case Completion(prompt, completion):
-            yield prompt
-            yield completion
-        case Chat(messages):
-            yield from (message.content for message in messages)
-
-
 def content_hash(example: Example) -> bytes:
     """16 bytes that are equal for equal examples only, on every machine.
 
     Raises:
         RowFault: it holds what cannot be written down as UTF-8 JSON (only the user's own formats make such).
     """
-    match example:
-        case Text(text):
-            content: list[Any] = ["text", text]
-        case Completion(prompt, completion):
-            content = ["completion", prompt, completion]
-        case Chat(messages, tools):
-            turns = [[each.role, each.content, each.weight, dict(each.extra)] for each in messages]
-            content = ["chat", turns, list(tools)]
     try:
-        written = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+        written = json.dumps(content(example), ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
         raise RowFault("data.half_pair") from error
     except (TypeError, ValueError, RecursionError) as error:

@@ -69,6 +69,20 @@ HELP: dict[str, tuple[str, str]] = {
         "每一轮中这个文件的数据出现几次：2 表示每行出现两次，0.5 表示每轮轮流出现一半。若小文件容易被大文件淹没，可"
         "以调大。",
     ),
+    "config.help.data.train.columns": (
+        "Which column of the file is which, where its names are not those of the format: {{instruction: question, "
+        "output: answer}} reads the column question as the instruction. A dotted name reaches into objects "
+        "(output: reply.text), and role or content rename keys of each turn. `luthier data check` suggests the line "
+        "where names are nearly right.",
+        "文件的列名与格式不同时，指明各列的含义：{{instruction: question, output: answer}} 把 question 列作为 "
+        "instruction。点号可进入对象内部（output: reply.text），role 或 content 则重命名每一轮中的键。列名接近时，"
+        "`luthier data check` 会给出应写的这一行。",
+    ),
+    "config.help.data.train.roles": (
+        "Who is who, where turns name their speakers in another way: {{USER: user, BOT: assistant}}. On the right "
+        "stands system, user, assistant or tool.",
+        "对话角色名称不同时，指明各角色：{{USER: user, BOT: assistant}}。右侧为 system、user、assistant 或 tool。",
+    ),
     "config.help.data.validation": (
         "Rows that the model does not learn from and is tested on instead: that is how you see whether it "
         "understands or just learns by heart. A share (0.05 is 5 %), a file of its own, 0 for none, or `auto`: 5 "
@@ -81,13 +95,15 @@ HELP: dict[str, tuple[str, str]] = {
     "config.help.data.format": (
         "How the rows are laid out. `auto` looks at them and says what it found. alpaca: instruction, input, "
         "output. messages: a list of turns with role and content. sharegpt: conversations with from and value. "
-        "prompt: prompt and completion, taken as they are. qa: a question and its answer under the usual names. "
-        "text: plain text for pretrain. Your own: a Python function named as module:function that turns a row into "
-        "an example.",
+        "firefly: conversation with human and assistant. prompt: prompt and completion, taken as they are. qa: a "
+        "question and its answer under the usual names. text: plain text for pretrain. preference, labelled and "
+        "prompt_only (two answers, a judged answer, no answer) are for methods other than these two. Your own: a "
+        "Python function named as module:function that turns a row into an example.",
         "数据行的格式。`auto` 会自动识别并告知结果。alpaca：instruction、input、output。messages：由 role 和 "
-        "content 组成的多轮对话。sharegpt：由 from 和 value 组成的 conversations。prompt：prompt 和 completion，原"
-        "样使用。qa：常见名称下的问题和回答。text：供 pretrain 使用的纯文本。自定义：写成 module:function 的 "
-        "Python 函数，把一行转换为样本。",
+        "content 组成的多轮对话。sharegpt：由 from 和 value 组成的 conversations。firefly：由 human 和 assistant "
+        "组成的 conversation。prompt：prompt 和 completion，原样使用。qa：常见名称下的问题和回答。text：供 pretrain "
+        "使用的纯文本。preference、labelled 和 prompt_only（两个回答、带评价的回答、没有回答）用于其他方法。自定义："
+        "写成 module:function 的 Python 函数，把一行转换为样本。",
     ),
     "config.help.data.max_tokens": (
         "The longest example, counted in tokens (pieces of words: about three quarters of an English word, often "
