@@ -132,9 +132,10 @@ class ModelSection(Section):
 
 
 class Source(Section):
-    """One data file. A bare string equals {path: string}."""
+    """Data files. A bare string equals {path: string}."""
 
     path: str = Field(min_length=1)
+    """A file, a folder, a pattern with * or **, or `hub:org/name`."""
     format: FormatName = "auto"
     """auto, a name of `FORMATS`, or the user's own `module:function`."""
     weight: float = Field(default=1.0, gt=0)
@@ -143,6 +144,12 @@ class Source(Section):
     """Name that the format reads -> column of the file, dotted within objects; empty: the columns have these names."""
     roles: dict[str, str] = {}
     """Role name in the file -> system, user, assistant or tool; empty: the usual names."""
+    subset: str | None = None
+    """Configuration of a data set on the hub; None is its default one."""
+    split: str = "train"
+    """Split of a data set on the hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a data set on the hub; None is the default branch."""
 
     @model_validator(mode="before")
     @classmethod

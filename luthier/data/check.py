@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from luthier.config.schema import DataSection, RunConfig, Source
-from luthier.data import own, split
+from luthier.data import own, sources, split
 from luthier.data.renaming import Renaming
 from luthier.data.scan import PLACES_SHOWN, Excluded, FileReport, FileScan, Item, Tally
 from luthier.data.split import Split
@@ -85,36 +85,54 @@ def check_path(path: str, format: str = "auto") -> Checked:
 
 def _inspect(data: DataSection, seed: int, method: str | None) -> Checked:
     given = data.validation if isinstance(data.validation, tuple) else ()
-    train = [_scan(source, data.format, index, method) for index, source in enumerate(data.train)]
-    valid = [_scan(source, data.format, index, method, "validation") for index, source in enumerate(given)]
-    files = (*train, *valid)
+    train, valid = _scans(data.train, data.format, method, "train"), _scans(given, data.format, method, "validation")
+    files = (*train.files, *valid.files)
     for file in files:
         file.check()
-    items = [item for file in train for item in file.items]
-    hashes = [each for file in train for each in file.hashes]
+    items = [item for file in train.files for item in file.items]
+    hashes = [each for file in train.files for each in file.hashes]
     if isinstance(data.validation, tuple):
         chosen = Split(frozenset(), 0, 0)
-        held_out = [item for file in valid for item in file.items]
+        held_out = [item for file in valid.files for item in file.items]
     else:
         chosen = split.hold_out(hashes, split.wanted_rows(data.validation, len(items)), seed)
         held_out = [items[index] for index in sorted(chosen.held_out)]
-    problems = (*_twice(files), *_problems(files, data.bad_rows == "stop"))
+    missing = (*train.problems, *valid.problems)
+    problems = (*missing, *_twice(files), *_problems(files, data.bad_rows == "stop"))
     return Checked(
         train=tuple(item for index, item in enumerate(items) if index not in chosen.held_out),
         validation=tuple(held_out),
         excluded=tuple(row for file in files for row in file.excluded),
-        notes=(*_notes(train, valid, data), *_split_notes(chosen, data.validation, len(items))),
+        notes=(
+            *train.notes,
+            *valid.notes,
+            *_notes(train.files, valid.files, data),
+            *_split_notes(chosen, data.validation, len(items)),
+        ),
         problems=problems,
         files=tuple(file.report() for file in files),
         plugins={} if problems else {file.format: own.source_file(file.format) for file in files if file.is_own},
     )
 
 
-def _scan(
-    source: Source, format: str, index: int, method: str | None, role: Literal["train", "validation"] = "train"
-) -> FileScan:
-    names = Renaming(source.columns, source.roles)
-    return FileScan(source.path, source.format if source.format != "auto" else format, role, index, method, names)
+class _Scans(NamedTuple):
+    """The files that sources stand for, and what there is to tell about sources."""
+
+    files: list[FileScan]
+    notes: list[Problem]
+    problems: list[Problem]
+
+
+def _scans(given: Sequence[Source], format: str, method: str | None, role: Literal["train", "validation"]) -> _Scans:
+    made = _Scans([], [], [])
+    for index, source in enumerate(given):
+        found = sources.find(source)
+        made.notes.extend(found.notes)
+        made.problems.extend(found.problems)
+        own_format = source.format if source.format != "auto" else format
+        names = Renaming(source.columns, source.roles)
+        made.files.extend(FileScan(path, own_format, role, index, method, names) for path in found.files)
+    return made
 
 
 def _twice(files: Iterable[FileScan]) -> Iterator[Problem]:

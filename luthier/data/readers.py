@@ -1,8 +1,8 @@
 """Data files as numbered rows.
 
-What goes in: the path of a JSON, JSONL, CSV, TSV, Parquet or plain text file, gzipped or not. What comes out: a stream
-of `Row` (a plain value and the place it stands at) and `Fault` (a row, or a whole file, that cannot be read), never an
-exception. No row is changed, and none is skipped but lines that hold nothing.
+What goes in: the path of a JSON, JSONL, CSV, TSV, Parquet, Arrow or plain text file, packed or not. What comes out: a
+stream of `Row` (a plain value and the place it stands at) and `Fault` (a row, or a whole file, that cannot be read),
+never an exception. No row is changed, and none is skipped but lines that hold nothing.
 
 The content decides between an array and one value per line, whatever the file's ending. Plain text: one Markdown file
 is one document; in other text, blank lines separate documents, and where there are none each line is a document.
@@ -17,10 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pyarrow
-import pyarrow.parquet
-
-from luthier.data import opening, strict_json
+from luthier.data import columnar, opening, strict_json
 from luthier.data.opening import Line
 from luthier.data.strict_json import Invalid, shorten
 from luthier.errors import Problem
@@ -28,8 +25,6 @@ from luthier.text import say
 
 SNIFF_BYTES = 1 << 24
 """A first line longer than 16 MiB is not one row among others: such a file is taken to be an array in one line."""
-PARQUET_BATCH = 1024
-"""Rows turned into Python values at a time; chosen, not tuned."""
 WRAPPERS = ("data", "rows", "examples", "instances", "items", "train")
 """Keys under which exporters put the list of rows when they write one object."""
 JSON_SPACE = " \t\r\n"
@@ -75,12 +70,12 @@ def place(path: str, line: int, number: int) -> str:
 
 def read(path: Path) -> Iterator[Row | Fault]:
     """Every row of a file, in order; ends after a fatal fault. Memory is that of the largest row (Parquet: of a row
-    group; Markdown: of the file)."""
+    group; Arrow: of a batch; Markdown: of the file)."""
     head = opening.look(path, READERS)
     if isinstance(head, Problem):
         yield Fault(head, 0, fatal=True)
         return
-    ending = ".parquet" if head.startswith(b"PAR1") else opening.ending(path)
+    ending = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), opening.ending(path))
     if ending not in READERS:
         values = {"endings": ", ".join(READERS)}
         yield Fault(Problem("data.ending", str(path), value=ending, values=values), 0, fatal=True)
@@ -90,10 +85,10 @@ def read(path: Path) -> Iterator[Row | Fault]:
         for each in READERS[ending](path):
             number = each.number
             yield each
-    except (*opening.CUT_SHORT, pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except opening.CUT_SHORT as error:
         yield Fault(opening.damaged(path, number, error), 0, fatal=True)
     except OSError as error:
-        yield Fault(opening.refused(path, error), 0, fatal=True)
+        yield Fault(opening.refused(path, error, number), 0, fatal=True)
 
 
 def _not_utf8(where: str, byte: int) -> Problem:
@@ -276,37 +271,24 @@ def _bad_header(where: str, header: list[str]) -> Problem | None:
     return None
 
 
-# ----------------------------------------------------------------------------------------------------- Parquet
+# ---------------------------------------------------------------------------------------------- Parquet and Arrow
 
 
 def _parquet(path: Path) -> Iterator[Row | Fault]:
-    number = 0
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=PARQUET_BATCH):
-            for each in _batch_rows(batch):
-                number += 1
-                if isinstance(each, dict):
-                    yield Row(str(path), number, each)
-                else:
-                    values = {"reason": shorten(str(each), 200)}
-                    yield Fault(Problem("data.cell", place(str(path), 0, number), values=values), number)
+    return _cells(path, columnar.parquet(path))
 
 
-def _batch_rows(batch: Any) -> Iterator[dict[str, Any] | ValueError | OverflowError]:
-    """Rows of a record batch; one by one where a cell of them has no Python value (bad UTF-8, dates out of range)."""
-    try:
-        rows = batch.to_pylist()
-    except (ValueError, OverflowError):
-        rows = [_batch_row(batch, index) for index in range(batch.num_rows)]
-    yield from rows
+def _arrow(path: Path) -> Iterator[Row | Fault]:
+    return _cells(path, columnar.arrow(path))
 
 
-def _batch_row(batch: Any, index: int) -> dict[str, Any] | ValueError | OverflowError:
-    try:
-        row: dict[str, Any] = batch.slice(index, 1).to_pylist()[0]
-    except (ValueError, OverflowError) as error:
-        return error
-    return row
+def _cells(path: Path, rows: Iterator[columnar.Cells | ValueError | OverflowError]) -> Iterator[Row | Fault]:
+    for number, each in enumerate(rows, 1):
+        if isinstance(each, dict):
+            yield Row(str(path), number, each)
+        else:
+            values = {"reason": shorten(str(each), 200)}
+            yield Fault(Problem("data.cell", place(str(path), 0, number), values=values), number)
 
 
 # -------------------------------------------------------------------------------------------------------- text
@@ -370,7 +352,11 @@ READERS: dict[str, Reader] = {
     ".csv": _csv,
     ".tsv": _tsv,
     ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".feather": _arrow,
     ".txt": _text,
     ".md": _markdown,
 }
-"""File ending (before a `.gz`) -> reader."""
+"""File ending (before a `.gz` or `.zst`) -> reader."""
+MAGIC = {columnar.PARQUET_MAGIC: ".parquet", columnar.ARROW_MAGIC: ".arrow"}
+"""First bytes that say what a file is, whatever its name."""

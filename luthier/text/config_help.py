@@ -56,8 +56,13 @@ HELP: dict[str, tuple[str, str]] = {
         "重。几百条好样本可以教会一种风格，几千条可以教会一项任务。训练开始前会检查每一行。",
     ),
     "config.help.data.train.path": (
-        "Where the file is. Relative paths start from the folder in which you run the command.",
-        "文件所在的位置。相对路径以运行命令时所在的目录为起点。",
+        "Where the file is. Relative paths start from the folder in which you run the command. A folder stands for "
+        "all data files below it, a pattern (data/*.jsonl, data/**/*.parquet) for what matches; each is read on its "
+        "own with the same settings. hub:organisation/name is a data set of the Hugging Face hub (needs the extra "
+        "hub).",
+        "文件所在的位置。相对路径以运行命令时所在的目录为起点。文件夹代表其中所有数据文件，模式（data/*.jsonl、"
+        "data/**/*.parquet）代表所有匹配的文件；每个文件以相同设置单独读取。hub:组织/名称 是 Hugging Face 上的数据集"
+        "（需要 hub 附加组件）。",
     ),
     "config.help.data.train.format": (
         "How the rows of this one file are laid out, where it differs from data.format.",
@@ -82,6 +87,19 @@ HELP: dict[str, tuple[str, str]] = {
         "Who is who, where turns name their speakers in another way: {{USER: user, BOT: assistant}}. On the right "
         "stands system, user, assistant or tool.",
         "对话角色名称不同时，指明各角色：{{USER: user, BOT: assistant}}。右侧为 system、user、assistant 或 tool。",
+    ),
+    "config.help.data.train.subset": (
+        "Which configuration of a data set on the hub to take, where it has several; null takes its default one.",
+        "数据集有多个配置时取哪一个；null 取默认配置。",
+    ),
+    "config.help.data.train.split": (
+        "Which split of a data set on the hub to take: one name, such as train or test.",
+        "取数据集的哪个部分：一个名称，如 train 或 test。",
+    ),
+    "config.help.data.train.revision": (
+        "Which state of a data set on the hub to take: a branch, a tag or a commit. A commit makes sure that the data "
+        "stays the same; null takes the newest.",
+        "取数据集的哪个版本：分支、标签或提交。写提交号可确保数据不变；null 取最新版本。",
     ),
     "config.help.data.validation": (
         "Rows that the model does not learn from and is tested on instead: that is how you see whether it "

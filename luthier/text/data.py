@@ -33,17 +33,58 @@ TEXT: dict[str, tuple[str, str]] = {
         "所在文件夹 {folder} 也不存在（最近的现有文件夹是 {there}）",
     ),
     "data.no_data_files": ("no data files", "没有数据文件"),
-    "data.folder.rule": (
-        "this is a folder; a data file is needed. It has: {files}",
-        "这是文件夹，需要数据文件。其中有：{files}",
+    "data.folder_empty.rule": (
+        "there is no data file in this folder; files of other kinds: {names}",
+        "此文件夹中没有数据文件；其他文件：{names}",
     ),
-    "data.folder.remedy": (
-        "Name the files one by one: data.train: [{{path: FOLDER/a.jsonl}}, {{path: FOLDER/b.jsonl}}].",
-        "请逐个写出文件：data.train: [{{path: 文件夹/a.jsonl}}, {{path: 文件夹/b.jsonl}}]。",
+    "data.folder_empty.remedy": (
+        "Files that are read end in: {endings}; .gz or .zst may follow.",
+        "可读取的扩展名：{endings}；其后可加 .gz 或 .zst。",
+    ),
+    "data.glob_empty.rule": ("no file matches this pattern", "没有文件符合此模式"),
+    "data.glob_empty.remedy": (
+        "Correct the pattern: * stands for anything within a name, ** for any folders.",
+        "请更正模式：* 代表名称中的任意内容，** 代表任意层文件夹。",
+    ),
+    "data.folder_read.rule": (
+        "{files} files are read; {skipped} others are not: {names}",
+        "读取 {files} 个文件；另有 {skipped} 个未读取：{names}",
+    ),
+    "data.folder_read.remedy": (
+        "In a folder, hidden files, descriptions (README, LICENSE, dataset_info) and files of other kinds are left "
+        "aside; name one by its path to read it.",
+        "在文件夹中，隐藏文件、说明文件（README、LICENSE、dataset_info）和其他类型的文件不会读取；如需读取请写出其路径。",
+    ),
+    "data.hub_split.rule": ("is not the name of one split", "不是单个部分的名称"),
+    "data.hub_split.remedy": (
+        "Name one split, such as train; several splits are several sources.",
+        "请写一个部分的名称，如 train；多个部分请写成多个数据源。",
+    ),
+    "data.hub_extra.rule": (
+        "data sets of the hub need the package datasets, which is not installed",
+        "读取数据集库需要 datasets 包，当前未安装",
+    ),
+    "data.hub_extra.remedy": (
+        "Install it: .venv/bin/python -m pip install datasets. Or download the files and give their folder.",
+        "请安装：.venv/bin/python -m pip install datasets。或下载文件后给出其文件夹。",
+    ),
+    "data.hub_refused.rule": ("the data set cannot be had: {reason}", "无法获取数据集：{reason}"),
+    "data.hub_refused.remedy": (
+        "Check name, subset, split and revision, your connection, and for private data sets HF_TOKEN; HF_ENDPOINT "
+        "names a mirror.",
+        "请检查名称、subset、split、revision 和网络；私有数据集需要 HF_TOKEN；HF_ENDPOINT 可指定镜像。",
+    ),
+    "data.hub_read.rule": (
+        "{rows} rows of split {split} in {files} files, commit {commit}",
+        "{split} 部分共 {rows} 条，{files} 个文件，提交 {commit}",
+    ),
+    "data.hub_read.remedy": (
+        "revision: COMMIT beside the path keeps a later run on the same rows.",
+        "在路径旁写 revision: 提交号，可使以后的运行使用相同数据。",
     ),
     "data.not_a_file.rule": (
-        "this is neither a file nor a folder but a pipe or a device, which cannot be read twice",
-        "这不是普通文件，而是管道或设备，无法重复读取",
+        "this is no file but a folder, a pipe or a device, which cannot be read as one",
+        "这不是普通文件，而是文件夹、管道或设备，无法作为文件读取",
     ),
     "data.not_a_file.remedy": ("Write its content to a file first.", "请先把内容写入文件。"),
     "data.unreadable.rule": ("the system does not let this file be read: {reason}", "系统不允许读取此文件：{reason}"),
@@ -60,8 +101,8 @@ TEXT: dict[str, tuple[str, str]] = {
     "data.no_rows.remedy": ("Add rows, or take the file out of the recipe.", "请补充数据，或从配方中去掉该文件。"),
     "data.packed.rule": ("this is a {kind} file, which is not read", "这是 {kind} 文件，无法读取"),
     "data.packed.remedy": (
-        "Unpack it (or pack it with gzip); save an Excel workbook as CSV in UTF-8.",
-        "请解压（或改用 gzip 压缩）；Excel 工作簿请另存为 UTF-8 编码的 CSV。",
+        "Unpack it (or pack it with gzip or Zstandard); save an Excel workbook as CSV in UTF-8.",
+        "请解压（或改用 gzip 或 Zstandard 压缩）；Excel 工作簿请另存为 UTF-8 编码的 CSV。",
     ),
     "data.utf16.rule": ("the text is UTF-16; UTF-8 is needed", "文本编码是 UTF-16，需要 UTF-8"),
     "data.utf16.remedy": (
@@ -70,8 +111,8 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "data.ending.rule": ("files with this ending are not read", "不支持这种扩展名的文件"),
     "data.ending.remedy": (
-        "Give the file the ending of what it holds: {endings}; .gz may follow.",
-        "请按内容改用以下扩展名：{endings}；其后可加 .gz。",
+        "Give the file the ending of what it holds: {endings}; .gz or .zst may follow.",
+        "请按内容改用以下扩展名：{endings}；其后可加 .gz 或 .zst。",
     ),
     "data.damaged.rule": (
         "the file is damaged or cut short after row {read}: {reason}",
