@@ -12,9 +12,8 @@ import io
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from luthier.data import columnar
 from luthier.data.strict_json import shorten
@@ -41,9 +40,10 @@ UNPACKED_BYTES = 1 << 18
 """Unpacked at a time, so that Arrow is not called for every few lines; chosen, not tuned."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Attributes:
+class Line(NamedTuple):
+    """One line (a named tuple, because one is made per row).
+
+    Attributes:
     number: 1-based.
     text: the line without its end; bytes that are no UTF-8 stand in it as half surrogates.
     end: `\\n`, `\\r\\n` or nothing.

@@ -29,6 +29,7 @@ HEAD_ROWS = 100
 SHOWN = 20
 """Rows of one kind of fault, or words of one kind, that are named; the others are counted."""
 PLACES_SHOWN = 3
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _PLACEHOLDER = re.compile(r"(?<!\{)\{\{\s*[\w.\-]+(?: [\w.\-]+)*\s*\}\}(?!\})")
 
 Role = Literal["train", "validation"]
@@ -286,7 +287,7 @@ def content_hash(example: Example) -> bytes:
         RowFault: it holds what cannot be written down as UTF-8 JSON (only the user's own formats make such).
     """
     try:
-        written = json.dumps(content(example), ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+        written = _ENCODER.encode(content(example)).encode()
     except UnicodeEncodeError as error:
         raise RowFault("data.half_pair") from error
     except (TypeError, ValueError, RecursionError) as error:

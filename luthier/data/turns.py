@@ -158,6 +158,11 @@ def turn_of(turn: Any) -> Message:
     """A message of either spelling: role and content, or from and value."""
     if not isinstance(turn, dict):
         raise wrong_type("", turn, "object")
+    if len(turn) == 2:
+        # Nearly every turn: the rest is looked at only where there is more, or something is wrong.
+        name, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        if type(name) is str and type(content) is str and name in ROLES and name != "function_call":
+            return Message(ROLES[name], content)
     role_key = "role" if "role" in turn or "from" not in turn else "from"
     content_key = "content" if "content" in turn or "value" not in turn else "value"
     name, content = _role_name(turn, role_key), turn.get(content_key)

@@ -83,12 +83,13 @@ def _check_answer(messages: Messages, answer: Messages) -> None:
 def _check_turns(messages: Sequence[Message]) -> None:
     if not messages:
         raise RowFault("data.empty_conversation")
-    for place, message in enumerate(messages):
-        try:
+    place = 0
+    try:
+        for place, message in enumerate(messages):
             _check_turn(messages[place - 1] if place else None, message)
-        except RowFault as fault:
-            fault.field = say("data.turn", number=place + 1, role=message.role)
-            raise
+    except RowFault as fault:
+        fault.field = say("data.turn", number=place + 1, role=messages[place].role)
+        raise
 
 
 def _check_chat(messages: Sequence[Message]) -> None:
