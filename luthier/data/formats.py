@@ -194,7 +194,7 @@ FORMATS: dict[str, Format] = {
             *judged.PAIRS,
             ("instruction", "output"),
         ),
-        judged.SETTINGS,
+        (*judged.SETTINGS, "margin", *judged.SCORES[0], *judged.SCORES[1]),
         judged.compares,
         used=judged.used_by_preference,
     ),
@@ -217,7 +217,7 @@ FORMATS: dict[str, Format] = {
     "prompt_only": Format(
         judged.prompt_only,
         (("prompt",), ("problem",), ("messages",), ("conversations",)),
-        judged.SETTINGS,
+        (*judged.SETTINGS, *judged.REFERENCES),
         judged.asks,
         used=frozenset[str],
     ),

@@ -143,6 +143,12 @@ def stream(path: Path) -> Iterator[BinaryIO]:
         yield content
 
 
+def is_packed(path: Path) -> bool:
+    """Whether `stream` unpacks a file."""
+    with open(path, "rb") as file:
+        return file.read(len(columnar.ZSTD_MAGIC)).startswith((_GZIP, columnar.ZSTD_MAGIC))
+
+
 def lines(path: Path) -> Iterator[Line]:
     """Every line, blank ones too. Only a line feed ends a line."""
     with stream(path) as content:

@@ -75,6 +75,9 @@ def read(path: Path) -> Iterator[Row | Fault]:
         yield Fault(head, 0, fatal=True)
         return
     ending = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), opening.ending(path))
+    if ending in MAGIC.values() and opening.is_packed(path):  # tables are packed within
+        yield Fault(Problem("data.packed", str(path), values={"kind": f"packed {ending}"}), 0, fatal=True)
+        return
     if ending not in READERS:
         values = {"endings": ", ".join(READERS)}
         yield Fault(Problem("data.ending", str(path), value=ending, values=values), 0, fatal=True)

@@ -18,11 +18,11 @@ from luthier.data.turns import ROLES, TURN_KEYS, structure_of
 from luthier.errors import Problem
 from luthier.text import say
 
-TARGETS = frozenset(
-    key for form in FORMATS.values() for keys in (*form.required, form.optional) for key in keys
-) | frozenset(TURN_KEYS | {"human", "assistant", "margin"})
-"""Names that a column can be given: those of rows, and those of turns, which are then renamed in each turn."""
 OF_TURNS = TURN_KEYS | {"human", "assistant"}
+TARGETS = OF_TURNS | frozenset(
+    key for form in FORMATS.values() for keys in (*form.required, form.optional) for key in keys
+)
+"""Names that a column can be given: those of rows, and those of turns, which are then renamed in each turn."""
 _ABSENT = object()
 
 
