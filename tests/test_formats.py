@@ -172,6 +172,18 @@ GOOD: list[tuple[str, Any, Any]] = [
         ),
     ),
     ("messages", {"dialogue": QA}, Chat((U, A))),
+    (
+        "messages",
+        {"messages": [QA[0], turn("assistant", None, function_call={"name": "f", "arguments": '{"x": 1}'})]},
+        Chat((U, Message("assistant", "", extra={"tool_calls": [CALL]}))),
+    ),
+    (
+        "messages",
+        {"messages": [QA[0], turn("assistant", "a", reasoning_content="why", weight=0.5), turn("user", "q", name="n")]},
+        Chat(
+            (U, Message("assistant", "a", 0.5, {"reasoning_content": "why"}), Message("user", "q", extra={"name": "n"}))
+        ),
+    ),
     ("messages", {"conversation": QA, "system": "s"}, Chat((S, U, A))),
     ("messages", {"messages": QA, "tools": '[{"name": "f"}]'}, Chat((U, A), ({"name": "f"},))),
     ("firefly", {"conversation": [{"human": "q", "assistant": "a"}] * 2}, Chat((U, A, U, A))),
@@ -254,6 +266,9 @@ GOOD += [
     ("labelled", {"prompt": "q", "completion": "a", "label": False}, Labelled((U,), (A,), False)),
     ("labelled", {"prompt": [QA[0]], "completion": [QA[1]], "label": "True"}, Labelled((U,), (A,), True)),
     ("labelled", {"instruction": "q", "input": "", "output": "a", "kto_tag": True}, Labelled((U,), (A,), True)),
+    ("labelled", {"messages": QA, "answer": "reference", "label": True}, Labelled((U,), (A,), True)),
+    ("messages", {"prompt": "q", "prompt_id": "1", "messages": QA}, Chat((U, A))),
+    ("qa", {"prompt": "Answer.", "question": "q", "answer": "a"}, Chat((U, A))),
     ("prompt_only", {"prompt": "q"}, Prompt((U,))),
     ("prompt_only", {"prompt": [QA[0]], "tools": []}, Prompt((U,))),
     ("prompt_only", {"messages": [turn("system", "s"), QA[0]]}, Prompt((S, U))),
@@ -338,6 +353,12 @@ BAD: list[tuple[str, Any, str, str]] = [
         "messages[1].content",
     ),
     ("messages", [QA[0], turn("assistant", "a", tool_calls=[{}])], "data.tool_call", "messages[1].tool_calls"),
+    (
+        "messages",
+        [QA[0], turn("assistant", "", tool_calls=[{"name": "f"}], function_call={"name": "f"})],
+        "data.calls_twice",
+        "messages[1].function_call",
+    ),
     ("messages", {"messages": QA, "tools": [1]}, "data.wrong_type", "tools[0]"),
     ("messages", {"messages": QA, "tools": "[{]"}, "data.json_field", "tools"),
     ("sharegpt", {"conversations": [QA[0], FUNCTION_CALL]}, "data.json_field", "conversations[1].value"),
@@ -417,6 +438,9 @@ def test_a_name_that_is_nearly_right_is_suggested() -> None:
         ),
         ({"ask": "q", "reply": "a", "id": 1}, "columns: {query: ask, response: reply}"),
         ({"问题": "q", "回答": "a"}, "问题"),
+        ({"Frage": "q", "Antwort": "a", "id": 1}, ": Antwort}"),
+        ({"body": "a b c"}, "format: text\n        columns: {text: body}"),
+        ({"Prompt": "q", "good": "a", "bad": "b"}, "format: preference"),
         ({"question": "q", "good": "a", "bad": "b"}, "columns: {chosen: good, rejected: bad}"),
     ],
 )
@@ -465,6 +489,11 @@ def test_rows_of_no_format(row: Any, id: str, said: str) -> None:
         assert all(name in caught.value.problem("").remedy for name in FORMATS)
 
 
+def test_a_conversation_with_unknown_speakers_is_no_prompt() -> None:
+    talk = [{"from": "USER", "value": "q"}, {"from": "BOT", "value": "a"}]
+    assert detection.detect([{"conversations": talk}])[0] == "sharegpt"
+
+
 def test_a_text_label_is_no_judgement() -> None:
     assert detection.detect([{"text": "a", "label": "news"}])[0] == "text"
 
@@ -492,6 +521,7 @@ def test_a_text_label_is_no_judgement() -> None:
         ),
         ("preference", {"prompt": "q", "chosen": QA, "rejected": QA, "messages": QA}, ["messages"]),
         ("labelled", {"prompt": "q", "completion": "a", "answer": "b", "label": True}, ["answer"]),
+        ("labelled", {"messages": QA, "answer": "b", "label": True}, ["answer"]),
         ("prompt_only", {"prompt": "q", "level": 3}, []),
     ],
 )

@@ -61,10 +61,17 @@ def _unknown(seen: Sequence[str]) -> RowFault:
             keys
         )
 
-    # Formats of answers to imitate first: most people have these.
-    forms = sorted(FORMATS.items(), key=lambda each: each[1].used is not None)
-    choices = [(name, keys, guesses.columns(keys, seen)) for name, form in forms for keys in form.required]
-    name, keys, names = max(choices, key=lambda each: (bool(each[2]) and len(each[1]) > 1, likeness(each[1])))
+    plain = {keys for form in FORMATS.values() if form.used is None for keys in form.required}
+    choices = [(name, keys, guesses.columns(keys, seen)) for name, form in FORMATS.items() for keys in form.required]
+    # The most columns that can be told; else the likest of the formats of answers to imitate, which most people have.
+    name, keys, names = max(
+        (
+            each
+            for each in choices
+            if FORMATS[each[0]].used is None or (each[2] and len(each[1]) > 1 and each[1] not in plain)
+        ),
+        key=lambda each: (len(each[2]), likeness(each[1])),
+    )
     table = "; ".join(
         f"{name}: {' / '.join(' + '.join(keys) for keys in form.required[:ALTERNATIVES_SHOWN])}"
         for name, form in FORMATS.items()

@@ -27,6 +27,7 @@ from luthier.data.examples import (
 )
 from luthier.data.turns import (
     TURN_KEYS,
+    TURN_LISTS,
     filled,
     history_of,
     items_of,
@@ -55,9 +56,6 @@ __all__ = [
     "Text",
     "filled",
 ]
-
-TURN_LISTS = ("messages", "dialogue", "dialog", "turns", "conversation")
-"""Keys under which turns of either spelling stand."""
 
 
 def _conversation(record: Mapping[str, Any], key: str) -> Chat:

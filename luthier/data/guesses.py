@@ -14,9 +14,11 @@ from luthier.config.tree import show_flow
 SAME_MEANING: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "instruction question prompt query problem input ask asked task request user human 问题 指令 提问",
-        "output answer completion response reply say said target solution label_text assistant bot 回答 答案 输出",
-        "text content body document article passage story raw_text 正文 内容 文本",
+        "instruction question prompt query problem input ask asked task request user human 问题 指令 提问 "
+        "frage anweisung eingabe consigne entrée pregunta instrucción pergunta вопрос запрос 質問 指示 질문",
+        "output answer completion response reply say said target solution label_text assistant bot 回答 答案 输出 "
+        "antwort ausgabe réponse sortie respuesta salida resposta ответ 出力 応答 답변",
+        "text content body document article passage story raw_text 正文 内容 文本 texte texto текст 本文",
         "messages conversations conversation dialogue dialog turns chat chats history thread 对话",
         "chosen chosen_response better preferred good accepted winner win positive response_a",
         "rejected rejected_response worse dispreferred bad declined loser lose negative response_b",

@@ -15,6 +15,7 @@ from typing import Any
 from luthier.data.examples import Example, Labelled, Message, Messages, Preference, Prompt, RowFault, Tools
 from luthier.data.strict_json import shorten
 from luthier.data.turns import (
+    TURN_LISTS,
     filled,
     history_of,
     items_of,
@@ -252,7 +253,15 @@ def judges(record: Mapping[str, Any]) -> bool:
 
 def used_by_labelled(record: Mapping[str, Any]) -> frozenset[str]:
     """Keys that `labelled` reads of a row."""
-    return frozenset((*_used(record), name_in(record, LABELS), name_in(record, ANSWERED)))
+    answered = _answered(record, name_in(record, ASKED))
+    return frozenset((*_used(record), name_in(record, LABELS), answered))
+
+
+def _answered(record: Mapping[str, Any], field: str) -> str:
+    """The name of the answer that stands beside the prompt; empty where the turns under `field` end in one."""
+    turns = _listed(record.get(field))
+    within_turns = isinstance(turns, list) and roles_in(turns)[-1:] == ["assistant"]
+    return "" if within_turns else name_in(record, ANSWERED)
 
 
 def labelled(row: Any) -> Example:
@@ -266,7 +275,7 @@ def labelled(row: Any) -> Example:
         label = _JUDGEMENTS[str(label).lower()]
     field = name_in(record, ASKED) or text_of(record, ASKED[0])
     messages, tools = _asked(record, field)
-    given = name_in(record, ANSWERED)
+    given = _answered(record, field)
     if given:
         return Labelled(messages, _way(record[given], given), label, tools)
     if not messages or messages[-1].role != "assistant":
@@ -279,13 +288,19 @@ def labelled(row: Any) -> Example:
 
 def asks(record: Mapping[str, Any]) -> bool:
     """Whether a row holds a prompt and no answer to learn."""
-    if not record.keys().isdisjoint(SETTLED):
+    if not record.keys().isdisjoint(SETTLED) or record.keys() >= {"question", "answer"}:
         return False
-    field = name_in(record, ("prompt", "messages", "conversations"))
-    value = record.get(field)
-    if isinstance(value, str) and field == "prompt":
-        return True
-    return not field or (isinstance(value, list) and bool(value) and "assistant" not in roles_in(value))
+    given = [record[key] for key in ("prompt", "conversations", *TURN_LISTS) if record.get(key) is not None]
+    return all(_unanswered(each) for each in given)
+
+
+def _unanswered(value: Any) -> bool:
+    """Whether these are a text, or turns of which none is an answer; a name that is not known may well answer."""
+    if isinstance(value, str):
+        value = _listed(value)
+    return isinstance(value, str) or (
+        isinstance(value, list) and bool(value) and set(roles_in(value)) <= {"system", "user", "tool"}
+    )
 
 
 def prompt_only(row: Any) -> Example:

@@ -36,7 +36,9 @@ ROLES = {
 
 WEIGHT_KEYS = ("loss_weight", "weight", "train")
 EXTRA_KEYS = ("reasoning_content", "tool_calls", "name", "tool_call_id")
-TURN_KEYS = frozenset(("role", "from", "content", "value", *WEIGHT_KEYS, *EXTRA_KEYS))
+TURN_KEYS = frozenset(("role", "from", "content", "value", *WEIGHT_KEYS, *EXTRA_KEYS, "function_call"))
+TURN_LISTS = ("messages", "dialogue", "dialog", "turns", "conversation")
+"""Keys under which turns of either spelling stand."""
 PART_STAGES = {"reasoning": 0, "text": 1, "tool_call": 2}
 """Kind of a content part -> where it stands within a turn; a template renders them in this order."""
 
@@ -166,11 +168,7 @@ def turn_of(turn: Any) -> Message:
     role_key = "role" if "role" in turn or "from" not in turn else "from"
     content_key = "content" if "content" in turn or "value" not in turn else "value"
     name, content = _role_name(turn, role_key), turn.get(content_key)
-    extra = {key: turn[key] for key in EXTRA_KEYS if turn.get(key) is not None}
-    if "tool_calls" in extra:
-        calls = items_of(extra.pop("tool_calls"), "tool_calls")
-        if calls:
-            extra["tool_calls"] = _calls(calls, "tool_calls")
+    extra = _extra(turn)
     if name == "function_call":
         extra["tool_calls"], content = _calls(content, content_key), ""
     elif isinstance(content, list):
@@ -180,6 +178,20 @@ def turn_of(turn: Any) -> Message:
     elif not isinstance(content, str):
         content = text_of(turn, content_key)  # says what is wrong with it
     return Message(ROLES[name], content, _weight(turn, ROLES[name]), extra)
+
+
+def _extra(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """What else a template may render; tool calls in the one form that templates read."""
+    extra = {key: turn[key] for key in EXTRA_KEYS if turn.get(key) is not None}
+    if "tool_calls" in extra:
+        calls = items_of(extra.pop("tool_calls"), "tool_calls")
+        if calls:
+            extra["tool_calls"] = _calls(calls, "tool_calls")
+    if turn.get("function_call") is not None:  # the older spelling of one call
+        if "tool_calls" in extra:
+            raise RowFault("data.calls_twice", "function_call")
+        extra["tool_calls"] = _calls(turn["function_call"], "function_call")
+    return extra
 
 
 def _role_name(turn: Mapping[str, Any], key: str) -> str:

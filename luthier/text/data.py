@@ -288,6 +288,8 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "data.part_twice.rule": ("is given both as a part of the content and beside it", "既写在内容中，又写在内容之外"),
     "data.part_twice.remedy": ("Keep one of the two.", "请只保留一处。"),
+    "data.calls_twice.rule": ("stands beside tool_calls", "与 tool_calls 同时出现"),
+    "data.calls_twice.remedy": ("Keep one of the two.", "请只保留一处。"),
     "data.tool_call.rule": ("is no tool call", "不是工具调用"),
     "data.tool_call.remedy": (
         'A call is {{"name": "...", "arguments": {{...}}}}, or a list of such.',
