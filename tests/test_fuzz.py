@@ -132,11 +132,29 @@ KEYS = sorted(
 SHAPES = [keys for form in FORMATS.values() for keys in form.required]
 
 
+CHATS = st.lists(WORDS, min_size=1, max_size=5).map(
+    lambda said: [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(said)]
+)
+TEXTS = st.sampled_from(["q", "a", "b"])
+FITTING: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(("messages", "conversations", "dialogue", "dialog", "turns"), CHATS),
+    "conversation": CHATS | st.just([{"human": "q", "assistant": "a"}]),
+    **dict.fromkeys(
+        ("prompt", "chosen", "rejected", "chosen_messages", "rejected_messages", "completion"), CHATS | TEXTS
+    ),
+    **dict.fromkeys(("label", "kto_tag"), st.booleans()),
+    "history": st.just([["q", "a"]]),
+    "tools": st.just([{"name": "f"}]),
+}
+"""Key -> values that may well be right; a text where there is none."""
+
+
 def _of_shape(keys: tuple[str, ...]) -> st.SearchStrategy[Any]:
-    """Rows that have the keys of a format, and perhaps others."""
-    others = {key: SCALARS for key in KEYS if key not in keys}
-    whole = dict.fromkeys(keys, VALUES)
-    return st.fixed_dictionaries(whole) | st.fixed_dictionaries(whole, optional=others)
+    """Rows that have the keys of a format, and perhaps others; most of their values fit."""
+    whole = {key: FITTING.get(key, TEXTS) for key in keys}
+    others = {key: FITTING.get(key, TEXTS) | SCALARS for key in KEYS if key not in keys}
+    spoilt = st.sampled_from(keys).flatmap(lambda key: st.fixed_dictionaries({**whole, key: VALUES}))
+    return st.fixed_dictionaries(whole) | st.fixed_dictionaries(whole, optional=others) | spoilt
 
 
 ROWS = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5) | st.sampled_from(SHAPES).flatmap(_of_shape) | VALUES
@@ -185,10 +203,10 @@ def any_file(folder: Path, values: list[Any], broken: int) -> None:
 
 EDITS = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=4)
 KINDS: dict[str, tuple[Callable[..., None], dict[str, st.SearchStrategy[Any]], int]] = {
-    "bytes": (any_bytes, {"content": BYTES, "ending": ENDINGS, "chunk": st.integers(1, 30)}, 800),
-    "damage": (any_damage, {"ending": st.sampled_from(list(WHOLE)), "edits": EDITS, "cut": st.integers(0, 400)}, 800),
-    "row": (any_row, {"row": ROWS}, 300),
-    "file": (any_file, {"values": st.lists(ROWS, max_size=6), "broken": st.integers(0, 6)}, 120),
+    "bytes": (any_bytes, {"content": BYTES, "ending": ENDINGS, "chunk": st.integers(1, 30)}, 600),
+    "damage": (any_damage, {"ending": st.sampled_from(list(WHOLE)), "edits": EDITS, "cut": st.integers(0, 400)}, 600),
+    "row": (any_row, {"row": ROWS}, 250),
+    "file": (any_file, {"values": st.lists(ROWS, max_size=6), "broken": st.integers(0, 6)}, 100),
 }
 """Kind -> (what is tried, with which arguments, how often in the suite: about five seconds each)."""
 
