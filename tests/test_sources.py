@@ -133,7 +133,7 @@ def test_a_data_set_is_read_from_its_local_files(data_set: Path) -> None:
     checked = inspect({"path": f"hub:{data_set}"}, validation=[{"path": f"hub:{data_set}", "split": "test"}])
     assert not checked.problems
     assert [file.kept for file in checked.files] == [2500, 7] and checked.files[0].format == "qa"
-    assert checked.train[2499].example.messages[0].content == "train 2499"  # type: ignore[union-attr]
+    assert list(checked.train)[2499].example.messages[0].content == "train 2499"  # type: ignore[union-attr]
     notes = [each for each in checked.notes if each.id == "data.hub_read"]
     assert [each.values["rows"] for each in notes] == [2500, 7] and "2500 rows of split train" in notes[0].rule
 

@@ -2,7 +2,7 @@
 
 What goes in: the recipe's sources. What comes out: `Checked`: the examples for training and validation, every row that
 is left out and why, what should be known about the data, and what is wrong with it; also as lines for people and as
-JSON.
+JSON. Examples are read again when asked for: none is held in memory.
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.batch import Ints
 from luthier.config.schema import DataSection, RunConfig, Source
 from luthier.data import own, sources, split
+from luthier.data.examples import MISFITS, misfit
+from luthier.data.formats import Example
 from luthier.data.renaming import Renaming
-from luthier.data.scan import PLACES_SHOWN, Excluded, FileReport, FileScan, Item, Tally
+from luthier.data.scan import HASH_BYTES, PLACES_SHOWN, Account, Excluded, FileScan, Role, Table, Tally
 from luthier.data.split import Split
 from luthier.errors import DataError, Problem
 from luthier.text import say
@@ -24,16 +30,130 @@ __all__ = [
     "Checked",
     "Excluded",
     "FileReport",
+    "Given",
     "Item",
+    "Rows",
     "check_path",
     "check_sources",
     "inspect",
+    "judge",
     "lines",
     "report",
+    "scans",
 ]
 
 REPEATS_ROWS, REPEATS_MEAN = 20, 4
 """From so many rows on, each occurring so often on average, the data is a few rows repeated; chosen, not tuned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One example to learn from or to validate with.
+
+    Attributes:
+        path, number: the row it comes from, see `readers.Row`.
+        source_index: which of `data.train` (or of the validation files) it belongs to; that source's weight applies.
+    """
+
+    example: Example
+    path: str
+    number: int
+    source_index: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """A file that was read whole, and what it is for. source_index: which of the sources of its role it belongs to;
+    names: what its columns and roles are called."""
+
+    account: Account
+    table: Table
+    role: Role
+    source_index: int
+    names: Renaming
+
+    @property
+    def path(self) -> str:
+        return self.account.path
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of some files: chosen[i] are the places of files[i]'s rows in its table, ascending. Iterating reads the
+    files again, and raises DataError where one has changed since."""
+
+    files: tuple[Given, ...]
+    chosen: tuple[Ints, ...]
+
+    def __len__(self) -> int:
+        return sum(len(each) for each in self.chosen)
+
+    def __iter__(self) -> Iterator[Item]:
+        for file, chosen in zip(self.files, self.chosen, strict=True):
+            wanted = iter(chosen.tolist())
+            next_one = next(wanted, None)
+            if next_one is None:
+                continue
+            scan = FileScan(file.path, file.account.format, file.names)
+            for place, kept in enumerate(scan.rows()):
+                if place != next_one:
+                    continue
+                if kept.hash != file.table.hashes[place].tobytes():
+                    break
+                yield Item(kept.example, kept.path, kept.number, file.source_index)
+                next_one = next(wanted, None)
+                if next_one is None:
+                    break
+            if next_one is not None:
+                raise DataError(Problem("data.changed", file.path))
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What one file held.
+
+    Attributes:
+        role, source_index: training or validation, and which of the sources.
+        format, why: the format and how it was chosen; empty where the file could not be read so far.
+        read, kept, distinct: rows; `kept` ones are examples, of which `distinct` differ.
+        faults: message id -> number of rows left out for it.
+        sha256, bytes: of the file as it lies on the disk.
+    """
+
+    path: str
+    role: Role
+    source_index: int
+    format: str
+    why: str
+    read: int
+    kept: int
+    distinct: int
+    faults: Mapping[str, int]
+    sha256: str
+    bytes: int
+
+    @property
+    def excluded(self) -> int:
+        return self.read - self.kept
+
+    @staticmethod
+    def of(file: Given) -> FileReport:
+        account, table = file.account, file.table
+        report = FileReport(
+            account.path,
+            file.role,
+            file.source_index,
+            account.format,
+            account.why,
+            account.read,
+            len(table),
+            table.distinct,
+            account.counts,
+            account.sha256,
+            account.bytes,
+        )
+        assert report.excluded == len(account.excluded) == sum(report.faults.values()), "a row was lost"
+        return report
 
 
 @dataclass(frozen=True)
@@ -44,8 +164,8 @@ class Checked:
     plugins: the user's own formats, `module:function` -> source file.
     """
 
-    train: tuple[Item, ...]
-    validation: tuple[Item, ...]
+    train: Rows
+    validation: Rows
     excluded: tuple[Excluded, ...]
     notes: tuple[Problem, ...]
     problems: tuple[Problem, ...]
@@ -67,7 +187,8 @@ def check_sources(config: RunConfig) -> Checked:
 
 def inspect(config: RunConfig) -> Checked:
     """`check_sources`, with the problems beside what could be read instead of an error."""
-    return _inspect(config.data, config.run.seed, config.method.kind)
+    found = scans(config.data)
+    return judge(config.data, config.run.seed, config.method.kind, found, _exhausted(found))
 
 
 def check_path(path: str, format: str = "auto") -> Checked:
@@ -77,93 +198,123 @@ def check_path(path: str, format: str = "auto") -> Checked:
         format: a name of `FORMATS`, the user's `module:function`, or auto.
     """
     data = DataSection(train=(Source(path=path, format=format),), validation=0.0)
-    return _inspect(data, 0, None)
+    found = scans(data)
+    return judge(data, 0, None, found, _exhausted(found))
 
 
 # ----------------------------------------------------------------------------------------------------- all files
 
 
-def _inspect(data: DataSection, seed: int, method: str | None) -> Checked:
-    given = data.validation if isinstance(data.validation, tuple) else ()
-    train, valid = _scans(data.train, data.format, method, "train"), _scans(given, data.format, method, "validation")
-    files = (*train.files, *valid.files)
-    for file in files:
-        file.check()
-    items = [item for file in train.files for item in file.items]
-    hashes = [each for file in train.files for each in file.hashes]
-    if isinstance(data.validation, tuple):
-        chosen = Split(frozenset(), 0, 0)
-        held_out = [item for file in valid.files for item in file.items]
-    else:
-        chosen = split.hold_out(hashes, split.wanted_rows(data.validation, len(items)), seed)
-        held_out = [items[index] for index in sorted(chosen.held_out)]
-    missing = (*train.problems, *valid.problems)
-    problems = (*missing, *_twice(files), *_problems(files, data.bad_rows == "stop"))
-    return Checked(
-        train=tuple(item for index, item in enumerate(items) if index not in chosen.held_out),
-        validation=tuple(held_out),
-        excluded=tuple(row for file in files for row in file.excluded),
-        notes=(
-            *train.notes,
-            *valid.notes,
-            *_notes(train.files, valid.files, data),
-            *_split_notes(chosen, data.validation, len(items)),
-        ),
-        problems=problems,
-        files=tuple(file.report() for file in files),
-        plugins={} if problems else {file.format: own.source_file(file.format) for file in files if file.is_own},
-    )
+class Scans(NamedTuple):
+    """What the sources of a recipe stand for.
 
+    files: a scan, not begun, of every file, its role and its source's place; those for training come first.
+    notes, problems: what there is to tell about sources.
+    """
 
-class _Scans(NamedTuple):
-    """The files that sources stand for, and what there is to tell about sources."""
-
-    files: list[FileScan]
+    files: list[tuple[FileScan, Role, int]]
     notes: list[Problem]
     problems: list[Problem]
 
 
-def _scans(given: Sequence[Source], format: str, method: str | None, role: Literal["train", "validation"]) -> _Scans:
-    made = _Scans([], [], [])
-    for index, source in enumerate(given):
-        found = sources.find(source)
-        made.notes.extend(found.notes)
-        made.problems.extend(found.problems)
-        own_format = source.format if source.format != "auto" else format
-        names = Renaming(source.columns, source.roles)
-        made.files.extend(FileScan(path, own_format, role, index, method, names) for path in found.files)
+def scans(data: DataSection) -> Scans:
+    """The files of all sources."""
+    given = data.validation if isinstance(data.validation, tuple) else ()
+    made = Scans([], [], [])
+    roles: tuple[tuple[Role, tuple[Source, ...]], ...] = (("train", data.train), ("validation", given))
+    for role, of_role in roles:
+        for index, source in enumerate(of_role):
+            found = sources.find(source)
+            made.notes.extend(found.notes)
+            made.problems.extend(found.problems)
+            format = source.format if source.format != "auto" else data.format
+            names = Renaming(source.columns, source.roles)
+            made.files.extend((FileScan(path, format, names), role, index) for path in found.files)
     return made
 
 
-def _twice(files: Iterable[FileScan]) -> Iterator[Problem]:
+def _exhausted(found: Scans) -> list[Given]:
+    made: list[Given] = []
+    for scan, role, source_index in found.files:
+        scan.exhaust()
+        made.append(Given(scan.account, scan.table, role, source_index, scan.names))
+    return made
+
+
+def judge(data: DataSection, seed: int, method: str | None, found: Scans, files: Sequence[Given]) -> Checked:
+    """What the accounts of all files come to, together with the recipe.
+
+    Args:
+        method: kind of method that the examples are for; None where any is fine.
+        files: what came of the files found.
+    """
+    train, valid = ([file for file in files if file.role == role] for role in ("train", "validation"))
+    hashes = _hashes(train)
+    share = 0.0 if isinstance(data.validation, tuple) else data.validation
+    chosen = split.hold_out(hashes, split.wanted_rows(share, len(hashes)), seed)
+    held_out = np.split(chosen.held_out, np.cumsum([len(file.table) for file in train])[:-1])[: len(train)]
+    validation = Rows(tuple(train), tuple(np.flatnonzero(each) for each in held_out))
+    if valid:
+        validation = Rows(tuple(valid), tuple(np.arange(len(file.table)) for file in valid))
+    problems = (*found.problems, *_twice(files), *_problems(files, method, data.bad_rows == "stop"))
+    formats = [file.account.format for file in files if own.is_own(file.account.format)]
+    return Checked(
+        train=Rows(tuple(train), tuple(np.flatnonzero(~each) for each in held_out)),
+        validation=validation,
+        excluded=tuple(Excluded(file.path, *row) for file in files for row in file.account.excluded),
+        notes=(*found.notes, *_notes(train, valid, data), *_split_notes(chosen, data.validation, len(hashes))),
+        problems=problems,
+        files=tuple(FileReport.of(file) for file in files),
+        plugins={} if problems else {format: own.source_file(format) for format in formats},
+    )
+
+
+def _hashes(files: Sequence[Given]) -> NDArray[np.void]:
+    """Content hashes of all rows."""
+    return np.concatenate([np.empty(0, f"V{HASH_BYTES}"), *(file.table.hashes for file in files)])
+
+
+def _twice(files: Iterable[Given]) -> Iterator[Problem]:
     """Files given more than once."""
     seen: set[Path] = set()
     for file in files:
-        path = file.path.absolute()
+        path = Path(file.path).absolute()
         if path in seen:
-            yield Problem("data.file_twice", str(file.path))
+            yield Problem("data.file_twice", file.path)
         seen.add(path)
 
 
-def _problems(files: Sequence[FileScan], stop: bool) -> Iterator[Problem]:
+def _problems(files: Sequence[Given], method: str | None, stop: bool) -> Iterator[Problem]:
     """What is wrong with files, then with rows."""
-    fatal = [problem for file in files for problem in file.fatal]
+    fatal = [problem for file in files for problem in (*file.account.fatal, *_misfits(file.account, method))]
     yield from fatal
     if stop:
-        yield from (problem for file in files for problem in file.row_problems())
-        bad, read = sum(len(file.excluded) for file in files), sum(file.read for file in files)
+        yield from (problem for file in files for problem in file.account.row_problems())
+        bad, read = sum(len(file.account.excluded) for file in files), sum(file.account.read for file in files)
         if bad:
             yield Problem("data.stopped", values={"rows": bad, "read": read})
     elif not fatal:
-        yield from (Problem("data.nothing_left", str(file.path)) for file in files if not file.items)
+        yield from (Problem("data.nothing_left", file.path) for file in files if not len(file.table))
+
+
+def _misfits(account: Account, method: str | None) -> Iterator[Problem]:
+    """Examples that the method does not learn from."""
+    found: dict[str, Tally] = {}
+    for kind in MISFITS:
+        tally, id = account.kinds.get(kind.__name__), misfit(kind, method)
+        if tally is not None and id:
+            before = found.get(id, Tally())
+            found[id] = Tally(before.rows + tally.rows, [*before.places, *tally.places][:PLACES_SHOWN])
+    for id, tally in found.items():
+        yield tally.note(id, account.path, method=method, format=account.format)
 
 
 # --------------------------------------------------------------------------------------------------------- notes
 
 
-def _notes(train: Sequence[FileScan], valid: Sequence[FileScan], data: DataSection) -> Iterator[Problem]:
-    for file in (*train, *valid):
-        path = str(file.path)
+def _notes(train: Sequence[Given], valid: Sequence[Given], data: DataSection) -> Iterator[Problem]:
+    for file in (each.account for each in (*train, *valid)):
+        path = file.path
         if file.excluded and data.bad_rows == "drop":
             yield Problem("data.left_out", path, values={"rows": len(file.excluded), "read": file.read})
         if file.placeholders.rows and not data.allow_unfilled:
@@ -173,42 +324,42 @@ def _notes(train: Sequence[FileScan], valid: Sequence[FileScan], data: DataSecti
         if file.unmapped.rows:
             yield file.unmapped.note("data.unread_keys", path)
     yield from _repeats(train)
-    trained = frozenset(each for file in train for each in file.hashes)
-    for file in valid:
+    trained = _hashes(train)
+    for given in valid:
         leaked = Tally()
-        for where, each in zip(file.places, file.hashes, strict=True):
-            if each in trained:
-                leaked.add(where)
+        for row in np.flatnonzero(np.isin(given.table.hashes, trained)):
+            leaked.add(given.table.where(given.path, int(row)))
         if leaked.rows:
-            yield leaked.note("data.leak", str(file.path))
+            yield leaked.note("data.leak", given.path)
 
 
-def _repeats(train: Sequence[FileScan]) -> Iterator[Problem]:
+def _repeats(train: Sequence[Given]) -> Iterator[Problem]:
     """Rows that occur more than once in the training data, within and across files."""
-    first: dict[bytes, str] = {}
-    again = Tally()
-    for file in train:
-        for where, each in zip(file.places, file.hashes, strict=True):
-            if each not in first:
-                first[each] = where
-            elif again.rows < PLACES_SHOWN:
-                again.add(f"{where} = {first[each]}")
-            else:
-                again.rows += 1
-    rows = again.rows + len(first)
-    if rows >= REPEATS_ROWS and rows >= REPEATS_MEAN * len(first):
-        yield again.note("data.few_distinct", "", distinct=len(first), all=rows)
-    elif again.rows:
-        yield again.note("data.duplicates", "", all=rows)
+    hashes = _hashes(train)
+    _, firsts, group_of = np.unique(hashes, return_index=True, return_inverse=True)
+    first_of = firsts[group_of]
+    again = np.flatnonzero(first_of != np.arange(len(hashes)))
+    starts = np.cumsum([0, *(len(file.table) for file in train)])
+
+    def where(row: int) -> str:
+        file = int(np.searchsorted(starts, row, side="right")) - 1
+        return train[file].table.where(train[file].path, row - int(starts[file]))
+
+    tally = Tally(len(again), [f"{where(row)} = {where(first_of[row])}" for row in again[:PLACES_SHOWN]])
+    if len(hashes) >= REPEATS_ROWS and len(hashes) >= REPEATS_MEAN * len(firsts):
+        yield tally.note("data.few_distinct", "", distinct=len(firsts), all=len(hashes))
+    elif len(again):
+        yield tally.note("data.duplicates", "", all=len(hashes))
 
 
 def _split_notes(chosen: Split, share: object, rows: int) -> Iterator[Problem]:
     if share == "auto" and 0 < rows < split.AUTO_LEAST_ROWS:
         yield Problem("data.too_few_to_hold_out", values={"rows": rows, "least": split.AUTO_LEAST_ROWS})
-    elif chosen.wanted and not chosen.held_out:
+    elif chosen.wanted and not chosen.held_out.any():
         yield Problem("data.nothing_held_out", values={"rows": chosen.wanted})
     elif chosen.copies:
-        yield Problem("data.copies_held_out", values={"copies": chosen.copies, "rows": len(chosen.held_out)})
+        held_out = int(chosen.held_out.sum())
+        yield Problem("data.copies_held_out", values={"copies": chosen.copies, "rows": held_out})
 
 
 # -------------------------------------------------------------------------------------------------------- output

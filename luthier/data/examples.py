@@ -115,10 +115,10 @@ MISFITS: dict[type, str] = {
 """Example -> the message that says for which methods it is, where the recipe's is another."""
 
 
-def misfit(example: Example, method: str | None) -> str:
-    """The id of the message that says why a method cannot learn from an example; empty where it can, or where any
-    method is fine (None)."""
-    return "" if method is None or isinstance(example, LEARNS[method]) else MISFITS[type(example)]
+def misfit(kind: type, method: str | None) -> str:
+    """The id of the message that says why a method cannot learn from examples of a type; empty where it can, or where
+    any method is fine (None)."""
+    return "" if method is None or kind in LEARNS[method] else MISFITS[kind]
 
 
 def texts(example: Example) -> Iterator[str]:

@@ -39,6 +39,11 @@ class Renaming:
     def __bool__(self) -> bool:
         return bool(self.columns or self.roles)
 
+    @property
+    def key(self) -> list[list[tuple[str, str]]]:
+        """Equal for equal names only, as JSON can hold it."""
+        return [sorted(self.columns.items()), sorted(self.roles.items())]
+
     def apply(self, row: Any) -> Any:
         """The row under the names that the formats read; a row that is no object but turns has turns renamed only."""
         if not self:
