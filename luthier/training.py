@@ -214,23 +214,24 @@ def prepare(config: RunConfig, base: Base) -> Data:
     data, drop = config.data, config.data.bad_rows == "drop"
     renderer = templates.load_renderer(base.folder, config, _rows_of(base, config))
     cache = config_load.environment().cache_dir
-    built = {
-        (role, index): tokens.build(scan, renderer, cache, role=role, source_index=index, drop_bad_rows=drop)
-        for scan, role, index in check.scans(data)
-    }
-    checked = check.judge(data, config.run.seed, config.method.kind, [each.given for each in built.values()])
+    found = check.scans(data)
+    built = [
+        tokens.build(scan, renderer, cache, role=role, source_index=index, drop_bad_rows=drop)
+        for scan, role, index in found.files
+    ]
+    checked = check.judge(data, config.run.seed, config.method.kind, found, [each.given for each in built])
     if checked.problems:
         raise DataError(checked.problems)
 
     def sequences(rows: check.Rows) -> Sequences:
-        stores = [built[file.role, file.source_index].store for file in rows.files]
+        stores = [each.store for file in rows.files for each in built if each.given is file]
         return Sequences(rows, [store for store in stores if store is not None], data.max_tokens, data.too_long)
 
     train = sequences(checked.train)
     held_out = sequences(checked.validation) if len(checked.validation) else None
     data_cache.trim(cache, config_load.environment().cache_bytes)
     excluded = (*checked.excluded, *train.excluded, *(held_out.excluded if held_out else ()))
-    held = laws.joined(*(each.laws for each in built.values()))
+    held = laws.joined(*(each.laws for each in built))
     return Data(renderer.trained_on(held.trained), train, held_out, checked, excluded, held)
 
 

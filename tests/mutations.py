@@ -511,5 +511,71 @@ MUTATIONS: dict[str, Mutation] = {
         "return largest / scale if scale else 0.0",
         "test_proof.py::test_the_check_of_a_collapsed_model_tells_its_files_apart",
     ),
+    # ------------------------------------------------------------------------------------------------ files and formats
+    "a key given twice in a row takes the last": Mutation(
+        "data/strict_json.py",
+        "if len(made) != len(pairs):",
+        "if False:",
+        "test_readers.py::test_a_bad_line_is_named_and_the_others_are_read",
+    ),
+    "nesting has no bound": Mutation(
+        "data/strict_json.py",
+        'return lists + text.count("{", start, end) > MAX_DEPTH',
+        "return lists > 10**9",
+        "test_readers.py::test_a_bad_line_is_named_and_the_others_are_read",
+    ),
+    "an Arrow stream that ends between two batches is whole": Mutation(
+        "data/columnar.py",
+        "if not raw.read().endswith(_STREAM_ENDS):",
+        "if False:",
+        "test_readers.py::test_arrow_cut_short",
+    ),
+    "sft takes both answers of a pair": Mutation(
+        "data/examples.py",
+        '"sft": (Chat, Completion)',
+        '"sft": (Chat, Completion, Preference, Labelled)',
+        "test_check.py::test_real_files_for_other_methods_are_refused",
+    ),
+    "two equal answers are a pair": Mutation(
+        "data/judged.py",
+        "    if better == worse:\n",
+        "    if False:\n",
+        "test_formats.py::test_bad_rows_name_the_field",
+    ),
+    "the worse answer is taken for the better": Mutation(
+        "data/judged.py",
+        "return Preference(asked, better, worse, tools, _margin(record))",
+        "return Preference(asked, worse, better, tools, _margin(record))",
+        "test_formats.py::test_good_rows",
+    ),
+    "a row with an answer is a prompt alone": Mutation(
+        "data/judged.py",
+        "return all(_unanswered(each) for each in given)",
+        "return True",
+        "test_formats.py::test_good_rows",
+    ),
+    "a column whose name another takes is lost without a word": Mutation(
+        "data/scan.py",
+        ", *self.names.shadowed(row.value)",
+        "",
+        "test_check.py::test_columns_and_roles_of_a_source_are_renamed",
+    ),
+    "a folder gives hidden files": Mutation(
+        "data/sources.py",
+        'any(part.startswith((".", "_"))',
+        'any(part.startswith("?")',
+        "test_sources.py::test_a_folder_stands_for_its_data_files_in_order",
+    ),
+    "files of a folder that are not read are not told": Mutation(
+        "data/sources.py",
+        '"skipped": len(others)',
+        '"skipped": 0',
+        "test_sources.py::test_a_folder_stands_for_its_data_files_in_order",
+    ),
+    "a slice of a split gives the whole split": Mutation(
+        "data/hub.py",
+        "if not _SPLIT.fullmatch(split):",
+        "if False:",
+        "test_sources.py::test_a_data_set_that_cannot_be_had",
+    ),
 }
-"""The fault in words -> where and how, and what must notice."""

@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from luthier.config.schema import RunConfig
 from luthier.data import check, scan, split
 from luthier.data.check import Checked, check_path, check_sources
-from luthier.data.formats import Chat, Message, Text
+from luthier.data.formats import Chat, Example, Labelled, Message, Preference, Prompt, Text
 from luthier.errors import DataError, Problem
 from luthier.text import set_language
 
@@ -64,6 +65,8 @@ def notes(checked: Checked) -> set[str]:
         ("v1_sft_demo.jsonl", "messages", 500),
         ("glaive_toolcall_en_demo.json", "sharegpt", 300),
         ("reason_tool_use_demo_50.jsonl", "messages", 50),
+        ("dpo_en_demo.json", "preference", 300),
+        ("kto_en_demo.json", "labelled", 300),
         ("c4_demo.jsonl", "text", 300),
         ("wiki_demo.txt", "text", 30),
     ],
@@ -113,12 +116,28 @@ def test_weights_of_a_real_file_are_kept(real_data: Callable[[str], Path]) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "id"), [("dpo_en_demo.json", "data.preference"), ("kto_en_demo.json", "data.feedback")]
+    ("name", "format", "id"),
+    [("dpo_en_demo.json", "preference", "data.preference"), ("kto_en_demo.json", "labelled", "data.feedback")],
 )
-def test_real_files_for_other_methods_are_refused(real_data: Callable[[str], Path], name: str, id: str) -> None:
+@pytest.mark.parametrize("method", ["sft", "pretrain"])
+def test_real_files_for_other_methods_are_refused(
+    real_data: Callable[[str], Path], name: str, format: str, id: str, method: str
+) -> None:
     with pytest.raises(DataError) as caught:
-        check_sources(config(str(real_data(name))))
-    assert [problem.id for problem in caught.value.problems] == [id]
+        check_sources(config(str(real_data(name)), method=method))
+    (problem,) = caught.value.problems
+    assert problem.id == id
+    assert f"method {method} learns" in problem.rule and f"(format {format})" in problem.rule
+
+
+def test_prompts_alone_are_for_other_methods(write_rows: WriteRows) -> None:
+    path = write_rows("p.jsonl", [{"prompt": "What is 6 x 7?", "answer": "42"}] * 2)
+    assert check_path(str(path)).files[0].kept == 2
+    with pytest.raises(DataError) as caught:
+        check_sources(config(str(path)))
+    assert [problem.id for problem in caught.value.problems] == ["data.prompt_only"]
+    named = {"path": str(path), "format": "qa", "columns": {"question": "prompt"}}
+    assert len(check_sources(config(named)).train) == 2
 
 
 # ------------------------------------------------------------------------------------------------------ bad rows
@@ -245,6 +264,48 @@ def test_the_users_own_format(tmp_path: Path, write_rows: WriteRows, monkeypatch
         check_sources(config(str(path), format="own_check_format:absent"))
 
 
+# --------------------------------------------------------------------------------------------- columns and roles
+
+
+def test_columns_and_roles_of_a_source_are_renamed(write_rows: WriteRows) -> None:
+    nested = [{"meta": {"ask": f"q{n}"}, "reply": {"text": "a"}, "output": "other", "id": n} for n in range(3)]
+    path = write_rows("a.jsonl", nested)
+    columns = {"instruction": "meta.ask", "output": "reply.text"}
+    checked = check_sources(config({"path": str(path), "columns": columns}))
+    assert checked.files[0].format == "alpaca"
+    assert list(checked.train)[2].example == Chat((Message("user", "q2"), Message("assistant", "a")))
+    assert note(checked, "data.unread_keys").values["words"] == "meta, reply, id, output"
+    turns = [{"speaker": "USER", "text": "q"}, {"speaker": "BOT", "text": "a"}]
+    path = write_rows("b.jsonl", [{"talk": turns}, {"talk": json.dumps(turns)}])
+    source = {
+        "path": str(path),
+        "columns": {"messages": "talk", "role": "speaker", "content": "text"},
+        "roles": {"USER": "user", "BOT": "assistant"},
+    }
+    checked = check_sources(config(source))
+    assert [item.example for item in checked.train] == [Chat((Message("user", "q"), Message("assistant", "a")))] * 2
+    assert not checked.notes or notes(checked) <= {"data.duplicates", "data.too_few_to_hold_out"}
+
+
+@pytest.mark.parametrize(
+    ("names", "id", "said"),
+    [
+        ({"columns": {"instuction": "q"}}, "data.column_target", "Did you mean instruction?"),
+        ({"columns": {"instruction": "Q", "output": "a"}}, "data.column_absent", "Did you mean q?"),
+        ({"columns": {"question": "q.x", "answer": "a"}}, "data.column_absent", "it has: q, a"),
+        ({"roles": {"BOT": "asistant"}}, "data.role_target", "Did you mean assistant?"),
+    ],
+)
+def test_names_that_do_not_exist_are_answered_with_the_nearest(
+    write_rows: WriteRows, names: dict[str, Any], id: str, said: str
+) -> None:
+    path = write_rows("a.jsonl", [{"q": "q", "a": "a"}])
+    with pytest.raises(DataError) as caught:
+        check_sources(config({"path": str(path), **names}))
+    assert [problem.id for problem in caught.value.problems] == [id]
+    assert said in str(caught.value)
+
+
 # --------------------------------------------------------------------------------------------------------- notes
 
 
@@ -357,13 +418,23 @@ def test_equal_content_has_one_hash_and_other_content_another() -> None:
     assert scan.content_hash(plain) == scan.content_hash(
         Chat((Message("user", "q", extra={}), Message("assistant", "a", 1.0)), ())
     )
-    others: list[Chat | Text] = [
+    one, two = (Message("user", "q"),), (Message("assistant", "a"),)
+    better = Preference(one, two, (Message("assistant", "b"),))
+    others: list[Example] = [
+        better,
+        replace(better, margin=0.0),
+        replace(better, chosen=better.rejected, rejected=better.chosen),
+        Labelled(one, two, True),
+        Labelled(one, two, False),
+        Prompt(one),
+        Prompt(one, answer="a"),
+        Prompt(one, columns={"level": 1}),
         Chat((Message("user", "q"), Message("assistant", "a", 0.5))),
         Chat((Message("user", "q"), Message("assistant", "a", extra={"name": "n"}))),
         Chat(plain.messages, ({"name": "f"},)),
         Text('["chat"]'),
     ]
-    assert len({scan.content_hash(each) for each in (plain, *others)}) == 5
+    assert len({scan.content_hash(each) for each in (plain, *others)}) == 1 + len(others)
 
 
 # -------------------------------------------------------------------------------------------------------- output

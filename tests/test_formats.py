@@ -14,10 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from luthier.config import schema
 from luthier.data import detection, own, wellformed
-from luthier.data.formats import FORMATS, Chat, Completion, Message, RowFault, Text
+from luthier.data.formats import (
+    FORMATS,
+    Chat,
+    Completion,
+    Labelled,
+    Message,
+    Preference,
+    Prompt,
+    RowFault,
+    Text,
+)
+from luthier.data.renaming import Renaming
 from luthier.errors import DataError
 from luthier.text import data as texts
 from luthier.text import set_language
@@ -159,12 +171,113 @@ GOOD: list[tuple[str, Any, Any]] = [
             ({"name": "f"},),
         ),
     ),
+    ("messages", {"dialogue": QA}, Chat((U, A))),
+    (
+        "messages",
+        {"messages": [QA[0], turn("assistant", None, function_call={"name": "f", "arguments": '{"x": 1}'})]},
+        Chat((U, Message("assistant", "", extra={"tool_calls": [CALL]}))),
+    ),
+    (
+        "messages",
+        {"messages": [QA[0], turn("assistant", "a", reasoning_content="why", weight=0.5), turn("user", "q", name="n")]},
+        Chat(
+            (U, Message("assistant", "a", 0.5, {"reasoning_content": "why"}), Message("user", "q", extra={"name": "n"}))
+        ),
+    ),
+    ("messages", {"conversation": QA, "system": "s"}, Chat((S, U, A))),
+    ("messages", {"messages": QA, "tools": '[{"name": "f"}]'}, Chat((U, A), ({"name": "f"},))),
+    ("firefly", {"conversation": [{"human": "q", "assistant": "a"}] * 2}, Chat((U, A, U, A))),
+    ("firefly", {"conversation": '[{"human": "q", "assistant": "a"}]', "system": "s"}, Chat((S, U, A))),
     ("prompt", {"prompt": "q", "completion": " a"}, Completion("q", " a")),
+    ("prompt", {"prompt": [QA[0]], "completion": [QA[1]]}, Chat((U, A))),
+    (
+        "qa",
+        {"query": "q", "response": "a", "history": [["q1", "a1"]]},
+        Chat((Message("user", "q1"), Message("assistant", "a1"), U, A)),
+    ),
     ("qa", {"question": "q", "answer": "a"}, Chat((U, A))),
     ("qa", {"prompt": "q", "response": "a", "system": "s"}, Chat((S, U, A))),
     ("qa", {"query": "q", "response": "a"}, Chat((U, A))),
     ("qa", {"input": "q", "output": "a"}, Chat((U, A))),
     ("text", {"text": "q\n"}, Text("q\n")),
+]
+
+
+B = Message("assistant", "b")
+PAIR = Preference((U,), (A,), (B,))
+HUMAN = {"from": "human", "value": "q"}
+WORSE = turn("assistant", "b")
+
+PREFERENCES: list[tuple[Any, Preference]] = [
+    (
+        {"conversations": [HUMAN], "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}},
+        PAIR,
+    ),
+    ({"messages": [QA[0]], "chosen": QA[1], "rejected": WORSE}, PAIR),
+    (
+        {"messages": [QA[0]], "chosen": [QA[1]], "rejected": [WORSE], "tools": [{"name": "f"}]},
+        Preference((U,), (A,), (B,), ({"name": "f"},)),
+    ),
+    ({"chosen": QA, "rejected": [QA[0], WORSE]}, PAIR),
+    ({"chosen_messages": QA, "rejected_messages": [QA[0], WORSE]}, PAIR),
+    ({"prompt": "q", "chosen": QA, "rejected": [QA[0], WORSE]}, PAIR),
+    ({"prompt": "q", "chosen": "a", "rejected": "b"}, PAIR),
+    ({"prompt": [QA[0]], "chosen": [QA[1]], "rejected": [WORSE]}, PAIR),
+    ({"prompt": "q", "chosen": "a", "rejected": "b", "margin": 2}, Preference((U,), (A,), (B,), margin=2.0)),
+    ({"prompt": "q", "chosen": "a", "rejected": "b", "margin": "0.5"}, Preference((U,), (A,), (B,), margin=0.5)),
+    (
+        {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 8.5, "score_rejected": 6},
+        Preference((U,), (A,), (B,), margin=2.5),
+    ),
+    (
+        {"instruction": "q", "input": "x", "chosen": "a", "rejected": "b"},
+        Preference((Message("user", "q\nx"),), (A,), (B,)),
+    ),
+    ({"instruction": "q", "input": "", "output": ["a", "b"]}, PAIR),
+    ({"system": "s", "question": "q", "chosen": "a", "rejected": "b"}, Preference((S, U), (A,), (B,))),
+    ({"question": "q", "chosen_response": "a", "rejected_response": "b"}, PAIR),
+    ({"prompt": "q", "response_chosen": "a", "response_rejected": "b"}, PAIR),
+    ({"question": "q", "response_j": "a", "response_k": "b"}, PAIR),
+    ({"input": {"messages": [QA[0]], "tools": []}, "preferred_output": [QA[1]], "non_preferred_output": [WORSE]}, PAIR),
+    ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, PAIR),
+    (
+        {
+            "prompt": '[{"role": "user", "content": "q"}]',
+            "chosen": '[{"role": "assistant", "content": "a"}]',
+            "rejected": "b",
+        },
+        PAIR,
+    ),
+    (
+        {"chosen": [*QA, QA[0], QA[1]], "rejected": [*QA, QA[0], WORSE]},
+        Preference((U, A, U), (A,), (B,)),
+    ),
+    (
+        {"chosen": [*QA, QA[0], QA[1]], "rejected": [QA[0], WORSE]},
+        Preference((U,), (A, U, A), (B,)),
+    ),
+]
+"""Shapes in which pairs are found."""
+GOOD += [("preference", row, example) for row, example in PREFERENCES]
+
+GOOD += [
+    ("labelled", {"messages": QA, "label": True}, Labelled((U,), (A,), True)),
+    ("labelled", {"conversations": QA, "kto_tag": False, "system": "s"}, Labelled((S, U), (A,), False)),
+    ("labelled", {"prompt": "q", "completion": "a", "label": False}, Labelled((U,), (A,), False)),
+    ("labelled", {"prompt": [QA[0]], "completion": [QA[1]], "label": "True"}, Labelled((U,), (A,), True)),
+    ("labelled", {"instruction": "q", "input": "", "output": "a", "kto_tag": True}, Labelled((U,), (A,), True)),
+    ("labelled", {"messages": QA, "answer": "reference", "label": True}, Labelled((U,), (A,), True)),
+    ("messages", {"prompt": "q", "prompt_id": "1", "messages": QA}, Chat((U, A))),
+    ("qa", {"prompt": "Answer.", "question": "q", "answer": "a"}, Chat((U, A))),
+    ("prompt_only", {"prompt": "q"}, Prompt((U,))),
+    ("prompt_only", {"prompt": [QA[0]], "tools": []}, Prompt((U,))),
+    ("prompt_only", {"messages": [turn("system", "s"), QA[0]]}, Prompt((S, U))),
+    ("prompt_only", {"conversations": [HUMAN], "answer": 42}, Prompt((U,), answer="42")),
+    (
+        "prompt_only",
+        {"problem": "q", "solution": "because", "answer": "a", "level": 5},
+        Prompt((U,), (), "a", {"solution": "because", "level": 5}),
+    ),
 ]
 
 
@@ -240,10 +353,48 @@ BAD: list[tuple[str, Any, str, str]] = [
         "messages[1].content",
     ),
     ("messages", [QA[0], turn("assistant", "a", tool_calls=[{}])], "data.tool_call", "messages[1].tool_calls"),
+    (
+        "messages",
+        [QA[0], turn("assistant", "", tool_calls=[{"name": "f"}], function_call={"name": "f"})],
+        "data.calls_twice",
+        "messages[1].function_call",
+    ),
     ("messages", {"messages": QA, "tools": [1]}, "data.wrong_type", "tools[0]"),
     ("messages", {"messages": QA, "tools": "[{]"}, "data.json_field", "tools"),
     ("sharegpt", {"conversations": [QA[0], FUNCTION_CALL]}, "data.json_field", "conversations[1].value"),
     ("sharegpt", {"conversations": [{"from": "human", "value": None}]}, "data.null_field", "conversations[0].value"),
+    ("firefly", {"conversation": [{"human": "q"}]}, "data.missing_field", "conversation[0].assistant"),
+    ("firefly", {"conversation": ["q"]}, "data.wrong_type", "conversation[0]"),
+    ("firefly", {}, "data.missing_field", "conversation"),
+    ("preference", {"prompt": "q", "chosen": "a"}, "data.missing_field", "rejected"),
+    ("preference", {"chosen": "a", "rejected": "b"}, "data.missing_field", "prompt"),
+    ("preference", {"prompt": "q", "chosen": "a", "rejected": "a"}, "data.same_answers", "rejected"),
+    ("preference", {"chosen": QA, "rejected": QA}, "data.same_answers", "rejected"),
+    ("preference", {"prompt": "q", "chosen": "a", "rejected": ""}, "data.empty_answer", "turn 2 (assistant)"),
+    ("preference", {"prompt": "q", "chosen": None, "rejected": "b"}, "data.null_field", "chosen"),
+    ("preference", {"prompt": "q", "chosen": 3, "rejected": "b"}, "data.wrong_type", "chosen"),
+    ("preference", {"prompt": "q", "chosen": [3], "rejected": "b"}, "data.wrong_type", "chosen[0]"),
+    ("preference", {"prompt": "q", "chosen": [], "rejected": "b"}, "data.no_answer", ""),
+    (
+        "preference",
+        {"prompt": "other", "chosen": QA, "rejected": [QA[0], turn("assistant", "b")]},
+        "data.prompt_differs",
+        "prompt",
+    ),
+    ("preference", {"chosen": QA, "rejected": [turn("user", "r"), QA[1]]}, "data.no_shared_prompt", "rejected"),
+    ("preference", {"messages": QA, "chosen": "a", "rejected": "b"}, "data.prompt_end", "turn 2 (assistant)"),
+    ("preference", {"prompt": "q", "chosen": "a", "rejected": "b", "margin": "x"}, "data.wrong_type", "margin"),
+    ("preference", {"prompt": "q", "chosen": "a", "rejected": "b", "margin": True}, "data.wrong_type", "margin"),
+    ("preference", {"prompt": "q", "messages": QA, "chosen": QA[0], "rejected": QA[1]}, "data.no_answer", ""),
+    ("labelled", {"messages": QA, "label": "good"}, "data.bad_label", "label"),
+    ("labelled", {"messages": QA, "label": 2}, "data.bad_label", "label"),
+    ("labelled", {"messages": QA, "label": None}, "data.null_field", "label"),
+    ("labelled", {"messages": QA[:1], "label": True}, "data.no_answer", "messages"),
+    ("labelled", {"prompt": "q", "completion": " ", "label": True}, "data.empty_answer", "turn 2 (assistant)"),
+    ("prompt_only", {"prompt": ""}, "data.empty_question", "prompt"),
+    ("prompt_only", {"prompt": []}, "data.empty_conversation", ""),
+    ("prompt_only", {"messages": QA}, "data.prompt_end", "turn 2 (assistant)"),
+    ("prompt_only", {"prompt": "q", "answer": ["a"]}, "data.wrong_type", "answer"),
     ("prompt", {"prompt": "q", "completion": ""}, "data.empty_answer", "completion"),
     ("prompt", {"prompt": [], "completion": "a"}, "data.wrong_type", "prompt"),
     ("qa", {"question": "q", "answer": ""}, "data.empty_answer", "answer"),
@@ -266,10 +417,42 @@ def test_bad_rows_name_the_field(format: str, row: Any, id: str, field: str) -> 
 def test_a_name_that_is_nearly_right_is_suggested() -> None:
     with pytest.raises(RowFault) as caught:
         parse("alpaca", {"instruction": "q", "ouput": "a"})
-    assert "rename ouput to output" in caught.value.problem("").remedy
+    assert "rename it to output" in caught.value.problem("").remedy
+    assert "columns: {output: ouput}" in caught.value.problem("").remedy
     with pytest.raises(RowFault) as caught:
-        parse("messages", [turn("Assistant", "a")])
-    assert "rename Assistant to assistant" in caught.value.problem("").remedy
+        parse("messages", [turn("USER", "q"), turn("narrator", "a"), turn("Bot", "a"), turn("user", "q")])
+    assert "roles: {USER: user, narrator: user | assistant | system | tool, Bot: assistant}" in str(
+        caught.value.problem("")
+    )
+    with pytest.raises(RowFault) as caught:
+        parse("messages", [{"speaker": "user", "text": "q"}])
+    assert "columns: {role: speaker}" in caught.value.problem("").remedy
+
+
+@pytest.mark.parametrize(
+    ("row", "lines"),
+    [
+        (
+            {"Instruction": "q", "Output": "a"},
+            "format: alpaca\n        columns: {instruction: Instruction, output: Output}",
+        ),
+        ({"ask": "q", "reply": "a", "id": 1}, "columns: {query: ask, response: reply}"),
+        ({"问题": "q", "回答": "a"}, "问题"),
+        ({"Frage": "q", "Antwort": "a", "id": 1}, ": Antwort}"),
+        ({"body": "a b c"}, "format: text\n        columns: {text: body}"),
+        ({"Prompt": "q", "good": "a", "bad": "b"}, "format: preference"),
+        ({"question": "q", "good": "a", "bad": "b"}, "columns: {chosen: good, rejected: bad}"),
+    ],
+)
+def test_columns_that_are_nearly_right_end_in_the_lines_to_add(row: dict[str, str], lines: str) -> None:
+    with pytest.raises(RowFault) as caught:
+        detection.detect([row])
+    remedy = caught.value.problem("").remedy
+    assert lines in remedy
+    # What is suggested works.
+    written = dict(re.findall(r"(format|columns): (.*)", remedy.split("Or: ")[0]))
+    columns = yaml.safe_load(written["columns"])
+    assert parse(written["format"], Renaming(columns).apply(row))
 
 
 # ---------------------------------------------------------------------------------------------------- detection
@@ -292,8 +475,7 @@ def test_the_format_of_most_rows_is_taken_and_explained() -> None:
         ({"Instruction": "q", "Output": "a"}, "data.format_unknown", "nearest is alpaca, missing: instruction, output"),
         ({"title": "t", "body": "b"}, "data.format_unknown", "title, body"),
         ({"mesages": []}, "data.format_unknown", "nearest is messages"),
-        ({"conversations": [], "chosen": {}, "rejected": {}}, "data.preference", "chosen, rejected"),
-        ({"messages": QA, "label": False}, "data.feedback", "label"),
+        ({"dialogue": ["q", "a"]}, "data.format_unknown", "dialogue"),
         (3, "data.row_type", "number"),
         ({}, "data.row_type", ""),
     ],
@@ -305,6 +487,11 @@ def test_rows_of_no_format(row: Any, id: str, said: str) -> None:
     assert said in caught.value.problem("").rule
     if id == "data.format_unknown":
         assert all(name in caught.value.problem("").remedy for name in FORMATS)
+
+
+def test_a_conversation_with_unknown_speakers_is_no_prompt() -> None:
+    talk = [{"from": "USER", "value": "q"}, {"from": "BOT", "value": "a"}]
+    assert detection.detect([{"conversations": talk}])[0] == "sharegpt"
 
 
 def test_a_text_label_is_no_judgement() -> None:
@@ -322,6 +509,20 @@ def test_a_text_label_is_no_judgement() -> None:
         ),
         ("messages", QA, []),
         ("text", {"text": "a", "url": "b"}, ["url"]),
+        (
+            "firefly",
+            {"conversation": [{"human": "q", "assistant": "a", "score": 1}], "category": "x"},
+            ["category", "[].score"],
+        ),
+        (
+            "preference",
+            {"instruction": "s", "question": "q", "chosen": "a", "rejected": "b", "n": 1},
+            ["question", "n"],
+        ),
+        ("preference", {"prompt": "q", "chosen": QA, "rejected": QA, "messages": QA}, ["messages"]),
+        ("labelled", {"prompt": "q", "completion": "a", "answer": "b", "label": True}, ["answer"]),
+        ("labelled", {"messages": QA, "answer": "b", "label": True}, ["answer"]),
+        ("prompt_only", {"prompt": "q", "level": 3}, []),
     ],
 )
 def test_keys_that_are_not_read_are_known(format: str, row: Any, keys: list[str]) -> None:

@@ -81,11 +81,12 @@ SURFACE = "__init__"
 
 DOORS: dict[str, tuple[str, ...]] = {
     "bitsandbytes": ("models/quantize.py",),
+    "datasets": ("data/hub.py",),
     "fastapi": ("serve/", "web/"),
     "gguf": ("export/",),
     "huggingface_hub": ("models/",),
     "modelscope": ("models/",),
-    "pyarrow": ("data/readers.py",),
+    "pyarrow": ("data/columnar.py",),
     "rich": ("cli.py", "progress.py", "runs/tables.py", "runs/receipt_page.py"),
     "safetensors": ("models/", "engine/checkpoint.py", "nano/make.py"),
     "swanlab": ("runs/",),
@@ -116,7 +117,16 @@ TORCH_FREE = (
     "runs",
     "text",
 )
-OPTIONAL = ("bitsandbytes", "modelscope", "swanlab", "tensorboard", "torch.utils.tensorboard", "triton", "wandb")
+OPTIONAL = (
+    "bitsandbytes",
+    "datasets",
+    "modelscope",
+    "swanlab",
+    "tensorboard",
+    "torch.utils.tensorboard",
+    "triton",
+    "wandb",
+)
 """Extras: imported where they are used, so that everything else works without them."""
 NANO_MAKERS = ("nano.make", "nano.start")
 """They made the weights that the package ships; nothing that runs for users imports them."""

@@ -463,10 +463,11 @@ def peak():
 
 for path in sys.argv[3:]:
     config = RunConfig.model_validate({"model": "m", "data": {"train": path}})
-    (scan,) = (each[0] for each in check.scans(config.data))
+    found = check.scans(config.data)
+    (scan,) = (each[0] for each in found.files)
     renderer = load_renderer(Path(sys.argv[1]), config)
     built = tokens.build(scan, renderer, Path(sys.argv[2]), role="train", source_index=0)
-    checked = check.judge(config.data, 0, "sft", [built.given])
+    checked = check.judge(config.data, 0, "sft", found, [built.given])
     found = Sequences(checked.train, [built.store], 1 << 20, "stop")
     print(len(found) + len(checked.validation), peak())
 """

@@ -11,14 +11,14 @@ import posixpath
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from luthier.config.schema import DataSection, Lora, RunConfig, Section, Source
+from luthier.config.schema import FORMATS, DataSection, Lora, RunConfig, Section, Source
 from luthier.errors import Problem
 
 Values = dict[str, Any]
 
 ADAPTER_SHAPE = ("rank", "alpha", "targets", "rslora", "rank_pattern", "alpha_pattern", "layers", "modules_to_save")
 """Fields of `tune` that an existing adapter settles."""
-CHAT_FORMATS = frozenset({"messages", "sharegpt", "alpaca", "prompt", "qa"})
+CHAT_FORMATS = frozenset(FORMATS) - {"auto", "text"}
 MAX_VALIDATION_SHARE = 0.5
 """Half or more held out would train on the smaller part."""
 
@@ -115,14 +115,30 @@ def validation_share(config: RunConfig) -> Values | None:
 
 
 def validation_in_train(config: RunConfig) -> Values | None:
-    trained = {posixpath.normpath(source.path) for source in config.data.train}
-    both = [each.path for each in sources(config.data.validation) if posixpath.normpath(each.path) in trained]
+    trained = {_rows_of(source) for source in config.data.train}
+    both = [each.path for each in sources(config.data.validation) if _rows_of(each) in trained]
     return {"value": ", ".join(both)} if both else None
+
+
+def _rows_of(source: Source) -> tuple[str, str | None, str, str | None]:
+    """What two sources have in common that give the same rows."""
+    return posixpath.normpath(source.path), source.subset, source.split, source.revision
 
 
 def validation_weight(config: RunConfig) -> Values | None:
     weighted = [each.path for each in sources(config.data.validation) if each.weight != 1]
     return {"value": ", ".join(weighted)} if weighted else None
+
+
+def source_of_hub(config: RunConfig) -> Values | None:
+    all_sources = (*config.data.train, *sources(config.data.validation))
+    found = {
+        key: each.path
+        for each in all_sources
+        if not each.path.startswith("hub:")
+        for key in changed(each, "subset", "split", "revision")
+    }
+    return {"value": ", ".join(dict.fromkeys(found.values())), "fields": ", ".join(found)} if found else None
 
 
 def nothing_to_validate(config: RunConfig) -> Values | None:
@@ -198,6 +214,7 @@ RULES: dict[str, Rule] = {
     "pretrain_chunks": Rule(("data.too_long", "method.kind"), pretrain_chunks),
     "validation_share": Rule(("data.validation",), validation_share),
     "validation_in_train": Rule(("data.validation", "data.train"), validation_in_train),
+    "source_of_hub": Rule(("data.train", "data.validation"), source_of_hub),
     "validation_weight": Rule(("data.validation",), validation_weight),
     "nothing_to_validate": Rule(("run.validate_every", "data.validation"), nothing_to_validate),
     "from_settles_shape": Rule(("tune.from", *(f"tune.{key}" for key in ADAPTER_SHAPE)), from_settles_shape),

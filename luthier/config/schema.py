@@ -25,7 +25,19 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-FORMATS = ("auto", "messages", "sharegpt", "alpaca", "prompt", "qa", "text")
+FORMATS = (
+    "auto",
+    "preference",
+    "labelled",
+    "prompt_only",
+    "messages",
+    "sharegpt",
+    "firefly",
+    "alpaca",
+    "prompt",
+    "qa",
+    "text",
+)
 """Built-in data formats; anything else must be the user's own `module:function`."""
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -120,13 +132,24 @@ class ModelSection(Section):
 
 
 class Source(Section):
-    """One data file. A bare string equals {path: string}."""
+    """Data files. A bare string equals {path: string}."""
 
     path: str = Field(min_length=1)
+    """A file, a folder, a pattern with * or **, or `hub:org/name`."""
     format: FormatName = "auto"
-    """auto, alpaca, messages, sharegpt, prompt, qa, text, or the user's own `module:function`."""
+    """auto, a name of `FORMATS`, or the user's own `module:function`."""
     weight: float = Field(default=1.0, gt=0)
     """How often each row is seen per epoch: 2 = twice, 0.5 = a fixed half of the rows in each epoch, by turns."""
+    columns: dict[str, str] = {}
+    """Name that the format reads -> column of the file, dotted within objects; empty: the columns have these names."""
+    roles: dict[str, str] = {}
+    """Role name in the file -> system, user, assistant or tool; empty: the usual names."""
+    subset: str | None = None
+    """Configuration of a data set on the hub; None is its default one."""
+    split: str = "train"
+    """Split of a data set on the hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a data set on the hub; None is the default branch."""
 
     @model_validator(mode="before")
     @classmethod

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier.batch import Ints
 from luthier.config.schema import DataSection, RunConfig, Source
-from luthier.data import own, split
+from luthier.data import own, sources, split
+from luthier.data.examples import MISFITS, misfit
 from luthier.data.formats import Example
-from luthier.data.scan import PLACES_SHOWN, Account, Excluded, FileScan, Role, Table, Tally
+from luthier.data.renaming import Renaming
+from luthier.data.scan import HASH_BYTES, PLACES_SHOWN, Account, Excluded, FileScan, Role, Table, Tally
 from luthier.data.split import Split
 from luthier.errors import DataError, Problem
 from luthier.text import say
@@ -60,12 +63,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Given:
-    """A file that was read whole, and what it is for. source_index: which of the sources of its role it is."""
+    """A file that was read whole, and what it is for. source_index: which of the sources of its role it belongs to;
+    names: what its columns and roles are called."""
 
     account: Account
     table: Table
     role: Role
     source_index: int
+    names: Renaming
 
     @property
     def path(self) -> str:
@@ -89,7 +94,7 @@ class Rows:
             next_one = next(wanted, None)
             if next_one is None:
                 continue
-            scan = FileScan(file.path, file.account.format)
+            scan = FileScan(file.path, file.account.format, file.names)
             for place, kept in enumerate(scan.rows()):
                 if place != next_one:
                     continue
@@ -182,7 +187,8 @@ def check_sources(config: RunConfig) -> Checked:
 
 def inspect(config: RunConfig) -> Checked:
     """`check_sources`, with the problems beside what could be read instead of an error."""
-    return judge(config.data, config.run.seed, config.method.kind, [_exhausted(*each) for each in scans(config.data)])
+    found = scans(config.data)
+    return judge(config.data, config.run.seed, config.method.kind, found, _exhausted(found))
 
 
 def check_path(path: str, format: str = "auto") -> Checked:
@@ -192,51 +198,80 @@ def check_path(path: str, format: str = "auto") -> Checked:
         format: a name of `FORMATS`, the user's `module:function`, or auto.
     """
     data = DataSection(train=(Source(path=path, format=format),), validation=0.0)
-    return judge(data, 0, None, [_exhausted(*each) for each in scans(data)])
+    found = scans(data)
+    return judge(data, 0, None, found, _exhausted(found))
 
 
 # ----------------------------------------------------------------------------------------------------- all files
 
 
-def scans(data: DataSection) -> Iterator[tuple[FileScan, Role, int]]:
-    """A scan, not begun, of every file: those for training, then those for validation, each with its place."""
+class Scans(NamedTuple):
+    """What the sources of a recipe stand for.
+
+    files: a scan, not begun, of every file, its role and its source's place; those for training come first.
+    notes, problems: what there is to tell about sources.
+    """
+
+    files: list[tuple[FileScan, Role, int]]
+    notes: list[Problem]
+    problems: list[Problem]
+
+
+def scans(data: DataSection) -> Scans:
+    """The files of all sources."""
     given = data.validation if isinstance(data.validation, tuple) else ()
+    made = Scans([], [], [])
     roles: tuple[tuple[Role, tuple[Source, ...]], ...] = (("train", data.train), ("validation", given))
-    for role, sources in roles:
-        for index, source in enumerate(sources):
-            yield FileScan(source.path, source.format if source.format != "auto" else data.format), role, index
+    for role, of_role in roles:
+        for index, source in enumerate(of_role):
+            found = sources.find(source)
+            made.notes.extend(found.notes)
+            made.problems.extend(found.problems)
+            format = source.format if source.format != "auto" else data.format
+            names = Renaming(source.columns, source.roles)
+            made.files.extend((FileScan(path, format, names), role, index) for path in found.files)
+    return made
 
 
-def _exhausted(scan: FileScan, role: Role, source_index: int) -> Given:
-    scan.exhaust()
-    return Given(scan.account, scan.table, role, source_index)
+def _exhausted(found: Scans) -> list[Given]:
+    made: list[Given] = []
+    for scan, role, source_index in found.files:
+        scan.exhaust()
+        made.append(Given(scan.account, scan.table, role, source_index, scan.names))
+    return made
 
 
-def judge(data: DataSection, seed: int, method: str | None, files: Sequence[Given]) -> Checked:
+def judge(data: DataSection, seed: int, method: str | None, found: Scans, files: Sequence[Given]) -> Checked:
     """What the accounts of all files come to, together with the recipe.
 
     Args:
         method: kind of method that the examples are for; None where any is fine.
+        files: what came of the files found.
     """
     train, valid = ([file for file in files if file.role == role] for role in ("train", "validation"))
-    hashes = np.concatenate([file.table.hashes for file in train])
+    hashes = _hashes(train)
     share = 0.0 if isinstance(data.validation, tuple) else data.validation
     chosen = split.hold_out(hashes, split.wanted_rows(share, len(hashes)), seed)
-    held_out = np.split(chosen.held_out, np.cumsum([len(file.table) for file in train])[:-1])
+    held_out = np.split(chosen.held_out, np.cumsum([len(file.table) for file in train])[:-1])[: len(train)]
     validation = Rows(tuple(train), tuple(np.flatnonzero(each) for each in held_out))
     if valid:
         validation = Rows(tuple(valid), tuple(np.arange(len(file.table)) for file in valid))
-    problems = (*_twice(files), *_problems(files, method, data.bad_rows == "stop"))
+    problems = (*found.problems, *_twice(files), *_problems(files, method, data.bad_rows == "stop"))
     formats = [file.account.format for file in files if own.is_own(file.account.format)]
     return Checked(
         train=Rows(tuple(train), tuple(np.flatnonzero(~each) for each in held_out)),
         validation=validation,
         excluded=tuple(Excluded(file.path, *row) for file in files for row in file.account.excluded),
-        notes=(*_notes(train, valid, data), *_split_notes(chosen, data.validation, len(hashes))),
+        notes=(*found.notes, *_notes(train, valid, data), *_split_notes(chosen, data.validation, len(hashes))),
         problems=problems,
         files=tuple(FileReport.of(file) for file in files),
         plugins={} if problems else {format: own.source_file(format) for format in formats},
     )
+
+
+def _hashes(files: Sequence[Given]) -> NDArray[np.void]:
+    """Content hashes of all rows."""
+    return np.concatenate([np.empty(0, f"V{HASH_BYTES}"), *(file.table.hashes for file in files)])
 
 
 def _twice(files: Iterable[Given]) -> Iterator[Problem]:
@@ -264,10 +299,14 @@ def _problems(files: Sequence[Given], method: str | None, stop: bool) -> Iterato
 
 def _misfits(account: Account, method: str | None) -> Iterator[Problem]:
     """Examples that the method does not learn from."""
-    if method == "pretrain" and account.others.rows:
-        yield account.others.note("data.pretrain_on_chat", account.path)
-    elif method == "sft" and account.texts.rows:
-        yield account.texts.note("data.sft_on_text", account.path)
+    found: dict[str, Tally] = {}
+    for kind in MISFITS:
+        tally, id = account.kinds.get(kind.__name__), misfit(kind, method)
+        if tally is not None and id:
+            before = found.get(id, Tally())
+            found[id] = Tally(before.rows + tally.rows, [*before.places, *tally.places][:PLACES_SHOWN])
+    for id, tally in found.items():
+        yield tally.note(id, account.path, method=method, format=account.format)
 
 
 # --------------------------------------------------------------------------------------------------------- notes
@@ -285,7 +324,7 @@ def _notes(train: Sequence[Given], valid: Sequence[Given], data: DataSection) ->
         if file.unmapped.rows:
             yield file.unmapped.note("data.unread_keys", path)
     yield from _repeats(train)
-    trained = np.concatenate([file.table.hashes for file in train])
+    trained = _hashes(train)
     for given in valid:
         leaked = Tally()
         for row in np.flatnonzero(np.isin(given.table.hashes, trained)):
@@ -296,7 +335,7 @@ def _notes(train: Sequence[Given], valid: Sequence[Given], data: DataSection) ->
 
 def _repeats(train: Sequence[Given]) -> Iterator[Problem]:
     """Rows that occur more than once in the training data, within and across files."""
-    hashes = np.concatenate([file.table.hashes for file in train])
+    hashes = _hashes(train)
     _, firsts, group_of = np.unique(hashes, return_index=True, return_inverse=True)
     first_of = firsts[group_of]
     again = np.flatnonzero(first_of != np.arange(len(hashes)))

@@ -11,19 +11,22 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from luthier.data.formats import FORMATS, TURN_KEYS, Format, RowFault, type_word
+from luthier.data import guesses
+from luthier.data.examples import RowFault
+from luthier.data.formats import FORMATS, Format
 from luthier.data.strict_json import shorten
+from luthier.data.turns import type_word
 from luthier.text import say
 
-COMPARISONS = ("chosen", "rejected", "chosen_messages", "rejected_messages")
-"""Keys of preference pairs, which are no examples to imitate."""
+ALTERNATIVES_SHOWN = 3
+"""Of the sets of keys that a format may have; some have dozens."""
 
 
 def detect(rows: Sequence[Any]) -> tuple[str, str]:
     """The format of some rows, and a sentence that says why.
 
     Raises:
-        RowFault: no format fits, or the rows are for another method.
+        RowFault: no format fits.
     """
     records = [row for row in rows if isinstance(row, dict)]
     if len(records) < len(rows) and all(isinstance(row, list) for row in rows):
@@ -31,27 +34,26 @@ def detect(rows: Sequence[Any]) -> tuple[str, str]:
     keys = list(dict.fromkeys(str(key) for record in records for key in record))
     if not keys:
         raise RowFault("data.row_type", value=shorten(repr(rows[0])[:200]), got=type_word(rows[0]))
-    compared = [key for key in keys if key in COMPARISONS]
-    if compared:
-        raise RowFault("data.preference", keys=", ".join(compared))
     fits = {name: _best(form, records) for name, form in FORMATS.items()}
     name = max(fits, key=lambda each: fits[each][0])
     count, required = fits[name]
     if not count:
         raise _unknown(keys)
-    if any(isinstance(record.get("label"), bool) for record in records):
-        raise RowFault("data.feedback", keys="label")
     return name, say("data.why_keys", keys=", ".join(required), count=count, rows=len(rows))
 
 
 def _best(form: Format, records: Sequence[Mapping[str, Any]]) -> tuple[int, tuple[str, ...]]:
     """How many records have the keys of a format's best alternative, and which that is."""
-    counts = [(sum(all(key in record for key in keys) for record in records), keys) for keys in form.required]
+    counts = [
+        (sum(all(key in record for key in keys) and form.holds(record) for record in records), keys)
+        for keys in form.required
+    ]
     return max(counts, key=lambda each: each[0])
 
 
 def _unknown(seen: Sequence[str]) -> RowFault:
-    """No format fits: the nearest one and what it lacks, then all of them."""
+    """No format fits: the nearest one and what it lacks, then all of them; the lines for the recipe where it is clear
+    which column is which."""
 
     def likeness(keys: Sequence[str]) -> float:
         lowered = [key.lower() for key in seen]
@@ -59,15 +61,33 @@ def _unknown(seen: Sequence[str]) -> RowFault:
             keys
         )
 
-    name, keys = max(
-        ((name, keys) for name, form in FORMATS.items() for keys in form.required), key=lambda each: likeness(each[1])
+    plain = {keys for form in FORMATS.values() if form.used is None for keys in form.required}
+    choices = [(name, keys, guesses.columns(keys, seen)) for name, form in FORMATS.items() for keys in form.required]
+    # The most columns that can be told; else the likest of the formats of answers to imitate, which most people have.
+    name, keys, names = max(
+        (
+            each
+            for each in choices
+            if FORMATS[each[0]].used is None or (each[2] and len(each[1]) > 1 and each[1] not in plain)
+        ),
+        key=lambda each: (len(each[2]), likeness(each[1])),
     )
     table = "; ".join(
-        f"{name}: {' / '.join(' + '.join(keys) for keys in form.required)}" for name, form in FORMATS.items()
+        f"{name}: {' / '.join(' + '.join(keys) for keys in form.required[:ALTERNATIVES_SHOWN])}"
+        for name, form in FORMATS.items()
     )
     missing = ", ".join(key for key in keys if key not in seen)
+    renamed = {target: key for target, key in names.items() if target != key}
+    lines = (
+        say("data.hint_lines", lines=f"format: {name}\n        {guesses.line('columns', renamed)}") if renamed else ""
+    )
     return RowFault(
-        "data.format_unknown", keys=shorten(", ".join(seen), 200), nearest=name, missing=missing, formats=table
+        "data.format_unknown",
+        keys=shorten(", ".join(seen), 200),
+        nearest=name,
+        missing=missing,
+        formats=table,
+        lines=lines,
     )
 
 
@@ -79,10 +99,16 @@ def _known(name: str) -> frozenset[str]:
 
 def unmapped(name: str, row: Any) -> Iterator[str]:
     """Keys of a row, and `[].key` of its turns, that its format does not read and that hold something."""
-    if isinstance(row, dict) and not row.keys() <= _known(name):
-        yield from (key for key in row if key not in _known(name) and row[key] is not None)
-    turns = row.get(FORMATS[name].required[0][0]) if isinstance(row, dict) else row
+    form, known = FORMATS[name], _known(name)
+    if isinstance(row, dict):
+        if form.used is not None:
+            known = form.used(row)
+        if not row.keys() <= known:
+            yield from (key for key in row if key not in known and row[key] is not None)
+    turns = (
+        next((row[key] for keys in form.required for key in keys if key in row), None) if isinstance(row, dict) else row
+    )
     if isinstance(turns, list):
         for turn in turns:
-            if isinstance(turn, dict) and not turn.keys() <= TURN_KEYS:
-                yield from (f"[].{key}" for key in turn if key not in TURN_KEYS and turn[key] is not None)
+            if isinstance(turn, dict) and not turn.keys() <= form.turn_keys:
+                yield from (f"[].{key}" for key in turn if key not in form.turn_keys and turn[key] is not None)

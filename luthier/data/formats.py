@@ -1,6 +1,6 @@
 """Rows as typed examples.
 
-What goes in: the plain value of one row. What comes out: a `Chat`, `Text` or `Completion`, whole and in order, or a
+What goes in: the plain value of one row. What comes out: an example of `examples.py`, whole and in order, or a
 `RowFault` that names the field, what is wrong with it and how to mend it. A row is taken as it is or refused: nothing
 is trimmed, merged, reordered or filled in.
 
@@ -9,356 +9,160 @@ To add a format: write `row -> Example` below, and add one line to `FORMATS`.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.data import strict_json
-from luthier.data.strict_json import Invalid, shorten
-from luthier.errors import Problem
-from luthier.text import say
-
-# --------------------------------------------------------------------------------------------------- examples
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn.
-
-    Attributes:
-        role: system, user, assistant or tool.
-        content: its text.
-        weight: what the loss of its tokens is multiplied with; only an assistant's turns are learnt.
-        extra: what else a chat template may render: tool_calls, reasoning_content, name, tool_call_id.
-    """
-
-    role: str
-    content: str
-    weight: float = 1.0
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A conversation, rendered with the chat template. `tools`: the schemas offered to the assistant."""
-
-    messages: tuple[Message, ...]
-    tools: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A document; all of it is learnt."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A prompt and what follows it, joined without a chat template; the completion is learnt."""
-
-    prompt: str
-    completion: str
-
-
-Example = Chat | Text | Completion
-
-
-class RowFault(Exception):
-    """A row that cannot be used; message id, the field at fault, and what fills the message."""
-
-    def __init__(self, id: str, field: str = "", value: str = "", **values: Any) -> None:
-        super().__init__(id)
-        self.id = id
-        self.field = field
-        self.value = value
-        self.values = values
-
-    def problem(self, where: str) -> Problem:
-        return Problem(self.id, where, self.field, self.value, self.values)
-
-
-# ------------------------------------------------------------------------------------------------------ fields
-
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-}
-"""Role names seen in data -> roles. `function_call` is a turn whose text is the call, in JSON."""
-
-WEIGHT_KEYS = ("loss_weight", "weight", "train")
-EXTRA_KEYS = ("reasoning_content", "tool_calls", "name", "tool_call_id")
-TURN_KEYS = frozenset(("role", "from", "content", "value", *WEIGHT_KEYS, *EXTRA_KEYS))
-PART_STAGES = {"reasoning": 0, "text": 1, "tool_call": 2}
-"""Kind of a content part -> where it stands within a turn; a template renders them in this order."""
-
-
-def type_word(value: Any) -> str:
-    """A word for the type of a value, as people who write JSON know it."""
-    names = {bool: "true/false", int: "number", float: "number", str: "text", list: "list", dict: "object"}
-    return say("data.type_null") if value is None else names.get(type(value), type(value).__name__)
-
-
-def _wrong_type(field: str, value: Any, wanted: str) -> RowFault:
-    return RowFault("data.wrong_type", field, got=type_word(value), wanted=wanted)
-
-
-def _record(row: Any) -> Mapping[str, Any]:
-    if not isinstance(row, dict):
-        raise RowFault("data.row_type", value=shorten(repr(row)[:200]), got=type_word(row))
-    return row
-
-
-def _text(record: Mapping[str, Any], field: str) -> str:
-    """A field that must be there and hold text."""
-    if field not in record:
-        present = ", ".join(map(str, record)) or "-"
-        near = difflib.get_close_matches(field, map(str, record), n=1)
-        hint = say("data.hint_rename", old=near[0], new=field) if near else ""
-        raise RowFault("data.missing_field", field, present=shorten(present, 200), hint=hint)
-    value = record[field]
-    if value is None:
-        raise RowFault("data.null_field", field)
-    if not isinstance(value, str):
-        raise _wrong_type(field, value, "text")
-    return value
-
-
-def filled(text: str, field: str, id: str) -> None:
-    """Raises RowFault `id` where the text holds nothing but white space."""
-    if not text.strip():
-        raise RowFault(id, field)
-
-
-def _optional_text(record: Mapping[str, Any], field: str) -> str:
-    """A field that may be absent, null or empty."""
-    return "" if record.get(field) is None else _text(record, field)
-
-
-def _structure(value: Any, field: str) -> Any:
-    """A list or object; tables (CSV, some Parquet) hold it as JSON text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return strict_json.loads(value)
-    except Invalid as error:
-        raise RowFault("data.json_field", field, reason=say(f"{error.id}.rule", **error.values)) from error
-
-
-def _items(value: Any, field: str) -> list[Any]:
-    """A list that may be absent, null or empty text."""
-    if value is None or value == "":
-        return []
-    made = _structure(value, field)
-    if not isinstance(made, list):
-        raise _wrong_type(field, made, "list")
-    return made
-
-
-@contextmanager
-def _within(field: str) -> Iterator[None]:
-    """Faults inside the block name their field in full: `messages[3].content`."""
-    try:
-        yield
-    except RowFault as fault:
-        fault.field = f"{field}.{fault.field}" if fault.field else field
-        raise
-
-
-def _tools(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    tools = _items(record.get("tools"), "tools")
-    for place, tool in enumerate(tools):
-        if not isinstance(tool, dict):
-            raise _wrong_type(f"tools[{place}]", tool, "object")
-    return tuple(tools)
-
-
-# ------------------------------------------------------------------------------------------------------- turns
-
-
-def _turns(turns: Sequence[Any], key: str) -> tuple[Message, ...]:
-    made: list[Message] = []
-    try:
-        for turn in turns:
-            made.append(_turn(turn))
-    except RowFault as fault:
-        # A context manager per turn would cost more than the turn itself.
-        with _within(f"{key}[{len(made)}]"):
-            raise fault
-    return tuple(made)
-
-
-def _turn(turn: Any) -> Message:
-    """A message of either spelling: role and content, or from and value."""
-    if not isinstance(turn, dict):
-        raise _wrong_type("", turn, "object")
-    role_key = "role" if "role" in turn or "from" not in turn else "from"
-    content_key = "content" if "content" in turn or "value" not in turn else "value"
-    name, content = _role_name(turn, role_key), turn.get(content_key)
-    extra = {key: turn[key] for key in EXTRA_KEYS if turn.get(key) is not None}
-    if "tool_calls" in extra:
-        calls = _items(extra.pop("tool_calls"), "tool_calls")
-        if calls:
-            extra["tool_calls"] = _calls(calls, "tool_calls")
-    if name == "function_call":
-        extra["tool_calls"], content = _calls(content, content_key), ""
-    elif isinstance(content, list):
-        content = _join_parts(content, content_key, extra)
-    elif content is None and "tool_calls" in extra:
-        content = ""
-    elif not isinstance(content, str):
-        content = _text(turn, content_key)  # says what is wrong with it
-    return Message(ROLES[name], content, _weight(turn, ROLES[name]), extra)
-
-
-def _role_name(turn: Mapping[str, Any], key: str) -> str:
-    name = _text(turn, key)
-    if name not in ROLES:
-        near = difflib.get_close_matches(name.lower(), ROLES, n=1)
-        hint = say("data.hint_rename", old=shorten(name), new=near[0]) if near else ""
-        raise RowFault("data.unknown_role", key, shorten(name), roles=", ".join(ROLES), hint=hint)
-    return name
-
-
-def _weight(turn: Mapping[str, Any], role: str) -> float:
-    given = [key for key in WEIGHT_KEYS if turn.get(key) is not None]
-    if not given:
-        return 1.0
-    if len(given) > 1:
-        raise RowFault("data.weights_twice", keys=", ".join(given))
-    value = turn[given[0]]
-    if not isinstance(value, (bool, int, float)) or not math.isfinite(value) or value < 0:
-        raise RowFault("data.bad_weight", given[0], shorten(repr(value)[:100]))
-    if value > 0 and role != "assistant":
-        raise RowFault("data.weight_role", given[0], str(value), role=role)
-    return float(value)
-
-
-def _join_parts(parts: list[Any], field: str, extra: dict[str, Any]) -> str:
-    """Text of a list of content parts; reasoning and tool calls among them go to `extra`."""
-    found: dict[str, list[str]] = {kind: [] for kind in PART_STAGES}
-    stage = 0
-    for place, part in enumerate(parts):
-        with _within(f"{field}[{place}]"):
-            kind, text = _part(part)
-            if PART_STAGES[kind] < stage:
-                raise RowFault("data.part_order", "type", kind)
-        stage = PART_STAGES[kind]
-        found[kind].append(text)
-    for kind, key in (("reasoning", "reasoning_content"), ("tool_call", "tool_calls")):
-        if found[kind] and key in extra:
-            raise RowFault("data.part_twice", field, key)
-    if found["reasoning"]:
-        extra["reasoning_content"] = "".join(found["reasoning"])
-    if found["tool_call"]:
-        extra["tool_calls"] = [call for text in found["tool_call"] for call in _calls(text, field)]
-    return "".join(found["text"])
-
-
-def _part(part: Any) -> tuple[str, str]:
-    """Kind and text of a content part."""
-    if not isinstance(part, dict):
-        raise _wrong_type("", part, "object")
-    kind = "text" if part.get("type") is None else part["type"]
-    if not isinstance(kind, str) or kind not in PART_STAGES:
-        raise RowFault("data.part_kind", "type", shorten(str(kind)), kinds=", ".join(PART_STAGES))
-    return kind, _text(part, "text" if "text" in part or "value" not in part else "value")
-
-
-def _calls(value: Any, field: str) -> list[dict[str, Any]]:
-    """Tool calls: an object, a list of objects, or the JSON of either."""
-    with _within(field):
-        made = _structure(value, "")
-        return [_call(each) for each in (made if isinstance(made, list) else [made])]
-
-
-def _call(value: Any) -> dict[str, Any]:
-    """A tool call in the form that chat templates read: {type, function: {name, arguments}}, arguments an object."""
-    body = value.get("function", value) if isinstance(value, dict) else value
-    if not isinstance(body, dict) or not isinstance(body.get("name"), str):
-        raise RowFault("data.tool_call", value=shorten(repr(body)[:200]))
-    arguments = _structure(body.get("arguments") or {}, "arguments")
-    made: dict[str, Any] = {"type": "function", "function": {"name": body["name"], "arguments": arguments}}
-    return {**made, "id": value["id"]} if value.get("id") is not None else made
-
-
-# ------------------------------------------------------------------------------------------------------ formats
+from luthier.data import judged
+from luthier.data.examples import (
+    Chat,
+    Completion,
+    Example,
+    Labelled,
+    Message,
+    Preference,
+    Prompt,
+    RowFault,
+    Text,
+)
+from luthier.data.turns import (
+    TURN_KEYS,
+    TURN_LISTS,
+    filled,
+    history_of,
+    items_of,
+    optional_text,
+    record_of,
+    roles_in,
+    structure_of,
+    text_of,
+    tools_of,
+    turns_of,
+    within,
+    wrong_type,
+)
+
+__all__ = [
+    "FORMATS",
+    "Chat",
+    "Completion",
+    "Example",
+    "Format",
+    "Labelled",
+    "Message",
+    "Preference",
+    "Prompt",
+    "RowFault",
+    "Text",
+    "filled",
+]
 
 
 def _conversation(record: Mapping[str, Any], key: str) -> Chat:
     """The turns under `key`, after the system prompt that may stand beside them."""
     if key not in record or record[key] is None:
-        _text(record, key)  # says which of the two it is
-    turns = _items(record[key], key)
-    system = _optional_text(record, "system")
-    messages = _turns(turns, key)
+        text_of(record, key)  # says which of the two it is
+    turns = items_of(record[key], key)
+    system = optional_text(record, "system")
+    messages = turns_of(turns, key)
     if system:
         if messages and messages[0].role == "system":
             raise RowFault("data.system_twice", "system")
         messages = (Message("system", system), *messages)
-    return Chat(messages, _tools(record))
+    return Chat(messages, tools_of(record))
 
 
 def _messages(row: Any) -> Example:
-    return _conversation(_record({"messages": row} if isinstance(row, list) else row), "messages")
+    record = record_of({"messages": row} if isinstance(row, list) else row)
+    return _conversation(record, judged.name_in(record, TURN_LISTS) or "messages")
 
 
 def _sharegpt(row: Any) -> Example:
-    return _conversation(_record(row), "conversations")
+    return _conversation(record_of(row), "conversations")
+
+
+def _firefly(row: Any) -> Example:
+    """conversation: [{human, assistant}, ...]."""
+    record = record_of(row)
+    if record.get("conversation") is None:
+        text_of(record, "conversation")
+    system = optional_text(record, "system")
+    messages = [Message("system", system)] if system else []
+    for place, pair in enumerate(items_of(record["conversation"], "conversation")):
+        with within(f"conversation[{place}]"):
+            if not isinstance(pair, dict):
+                raise wrong_type("", pair, "object")
+            messages += [Message("user", text_of(pair, "human")), Message("assistant", text_of(pair, "assistant"))]
+    return Chat(tuple(messages))
 
 
 def _alpaca(row: Any) -> Example:
     """instruction and input, in one line each, are the question; history holds earlier pairs of turns."""
-    record = _record(row)
-    instruction, extra, output = _text(record, "instruction"), _optional_text(record, "input"), _text(record, "output")
-    system = _optional_text(record, "system")
-    messages = [Message("system", system)] if system else []
-    for place, pair in enumerate(_items(record.get("history"), "history")):
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(each, str) for each in pair):
-            raise RowFault("data.history", f"history[{place}]")
-        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
+    record = record_of(row)
+    instruction, extra, output = (
+        text_of(record, "instruction"),
+        optional_text(record, "input"),
+        text_of(record, "output"),
+    )
     question = "\n".join(part for part in (instruction, extra) if part)
     filled(question, "instruction", "data.empty_question")
     filled(output, "output", "data.empty_answer")
-    return Chat((*messages, Message("user", question), Message("assistant", output)))
+    return _one_turn(record, question, output)
+
+
+def _one_turn(record: Mapping[str, Any], asked: str, answered: str) -> Chat:
+    """A question and its answer, after the system prompt and the earlier turns that may stand beside them."""
+    system = optional_text(record, "system")
+    head = (Message("system", system),) if system else ()
+    return Chat((*head, *history_of(record), Message("user", asked), Message("assistant", answered)))
 
 
 def _prompt(row: Any) -> Example:
-    record = _record(row)
-    return Completion(_text(record, "prompt"), _text(record, "completion"))
+    """Two texts are joined as they are; turns are a conversation."""
+    record = record_of(row)
+    if isinstance(record.get("prompt"), list) and isinstance(record.get("completion"), list):
+        messages = (*turns_of(record["prompt"], "prompt"), *turns_of(record["completion"], "completion"))
+        return Chat(messages, tools_of(record))
+    return Completion(text_of(record, "prompt"), text_of(record, "completion"))
 
 
 def _qa(row: Any) -> Example:
     """A question and its answer, under the first pair of names that the row has."""
-    record = _record(row)
+    record = record_of(row)
     pairs = FORMATS["qa"].required
     question, answer = next((pair for pair in pairs if pair[0] in record and pair[1] in record), pairs[0])
-    system = _optional_text(record, "system")
-    head = (Message("system", system),) if system else ()
-    asked, answered = _text(record, question), _text(record, answer)
+    asked, answered = text_of(record, question), text_of(record, answer)
     filled(asked, question, "data.empty_question")
     filled(answered, answer, "data.empty_answer")
-    return Chat((*head, Message("user", asked), Message("assistant", answered)))
+    return _one_turn(record, asked, answered)
 
 
 def _plain(row: Any) -> Example:
-    return Text(_text(_record(row), "text"))
+    return Text(text_of(record_of(row), "text"))
+
+
+def _any(record: Mapping[str, Any]) -> bool:
+    return True
+
+
+def _has_pairs(record: Mapping[str, Any]) -> bool:
+    """Whether each item of the conversation is a question with its answer."""
+    try:
+        turns = structure_of(record["conversation"], "")
+    except RowFault:
+        return False
+    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict) and "human" in turns[0]
+
+
+def _has_turns(record: Mapping[str, Any]) -> bool:
+    """Whether what is not called messages holds turns all the same."""
+    if "messages" in record:
+        return True
+    value = record.get(judged.name_in(record, TURN_LISTS))
+    try:
+        return bool(roles_in(items_of(value, "")))
+    except RowFault:
+        return False
 
 
 @dataclass(frozen=True)
@@ -367,20 +171,63 @@ class Format:
     parse: row -> Example; raises RowFault.
     required: the keys that a row of this format has; several sets are alternatives.
     optional: the keys that it may have.
+    holds: whether a row that has the keys is of this format indeed, where keys alone do not tell.
+    turn_keys: the keys of a turn that are read.
+    used: the keys that are read of a row, where that depends on which of them it has.
     """
 
     parse: Callable[[Any], Example]
     required: tuple[tuple[str, ...], ...]
     optional: tuple[str, ...] = ()
+    holds: Callable[[Mapping[str, Any]], bool] = _any
+    turn_keys: frozenset[str] = TURN_KEYS
+    used: Callable[[Mapping[str, Any]], frozenset[str]] | None = None
 
 
 FORMATS: dict[str, Format] = {
-    "messages": Format(_messages, (("messages",),), ("tools", "system")),
+    "preference": Format(
+        judged.preference,
+        (
+            *((asked, "chosen", "rejected") for asked in judged.ASKED),
+            *judged.PAIRS,
+            ("instruction", "output"),
+        ),
+        (*judged.SETTINGS, "margin", *judged.SCORES[0], *judged.SCORES[1]),
+        judged.compares,
+        used=judged.used_by_preference,
+    ),
+    "labelled": Format(
+        judged.labelled,
+        (
+            *(("messages", label) for label in judged.LABELS),
+            *(("conversations", label) for label in judged.LABELS),
+            *(
+                (asked, answered, label)
+                for asked in ("prompt", "instruction", "question", "query")
+                for answered in judged.ANSWERED
+                for label in judged.LABELS
+            ),
+        ),
+        judged.SETTINGS,
+        judged.judges,
+        used=judged.used_by_labelled,
+    ),
+    "prompt_only": Format(
+        judged.prompt_only,
+        (("prompt",), ("problem",), ("messages",), ("conversations",)),
+        (*judged.SETTINGS, *judged.REFERENCES),
+        judged.asks,
+        used=frozenset[str],
+    ),
+    "messages": Format(_messages, tuple((key,) for key in TURN_LISTS), ("tools", "system"), _has_turns),
     "sharegpt": Format(_sharegpt, (("conversations",),), ("tools", "system")),
+    "firefly": Format(_firefly, (("conversation",),), ("system",), _has_pairs, frozenset(("human", "assistant"))),
     "alpaca": Format(_alpaca, (("instruction", "output"),), ("input", "history", "system")),
-    "prompt": Format(_prompt, (("prompt", "completion"),)),
+    "prompt": Format(_prompt, (("prompt", "completion"),), ("tools",)),
     "qa": Format(
-        _qa, (("question", "answer"), ("prompt", "response"), ("query", "response"), ("input", "output")), ("system",)
+        _qa,
+        (("question", "answer"), ("prompt", "response"), ("query", "response"), ("input", "output")),
+        ("system", "history"),
     ),
     "text": Format(_plain, (("text",),)),
 }

@@ -1,7 +1,7 @@
 """Opening a data file.
 
 What goes in: a path as the user gave it. What comes out: its content as bytes or as numbered lines, unpacked where it
-is gzipped and without a byte order mark, or a `Problem` that says why there is none and what to do.
+is packed and without a byte order mark, or a `Problem` that says why there is none and what to do.
 """
 
 from __future__ import annotations
@@ -12,28 +12,38 @@ import io
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
+from luthier.data import columnar
 from luthier.data.strict_json import shorten
 from luthier.errors import Problem
 from luthier.text import say
 
 BOM = b"\xef\xbb\xbf"
-CUT_SHORT = (EOFError, zlib.error, gzip.BadGzipFile)
-"""What damaged gzip data raises."""
+CUT_SHORT: tuple[type[Exception], ...] = (
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    UnicodeDecodeError,
+    *columnar.DAMAGED,
+)
+"""What damaged content raises; Arrow also raises errors of the system, see `refused`."""
 _GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_PACKED = {b"PK\x03\x04": "ZIP", b"\x28\xb5\x2f\xfd": "Zstandard", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"%PDF": "PDF"}
+_PACKED = {b"PK\x03\x04": "ZIP", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"%PDF": "PDF"}
 """First bytes -> what a file of a kind that is not read calls itself (an Excel workbook is a ZIP)."""
+PACKED_ENDINGS = (".gz", ".zst", ".zstd")
 _HEAD_BYTES = 64
 _NAMES_SHOWN = 8
+UNPACKED_BYTES = 1 << 18
+"""Unpacked at a time, so that Arrow is not called for every few lines; chosen, not tuned."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Attributes:
+class Line(NamedTuple):
+    """One line (a named tuple, because one is made per row).
+
+    Attributes:
     number: 1-based.
     text: the line without its end; bytes that are no UTF-8 stand in it as half surrogates.
     end: `\\n`, `\\r\\n` or nothing.
@@ -49,7 +59,7 @@ class Line:
 def ending(path: Path) -> str:
     """The ending that says what is in the file, in small letters: `.json` for `rows.JSON.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
+    if suffixes and suffixes[-1] in PACKED_ENDINGS:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
@@ -64,8 +74,6 @@ def look(path: Path, endings: Collection[str]) -> Problem | bytes:
     try:
         if not path.exists():
             return Problem("data.no_file", where, values={"near": _nearest(path, endings)})
-        if path.is_dir():
-            return Problem("data.folder", where, values={"files": _files_in(path, endings)})
         if not path.is_file():  # a pipe or a device could block for ever
             return Problem("data.not_a_file", where)
         with stream(path) as content:
@@ -87,8 +95,10 @@ def damaged(path: Path, read: int, error: BaseException) -> Problem:
     return Problem("data.damaged", str(path), values={"read": read, "reason": shorten(str(error), 200)})
 
 
-def refused(path: Path, error: OSError) -> Problem:
-    """The operating system does not give the file."""
+def refused(path: Path, error: OSError, read: int = 0) -> Problem:
+    """The operating system does not give the file; or it does, and Arrow finds it damaged after `read` rows."""
+    if columnar.is_damage(error):
+        return damaged(path, read, error)
     return Problem("data.unreadable", str(path), values={"reason": error.strerror or str(error)})
 
 
@@ -115,18 +125,28 @@ def _files_in(folder: Path, endings: Collection[str]) -> str:
 
 @contextmanager
 def stream(path: Path) -> Iterator[BinaryIO]:
-    """The content as bytes: unpacked where it is gzipped, whatever the name says, and without a byte order mark.
+    """The content as bytes: unpacked where it is packed, whatever the name says, and without a byte order mark.
 
     Raises:
         OSError, or one of `CUT_SHORT`, on opening and on reading.
     """
     with open(path, "rb") as file:
-        packed = file.read(len(_GZIP)) == _GZIP
+        head = file.read(len(columnar.ZSTD_MAGIC))
         file.seek(0)
-        content = cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=file))) if packed else file
+        content: BinaryIO = file
+        if head.startswith(_GZIP):
+            content = cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=file)))
+        elif head == columnar.ZSTD_MAGIC:
+            content = io.BufferedReader(columnar.Zstandard(path), UNPACKED_BYTES)
         if content.read(len(BOM)) != BOM:
             content.seek(0)
         yield content
+
+
+def is_packed(path: Path) -> bool:
+    """Whether `stream` unpacks a file."""
+    with open(path, "rb") as file:
+        return file.read(len(columnar.ZSTD_MAGIC)).startswith((_GZIP, columnar.ZSTD_MAGIC))
 
 
 def lines(path: Path) -> Iterator[Line]:

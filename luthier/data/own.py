@@ -17,7 +17,19 @@ from types import ModuleType
 from typing import Any
 
 from luthier.data import detection
-from luthier.data.formats import FORMATS, Chat, Completion, Example, Message, RowFault, Text
+from luthier.data.examples import (
+    Chat,
+    Completion,
+    Example,
+    Labelled,
+    Message,
+    Preference,
+    Prompt,
+    RowFault,
+    Text,
+    all_messages,
+)
+from luthier.data.formats import FORMATS
 from luthier.data.strict_json import shorten
 from luthier.errors import DataError, Problem
 
@@ -29,8 +41,8 @@ def is_own(format: str) -> bool:
 def load(format: str) -> Callable[[Any], Example]:
     """The user's function as a format.
 
-    The function takes the row's value and gives a `Chat`, `Text` or `Completion`, or a row in one of the shipped
-    formats. Its module is looked for in the current folder too.
+    The function takes the row's value and gives an example of `examples.py`, or a row in one of the shipped formats.
+    Its module is looked for in the current folder too.
 
     Raises:
         DataError: no such module or function, or one that cannot be called with a row.
@@ -70,7 +82,13 @@ def _mistyped(made: Any) -> Iterator[str]:
             parts = [text]
         case Completion(prompt, completion):
             parts = [prompt, completion]
-        case Chat(tuple(messages), tuple()):
+        case (
+            Chat(tuple(), tuple())
+            | Prompt(tuple(), tuple())
+            | Labelled(tuple(), tuple(), bool(), tuple())
+            | Preference(tuple(), tuple(), tuple(), tuple())
+        ):
+            messages = list(all_messages(made))
             yield from (type(each).__name__ for each in messages if not isinstance(each, Message))
             yield from (f"weight {each.weight!r}" for each in messages if not _is_weight(each.weight))
             parts = [part for each in messages for part in (each.role, each.content)]

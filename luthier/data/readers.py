@@ -1,8 +1,8 @@
 """Data files as numbered rows.
 
-What goes in: the path of a JSON, JSONL, CSV, TSV, Parquet or plain text file, gzipped or not. What comes out: a stream
-of `Row` (a plain value and the place it stands at) and `Fault` (a row, or a whole file, that cannot be read), never an
-exception. No row is changed, and none is skipped but lines that hold nothing.
+What goes in: the path of a JSON, JSONL, CSV, TSV, Parquet, Arrow or plain text file, packed or not. What comes out: a
+stream of `Row` (a plain value and the place it stands at) and `Fault` (a row, or a whole file, that cannot be read),
+never an exception. No row is changed, and none is skipped but lines that hold nothing.
 
 The content decides between an array and one value per line, whatever the file's ending. Plain text: one Markdown file
 is one document; in other text, blank lines separate documents, and where there are none each line is a document.
@@ -15,12 +15,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-import pyarrow
-import pyarrow.parquet
-
-from luthier.data import opening, strict_json
+from luthier.data import columnar, opening, strict_json
 from luthier.data.opening import Line
 from luthier.data.strict_json import Invalid, shorten
 from luthier.errors import Problem
@@ -28,17 +25,14 @@ from luthier.text import say
 
 SNIFF_BYTES = 1 << 24
 """A first line longer than 16 MiB is not one row among others: such a file is taken to be an array in one line."""
-PARQUET_BATCH = 1024
-"""Rows turned into Python values at a time; chosen, not tuned."""
 WRAPPERS = ("data", "rows", "examples", "instances", "items", "train")
 """Keys under which exporters put the list of rows when they write one object."""
 JSON_SPACE = " \t\r\n"
 _WRAPPER = re.compile(r'[ \t\r\n]*\{[ \t\r\n]*"(?:' + "|".join(WRAPPERS) + r')"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row as it stands in the file.
+class Row(NamedTuple):
+    """One row as it stands in the file (a named tuple, because millions are made).
 
     Attributes:
         path: the file, as given.
@@ -75,12 +69,15 @@ def place(path: str, line: int, number: int) -> str:
 
 def read(path: Path) -> Iterator[Row | Fault]:
     """Every row of a file, in order; ends after a fatal fault. Memory is that of the largest row (Parquet: of a row
-    group; Markdown: of the file)."""
+    group; Arrow: of a batch; Markdown: of the file)."""
     head = opening.look(path, READERS)
     if isinstance(head, Problem):
         yield Fault(head, 0, fatal=True)
         return
-    ending = ".parquet" if head.startswith(b"PAR1") else opening.ending(path)
+    ending = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), opening.ending(path))
+    if ending in MAGIC.values() and opening.is_packed(path):  # tables are packed within
+        yield Fault(Problem("data.packed", str(path), values={"kind": f"packed {ending}"}), 0, fatal=True)
+        return
     if ending not in READERS:
         values = {"endings": ", ".join(READERS)}
         yield Fault(Problem("data.ending", str(path), value=ending, values=values), 0, fatal=True)
@@ -90,10 +87,10 @@ def read(path: Path) -> Iterator[Row | Fault]:
         for each in READERS[ending](path):
             number = each.number
             yield each
-    except (*opening.CUT_SHORT, pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except opening.CUT_SHORT as error:
         yield Fault(opening.damaged(path, number, error), 0, fatal=True)
     except OSError as error:
-        yield Fault(opening.refused(path, error), 0, fatal=True)
+        yield Fault(opening.refused(path, error, number), 0, fatal=True)
 
 
 def _not_utf8(where: str, byte: int) -> Problem:
@@ -163,33 +160,35 @@ def _is_spread_object(first: str, second: str, ending: str) -> bool:
 
 
 def _array(path: Path, skip: int = 0, closing: str = "") -> Iterator[Row | Fault]:
+    name = str(path)
     with opening.stream(path) as stream:
         start = stream.tell()
         for each in strict_json.elements(stream, skip, closing):
             if each.fault is None:
-                yield Row(str(path), each.number, each.value, each.line)
+                yield Row(name, each.number, each.value, each.line)
                 continue
             values = dict(each.fault.values)
             if each.byte >= 0:
                 values["byte"] = start + each.byte
-            problem = Problem(each.fault.id, place(str(path), each.line, each.number), values=values)
+            problem = Problem(each.fault.id, place(name, each.line, each.number), values=values)
             yield Fault(problem, each.number, each.fatal)
 
 
 def _json_lines(path: Path) -> Iterator[Row | Fault]:
-    for line in opening.lines(path):
-        if not line.text.strip():
+    name = str(path)
+    for number, text, _, bad in opening.lines(path):
+        if not text or text.isspace():
             continue
-        where = f"{path}:{line.number}"
-        if line.bad >= 0:
-            yield Fault(_not_utf8(where, line.bad), line.number)
+        if bad >= 0:
+            yield Fault(_not_utf8(f"{name}:{number}", bad), number)
             continue
         try:
-            yield Row(str(path), line.number, strict_json.loads(line.text), line.number)
+            yield Row(name, number, strict_json.loads(text), number)
         except Invalid as error:
+            where = f"{name}:{number}"
             if error.id == "data.json_syntax":
                 where = f"{where}:{error.position + 1}"
-            yield Fault(Problem(error.id, where, values=error.values), line.number)
+            yield Fault(Problem(error.id, where, values=error.values), number)
 
 
 # -------------------------------------------------------------------------------------------------------- CSV
@@ -276,37 +275,25 @@ def _bad_header(where: str, header: list[str]) -> Problem | None:
     return None
 
 
-# ----------------------------------------------------------------------------------------------------- Parquet
+# ---------------------------------------------------------------------------------------------- Parquet and Arrow
 
 
 def _parquet(path: Path) -> Iterator[Row | Fault]:
-    number = 0
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=PARQUET_BATCH):
-            for each in _batch_rows(batch):
-                number += 1
-                if isinstance(each, dict):
-                    yield Row(str(path), number, each)
-                else:
-                    values = {"reason": shorten(str(each), 200)}
-                    yield Fault(Problem("data.cell", place(str(path), 0, number), values=values), number)
+    return _cells(path, columnar.parquet(path))
 
 
-def _batch_rows(batch: Any) -> Iterator[dict[str, Any] | ValueError | OverflowError]:
-    """Rows of a record batch; one by one where a cell of them has no Python value (bad UTF-8, dates out of range)."""
-    try:
-        rows = batch.to_pylist()
-    except (ValueError, OverflowError):
-        rows = [_batch_row(batch, index) for index in range(batch.num_rows)]
-    yield from rows
+def _arrow(path: Path) -> Iterator[Row | Fault]:
+    return _cells(path, columnar.arrow(path))
 
 
-def _batch_row(batch: Any, index: int) -> dict[str, Any] | ValueError | OverflowError:
-    try:
-        row: dict[str, Any] = batch.slice(index, 1).to_pylist()[0]
-    except (ValueError, OverflowError) as error:
-        return error
-    return row
+def _cells(path: Path, rows: Iterator[columnar.Cells | ValueError | OverflowError]) -> Iterator[Row | Fault]:
+    name = str(path)
+    for number, each in enumerate(rows, 1):
+        if isinstance(each, dict):
+            yield Row(name, number, each)
+        else:
+            values = {"reason": shorten(str(each), 200)}
+            yield Fault(Problem("data.cell", place(name, 0, number), values=values), number)
 
 
 # -------------------------------------------------------------------------------------------------------- text
@@ -370,7 +357,11 @@ READERS: dict[str, Reader] = {
     ".csv": _csv,
     ".tsv": _tsv,
     ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".feather": _arrow,
     ".txt": _text,
     ".md": _markdown,
 }
-"""File ending (before a `.gz`) -> reader."""
+"""File ending (before a `.gz` or `.zst`) -> reader."""
+MAGIC = {columnar.PARQUET_MAGIC: ".parquet", columnar.ARROW_MAGIC: ".arrow"}
+"""First bytes that say what a file is, whatever its name."""

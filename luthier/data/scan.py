@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from luthier.batch import Ints
 from luthier.data import detection, opening, own, readers, wellformed
-from luthier.data.formats import FORMATS, Chat, Completion, Example, RowFault, Text
+from luthier.data.examples import Chat, Example, RowFault, content, texts
+from luthier.data.formats import FORMATS
 from luthier.data.readers import Fault, Row, place
+from luthier.data.renaming import Renaming
 from luthier.errors import DataError, Problem
 from luthier.text import say
 
@@ -34,8 +36,10 @@ SHOWN = 20
 """Rows of one kind of fault, or words of one kind, that are named; the others are counted."""
 PLACES_SHOWN = 3
 HASH_BYTES = 16
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _PLACEHOLDER = re.compile(r"(?<!\{)\{\{\s*[\w.\-]+(?: [\w.\-]+)*\s*\}\}(?!\})")
 
+NO_NAMES = Renaming()
 Role = Literal["train", "validation"]
 
 
@@ -86,7 +90,7 @@ class Tally:
         return Problem(id, path, values=values)
 
 
-TALLIES = ("placeholders", "unanswered", "unmapped", "texts", "others")
+TALLIES = ("placeholders", "unanswered", "unmapped")
 
 
 @dataclass
@@ -100,7 +104,8 @@ class Account:
         faults: message id -> the first problems of that kind.
         fatal: what makes the file unusable.
         placeholders, unanswered, unmapped: rows with unfilled placeholders, without an answer at the end, and with
-            columns that the format does not read. texts, others: plain texts, and examples of every other kind.
+            columns that the format does not read.
+        kinds: name of an example's type -> the rows of that type.
         sha256, bytes: of the file as it lies on the disk.
     """
 
@@ -114,8 +119,7 @@ class Account:
     placeholders: Tally = field(default_factory=Tally)
     unanswered: Tally = field(default_factory=Tally)
     unmapped: Tally = field(default_factory=Tally)
-    texts: Tally = field(default_factory=Tally)
-    others: Tally = field(default_factory=Tally)
+    kinds: dict[str, Tally] = field(default_factory=dict)
     sha256: str = ""
     bytes: int = 0
 
@@ -146,13 +150,21 @@ class Account:
         def problems(rows: Sequence[Mapping[str, Any]]) -> list[Problem]:
             return [Problem(**{**row, "where": moved(row["where"])}) for row in rows]
 
-        tallies = {
-            name: Tally(value[name]["rows"], [moved(each) for each in value[name]["places"]], value[name]["words"])
-            for name in TALLIES
-        }
+        def tally(given: Mapping[str, Any]) -> Tally:
+            return Tally(given["rows"], [moved(each) for each in given["places"]], given["words"])
+
+        tallies = {name: tally(value[name]) for name in TALLIES}
+        kinds = {name: tally(given) for name, given in value["kinds"].items()}
         excluded = [(number, moved(where), id, reason) for number, where, id, reason in value["excluded"]]
         faults = {id: problems(rows) for id, rows in value["faults"].items()}
-        rest = {"path": path, "excluded": excluded, "faults": faults, "fatal": problems(value["fatal"]), **tallies}
+        rest = {
+            "path": path,
+            "excluded": excluded,
+            "faults": faults,
+            "fatal": problems(value["fatal"]),
+            **tallies,
+            "kinds": kinds,
+        }
         return cls(**{**value, **rest})
 
 
@@ -182,11 +194,13 @@ class FileScan:
     Args:
         path: of the file.
         format: a name of `FORMATS`, the user's `module:function`, or auto.
+        names: what columns and roles are called in the file.
     """
 
-    def __init__(self, path: str, format: str) -> None:
+    def __init__(self, path: str, format: str, names: Renaming = NO_NAMES) -> None:
         self.path = Path(path).expanduser()
         self.format = format
+        self.names = names
         self.account = Account(str(self.path))
         self._numbers, self._lines, self._hashes = array("q"), array("q"), bytearray()
 
@@ -241,6 +255,10 @@ class FileScan:
         if not values:
             return None
         account.format, account.why = self.format, say("data.why_given")
+        wrong = list(self.names.problems(values, str(self.path)))
+        if wrong:
+            account.fatal += wrong
+            return None
         if own.is_own(self.format):
             try:
                 return own.load(self.format)
@@ -250,7 +268,7 @@ class FileScan:
         if self.format == "auto":
             account.format = account.why = ""
             try:
-                account.format, account.why = detection.detect(values)
+                account.format, account.why = detection.detect([self.names.apply(value) for value in values])
             except RowFault as fault:
                 account.fatal.append(fault.problem(str(self.path)))
                 return None
@@ -260,8 +278,9 @@ class FileScan:
 
     def _take(self, row: Row, parse: Callable[[Any], Example]) -> Kept | None:
         self.account.read += 1
+        value = self.names.apply(row.value)
         try:
-            example = wellformed.parse(parse, row.value)
+            example = wellformed.parse(parse, value)
             digest = content_hash(example)
         except RowFault as fault:
             self._exclude(fault.problem(row.where), row.number)
@@ -269,20 +288,20 @@ class FileScan:
         self._numbers.append(row.number)
         self._lines.append(row.line)
         self._hashes += digest
-        self._look(row, example)
+        self._look(row, value, example)
         return Kept(example, row.path, row.number, row.line, digest)
 
-    def _look(self, row: Row, example: Example) -> None:
+    def _look(self, row: Row, value: Any, example: Example) -> None:
         """Keep in mind what the notes will tell."""
         account = self.account
-        (account.texts if isinstance(example, Text) else account.others).add(row.where)
-        found = [word for text in _texts(example) if "{{" in text for word in _PLACEHOLDER.findall(text)]
+        account.kinds.setdefault(type(example).__name__, Tally()).add(row.where)
+        found = [word for text in texts(example) if "{{" in text for word in _PLACEHOLDER.findall(text)]
         if found:
             account.placeholders.add(row.where, list(dict.fromkeys(found)))
         if isinstance(example, Chat) and example.messages[-1].role != "assistant":
             account.unanswered.add(row.where)
         if account.format in FORMATS:
-            left = list(dict.fromkeys(detection.unmapped(account.format, row.value)))
+            left = list(dict.fromkeys([*detection.unmapped(account.format, value), *self.names.shadowed(row.value)]))
             if left:
                 account.unmapped.add(row.where, left)
 
@@ -320,33 +339,14 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _texts(example: Example) -> Iterator[str]:
-    match example:
-        case Text(text):
-            yield text
-        case Completion(prompt, completion):
-            yield prompt
-            yield completion
-        case Chat(messages):
-            yield from (message.content for message in messages)
-
-
 def content_hash(example: Example) -> bytes:
     """16 bytes that are equal for equal examples only, on every machine.
 
     Raises:
         RowFault: it holds what cannot be written down as UTF-8 JSON (only the user's own formats make such).
     """
-    match example:
-        case Text(text):
-            content: list[Any] = ["text", text]
-        case Completion(prompt, completion):
-            content = ["completion", prompt, completion]
-        case Chat(messages, tools):
-            turns = [[each.role, each.content, each.weight, dict(each.extra)] for each in messages]
-            content = ["chat", turns, list(tools)]
     try:
-        written = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+        written = _ENCODER.encode(content(example)).encode()
     except UnicodeEncodeError as error:
         raise RowFault("data.half_pair") from error
     except (TypeError, ValueError, RecursionError) as error:

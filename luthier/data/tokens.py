@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from luthier.batch import Floats
 from luthier.data import laws, own
 from luthier.data.check import Given
-from luthier.data.formats import Text
+from luthier.data.formats import Chat, Completion, Text
 from luthier.data.laws import LawReport
-from luthier.data.scan import FileScan, Kept, Role, fingerprint
+from luthier.data.scan import Account, FileScan, Kept, Role, fingerprint
 from luthier.data.store import COLUMNS, FORMAT, META, TokenStore, checksum, computed_tokens, read_meta, verified
 from luthier.data.templates import Renderer
 from luthier.errors import DataError, Problem
@@ -82,7 +82,7 @@ def build(
     key = _key(scan, renderer)
     if key is None:
         scan.exhaust()
-        return Built(Given(scan.account, scan.table, role, source_index), None, NO_LAWS, False)
+        return Built(Given(scan.account, scan.table, role, source_index, scan.names), None, NO_LAWS, False)
     parent = cache_dir / "tokens"
     path = parent / key
     try:
@@ -97,12 +97,14 @@ def build(
         values = {"reason": error.strerror or str(error)}
         raise DataError(Problem("tokens.disk", where=str(parent), values=values)) from error
     if store is None:
-        return Built(Given(scan.account, scan.table, role, source_index), None, NO_LAWS, False)
+        return Built(Given(scan.account, scan.table, role, source_index, scan.names), None, NO_LAWS, False)
     account = store.account(str(scan.path))
-    given = Given(account, store.table, role, source_index)
+    given = Given(account, store.table, role, source_index, scan.names)
     if account.excluded and not drop_bad_rows:
         return Built(given, None, NO_LAWS, reused)
-    held = {name: tuple(value) if isinstance(value, list) else value for name, value in store.meta["laws"].items()}
+    held: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in store.meta["laws"].items()
+    }
     return Built(given, store, LawReport(**held), reused)
 
 
@@ -119,7 +121,7 @@ def _built(scan: FileScan, renderer: Renderer, path: Path, drop_bad_rows: bool) 
 def _key(scan: FileScan, renderer: Renderer) -> str | None:
     """SHA-256 over what decides the content; None where the file or the user's format cannot be read."""
     try:
-        parts: list[Any] = [FORMAT, fingerprint(scan.path)[0], scan.path.suffixes[-2:], scan.format]
+        parts: list[Any] = [FORMAT, fingerprint(scan.path)[0], scan.path.suffixes[-2:], scan.format, scan.names.key]
         if own.is_own(scan.format):
             own.load(scan.format)
             parts.append(fingerprint(own.source_file(scan.format))[0])
@@ -173,6 +175,15 @@ def _reopen(path: Path) -> TokenStore | None:
 # ------------------------------------------------------------------------------------------------------ building
 
 
+RENDERED = frozenset(each.__name__ for each in (Chat, Text, Completion))
+"""Kinds of examples that the renderer writes; no method learns from others yet."""
+
+
+def _at_fault(account: Account, drop_bad_rows: bool) -> bool:
+    """Whether what was found so far rules out training on the file."""
+    return bool(account.fatal or (account.excluded and not drop_bad_rows) or account.kinds.keys() - RENDERED)
+
+
 class _Writer:
     """Fills one folder; begins where an earlier process stopped."""
 
@@ -195,11 +206,11 @@ class _Writer:
                 self._open(stack)
                 for block in _blocks(scan.rows()):
                     # Once a row is at fault there will be no training: the rest is only read.
-                    if (scan.account.excluded and not drop_bad_rows) or scan.account.fatal:
+                    if _at_fault(scan.account, drop_bad_rows):
                         continue
                     self._take(block)
             account = scan.account
-            if account.fatal or (account.excluded and not drop_bad_rows):
+            if _at_fault(account, drop_bad_rows):
                 shutil.rmtree(self.folder)
                 return False
             if self._problems:

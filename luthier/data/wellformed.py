@@ -10,8 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from luthier.data.formats import Chat, Completion, Example, Message, RowFault, Text, filled
+from luthier.data.examples import (
+    Chat,
+    Completion,
+    Example,
+    Labelled,
+    Message,
+    Messages,
+    Preference,
+    Prompt,
+    RowFault,
+    Text,
+)
 from luthier.data.strict_json import shorten
+from luthier.data.turns import filled
 from luthier.text import say
 
 
@@ -40,17 +52,48 @@ def check(example: Example) -> None:
             filled(completion, "completion", "data.empty_answer")
         case Chat(messages):
             _check_chat(messages)
+        case Preference(messages, chosen, rejected):
+            _check_prompt(messages)
+            _check_answer(messages, chosen)
+            _check_answer(messages, rejected)
+        case Labelled(messages, answer):
+            _check_prompt(messages)
+            _check_answer(messages, answer)
+        case Prompt(messages):
+            _check_prompt(messages)
+
+
+def _check_prompt(messages: Messages) -> None:
+    """Turns that somebody is to answer."""
+    _check_turns(messages)
+    if messages[-1].role not in ("user", "tool"):
+        raise RowFault("data.prompt_end", say("data.turn", number=len(messages), role=messages[-1].role))
+
+
+def _check_answer(messages: Messages, answer: Messages) -> None:
+    """Turns that go on from a prompt. An answer's weight counts nowhere here."""
+    if not answer or answer[0].role != "assistant":
+        raise RowFault("data.no_answer")
+    _check_turns((*messages, *answer))
+    for message in answer:
+        if message.role == "assistant" and "tool_calls" not in message.extra:
+            filled(message.content, say("data.turn", number=len(messages) + 1, role="assistant"), "data.empty_answer")
+
+
+def _check_turns(messages: Sequence[Message]) -> None:
+    if not messages:
+        raise RowFault("data.empty_conversation")
+    place = 0
+    try:
+        for place, message in enumerate(messages):
+            _check_turn(messages[place - 1] if place else None, message)
+    except RowFault as fault:
+        fault.field = say("data.turn", number=place + 1, role=messages[place].role)
+        raise
 
 
 def _check_chat(messages: Sequence[Message]) -> None:
-    if not messages:
-        raise RowFault("data.empty_conversation")
-    for place, message in enumerate(messages):
-        try:
-            _check_turn(messages[place - 1] if place else None, message)
-        except RowFault as fault:
-            fault.field = say("data.turn", number=place + 1, role=message.role)
-            raise
+    _check_turns(messages)
     if not any(message.role == "assistant" for message in messages):
         raise RowFault("data.no_answer")
     if not any(message.role == "assistant" and message.weight > 0 for message in messages):

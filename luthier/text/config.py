@@ -306,6 +306,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Name another file, or a share such as data.validation=0.05.",
         "请换一个文件，或使用比例，例如 data.validation=0.05。",
     ),
+    "config.source_of_hub.rule": (
+        "has {fields}, which only a data set on the hub has",
+        "设置了 {fields}，只适用于数据集库中的数据集",
+    ),
+    "config.source_of_hub.remedy": (
+        "Remove them, or write the path as hub:organisation/name.",
+        "请删除，或把路径写为 hub:组织/名称。",
+    ),
     "config.validation_weight.rule": (
         "weights say how often rows are trained on; validation sees each row once",
         "weight 表示训练时每行出现的次数；验证时每行只看一次",

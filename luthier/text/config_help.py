@@ -56,8 +56,13 @@ HELP: dict[str, tuple[str, str]] = {
         "重。几百条好样本可以教会一种风格，几千条可以教会一项任务。训练开始前会检查每一行。",
     ),
     "config.help.data.train.path": (
-        "Where the file is. Relative paths start from the folder in which you run the command.",
-        "文件所在的位置。相对路径以运行命令时所在的目录为起点。",
+        "Where the file is. Relative paths start from the folder in which you run the command. A folder stands for "
+        "all data files below it, a pattern (data/*.jsonl, data/**/*.parquet) for what matches; each is read on its "
+        "own with the same settings. hub:organisation/name is a data set of the Hugging Face hub (needs the extra "
+        "hub).",
+        "文件所在的位置。相对路径以运行命令时所在的目录为起点。文件夹代表其中所有数据文件，模式（data/*.jsonl、"
+        "data/**/*.parquet）代表所有匹配的文件；每个文件以相同设置单独读取。hub:组织/名称 是 Hugging Face 上的数据集"
+        "（需要 hub 附加组件）。",
     ),
     "config.help.data.train.format": (
         "How the rows of this one file are laid out, where it differs from data.format.",
@@ -68,6 +73,33 @@ HELP: dict[str, tuple[str, str]] = {
         "turn. Raise it for a small file that must not drown among larger ones.",
         "每一轮中这个文件的数据出现几次：2 表示每行出现两次，0.5 表示每轮轮流出现一半。若小文件容易被大文件淹没，可"
         "以调大。",
+    ),
+    "config.help.data.train.columns": (
+        "Which column of the file is which, where its names are not those of the format: {{instruction: question, "
+        "output: answer}} reads the column question as the instruction. A dotted name reaches into objects "
+        "(output: reply.text), and role or content rename keys of each turn. `luthier data check` suggests the line "
+        "where names are nearly right.",
+        "文件的列名与格式不同时，指明各列的含义：{{instruction: question, output: answer}} 把 question 列作为 "
+        "instruction。点号可进入对象内部（output: reply.text），role 或 content 则重命名每一轮中的键。列名接近时，"
+        "`luthier data check` 会给出应写的这一行。",
+    ),
+    "config.help.data.train.roles": (
+        "Who is who, where turns name their speakers in another way: {{USER: user, BOT: assistant}}. On the right "
+        "stands system, user, assistant or tool.",
+        "对话角色名称不同时，指明各角色：{{USER: user, BOT: assistant}}。右侧为 system、user、assistant 或 tool。",
+    ),
+    "config.help.data.train.subset": (
+        "Which configuration of a data set on the hub to take, where it has several; null takes its default one.",
+        "数据集有多个配置时取哪一个；null 取默认配置。",
+    ),
+    "config.help.data.train.split": (
+        "Which split of a data set on the hub to take: one name, such as train or test.",
+        "取数据集的哪个部分：一个名称，如 train 或 test。",
+    ),
+    "config.help.data.train.revision": (
+        "Which state of a data set on the hub to take: a branch, a tag or a commit. A commit makes sure that the data "
+        "stays the same; null takes the newest.",
+        "取数据集的哪个版本：分支、标签或提交。写提交号可确保数据不变；null 取最新版本。",
     ),
     "config.help.data.validation": (
         "Rows that the model does not learn from and is tested on instead: that is how you see whether it "
@@ -81,13 +113,15 @@ HELP: dict[str, tuple[str, str]] = {
     "config.help.data.format": (
         "How the rows are laid out. `auto` looks at them and says what it found. alpaca: instruction, input, "
         "output. messages: a list of turns with role and content. sharegpt: conversations with from and value. "
-        "prompt: prompt and completion, taken as they are. qa: a question and its answer under the usual names. "
-        "text: plain text for pretrain. Your own: a Python function named as module:function that turns a row into "
-        "an example.",
+        "firefly: conversation with human and assistant. prompt: prompt and completion, taken as they are. qa: a "
+        "question and its answer under the usual names. text: plain text for pretrain. preference, labelled and "
+        "prompt_only (two answers, a judged answer, no answer) are for methods other than these two. Your own: a "
+        "Python function named as module:function that turns a row into an example.",
         "数据行的格式。`auto` 会自动识别并告知结果。alpaca：instruction、input、output。messages：由 role 和 "
-        "content 组成的多轮对话。sharegpt：由 from 和 value 组成的 conversations。prompt：prompt 和 completion，原"
-        "样使用。qa：常见名称下的问题和回答。text：供 pretrain 使用的纯文本。自定义：写成 module:function 的 "
-        "Python 函数，把一行转换为样本。",
+        "content 组成的多轮对话。sharegpt：由 from 和 value 组成的 conversations。firefly：由 human 和 assistant "
+        "组成的 conversation。prompt：prompt 和 completion，原样使用。qa：常见名称下的问题和回答。text：供 pretrain "
+        "使用的纯文本。preference、labelled 和 prompt_only（两个回答、带评价的回答、没有回答）用于其他方法。自定义："
+        "写成 module:function 的 Python 函数，把一行转换为样本。",
     ),
     "config.help.data.max_tokens": (
         "The longest example, counted in tokens (pieces of words: about three quarters of an English word, often "

@@ -7,7 +7,19 @@ TEXT: dict[str, tuple[str, str]] = {
     "data.row": ("{at} (row {number})", "{at}（第 {number} 条）"),
     "data.turn": ("turn {number} ({role})", "第 {number} 轮（{role}）"),
     "data.type_null": ("null", "null"),
-    "data.hint_rename": (" Perhaps rename {old} to {new}?", "是否应把 {old} 改名为 {new}？"),
+    "data.hint_column": (
+        " If {old} is what is meant, rename it to {new}, or add to the source in the recipe:\n        {line}",
+        "如果是指 {old}，请改名为 {new}，或在配方的数据源中加入：\n        {line}",
+    ),
+    "data.hint_roles": (
+        " Or say in the recipe who is who, beside the file's path:\n        {line}",
+        "或在配方中文件路径旁说明各角色：\n        {line}",
+    ),
+    "data.hint_lines": (
+        "Add to the source in the recipe, beside the file's path:\n        {lines}\n    Or: ",
+        "请在配方中文件路径旁加入：\n        {lines}\n    或者：",
+    ),
+    "data.hint_near": (" Did you mean {near}?", "是否是指 {near}？"),
     # ---- the file
     "data.no_file.rule": ("there is no such file; {near}", "文件不存在；{near}"),
     "data.no_file.remedy": (
@@ -21,17 +33,58 @@ TEXT: dict[str, tuple[str, str]] = {
         "所在文件夹 {folder} 也不存在（最近的现有文件夹是 {there}）",
     ),
     "data.no_data_files": ("no data files", "没有数据文件"),
-    "data.folder.rule": (
-        "this is a folder; a data file is needed. It has: {files}",
-        "这是文件夹，需要数据文件。其中有：{files}",
+    "data.folder_empty.rule": (
+        "there is no data file in this folder; files of other kinds: {names}",
+        "此文件夹中没有数据文件；其他文件：{names}",
     ),
-    "data.folder.remedy": (
-        "Name the files one by one: data.train: [{{path: FOLDER/a.jsonl}}, {{path: FOLDER/b.jsonl}}].",
-        "请逐个写出文件：data.train: [{{path: 文件夹/a.jsonl}}, {{path: 文件夹/b.jsonl}}]。",
+    "data.folder_empty.remedy": (
+        "Files that are read end in: {endings}; .gz or .zst may follow.",
+        "可读取的扩展名：{endings}；其后可加 .gz 或 .zst。",
+    ),
+    "data.glob_empty.rule": ("no file matches this pattern", "没有文件符合此模式"),
+    "data.glob_empty.remedy": (
+        "Correct the pattern: * stands for anything within a name, ** for any folders.",
+        "请更正模式：* 代表名称中的任意内容，** 代表任意层文件夹。",
+    ),
+    "data.folder_read.rule": (
+        "{files} files are read; {skipped} others are not: {names}",
+        "读取 {files} 个文件；另有 {skipped} 个未读取：{names}",
+    ),
+    "data.folder_read.remedy": (
+        "In a folder, hidden files, descriptions (README, LICENSE, dataset_info) and files of other kinds are left "
+        "aside; name one by its path to read it.",
+        "在文件夹中，隐藏文件、说明文件（README、LICENSE、dataset_info）和其他类型的文件不会读取；如需读取请写出其路径。",
+    ),
+    "data.hub_split.rule": ("is not the name of one split", "不是单个部分的名称"),
+    "data.hub_split.remedy": (
+        "Name one split, such as train; several splits are several sources.",
+        "请写一个部分的名称，如 train；多个部分请写成多个数据源。",
+    ),
+    "data.hub_extra.rule": (
+        "data sets of the hub need the package datasets, which is not installed",
+        "读取数据集库需要 datasets 包，当前未安装",
+    ),
+    "data.hub_extra.remedy": (
+        "Install it: .venv/bin/python -m pip install datasets. Or download the files and give their folder.",
+        "请安装：.venv/bin/python -m pip install datasets。或下载文件后给出其文件夹。",
+    ),
+    "data.hub_refused.rule": ("the data set cannot be had: {reason}", "无法获取数据集：{reason}"),
+    "data.hub_refused.remedy": (
+        "Check name, subset, split and revision, your connection, and for private data sets HF_TOKEN; HF_ENDPOINT "
+        "names a mirror.",
+        "请检查名称、subset、split、revision 和网络；私有数据集需要 HF_TOKEN；HF_ENDPOINT 可指定镜像。",
+    ),
+    "data.hub_read.rule": (
+        "{rows} rows of split {split} in {files} files, commit {commit}",
+        "{split} 部分共 {rows} 条，{files} 个文件，提交 {commit}",
+    ),
+    "data.hub_read.remedy": (
+        "revision: COMMIT beside the path keeps a later run on the same rows.",
+        "在路径旁写 revision: 提交号，可使以后的运行使用相同数据。",
     ),
     "data.not_a_file.rule": (
-        "this is neither a file nor a folder but a pipe or a device, which cannot be read twice",
-        "这不是普通文件，而是管道或设备，无法重复读取",
+        "this is no file but a folder, a pipe or a device, which cannot be read as one",
+        "这不是普通文件，而是文件夹、管道或设备，无法作为文件读取",
     ),
     "data.not_a_file.remedy": ("Write its content to a file first.", "请先把内容写入文件。"),
     "data.unreadable.rule": ("the system does not let this file be read: {reason}", "系统不允许读取此文件：{reason}"),
@@ -48,8 +101,8 @@ TEXT: dict[str, tuple[str, str]] = {
     "data.no_rows.remedy": ("Add rows, or take the file out of the recipe.", "请补充数据，或从配方中去掉该文件。"),
     "data.packed.rule": ("this is a {kind} file, which is not read", "这是 {kind} 文件，无法读取"),
     "data.packed.remedy": (
-        "Unpack it (or pack it with gzip); save an Excel workbook as CSV in UTF-8.",
-        "请解压（或改用 gzip 压缩）；Excel 工作簿请另存为 UTF-8 编码的 CSV。",
+        "Unpack it (or pack it with gzip or Zstandard); save an Excel workbook as CSV in UTF-8.",
+        "请解压（或改用 gzip 或 Zstandard 压缩）；Excel 工作簿请另存为 UTF-8 编码的 CSV。",
     ),
     "data.utf16.rule": ("the text is UTF-16; UTF-8 is needed", "文本编码是 UTF-16，需要 UTF-8"),
     "data.utf16.remedy": (
@@ -58,8 +111,8 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "data.ending.rule": ("files with this ending are not read", "不支持这种扩展名的文件"),
     "data.ending.remedy": (
-        "Give the file the ending of what it holds: {endings}; .gz may follow.",
-        "请按内容改用以下扩展名：{endings}；其后可加 .gz。",
+        "Give the file the ending of what it holds: {endings}; .gz or .zst may follow.",
+        "请按内容改用以下扩展名：{endings}；其后可加 .gz 或 .zst。",
     ),
     "data.damaged.rule": (
         "the file is damaged or cut short after row {read}: {reason}",
@@ -174,25 +227,20 @@ TEXT: dict[str, tuple[str, str]] = {
         "数据的键为 {keys}，不符合任何格式；最接近的是 {nearest}，缺少：{missing}",
     ),
     "data.format_unknown.remedy": (
-        "Rename the keys to those of a format ({formats}), or write your own: data.format: module:function.",
-        "请按某种格式改键名（{formats}），或自己编写：data.format: 模块:函数。",
+        "{lines}rename the keys to those of a format ({formats}), or write your own: data.format: module:function.",
+        "{lines}请按某种格式改键名（{formats}），或自己编写：data.format: 模块:函数。",
     ),
-    "data.preference.rule": (
-        "these are comparisons of answers ({keys}), not answers to imitate",
-        "这些是答案对比数据（{keys}），不是可模仿的答案",
+    "data.column_target.rule": ("is no name that a format reads", "不是任何格式所读取的名称"),
+    "data.column_target.remedy": (
+        "On the left stands the format's name, on the right the file's: {{instruction: question}}.{hint}",
+        "左侧为格式中的名称，右侧为文件中的列名：{{instruction: question}}。{hint}",
     ),
-    "data.preference.remedy": (
-        "They are for preference methods. To imitate the better answers, write them as messages, or name "
-        "data.format to read the conversation alone.",
-        "它们用于偏好方法。若要模仿较好的答案，请改写为 messages，或指定 data.format 只读取对话部分。",
-    ),
-    "data.feedback.rule": (
-        "these are judged answers (true/false under {keys}), good and bad ones together",
-        "这些是带评价的答案（{keys} 为 true/false），好坏混在一起",
-    ),
-    "data.feedback.remedy": (
-        "Keep the good ones and remove the key, or name data.format to learn from all of them.",
-        "请只保留好的并删除该键，或指定 data.format 以学习全部。",
+    "data.column_absent.rule": ("is no column of the file; it has: {present}", "不是文件中的列；现有：{present}"),
+    "data.column_absent.remedy": ("Correct the name.{hint}", "请更正列名。{hint}"),
+    "data.role_target.rule": ("is no role", "不是角色"),
+    "data.role_target.remedy": (
+        "Use system, user, assistant or tool.{hint}",
+        "请使用 system、user、assistant 或 tool。{hint}",
     ),
     "data.row_type.rule": ("the row is no object but {got}", "此条数据不是对象，而是 {got}"),
     "data.row_type.remedy": (
@@ -240,6 +288,8 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "data.part_twice.rule": ("is given both as a part of the content and beside it", "既写在内容中，又写在内容之外"),
     "data.part_twice.remedy": ("Keep one of the two.", "请只保留一处。"),
+    "data.calls_twice.rule": ("stands beside tool_calls", "与 tool_calls 同时出现"),
+    "data.calls_twice.remedy": ("Keep one of the two.", "请只保留一处。"),
     "data.tool_call.rule": ("is no tool call", "不是工具调用"),
     "data.tool_call.remedy": (
         'A call is {{"name": "...", "arguments": {{...}}}}, or a list of such.',
@@ -282,6 +332,35 @@ TEXT: dict[str, tuple[str, str]] = {
         "Join the two, or add the turn that is missing between them.",
         "请合并两轮，或补充中间缺少的一轮。",
     ),
+    # ---- pairs, labels and prompts
+    "data.prompt_differs.rule": (
+        "is another prompt than the one that the conversations under {other} begin with",
+        "与 {other} 中对话开头的提示不同",
+    ),
+    "data.prompt_differs.remedy": ("Correct it, or remove it.", "请更正或删除。"),
+    "data.same_answers.rule": ("is the same as {other}: there is nothing to prefer", "与 {other} 相同：无从比较"),
+    "data.same_answers.remedy": ("Write another answer, or remove the row.", "请改写其中一个回答，或删除此条。"),
+    "data.no_shared_prompt.rule": (
+        "and {other} share no beginning that both answer",
+        "与 {other} 没有共同的、供两者作答的开头",
+    ),
+    "data.no_shared_prompt.remedy": (
+        "Both must begin with the same turns, up to one of the assistant; or give the prompt under a key of its own.",
+        "两段对话须以相同的轮次开头，直到 assistant 的一轮为止；或把提示单独写在一个键下。",
+    ),
+    "data.prompt_end.rule": (
+        "ends the prompt, but nothing is asked in it",
+        "位于提示末尾，但没有提出可回答的内容",
+    ),
+    "data.prompt_end.remedy": (
+        "A prompt ends with a turn of the user or of a tool; the answers stand apart.",
+        "提示应以 user 或 tool 的一轮结尾；回答另外给出。",
+    ),
+    "data.bad_label.rule": ("is neither true nor false", "既不是 true 也不是 false"),
+    "data.bad_label.remedy": (
+        "Write true for an answer that is wanted, else false.",
+        "期望的回答写 true，否则写 false。",
+    ),
     # ---- the user's own format
     "data.own_name.rule": ("is no module:function", "不是“模块:函数”的形式"),
     "data.own_name.remedy": (
@@ -313,7 +392,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "data.own_result.rule": ("gave {got}", "返回了 {got}"),
     "data.own_result.remedy": (
         'It must give a Chat, Text or Completion of luthier.data.formats, or a row like {{"messages": [...]}}.',
-        '应返回 luthier.data.formats 中的 Chat、Text 或 Completion，或形如 {{"messages": [...]}} 的数据。',
+        '应返回 luthier.data.formats 中的样本（Chat、Text、Preference 等），或形如 {{"messages": [...]}} 的数据。',
     ),
     "data.not_plain.rule": (
         "tools or extra fields hold what JSON cannot: {reason}",
@@ -351,6 +430,39 @@ TEXT: dict[str, tuple[str, str]] = {
     "data.pretrain_on_chat.remedy": (
         'Use method=sft, or bring the rows into the form {{"text": "..."}}.',
         '请用 method=sft，或改写为 {{"text": "..."}} 的形式。',
+    ),
+    "data.preference.rule": (
+        "method {method} learns no comparisons, but {rows} rows (format {format}) each hold a better and a worse "
+        "answer (first: {places})",
+        "{method} 方法不学习答案对比，但有 {rows} 条（格式 {format}）各含一个较好和一个较差的回答（最前：{places}）",
+    ),
+    "data.preference.remedy": (
+        "They are for preference methods. To imitate the better answers, say where they stand, for instance "
+        "format: qa with columns: {{question: prompt, answer: chosen}}, or write them as messages.",
+        "这类数据用于偏好方法。若要模仿较好的回答，请指明其位置，例如 format: qa 加 "
+        "columns: {{question: prompt, answer: chosen}}，或改写为 messages。",
+    ),
+    "data.feedback.rule": (
+        "method {method} learns no judgements, but {rows} rows (format {format}) are answers marked true or false, "
+        "good and bad ones together (first: {places})",
+        "{method} 方法不学习评价，但有 {rows} 条（格式 {format}）是标为 true 或 false 的回答，好坏混在一起（最前："
+        "{places}）",
+    ),
+    "data.feedback.remedy": (
+        "They are for methods that learn from labels. Keep the good ones and remove the label, or name data.format "
+        "(messages, sharegpt, qa) to learn from all of them.",
+        "这类数据用于学习标签的方法。请只保留好的并删除标签，或指定 data.format（messages、sharegpt、qa）以学习全部。",
+    ),
+    "data.prompt_only.rule": (
+        "method {method} learns from given answers, but {rows} rows (format {format}) hold a prompt alone "
+        "(first: {places})",
+        "{method} 方法从已有回答中学习，但有 {rows} 条（格式 {format}）只有提示而没有要学习的回答（最前：{places}）",
+    ),
+    "data.prompt_only.remedy": (
+        "Prompts are for methods in which the model answers itself. To imitate answers that the file has, say where "
+        "they stand, for instance format: qa with columns: {{question: prompt, answer: solution}}.",
+        "只有提示的数据用于由模型自己作答的方法。若文件中有可模仿的回答，请指明其位置，例如 format: qa 加 "
+        "columns: {{question: prompt, answer: solution}}。",
     ),
     # ---- notes
     "data.left_out.rule": (
