@@ -361,13 +361,21 @@ def _start(job: loop.Job, base: Base, data: Data) -> TrainState:
     else:
         job.emit("started", {"num_steps": job.stream.num_steps})
     unread = [Problem("engine.fields_unread", value=field) for field in data.laws.unused]
-    for each in (*base.notes, *data.checked.notes, *unread, *problems):
+    for each in (*base.notes, *data.checked.notes, *unread, *_unrolled(data), *problems):
         job.emit("note", {"text": str(each)})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)
         proof.Probe(prompts, proof.next_token_logits(job.model, prompts, None)).save(job.run)
     receipt.record(job.run, *checks.laws(data.laws))
     return state
+
+
+def _unrolled(data: Data) -> Iterator[Problem]:
+    """How many rows and sequences there are, where the template makes several sequences of a conversation."""
+    stores = [store for store in (data.train, data.validation) if store is not None]
+    rows, sequences = sum(store.num_rows for store in stores), sum(len(store) for store in stores)
+    if data.laws.unrolled:
+        yield Problem("engine.unrolled", values={"rows": rows, "sequences": sequences})
 
 
 def _data_facts(data: Data) -> dict[str, Any]:

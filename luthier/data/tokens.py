@@ -228,33 +228,34 @@ class _Writer:
         self._finish(key, table, too_long)
 
     def _take(self, item: Item, made: Any) -> Iterator[tuple[NDArray[np.int32], Floats]]:
-        """The sequences that one item becomes."""
+        """The sequences that one item becomes. A row whose conversation was unrolled is as long as its longest one."""
         if isinstance(made, Problem):
             self._problems.append(dataclasses.replace(made, where=f"{item.path}:{item.number}"))
             return
-        ids, weights = made
         chunked = isinstance(item.example, Text)
+        longest = max(len(ids) for ids, _ in made)
         if not chunked:
-            self._row_lengths.append(len(ids))
-        if len(ids) > self._max_tokens and not chunked:
-            self._long.append((f"{item.path}:{item.number}", len(ids)))
+            self._row_lengths.append(longest)
+        cut = longest > self._max_tokens and not chunked
+        if cut:
+            self._long.append((f"{item.path}:{item.number}", longest))
             if self._policy == "drop":
-                self._exclude(item, "tokens.too_long_dropped", tokens=len(ids), max_tokens=self._max_tokens)
+                self._exclude(item, "tokens.too_long_dropped", tokens=longest, max_tokens=self._max_tokens)
                 return
-            ids, weights = ids[: self._max_tokens], weights[: self._max_tokens]
-            if not weights.any():
-                self._exclude(item, "tokens.answer_cut_off", max_tokens=self._max_tokens)
-                return
-            self._truncated += 1
-        if not weights.any():
-            self._exclude(item, "tokens.nothing_learnt")
+            made = [(ids[: self._max_tokens], weights[: self._max_tokens]) for ids, weights in made]
+        made = [(ids, weights) for ids, weights in made if weights.any()]
+        if not made:
+            values = {"max_tokens": self._max_tokens} if cut else {}
+            self._exclude(item, "tokens.answer_cut_off" if cut else "tokens.nothing_learnt", **values)
             return
+        self._truncated += cut
         self._rows += 1
-        for start, end in _chunks(len(ids), self._max_tokens):
-            piece = weights[start:end].copy()
-            piece[0] = 0
-            self._note(item, piece)
-            yield ids[start:end], piece
+        for ids, weights in made:
+            for start, end in _chunks(len(ids), self._max_tokens):
+                piece = weights[start:end].copy()
+                piece[0] = 0
+                self._note(item, piece)
+                yield ids[start:end], piece
 
     def _exclude(self, item: Item, reason: str, **values: Any) -> None:
         self._excluded.append((item.path, item.number, reason, values))
