@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from luthier.config.schema import RunConfig
-from luthier.data import coverage, sandbox, stops, template_files, vocabulary
+from luthier.data import coverage, marked, sandbox, stops, template_files, vocabulary
 from luthier.data.formats import Chat, Completion, Message, Text
 from luthier.data.sandbox import Template, TemplateFault
 from luthier.data.templates import Renderer, load_renderer
@@ -120,10 +120,12 @@ def test_learnt_text_is_the_answer_and_its_stop_token(renderers: dict[str, Rende
     learnt = ids[weights > 0].tolist()
     assert learnt.count(renderer.stop_ids[0]) == 2 and learnt[-1] == renderer.stop_ids[0]
     assert renderer.decode(learnt).replace(" ", "") == "Fine.Parisitis."
-    shown = renderer.show(chat("Hello", "Fine.", "More?", "Paris it is."))
-    assert "".join(text for text, _ in shown) == renderer.vocabulary.decode(ids.tolist(), skip_special=False)
-    assert [text.strip() for text, what in shown if what == "trained"][1].startswith("Paris it is.")
-    assert {what for _, what in shown} == {"trained", "context", "special"}
+    shown = list(marked.pieces_of(renderer.vocabulary, ids.tolist(), weights))
+    assert "".join(each.text for each in shown) == renderer.vocabulary.decode(ids.tolist(), skip_special=False)
+    words = [each.text.strip() for each in shown if each.kind == "trained" and not each.special]
+    assert words == ["Fine.", "Paris it is."]
+    assert {each.kind for each in shown} == {"trained", "context", "special"}
+    assert sum(each.tokens for each in shown) == len(ids)
 
 
 def test_tool_calls_and_tools(renderers: dict[str, Renderer], oracles: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +33,10 @@ from luthier.data.stops import EmbeddingRows
 from luthier.data.vocabulary import TextStream, Vocabulary
 from luthier.errors import DataError, ModelError, Problem
 
-__all__ = ["Kind", "LawReport", "Renderer", "load_renderer"]
+__all__ = ["LawReport", "Renderer", "load_renderer"]
 
 Weighted = tuple[NDArray[np.int32], Floats]
 """ids [T] and weights [T] of one training sequence (`luthier.batch.Rendered`)."""
-
-Kind = Literal["trained", "context", "special"]
 
 SHOWN = 3
 """Violations of one kind that are spelt out."""
@@ -249,24 +246,6 @@ class Renderer:
     def lessons(self, chat: Chat) -> list[Lesson] | Problem:
         """The training sequences of a conversation, with their messages and learnt answers."""
         return lessons.lessons(self._chat(), [self._task(chat)])[0]
-
-    def show(self, example: Example) -> list[tuple[str, Kind]]:
-        """The example in pieces of text: learnt, context only, or a control token that is context."""
-        ids, weights = self.train(example)
-
-        def kind(at: int) -> Kind:
-            if weights[at]:
-                return "trained"
-            return "special" if int(ids[at]) in self.vocabulary.special else "context"
-
-        # Each piece is what it adds to the whole: decoded alone, some tokenizers drop a leading space.
-        shown: list[tuple[str, Kind]] = []
-        before = ""
-        for each, group in groupby(range(len(ids)), key=kind):
-            text = self.vocabulary.decode(ids[: list(group)[-1] + 1].tolist(), skip_special=False)
-            shown.append((text[len(before) :], each))
-            before = text
-        return shown
 
     def _messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """With the recipe's system prompt where the conversation has none."""
