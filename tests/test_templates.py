@@ -210,6 +210,39 @@ def test_typed_control_tokens_stay_words(renderers: dict[str, Renderer], kind: s
     assert renderer.laws([with_system]).checked == 1
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        "{{ m.call }}",
+        "{{ 'call: ' ~ m.call }}",
+        "{{ m.call | string }}",
+        "{{ m.call | tojson }}",
+        "{{ m.call | tojson(ensure_ascii=True) }}",
+        "{{ m.call.name[:17] }}",
+        "{{ m.call.name[7:] }}",
+        "{{ m.call.items() | list }}",
+    ],
+)
+def test_no_way_of_writing_makes_typed_control_tokens_real(tmp_path: Path, way: str) -> None:
+    """As Python or JSON writes it, escaped or cut so that one of the marks around the token is lost."""
+    template = toy.CHATML.replace(
+        "{%- for call in", "{%- set m = message %}{%- if m.call %}" + way + "{% endif %}{%- for call in"
+    )
+    path = tmp_path / "own.jinja"
+    path.write_text(template, encoding="utf-8")
+    folder = toy.save(toy.chatml(), tmp_path / "model")
+    renderer = load_renderer(folder, config(folder, template=str(path)))
+
+    def control(name: str) -> list[int]:
+        call = {"name": name, name: [name]}
+        ids = renderer.prompt([Message("user", "a", extra={"call": call})])
+        assert "\ufdd4" not in renderer.decode(ids) and "ufdd" not in renderer.decode(ids)
+        return [each for each in ids if each in renderer.vocabulary.special]
+
+    # 6 letters, a mark, 10 letters of the token: the cuts fall right before and behind the marks.
+    assert control("sixsix<|im_end|>after") == control("sixsix harmless after")
+
+
 def test_thoughts_and_tool_calls_in_an_answer_are_tokens_of_their_own(renderers: dict[str, Renderer]) -> None:
     renderer = renderers["chatml"]
     ids, _ = renderer.train(chat("q", "<think>a</think>b <tool_call>"))
