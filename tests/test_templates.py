@@ -486,6 +486,21 @@ def test_tags_must_agree_with_rendering(tmp_path: Path, inside: str, right: bool
             renderer.laws(examples)
 
 
+def test_a_tag_around_somebody_elses_words_is_a_violation(tmp_path: Path) -> None:
+    """In any turn, whichever answers are learnt; a tag that takes in the beginning of the answer's own turn is none."""
+    rest = "'<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}"
+    head = "{{- '<|start_header_id|>' + message['role'] + " + rest
+    assert head in toy.LLAMA3
+    tagged = "{% generation %}" + head + "{% endgeneration %}"
+    whole_turn = "{% if message.role == 'assistant' %}" + tagged + "{% else %}" + head + "{% endif %}"
+    conversation = Chat((*chat("a", "Hello").messages, Message("user", "c"), Message("assistant", "Fine", 0.0)))
+    assert broken(tmp_path, toy.LLAMA3.replace(head, whole_turn)).laws([conversation]).checked == 1
+    for role in ("user", "assistant"):
+        other = whole_turn.replace("== 'assistant'", f"== 'assistant' or loop.index == {1 + 2 * (role == 'assistant')}")
+        with pytest.raises(ModelError, match="generation %} tags"):
+            broken(tmp_path, toy.LLAMA3.replace(head, other)).laws([conversation])
+
+
 CALL = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "key", "count": 2}}, "id": "call_1"}
 TOOL = {
     "type": "function",

@@ -21,7 +21,7 @@ from luthier.data.scan import Item
 from luthier.data.store import META, computed_tokens
 from luthier.data.templates import Renderer, load_renderer
 from luthier.data.tokens import TokenStore
-from luthier.errors import DataError
+from luthier.errors import DataError, Problem
 from luthier.text import set_language
 
 
@@ -306,6 +306,41 @@ def test_a_row_that_loses_its_answer_is_left_out(renderer: Renderer, tmp_path: P
     assert [(row.number, row.reason_id) for row in built.excluded] == [(1, "tokens.answer_cut_off")]
     assert (len(built.store), built.truncated) == (1, 0)
     assert all((built.store[uid].weights > 0).any() for uid in range(len(built.store)))
+
+
+@pytest.fixture(scope="module")
+def rewriter(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
+    return load_renderer(toy.save(toy.chatml(toy.THINKING), tmp_path_factory.mktemp("rewriter")), config())
+
+
+def talk(*answers: str) -> Chat:
+    return Chat(tuple(m for each in answers for m in (Message("user", "Hello"), Message("assistant", each))))
+
+
+def test_an_unrolled_row_is_one_row_of_several_sequences(rewriter: Renderer, tmp_path: Path) -> None:
+    rows = items(chat("Fine."), talk("a", "b", "c"), chat("Tokyo"))
+    built = tokens.build(rows, rewriter, config(), tmp_path)
+    assert (len(built.store), built.store.num_rows, built.excluded) == (5, 3, ())
+    places = [built.store.locate(uid) for uid in range(5)]
+    assert places == ["data0.json:1", *["data0.json:2"] * 3, "data0.json:3"]
+    made = rewriter.train_many([rows[1].example])[0]
+    assert not isinstance(made, Problem)
+    for uid, (ids, weights) in enumerate(made, 1):
+        assert built.store[uid].ids.tolist() == ids.tolist()
+        assert built.store[uid].weights.tolist() == weights.tolist()
+
+
+def test_an_unrolled_row_is_dropped_as_a_whole_and_cut_sequence_by_sequence(rewriter: Renderer, tmp_path: Path) -> None:
+    """Rows read = rows kept + rows left out: no row is both."""
+    rows = items(talk("a", "Paris " * 30, "c"), chat("Fine."))
+    dropped = tokens.build(rows, rewriter, config(max_tokens=60, too_long="drop"), tmp_path)
+    assert [(row.number, row.reason_id) for row in dropped.excluded] == [(1, "tokens.too_long_dropped")]
+    assert (len(dropped.store), dropped.store.num_rows) == (1, 1)
+    cut = tokens.build(rows, rewriter, config(max_tokens=60, too_long="truncate"), tmp_path)
+    # The third sequence ends within the long answer's words as context, and has nothing left to learn.
+    assert (len(cut.store), cut.store.num_rows, cut.truncated, cut.excluded) == (3, 2, 1, ())
+    assert cut.too_long is not None and (cut.too_long.rows, cut.too_long.total) == (1, 2)
+    assert all((cut.store[uid].weights > 0).any() for uid in range(3)) and max(cut.store.lengths) == 60
 
 
 def test_rows_without_anything_to_learn_are_left_out(renderer: Renderer, tmp_path: Path) -> None:
