@@ -851,6 +851,7 @@ def test_the_fingerprint_follows_what_decides_ids(folders: dict[str, Path], rend
     assert again.fingerprint == renderers["chatml"].fingerprint
     others = [renderers[kind].fingerprint for kind in KINDS]
     others.append(load_renderer(folders["chatml"], config(folders["chatml"], system="s")).fingerprint)
+    others.append(load_renderer(folders["chatml"], config(folders["chatml"], accept_unread=["tools"])).fingerprint)
     assert len(set(others)) == len(others)
 
 

@@ -97,9 +97,9 @@ class Renderer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over everything that decides which ids and weights come out."""
+        """SHA-256 over everything that decides which ids and weights come out, and which rows may become some."""
         parts = [FORMAT, self.vocabulary.fingerprint, self.template_source, self.system, self.train_on, self.date]
-        return hashlib.sha256(json.dumps([*parts, self.stop_ids]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([*parts, self.stop_ids, sorted(self.accept_unread)]).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """What the manifest keeps: the fingerprint, the template's name and hash, the stop tokens."""
