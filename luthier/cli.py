@@ -26,8 +26,6 @@ from luthier.outcome import BAD_INPUT, FAILED, INTERRUPTED, OK, Outcome, Shell, 
 from luthier.text import say, set_language
 
 if TYPE_CHECKING:
-    from luthier.data.formats import Example
-    from luthier.data.templates import Renderer
     from luthier.run import Run
     from luthier.runs.store import RunFolder
     from luthier.runs.tables import Answer
@@ -107,47 +105,35 @@ def data_show(
     arguments: RecipeArguments,
     rows: Annotated[int, typer.Option("--rows", min=1, help="shell.option.rows")] = 3,
     first: Annotated[int, typer.Option("--first", min=1, help="shell.option.first")] = 1,
+    html: Annotated[Path | None, typer.Option("--html", help="shell.option.html")] = None,
 ) -> Outcome:
     config = load(*split(arguments))
-    from luthier.data import check
+    from luthier.data import check, marked
     from luthier.data.templates import load_renderer
-    from luthier.session import find_base
+    from luthier.models import hub
 
     there = check.check_sources(config).train
     if first > len(there):
         problem = Problem("shell.past_the_end", field="--first", value=str(first), values={"rows": len(there)})
         return failed([problem], BAD_INPUT)
-    items = itertools.islice(there, first - 1, first - 1 + rows)
-    renderer = load_renderer(find_base(config.model).folder, config)
-    colour = context.obj.colour
-    shown = [say("shell.legend_colour" if colour else "shell.legend_plain")]
-    values = []
-    for item in items:
-        value, lines = row(renderer, item.example, f"{item.path}:{item.number}", colour)
-        values.append(value)
-        shown += ["", *lines]
-    return Outcome({"rows": values}, shown)
-
-
-def row(renderer: Renderer, example: Example, where: str, colour: bool) -> tuple[dict[str, Any], list[str]]:
-    """One row as the model will see it."""
-    _, weights = renderer.train(example)
-    pieces = renderer.show(example)
-    learned = int((weights > 0).sum())
-    head = say("shell.row", where=where, tokens=len(weights), learned=learned)
-    value = {
-        "where": where,
-        "tokens": len(weights),
-        "learned": learned,
-        "pieces": [{"text": text, "kind": kind} for text, kind in pieces],
-    }
-    if colour:
-        return value, [head, "".join(typer.style(text, **STYLES[kind]) for text, kind in pieces)]
-    marks = {"trained": "+ "}
-    return value, [head, *(marks.get(kind, "  ") + line for text, kind in pieces for line in text.splitlines())]
-
-
-STYLES: dict[str, dict[str, Any]] = {"trained": {"fg": "green"}, "context": {}, "special": {"fg": "blue", "dim": True}}
+    items = list(itertools.islice(there, first - 1, first - 1 + rows))
+    # The tokenizer is enough: no weights are read or fetched.
+    folder = hub.resolve(config.model.path, config.model.revision, environment(), weights=False).folder
+    renderer = load_renderer(folder, config)
+    made = [marked.sequences(renderer, item.example, item.where) for item in items]
+    problems = [each for each in made if isinstance(each, Problem)]
+    if problems:
+        return failed(problems, BAD_INPUT)
+    shown = [each for several in made if not isinstance(several, Problem) for each in several]
+    value = {"rows": [each.to_json() for each in shown], "html": str(html) if html else None}
+    if html is None:
+        return Outcome(value, list(marked.lines(shown, colour=context.obj.colour)))
+    try:
+        html.write_text(marked.page(shown, renderer.template_name, config.model.path), encoding="utf-8")
+    except OSError as error:
+        values = {"reason": error.strerror or str(error)}
+        return failed([Problem("shell.unwritable", where=str(html), values=values)], BAD_INPUT)
+    return Outcome(value, [say("shell.page_done", path=html)])
 
 
 def is_recipe(argument: str) -> bool:

@@ -406,7 +406,7 @@ def _start(job: loop.Job, base: Base, data: Data, notes: Sequence[Problem]) -> T
     unread = [Problem("engine.fields_unread", value=field) for field in data.laws.unused]
     cut = [Problem("tokens.cut", values={"rows": data.truncated})] if data.truncated else []
     far = checks.beyond_positions(base, (data.train, data.validation))
-    for each in (*base.notes, *notes, *data.checked.notes, *cut, *unread, *far, *problems):
+    for each in (*base.notes, *notes, *data.checked.notes, *cut, *unread, *_unrolled(data), *far, *problems):
         job.emit("note", {"text": str(each)})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)
@@ -421,6 +421,14 @@ def _without_lost_best(run: RunFolder, state: TrainState) -> list[Problem]:
         return []
     lost, state.best_loss, state.best_step = state.best_step, None, None
     return [*problems, Problem("engine.best_lost", where=str(run.best_dir(lost)), values={"step": lost})]
+
+
+def _unrolled(data: Data) -> Iterator[Problem]:
+    """How many rows and sequences there are, where the template makes several sequences of a conversation."""
+    stores = [store for store in (data.train, data.validation) if store is not None]
+    rows, sequences = sum(store.num_rows for store in stores), sum(len(store) for store in stores)
+    if data.laws.unrolled:
+        yield Problem("engine.unrolled", values={"rows": rows, "sequences": sequences})
 
 
 def _data_facts(config: RunConfig, data: Data, steps: stream.Stream) -> dict[str, Any]:

@@ -323,8 +323,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "two first tokens are passed over": Mutation(
         "data/laws.py",
-        "ids[:2] == [bos, bos]",
-        "ids[:3] == [bos, bos, bos]",
+        "ids[:2] != [bos, bos]",
+        "ids[:3] != [bos, bos, bos]",
         "test_templates.py::test_two_first_tokens_are_a_violation",
     ),
     "typed control tokens are control tokens": Mutation(
@@ -377,7 +377,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a file may change between two readings": Mutation(
         "data/check.py",
-        "if kept.hash != file.table.hashes[place].tobytes():",
+        "if kept.hash != file.table.hashes[row].tobytes():",
         "if kept.hash is None:",
         "test_check.py::test_a_file_that_changes_between_two_readings_is_noticed",
     ),
@@ -577,5 +577,66 @@ MUTATIONS: dict[str, Mutation] = {
         "if not _SPLIT.fullmatch(split):",
         "if False:",
         "test_sources.py::test_a_data_set_that_cannot_be_had",
+    ),
+    # ------------------------------------------------------------------------------------- the laws of rendering
+    "an unrolled answer is followed by what came later": Mutation(
+        "data/lessons.py",
+        "yield Task(self.messages[: index + 1], self.tools, {index: weight})",
+        "yield Task(self.messages, self.tools, {index: weight})",
+        "test_templates.py::test_a_conversation_whose_history_is_rewritten_is_unrolled",
+    ),
+    "an unrolled row keeps its first answer only": Mutation(
+        "data/lessons.py",
+        "return found",
+        "return found[:1]",
+        "test_real_templates.py::test_ids_prompts_and_stops",
+    ),
+    "a field whose letters occur elsewhere counts as read": Mutation(
+        "data/coverage.py",
+        "return self._marked is None or self._mark(place) in self._marked",
+        "return True",
+        "test_templates.py::test_what_the_template_leaves_out_is_an_error_unless_accepted",
+    ),
+    "a field that is left out stops nothing": Mutation(
+        "data/laws.py",
+        "if field in coverage.LINKS or field in subject.accept_unread:",
+        "if field:",
+        "test_templates.py::test_what_the_template_leaves_out_is_an_error_unless_accepted",
+    ),
+    "tags around others' words are not looked at": Mutation(
+        "data/laws.py",
+        "*(at for at in tagged - allowed if at >= start)",
+        "*()",
+        "test_templates.py::test_a_tag_around_somebody_elses_words_is_a_violation",
+    ),
+    "answers that are not tagged are not looked at": Mutation(
+        "data/laws.py",
+        "for at in range(span.first, span.stop) if at not in tagged",
+        "for at in range(span.first, span.first) if at not in tagged",
+        "test_templates.py::test_tags_must_agree_with_rendering",
+    ),
+    "a control token in arguments that Python writes is a real one": Mutation(
+        "data/vocabulary.py",
+        "return with_marks(super().__repr__())",
+        "return super().__repr__()",
+        "test_templates.py::test_no_way_of_writing_makes_typed_control_tokens_real",
+    ),
+    "a control token at a cut is a real one": Mutation(
+        "data/vocabulary.py",
+        'words = f"{OPEN}({literals}){CLOSE}?|({literals}){CLOSE}"',
+        'words = f"{OPEN}({literals}){CLOSE}|(?!)({literals})"',
+        "test_templates.py::test_no_way_of_writing_makes_typed_control_tokens_real",
+    ),
+    "rows are not escaped on the page": Mutation(
+        "data/marked.py",
+        "return html.escape(visible(text))",
+        "return visible(text)",
+        "test_marked.py::test_the_page_stands_alone_and_escapes_everything",
+    ),
+    "a row may steer the terminal": Mutation(
+        "data/marked.py",
+        "return _CONTROL.sub(",
+        "return text or _CONTROL.sub(",
+        "test_marked.py::test_a_row_cannot_steer_the_terminal",
     ),
 }

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,11 +241,38 @@ def test_data_show(capsys: pytest.CaptureFixture[str], tiny_model: Callable[...,
     learned = "".join(piece["text"] for piece in shown["pieces"] if piece["kind"] == "trained")
     assert shown["where"] == "x.jsonl:2" and "Say 1" in text and learned.startswith("It is 1.")
     assert "Say" not in learned and 0 < shown["learned"] < shown["tokens"]
+    assert (shown["sequence"], shown["sequences"]) == (1, 1)
     code, out, _ = run(capsys, "data", "show", *given)
+    assert re.search(r"⟦It is 1\.<\|im_end\|>⟧", out) and re.search(r"^Say 1", out, re.M)
+    assert "\x1b" not in out and "x.jsonl:2: " in out
     code, _, err = run(capsys, "data", "show", *given[:2], "data.validation=0", "--first", "100")
     assert code == 2 and "--first = 100: there are only 3 rows" in err
-    assert re.search(r"^\+ It is 1\.", out, re.M) and re.search(r"^  .*Say 1", out, re.M)
-    assert "\x1b" not in out
+
+
+def test_data_show_writes_a_page_and_needs_no_weights(
+    capsys: pytest.CaptureFixture[str], tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model(), tmp_path / "bare")
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    (folder / "config.json").unlink()
+    Path("x.jsonl").write_text(json.dumps({"instruction": "<b>Say</b>", "output": "It is."}))
+    given = [f"model={folder}", "data.train=x.jsonl"]
+    code, out, err = run(capsys, "data", "show", *given, "--html", "rows.html")
+    assert code == 0 and "rows.html" in out, err
+    page = Path("rows.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;Say&lt;/b&gt;" in page and "<b>Say" not in page and "x.jsonl:1" in page
+    code, _, err = run(capsys, "data", "show", *given, "--html", "missing/rows.html")
+    assert code == 2 and "missing/rows.html" in err and "Traceback" not in err
+
+
+def test_data_show_names_the_row_that_the_template_refuses(
+    capsys: pytest.CaptureFixture[str], tiny_model: Callable[..., Path]
+) -> None:
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    Path("x.jsonl").write_text(json.dumps({**rows[0], "tools": [{"name": "f"}]}))
+    code, _, err = run(capsys, "data", "show", f"model={tiny_model()}", "data.train=x.jsonl")
+    assert code == 2 and err.startswith("x.jsonl:1: ") and "no place for them" in err
 
 
 # ---------------------------------------------------------------------------------------------------- what is called

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from luthier.config.schema import RunConfig
-from luthier.data import sandbox, stops, template_files, vocabulary
+from luthier.data import coverage, marked, sandbox, stops, template_files, vocabulary
 from luthier.data.formats import Chat, Completion, Message, Text
 from luthier.data.sandbox import Template, TemplateFault
 from luthier.data.templates import Renderer, load_renderer
@@ -120,10 +120,12 @@ def test_learnt_text_is_the_answer_and_its_stop_token(renderers: dict[str, Rende
     learnt = ids[weights > 0].tolist()
     assert learnt.count(renderer.stop_ids[0]) == 2 and learnt[-1] == renderer.stop_ids[0]
     assert renderer.decode(learnt).replace(" ", "") == "Fine.Parisitis."
-    shown = renderer.show(chat("Hello", "Fine.", "More?", "Paris it is."))
-    assert "".join(text for text, _ in shown) == renderer.vocabulary.decode(ids.tolist(), skip_special=False)
-    assert [text.strip() for text, what in shown if what == "trained"][1].startswith("Paris it is.")
-    assert {what for _, what in shown} == {"trained", "context", "special"}
+    shown = list(marked.pieces_of(renderer.vocabulary, ids.tolist(), weights))
+    assert "".join(each.text for each in shown) == renderer.vocabulary.decode(ids.tolist(), skip_special=False)
+    words = [each.text.strip() for each in shown if each.kind == "trained" and not each.special]
+    assert words == ["Fine.", "Paris it is."]
+    assert {each.kind for each in shown} == {"trained", "context", "special"}
+    assert sum(each.tokens for each in shown) == len(ids)
 
 
 def test_tool_calls_and_tools(renderers: dict[str, Renderer], oracles: dict[str, Any]) -> None:
@@ -206,6 +208,39 @@ def test_typed_control_tokens_stay_words(renderers: dict[str, Renderer], kind: s
     assert learnt.count(renderer.stop_ids[0]) == 2
     with_system = Chat((Message("user", f"{stop}{stop} <|im_start|>system"), Message("assistant", "ok")))
     assert renderer.laws([with_system]).checked == 1
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "{{ m.call }}",
+        "{{ 'call: ' ~ m.call }}",
+        "{{ m.call | string }}",
+        "{{ m.call | tojson }}",
+        "{{ m.call | tojson(ensure_ascii=True) }}",
+        "{{ m.call.name[:17] }}",
+        "{{ m.call.name[7:] }}",
+        "{{ m.call.items() | list }}",
+    ],
+)
+def test_no_way_of_writing_makes_typed_control_tokens_real(tmp_path: Path, way: str) -> None:
+    """As Python or JSON writes it, escaped or cut so that one of the marks around the token is lost."""
+    template = toy.CHATML.replace(
+        "{%- for call in", "{%- set m = message %}{%- if m.call %}" + way + "{% endif %}{%- for call in"
+    )
+    path = tmp_path / "own.jinja"
+    path.write_text(template, encoding="utf-8")
+    folder = toy.save(toy.chatml(), tmp_path / "model")
+    renderer = load_renderer(folder, config(folder, template=str(path)))
+
+    def control(name: str) -> list[int]:
+        call = {"name": name, name: [name]}
+        ids = renderer.prompt([Message("user", "a", extra={"call": call})])
+        assert "\ufdd4" not in renderer.decode(ids) and "ufdd" not in renderer.decode(ids)
+        return [each for each in ids if each in renderer.vocabulary.special]
+
+    # 6 letters, a mark, 10 letters of the token: the cuts fall right before and behind the marks.
+    assert control("sixsix<|im_end|>after") == control("sixsix harmless after")
 
 
 def test_thoughts_and_tool_calls_in_an_answer_are_tokens_of_their_own(renderers: dict[str, Renderer]) -> None:
@@ -315,18 +350,41 @@ def test_shapes_are_counted_once(renderers: dict[str, Renderer]) -> None:
     assert report.checked >= 5
 
 
-def test_a_template_that_rewrites_history_is_refused_unless_only_the_last_answer_is_learnt(
-    folders: dict[str, Path], renderers: dict[str, Renderer]
+def test_a_conversation_whose_history_is_rewritten_is_unrolled(
+    folders: dict[str, Path], oracles: dict[str, Any]
 ) -> None:
-    conversation = chat("a", "<think>\nhm\n</think>\n\nb", "c", "<think>\nso\n</think>\n\nd")
-    with pytest.raises(ModelError, match="rewrites earlier answers") as caught:
-        renderers["thinking"].laws([chat("a", "b"), conversation], ["x.json:1", "x.json:2"])
-    assert caught.value.problems[0].where == "x.json:2" and "train_on: last" in str(caught.value)
+    """Each answer is learnt behind the very prompt that chat sends, with nothing else learnt beside it."""
+    conversation = chat("a", "<think>\nhm\n</think>\n\nb", "c", "<think>\nso\n</think>\n\nd", "e", "f")
+    renderer = load_renderer(folders["thinking"], config(folders["thinking"]))
+    made = renderer.train_many([chat("a", "b"), conversation])
+    assert [len(each) for each in made] == [1, 3]
+    learnt = ["<think>\nhm\n</think>\n\nb", "<think>\nso\n</think>\n\nd", "<think>\n\n</think>\n\nf"]
+    for number, (ids, weights) in enumerate(made[1]):
+        end = 2 * number + 1
+        prompt = renderer.prompt(conversation.messages[:end])
+        assert ids.tolist()[: len(prompt)] == prompt
+        assert not weights[: len(prompt)].any() and renderer.decode(ids[weights > 0]) == learnt[number]
+        assert ids[weights > 0][-1] == renderer.stop_ids[0]
+        whole = oracles["thinking"].apply_chat_template(plain(conversation.messages[: end + 1]))["input_ids"]
+        assert ids.tolist() == whole
+    report = renderer.laws([chat("a", "b"), conversation])
+    assert (report.shapes, report.unrolled, report.checked) == (2, 1, 4)
+
+
+def test_only_learnt_answers_are_unrolled_with_their_weights(folders: dict[str, Path]) -> None:
+    thought = "<think>\nhm\n</think>\n\n"
+    messages = [
+        Message(m.role, m.content) for m in chat("a", thought + "b", "c", thought + "d", "e", "f", "g").messages
+    ]
+    messages[1], messages[3] = Message("assistant", thought + "b", 0.25), Message("assistant", thought + "d", 0.0)
+    renderer = load_renderer(folders["thinking"], config(folders["thinking"]))
+    made = renderer.train_many([Chat(tuple(messages))])[0]
+    assert [sorted(set(weights.tolist())) for _, weights in made] == [[0.0, 0.25], [0.0, 1.0]]
     last = load_renderer(folders["thinking"], config(folders["thinking"], method={"kind": "sft", "train_on": "last"}))
-    assert last.laws([conversation]).checked == 1
-    ids, weights = last.train(conversation)
-    assert last.decode(ids[weights > 0]) == "<think>\nso\n</think>\n\nd"
-    assert "hm" not in last.decode(ids)
+    assert last.laws([Chat(tuple(messages))]).checked == 1
+    ids, weights = last.train(Chat((*messages[:3], Message("assistant", thought + "d"))))
+    assert last.decode(ids[weights > 0]) == thought + "d" and "hm" in last.decode(ids)
+    assert last.decode(ids).count("hm") == 1, "the earlier thought is gone, as in chat"
 
 
 def broken(tmp_path: Path, template: str) -> Renderer:
@@ -391,8 +449,12 @@ def test_an_answer_without_stop_token_is_a_violation(tmp_path: Path) -> None:
     )
     renderer = broken(tmp_path, template)
     assert renderer.laws([chat("a", "b")]).checked == 1
-    with pytest.raises(ModelError, match="rewrites earlier answers"):
-        renderer.laws([chat("a", "b", "c", "d")])
+    assert renderer.laws([chat("a", "b", "c", "d")]).unrolled == 1, "alone, each answer is closed"
+    called = template.replace("loop.last and", "not m.tool_calls and")
+    with pytest.raises(ModelError, match="no stop token after answer 1"):
+        broken(tmp_path, called).laws(
+            [Chat((Message("user", "a"), Message("assistant", "b", extra={"tool_calls": [1]})))]
+        )
 
 
 @pytest.mark.parametrize(
@@ -424,9 +486,108 @@ def test_tags_must_agree_with_rendering(tmp_path: Path, inside: str, right: bool
             renderer.laws(examples)
 
 
-def test_fields_that_the_template_leaves_out_are_named(renderers: dict[str, Renderer]) -> None:
-    messages = (Message("user", "a"), Message("assistant", "b", extra={"thinking": "deep words", "tool_calls": []}))
-    assert renderers["llama3"].laws([Chat(messages)]).unused == ("assistant.thinking",)
+def test_a_tag_around_somebody_elses_words_is_a_violation(tmp_path: Path) -> None:
+    """In any turn, whichever answers are learnt; a tag that takes in the beginning of the answer's own turn is none."""
+    rest = "'<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}"
+    head = "{{- '<|start_header_id|>' + message['role'] + " + rest
+    assert head in toy.LLAMA3
+    tagged = "{% generation %}" + head + "{% endgeneration %}"
+    whole_turn = "{% if message.role == 'assistant' %}" + tagged + "{% else %}" + head + "{% endif %}"
+    conversation = Chat((*chat("a", "Hello").messages, Message("user", "c"), Message("assistant", "Fine", 0.0)))
+    assert broken(tmp_path, toy.LLAMA3.replace(head, whole_turn)).laws([conversation]).checked == 1
+    for role in ("user", "assistant"):
+        other = whole_turn.replace("== 'assistant'", f"== 'assistant' or loop.index == {1 + 2 * (role == 'assistant')}")
+        with pytest.raises(ModelError, match="generation %} tags"):
+            broken(tmp_path, toy.LLAMA3.replace(head, other)).laws([conversation])
+
+
+CALL = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "key", "count": 2}}, "id": "call_1"}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Finds a word.",
+        "parameters": {"type": "object", "properties": {"word": {"type": "string", "description": "What is sought."}}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("dropped", "message", "tools"),
+    [
+        ("reasoning_content", Message("assistant", "b", extra={"reasoning_content": "deep words"}), ()),
+        ("tool_calls", Message("assistant", "b", extra={"tool_calls": [CALL]}), ()),
+        ("system", Message("system", "Be brief."), ()),
+        ("tool.content", Message("tool", "found"), ()),
+        ("assistant.content", Message("assistant", "b", extra={"tool_calls": [CALL]}), ()),
+        ("tools", Message("assistant", "b"), (TOOL,)),
+    ],
+)
+def test_what_the_template_leaves_out_is_an_error_unless_accepted(
+    tmp_path: Path, dropped: str, message: Message, tools: tuple[Any, ...]
+) -> None:
+    """Each field in turn: this template writes all of them but the one named. Short words that occur elsewhere ("b")
+    are no excuse."""
+    parts = {
+        "tools": "{%- for tool in tools or [] %}{{ tool | tojson(indent=2) }}{% endfor %}",
+        "reasoning_content": "{{ '<think>' + message.reasoning_content if message.reasoning_content }}",
+        "tool_calls": "{%- for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}",
+    }
+    for role in ("system", "tool"):
+        name = coverage.name(role, "content")
+        parts[name] = "{{ message.content | trim if message.role == '" + role + "' }}"
+    # An answer beside a call is what several real templates forget.
+    parts["assistant.content"] = "{{ message.content if message.tool_calls and message.role == 'assistant' }}"
+    tools_part, *rest = [text if name != dropped else "" for name, text in parts.items()]
+    template = (
+        "{{ 'user b: ' if tools is none }}" + tools_part + "{% for message in messages %}"
+        "{{ '<|start_header_id|>' + message.role }}{{ message.content if message.role == 'user' }}"
+        "{{ '<|end_header_id|>' }}" + "".join(rest) + "{{ message.content if message.role == 'assistant' "
+        "and not message.tool_calls }}{{ '<|eot_id|>' if message.role != 'user' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>' }}{% endif %}"
+    )
+    head = (message, Message("user", " a\n b ")) if message.role == "system" else (Message("user", " a\n b "), message)
+    conversation = Chat((*head, Message("assistant", "zz")), tools)
+    path = tmp_path / "own.jinja"
+    path.write_text(template, encoding="utf-8")
+    folder = toy.save(toy.llama3(), tmp_path / "model")
+    strict = load_renderer(folder, config(folder, template=str(path)))
+    with pytest.raises(ModelError) as caught:
+        strict.laws([conversation], ["x.jsonl:7"])
+    (problem,) = caught.value.problems
+    assert problem.where == "x.jsonl:7" and f"data.accept_unread: [{dropped}]" in str(problem)
+    assert problem.field == dropped or dropped == "tools"
+    lenient = load_renderer(folder, config(folder, template=str(path), accept_unread=[dropped]))
+    report = lenient.laws([conversation])
+    assert report.unused == (dropped,) and lenient.describe()["accept_unread"] == [dropped]
+    lenient.save(tmp_path / "saved")
+    assert Renderer.load(tmp_path / "saved").laws([conversation]).unused == (dropped,)
+
+
+def test_links_between_messages_are_noted_and_fields_of_an_own_format_are_errors(
+    renderers: dict[str, Renderer],
+) -> None:
+    linked = Chat((Message("user", "a", extra={"name": "Eve"}), Message("assistant", "b")))
+    assert renderers["llama3"].laws([linked]).unused == ("name",)
+    own = Chat((Message("user", "a"), Message("assistant", "b", extra={"thinking": "deep words", "tool_calls": []})))
+    with pytest.raises(ModelError, match=r"thinking: your own format .*user > assistant"):
+        renderers["llama3"].laws([own])
+
+
+def test_a_template_that_cuts_words_off_leaves_them_out(tmp_path: Path) -> None:
+    cut = toy.LLAMA3.replace("['content'] | trim", "['content'][:12 if message.role == 'user' else none] | trim")
+    assert broken(tmp_path, cut).laws([chat("Hello", "b")]).unused == ()
+    with pytest.raises(ModelError, match=r"user\.content: .* or a part of it"):
+        broken(tmp_path, cut).laws([chat("Hello there, how are you?", "b")])
+
+
+def test_the_recipes_system_prompt_must_be_written_too(tmp_path: Path) -> None:
+    silent = toy.LLAMA3.replace("in messages %}", "in messages if message.role != 'system' %}")
+    path = tmp_path / "own.jinja"
+    path.write_text(silent, encoding="utf-8")
+    folder = toy.save(toy.llama3(), tmp_path / "model")
+    with pytest.raises(ModelError, match="system: the chat template leaves out"):
+        load_renderer(folder, config(folder, template=str(path), system="Be brief.")).laws([chat("a", "b")])
 
 
 def test_a_refused_conversation_says_why_in_the_templates_words(renderers: dict[str, Renderer]) -> None:
@@ -690,6 +851,7 @@ def test_the_fingerprint_follows_what_decides_ids(folders: dict[str, Path], rend
     assert again.fingerprint == renderers["chatml"].fingerprint
     others = [renderers[kind].fingerprint for kind in KINDS]
     others.append(load_renderer(folders["chatml"], config(folders["chatml"], system="s")).fingerprint)
+    others.append(load_renderer(folders["chatml"], config(folders["chatml"], accept_unread=["tools"])).fingerprint)
     assert len(set(others)) == len(others)
 
 

@@ -26,7 +26,7 @@ from luthier.data.scan import FileScan
 from luthier.data.sequences import NAMED, Sequences, chunks
 from luthier.data.store import META, TokenStore, computed_tokens
 from luthier.data.templates import Renderer, load_renderer
-from luthier.errors import DataError
+from luthier.errors import DataError, Problem
 from luthier.text import set_language
 
 
@@ -412,6 +412,40 @@ def test_a_row_that_loses_its_answer_is_left_out(renderer: Renderer, tmp_path: P
     assert [(row.number, row.reason_id) for row in found.excluded] == [(1, "tokens.answer_cut_off")]
     assert (len(found), found.truncated) == (1, 0)
     assert all((found[uid].weights > 0).any() for uid in range(len(found)))
+
+
+@pytest.fixture(scope="module")
+def rewriter(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
+    return load_renderer(toy.save(toy.chatml(toy.THINKING), tmp_path_factory.mktemp("rewriter")), config())
+
+
+def talk(*answers: str) -> Chat:
+    return Chat(tuple(m for each in answers for m in (Message("user", "Hello"), Message("assistant", each))))
+
+
+def test_an_unrolled_row_is_one_row_of_several_sequences(rewriter: Renderer, tmp_path: Path) -> None:
+    rows = [chat("Fine."), talk("a", "b", "c"), chat("Tokyo")]
+    found = made(rows, rewriter, tmp_path)
+    assert (len(found), found.num_rows, found.excluded) == (5, 3, ())
+    assert [found.locate(uid).rsplit(":")[-1] for uid in range(5)] == ["1", "2", "2", "2", "3"]
+    expected = rewriter.train_many([rows[1]])[0]
+    assert not isinstance(expected, Problem)
+    for uid, (ids, weights) in enumerate(expected, 1):
+        assert found[uid].ids.tolist() == ids.tolist()
+        assert found[uid].weights.tolist() == weights.tolist()
+
+
+def test_an_unrolled_row_is_dropped_as_a_whole_and_cut_sequence_by_sequence(rewriter: Renderer, tmp_path: Path) -> None:
+    """Rows read = rows kept + rows left out: no row is both."""
+    rows = [talk("a", "Paris " * 30, "c"), chat("Fine.")]
+    dropped = made(rows, rewriter, tmp_path, max_tokens=60, too_long="drop")
+    assert [(row.number, row.reason_id) for row in dropped.excluded] == [(1, "tokens.too_long_dropped")]
+    assert (len(dropped), dropped.num_rows) == (1, 1)
+    cut = made(rows, rewriter, tmp_path, max_tokens=60, too_long="truncate")
+    # The third sequence ends within the long answer's words as context, and has nothing left to learn.
+    assert (len(cut), cut.num_rows, cut.truncated, cut.excluded) == (3, 2, 1, ())
+    assert cut.too_long is not None and (cut.too_long.rows, cut.too_long.total) == (1, 2)
+    assert all((cut[uid].weights > 0).any() for uid in range(3)) and max(cut.lengths) == 60
 
 
 def test_rows_without_anything_to_learn_are_left_out(renderer: Renderer, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toy_tokenizers as toy
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -122,6 +123,33 @@ def test_a_run_leaves_everything_it_promises(recipe, monkeypatch):
         "validation",
     ):
         assert checks[name].status == "pass", checks[name]
+
+
+def test_a_template_that_rewrites_history_trains_every_answer_and_says_so(recipe, tmp_path):
+    turns = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b")) * 3]
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": turns}) + "\n" + json.dumps({"messages": turns[:2]}))
+    (tmp_path / "rewrites.jinja").write_text(toy.THINKING)
+    data = {"train": str(tmp_path / "talk.jsonl"), "template": str(tmp_path / "rewrites.jinja"), "validation": 0.0}
+    run = luthier.train({**recipe, "data": data, "optim": {"steps": 1}})
+    notes = [event.data["text"] for event in run.events if event.kind == "note"]
+    assert any("2 rows were unrolled into 4 sequences" in note for note in notes), notes
+    checks = {check.name: check for check in run.receipt.checks}
+    assert checks["rows_counted"].status == checks["prompt_law"].status == "pass"
+    prompts = "4 prompts compared"
+    assert prompts in checks["prompt_law"].evidence
+
+
+def test_what_the_template_may_leave_out_is_written_down(recipe, tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "why not"}]
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": turns}))
+    given = {**recipe, "data": {"train": str(tmp_path / "talk.jsonl"), "validation": 0.0}, "optim": {"steps": 1}}
+    with pytest.raises(ModelError, match=r"talk.jsonl:1: reasoning_content: .*leaves out this field"):
+        luthier.train(given)
+    run = luthier.train({**given, "data": {**given["data"], "accept_unread": ["reasoning_content"]}})
+    notes = [event.data["text"] for event in run.events if event.kind == "note"]
+    assert any(note.startswith("reasoning_content: ") and "accepted" in note for note in notes)
+    assert list(run.receipt.recipe["data"]["accept_unread"]) == ["reasoning_content"]
+    assert "reasoning_content: the chat template leaves this field" in (run.path / "receipt.md").read_text()
 
 
 def test_the_adapter_speaks_the_same_through_peft(recipe):

@@ -157,6 +157,11 @@ class Source(Section):
         return {"path": value} if isinstance(value, str) else value
 
 
+RowField = Literal[
+    "system", "tools", "reasoning_content", "tool_calls", "user.content", "assistant.content", "tool.content"
+]
+
+
 class DataSection(Section):
     train: tuple[Source, ...] = Field(min_length=1)
     validation: Literal["auto"] | float | tuple[Source, ...] = "auto"
@@ -184,6 +189,9 @@ class DataSection(Section):
     """System prompt for conversations that have none; None leaves them without."""
     stop_token: str | None = None
     """Token that ends an answer where the template's own was never trained; None keeps the template's."""
+    accept_unread: tuple[RowField, ...] = ()
+    """Fields of the rows that the chat template may leave out. Any other that it leaves out is an error: words that the
+    model never sees are not brought on purpose."""
     allow_unfilled: bool = False
     """Accept rows with {{placeholders}} without warning."""
 

@@ -20,6 +20,7 @@ from luthier.config.schema import DataSection, RunConfig, Source
 from luthier.data import own, sources, split
 from luthier.data.examples import MISFITS, misfit
 from luthier.data.formats import Example
+from luthier.data.readers import place
 from luthier.data.renaming import Renaming
 from luthier.data.scan import HASH_BYTES, PLACES_SHOWN, Account, Excluded, FileScan, Role, Table, Tally
 from luthier.data.split import Split
@@ -51,14 +52,19 @@ class Item:
     """One example to learn from or to validate with.
 
     Attributes:
-        path, number: the row it comes from, see `readers.Row`.
+        path, number, line: the row it comes from, see `readers.Row`.
         source_index: which of `data.train` (or of the validation files) it belongs to; that source's weight applies.
     """
 
     example: Example
     path: str
     number: int
+    line: int
     source_index: int
+
+    @property
+    def where(self) -> str:
+        return place(self.path, self.line, self.number)
 
 
 @dataclass(frozen=True)
@@ -95,12 +101,12 @@ class Rows:
             if next_one is None:
                 continue
             scan = FileScan(file.path, file.account.format, file.names)
-            for place, kept in enumerate(scan.rows()):
-                if place != next_one:
+            for row, kept in enumerate(scan.rows()):
+                if row != next_one:
                     continue
-                if kept.hash != file.table.hashes[place].tobytes():
+                if kept.hash != file.table.hashes[row].tobytes():
                     break
-                yield Item(kept.example, kept.path, kept.number, file.source_index)
+                yield Item(kept.example, kept.path, kept.number, kept.line, file.source_index)
                 next_one = next(wanted, None)
                 if next_one is None:
                     break

@@ -24,6 +24,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from luthier.data.vocabulary import with_marks
+
 MAX_SOURCE_CHARS = 2**20
 """The longest template of a known model has about 20,000 characters."""
 MAX_TEXT_CHARS = 2**26
@@ -257,4 +259,5 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """JSON without the HTML escapes of Jinja's own filter, as in `transformers`."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return with_marks(text) if ensure_ascii else text

@@ -140,10 +140,12 @@ class Sequences:
             store = self._stores[file]
             sequences = self._of_rows(file, chosen)
             sequences = sequences[~store.texts[sequences].astype(np.bool_)]
-            own = (store.ends - store.starts)[sequences]
+            _, firsts = np.unique(store.rows[sequences], return_index=True)
+            # A row that gave several sequences is as long as the longest.
+            own = np.maximum.reduceat((store.ends - store.starts)[sequences], firsts) if len(firsts) else sequences
             lengths.append(own)
             for place in np.flatnonzero(own > max_tokens)[: NAMED - len(first)]:
-                first.append((self._where(file, int(sequences[place])), int(own[place])))
+                first.append((self._where(file, int(sequences[firsts[place]])), int(own[place])))
         every = np.concatenate(lengths)
         long = every[every > max_tokens]
         if not len(long):
@@ -170,11 +172,12 @@ class Sequences:
         texts = store.texts[sequences].astype(np.bool_)
         long = (ends - starts) > max_tokens
         kept = loss_weight > 0
+        rows = store.rows[sequences]
         left: list[tuple[NDArray[np.bool_], str]] = [(~kept, "tokens.nothing_learnt")]
         cut = kept & long & ~texts
         if policy == "drop":
             left.append((cut, "tokens.too_long_dropped"))
-            kept = kept & ~cut
+            kept = kept & ~np.isin(rows, rows[cut])  # a row is dropped whole
         else:
             for place in np.flatnonzero(cut):
                 ends[place] = starts[place] + max_tokens
@@ -184,11 +187,15 @@ class Sequences:
             left.append((lost, "tokens.answer_cut_off"))
             kept = kept & ~lost
             self.truncated += int((cut & ~lost).sum())
-        # A row that gave several sequences is left out where none of them is kept.
-        rows = store.rows[sequences]
+        # A row that gave several sequences is left out, once, where none of them is kept.
         gone = ~np.isin(rows, rows[kept])
+        named: set[int] = set()
         for mask, id in left:
-            for place in np.flatnonzero(mask & gone):
+            places = np.flatnonzero(mask & gone)
+            for place in places[np.unique(rows[places], return_index=True)[1]]:
+                if int(rows[place]) in named:
+                    continue
+                named.add(int(rows[place]))
                 values = {"tokens": int(store.ends[sequences[place]] - starts[place]), "max_tokens": max_tokens}
                 number = int(self._tables[file].numbers[rows[place]])
                 where = self._where(file, int(sequences[place]))

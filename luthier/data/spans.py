@@ -92,13 +92,23 @@ class Conversations:
     Args:
         guard: knows which tokens only the template may write.
         stop_ids: tokens that may end an answer; the first is the template's own.
+        needs_tools: refuse tools that the template has no place for.
     """
 
-    def __init__(self, template: Template, vocabulary: Vocabulary, guard: Guard, stop_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        template: Template,
+        vocabulary: Vocabulary,
+        guard: Guard,
+        stop_ids: Sequence[int],
+        *,
+        needs_tools: bool = True,
+    ) -> None:
         self._template = template
         self._vocabulary = vocabulary
         self._guard = guard
         self._stop_ids = frozenset(stop_ids)
+        self._needs_tools = needs_tools
         self._stretches: dict[tuple[str, tuple[int, ...], bool], list[int]] = {}
         self._stop = vocabulary.decode([stop_ids[0]], skip_special=False)
 
@@ -128,7 +138,7 @@ class Conversations:
         found = unusable(rows) or unusable(list(tools))
         if found:
             return Problem("templates.unusable_character", values={"code": found})
-        if tools and not self._template.reads_tools:
+        if tools and self._needs_tools and not self._template.reads_tools:
             return Problem("templates.no_place_for_tools")
         marked = self._guard.touches(rows) or self._guard.touches(list(tools))
         if marked:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,22 +23,21 @@ from numpy.typing import NDArray
 
 from luthier.batch import Floats
 from luthier.config.schema import Lora, RunConfig, Sft
-from luthier.data import laws, stops
+from luthier.data import laws, lessons, stops
 from luthier.data import template_files as files
 from luthier.data.formats import Chat, Completion, Example, Message, Text
-from luthier.data.laws import LawReport, Trained
+from luthier.data.laws import LawReport, Shapes, Trained
+from luthier.data.lessons import Lesson, Task
 from luthier.data.sandbox import PINNED_DATE, Template
-from luthier.data.spans import Conversations, Encoded, Layout, Span, unusable
+from luthier.data.spans import Conversations, unusable
 from luthier.data.stops import EmbeddingRows
 from luthier.data.vocabulary import TextStream, Vocabulary
 from luthier.errors import DataError, ModelError, Problem
 
-__all__ = ["Kind", "LawReport", "Renderer", "load_renderer"]
+__all__ = ["LawReport", "Renderer", "load_renderer"]
 
 Weighted = tuple[NDArray[np.int32], Floats]
 """ids [T] and weights [T] of one training sequence (`luthier.batch.Rendered`)."""
-
-Kind = Literal["trained", "context", "special"]
 
 SHOWN = 3
 """Violations of one kind that are spelt out."""
@@ -58,6 +56,7 @@ class Renderer:
         stop_ids: tokens that end an answer; the template's own first.
         date: the day that templates see (`luthier.data.sandbox.PINNED_DATE`).
         trained: what the rows were: `chat`, or raw text that a bare question has to look like too.
+        accept_unread: fields that the template may leave out (`data.accept_unread`).
     """
 
     def __init__(
@@ -70,6 +69,7 @@ class Renderer:
         system: str | None = None,
         train_on: Literal["all", "last"] = "all",
         trained: Trained = "chat",
+        accept_unread: Sequence[str] = (),
     ) -> None:
         self.vocabulary = vocabulary
         self.template_name = template_name
@@ -77,6 +77,7 @@ class Renderer:
         self.system = system
         self.train_on = train_on
         self.trained = trained
+        self.accept_unread = tuple(accept_unread)
         self.date = PINNED_DATE
         self._folder = folder
         self.stop_id = stops.after_answer(template_source, vocabulary)[0] if template_source else None
@@ -91,7 +92,8 @@ class Renderer:
         template = Template(self.template_source, self.vocabulary.variables, self.date)
         opening = stops.opening_tokens(self.template_source, self.vocabulary)
         guard = self.vocabulary.guard({*opening, *self.stop_ids} & self.vocabulary.added.keys())
-        return Conversations(template, self.vocabulary, guard, self.stop_ids)
+        needs_tools = "tools" not in self.accept_unread
+        return Conversations(template, self.vocabulary, guard, self.stop_ids, needs_tools=needs_tools)
 
     @property
     def vocab_size(self) -> int:
@@ -99,9 +101,9 @@ class Renderer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over everything that decides which ids and weights come out."""
+        """SHA-256 over everything that decides which ids and weights come out, and which rows may become some."""
         parts = [FORMAT, self.vocabulary.fingerprint, self.template_source, self.system, self.train_on, self.date]
-        return hashlib.sha256(json.dumps([*parts, self.stop_ids]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([*parts, self.stop_ids, sorted(self.accept_unread)]).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """What the manifest keeps: the fingerprint, the template's name and hash, the stop tokens."""
@@ -114,6 +116,7 @@ class Renderer:
             "stop_tokens": texts,
             "system": self.system,
             "date": self.date,
+            "accept_unread": list(self.accept_unread),
         }
 
     def trained_on(self, trained: Trained) -> Renderer:
@@ -125,7 +128,7 @@ class Renderer:
     # ------------------------------------------------------------------------------------------------ training
 
     def train(self, example: Example) -> Weighted:
-        """ids int32 [T] and the weight of the loss of predicting each, float32 [T].
+        """ids int32 [T] and the weight of the loss of predicting each, float32 [T], of an example that is one sequence.
 
         Raises:
             DataError: the template refuses the example, or training and chat would differ on it.
@@ -134,48 +137,42 @@ class Renderer:
         made = self.train_many([example])[0]
         if isinstance(made, Problem):
             raise DataError(made)
-        return made
+        assert len(made) == 1, "a conversation was unrolled: `train_many` gives all of its sequences"
+        return made[0]
 
-    def train_many(self, examples: Sequence[Example]) -> list[Weighted | Problem]:
-        """As `train`, for many and in one batch; a problem takes the place of what cannot be rendered."""
-        made: list[Weighted | Problem] = [Problem("templates.none")] * len(examples)
+    def train_many(self, examples: Sequence[Example]) -> list[list[Weighted] | Problem]:
+        """As `train`, for many and in one batch; a problem takes the place of what cannot be rendered.
+
+        An example is one sequence, except where the template rewrites what was said before: such a conversation is
+        unrolled into one sequence per learnt answer (`luthier.data.lessons`).
+        """
+        made: list[list[Weighted] | Problem] = [Problem("templates.none")] * len(examples)
         for kind, render in ((Chat, self._chats), (Text, self._texts), (Completion, self._completions)):
             of_kind = [index for index, example in enumerate(examples) if isinstance(example, kind)]
             for index, result in zip(of_kind, render([examples[index] for index in of_kind]), strict=True):
                 made[index] = result
         return made
 
-    def _chats(self, chats: Sequence[Any]) -> list[Weighted | Problem]:
+    def _chats(self, chats: Sequence[Any]) -> list[list[Weighted] | Problem]:
         if not chats:
             return []
-        arranged = [self._arrange(chat) for chat in chats]
-        encoded = iter(self._chat().encode([layout for layout in arranged if not isinstance(layout, Problem)]))
-        return [layout if isinstance(layout, Problem) else self._weighted(next(encoded)) for layout in arranged]
+        found = lessons.lessons(self._chat(), [self._task(chat) for chat in chats])
+        return [each if isinstance(each, Problem) else [_weighted(lesson) for lesson in each] for each in found]
 
-    def _weighted(self, encoded: Encoded) -> Weighted | Problem:
-        spans = self._chat().spans(encoded)
-        if isinstance(spans, Problem):
-            return spans
-        weights = np.zeros(len(encoded.tokens.ids), dtype=np.float32)
-        for span in spans:
-            weights[span.first : span.stop + 1] = span.answer.weight
-        weights[:1] = 0
-        return np.asarray(encoded.tokens.ids, dtype=np.int32), weights
-
-    def _arrange(self, chat: Chat) -> Layout | Problem:
-        """The rendered conversation with the answers that are to be learnt."""
+    def _task(self, chat: Chat) -> Task:
+        """The conversation with the answers that are to be learnt."""
         messages = self._messages(chat.messages)
         answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
         learnt = answers[-1:] if self.train_on == "last" else answers
-        return self._chat().arrange(messages, chat.tools, {index: messages[index].weight for index in learnt})
+        return Task(messages, chat.tools, {index: messages[index].weight for index in learnt})
 
-    def _texts(self, texts: Sequence[Any]) -> list[Weighted | Problem]:
+    def _texts(self, texts: Sequence[Any]) -> list[list[Weighted] | Problem]:
         return self._raw([("", text.text) for text in texts])
 
-    def _completions(self, completions: Sequence[Any]) -> list[Weighted | Problem]:
+    def _completions(self, completions: Sequence[Any]) -> list[list[Weighted] | Problem]:
         return self._raw([(each.prompt, each.completion) for each in completions], learn_prefix=False)
 
-    def _raw(self, pairs: Sequence[tuple[str, str]], *, learn_prefix: bool = True) -> list[Weighted | Problem]:
+    def _raw(self, pairs: Sequence[tuple[str, str]], *, learn_prefix: bool = True) -> list[list[Weighted] | Problem]:
         """The tokenizer's own first token, context and learnt text, tokenised apart so that the context's ids are those
         of a prompt, and the end-of-text token. Control tokens in raw text are control tokens: it is the user's corpus.
         """
@@ -183,7 +180,7 @@ class Renderer:
         ids = self.vocabulary.ids_many(
             ["" if fault else part for fault, pair in zip(faults, pairs, strict=True) for part in pair]
         )
-        made: list[Weighted | Problem] = []
+        made: list[list[Weighted] | Problem] = []
         for index, fault in enumerate(faults):
             if fault:
                 made.append(Problem("templates.unusable_character", values={"code": fault}))
@@ -192,7 +189,7 @@ class Renderer:
             learnt = [*ids[2 * index + 1], self._eos()]
             weights = np.ones(len(context) + len(learnt), dtype=np.float32)
             weights[: 1 if learn_prefix else max(len(context), 1)] = 0
-            made.append((np.asarray([*context, *learnt], dtype=np.int32), weights))
+            made.append([(np.asarray([*context, *learnt], dtype=np.int32), weights)])
         return made
 
     # ----------------------------------------------------------------------------------------------- inference
@@ -233,10 +230,19 @@ class Renderer:
             ModelError: naming the shape, where chat and training part, and the remedy; the first violations of each
                 kind, as one fault of a template shows in many shapes.
         """
-        report = laws.check(self, examples, places)
+        shapes = Shapes()
+        for index, example in enumerate(examples):
+            shapes.add(example, places[index] if places else "")
+        return self.hold(shapes)
+
+    def hold(self, shapes: Shapes) -> LawReport:
+        """As `laws`, for shapes that were collected one row at a time."""
+        report = laws.check(self, shapes)
         if report.violations:
-            kinds = dict.fromkeys(problem.id for problem in report.violations)
-            raise ModelError([p for kind in kinds for p in [v for v in report.violations if v.id == kind][:SHOWN]])
+            kinds = dict.fromkeys((problem.id, problem.field) for problem in report.violations)
+            raise ModelError(
+                [p for kind in kinds for p in [v for v in report.violations if (v.id, v.field) == kind][:SHOWN]]
+            )
         return report
 
     def text(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
@@ -247,32 +253,9 @@ class Renderer:
         """
         return self._chat().text(self._messages(messages), tools)
 
-    def spans(self, chat: Chat) -> tuple[tuple[Message, ...], Encoded, tuple[Span, ...]] | Problem:
-        """The messages as rendered, their tokens, and the learnt answers in them."""
-        layout = self._arrange(chat)
-        if isinstance(layout, Problem):
-            return layout
-        encoded = self._chat().encode([layout])[0]
-        spans = self._chat().spans(encoded)
-        return spans if isinstance(spans, Problem) else (self._messages(chat.messages), encoded, spans)
-
-    def show(self, example: Example) -> list[tuple[str, Kind]]:
-        """The example in pieces of text: learnt, context only, or a control token that is context."""
-        ids, weights = self.train(example)
-
-        def kind(at: int) -> Kind:
-            if weights[at]:
-                return "trained"
-            return "special" if int(ids[at]) in self.vocabulary.special else "context"
-
-        # Each piece is what it adds to the whole: decoded alone, some tokenizers drop a leading space.
-        shown: list[tuple[str, Kind]] = []
-        before = ""
-        for each, group in groupby(range(len(ids)), key=kind):
-            text = self.vocabulary.decode(ids[: list(group)[-1] + 1].tolist(), skip_special=False)
-            shown.append((text[len(before) :], each))
-            before = text
-        return shown
+    def lessons(self, chat: Chat) -> list[Lesson] | Problem:
+        """The training sequences of a conversation, with their messages and learnt answers."""
+        return lessons.lessons(self._chat(), [self._task(chat)])[0]
 
     def _messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """With the recipe's system prompt where the conversation has none."""
@@ -326,6 +309,7 @@ class Renderer:
             "system": self.system,
             "train_on": self.train_on,
             "trained": self.trained,
+            "accept_unread": list(self.accept_unread),
             "date": self.date,
             "stop_ids": list(self.stop_ids),
             "probe": {"text": PROBE_TEXT, "ids": self.vocabulary.ids(PROBE_TEXT)},
@@ -352,7 +336,7 @@ class Renderer:
         """
         tokenizer, own = _load_tokenizer(folder), files.read_json(folder / files.OWN_FILE)
         source, name = _own_source(tokenizer), own.get("template_name", "model")
-        choices = {key: own[key] for key in ("system", "train_on", "trained") if key in own}
+        choices = {key: own[key] for key in ("system", "train_on", "trained", "accept_unread") if key in own}
         renderer = cls(Vocabulary(tokenizer), folder, name, files.compiled(source, folder), **choices)
         if own and (
             renderer.vocabulary.ids(own["probe"]["text"]) != own["probe"]["ids"]
@@ -381,10 +365,27 @@ def load_renderer(model_folder: Path, config: RunConfig, embedding_rows: Embeddi
     if config.data.stop_token is not None and source:
         source = stops.with_stop_token(source, config.data.stop_token, vocabulary)
     train_on = config.method.train_on if isinstance(config.method, Sft) else "all"
-    renderer = Renderer(vocabulary, model_folder, name, source, system=config.data.system, train_on=train_on)
+    renderer = Renderer(
+        vocabulary,
+        model_folder,
+        name,
+        source,
+        system=config.data.system,
+        train_on=train_on,
+        accept_unread=config.data.accept_unread,
+    )
     if renderer.stop_id is not None and embedding_rows is not None and not _trains_head(config):
         stops.check_trained(renderer.stop_id, vocabulary, embedding_rows)
     return renderer
+
+
+def _weighted(lesson: Lesson) -> Weighted:
+    ids = lesson.encoded.tokens.ids
+    weights = np.zeros(len(ids), dtype=np.float32)
+    for span in lesson.spans:
+        weights[span.first : span.stop + 1] = span.answer.weight
+    weights[:1] = 0
+    return np.asarray(ids, dtype=np.int32), weights
 
 
 def _trains_head(config: RunConfig) -> bool:

@@ -284,16 +284,16 @@ class _Writer:
             if isinstance(result, Problem):
                 self._problems.append(dataclasses.replace(result, where=kept.where))
                 continue
-            own_ids, own_weights = result
-            own_weights[:1] = 0  # nothing precedes the first token
-            ids.append(own_ids)
-            weights.append(own_weights)
-            self._tokens += len(own_ids)
-            columns["ends"].append(self._tokens)
-            columns["computed"].append(computed_tokens(own_weights))
-            columns["loss_weight"].append(own_weights.sum(dtype=np.float64))
-            columns["rows"].append(row)
-            columns["texts"].append(isinstance(kept.example, Text))
+            for own_ids, own_weights in result:
+                own_weights[:1] = 0  # nothing precedes the first token
+                ids.append(own_ids)
+                weights.append(own_weights)
+                self._tokens += len(own_ids)
+                columns["ends"].append(self._tokens)
+                columns["computed"].append(computed_tokens(own_weights))
+                columns["loss_weight"].append(own_weights.sum(dtype=np.float64))
+                columns["rows"].append(row)
+                columns["texts"].append(isinstance(kept.example, Text))
         for name, values in columns.items():
             self._files[name].write(np.asarray(values, dtype=COLUMNS[name]).tobytes())
         if ids:

@@ -26,6 +26,9 @@ _ANCHORS = {(False, False): "\ufdd0", (True, False): "\ufdd1", (False, True): "\
 UNUSABLE = re.compile("[\ud800-\udfff\ufdd0-\ufdd8]")
 """Lone surrogates are no text; the nine noncharacters (never assigned in Unicode) mark places while rendering."""
 
+_ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\u(fdd[45])")
+"""`OPEN` and `CLOSE` in escapes; a backslash that is itself escaped begins none."""
+
 MAX_PENDING = 16
 """Tokens a stream holds back at most. A character has at most four bytes, so this many are no character any more."""
 
@@ -133,6 +136,18 @@ def _plain(value: Any) -> Any:
     return [str(each) for each in value] if isinstance(value, (list, tuple)) else str(value)
 
 
+def with_marks(escaped: str) -> str:
+    """Text that JSON or Python has escaped, with the marks around typed control tokens as they were."""
+    return _ESCAPED.sub(lambda found: found.group(1) + chr(int(found.group(2), 16)), escaped)
+
+
+class _Marked(str):
+    """Text with marks; they survive where a template writes the list or mapping that holds it as Python does."""
+
+    def __repr__(self) -> str:
+        return with_marks(super().__repr__())
+
+
 class Guard:
     """Tokenises rendered conversations so that control tokens in a message's words stay words.
 
@@ -148,7 +163,9 @@ class Guard:
         self._by_text = {token.content: (i, _ANCHORS[token.lstrip, token.rstrip]) for i, token in tokens.items()}
         literals = "|".join(re.escape(text) for text in sorted(self._by_text, key=len, reverse=True) if text) or "(?!)"
         self._literal = re.compile(literals)
-        self._marked = re.compile(f"{OPEN}({literals}){CLOSE}|({literals})|[{OPEN}{CLOSE}]")
+        # A template that cuts a text may cut one of the marks off: what the other stands beside are words all the same.
+        words = f"{OPEN}({literals}){CLOSE}?|({literals}){CLOSE}"
+        self._marked = re.compile(f"{words}|({literals})|[{OPEN}{CLOSE}]")
         self._twin_or_none: Tokenizer | None = None
 
     @property
@@ -178,7 +195,7 @@ class Guard:
     def mark(self, value: Any) -> Any:
         """The value with every control token in its strings wrapped, the keys of mappings among them."""
         if isinstance(value, str):
-            return self._literal.sub(lambda found: f"{OPEN}{found.group()}{CLOSE}", value)
+            return _Marked(self._literal.sub(lambda found: f"{OPEN}{found.group()}{CLOSE}", value))
         if isinstance(value, Mapping):
             return {self.mark(key): self.mark(each) for key, each in value.items()}
         return [self.mark(each) for each in value] if isinstance(value, (list, tuple)) else value
@@ -188,11 +205,12 @@ class Guard:
         meant: list[int] = []
 
         def replace(found: re.Match[str]) -> str:
-            if found.group(1):
-                return found.group(1)
-            if not found.group(2):
+            words = found.group(1) or found.group(2)
+            if words:
+                return words
+            if not found.group(3):
                 return ""
-            identity, anchor = self._by_text[found.group(2)]
+            identity, anchor = self._by_text[found.group(3)]
             meant.append(identity)
             return anchor
 

@@ -177,6 +177,12 @@ HELP: dict[str, tuple[str, str]] = {
         "模型表示回答结束的标记。留空则使用模板自带的标记。只有当 Luthier 提示该标记在模型中从未训练过时才需要设"
         "置，提示中会给出候选。标记不对，模型就会说个不停。",
     ),
+    "config.help.data.accept_unread": (
+        "Parts of the rows that the chat template may leave out, such as reasoning_content. Whatever else it leaves "
+        "out stops the run, because the model would never see it. What you accept here is written on the receipt.",
+        "对话模板可以遗漏的数据内容，例如 reasoning_content。遗漏其他任何内容都会停止运行，因为模型将看不到它们。在此"
+        "接受的内容会写在凭据上。",
+    ),
     "config.help.data.allow_unfilled": (
         "Rows that still hold a blank such as {{{{name}}}} are usually an accident, so you are warned. true says "
         "that they are meant.",

@@ -555,4 +555,21 @@ TEXT: dict[str, tuple[str, str]] = {
     "data.line_split": ("training {train} rows, validation {validation} rows", "训练 {train} 条，验证 {validation} 条"),
     "data.line_note": ("note: {note}", "提示：{note}"),
     "data.line_problem": ("error: {problem}", "错误：{problem}"),
+    # -------------------------------------------------------------------------------------------- rows shown marked
+    "data.show_title": ("Rows as the model will see them", "模型所见的数据"),
+    "data.show_row": ("{where}: {tokens} tokens, {learned} learnt", "{where}：{tokens} 个词元，学习其中 {learned} 个"),
+    "data.show_part": ("sequence {number} of {of} of this row", "该行的第 {number} 个序列，共 {of} 个"),
+    "data.show_learnt": ("learnt", "学习"),
+    "data.show_stop": ("control token, learnt", "学习的控制词元"),
+    "data.show_context": ("context", "上下文"),
+    "data.show_special": ("control token", "控制词元"),
+    "data.show_weight": ("weight of the loss, where it is not 1", "损失权重（不为 1 时）"),
+    "data.show_brackets": (
+        "{open}learnt{close}; everything else is context. {open}×0.5 learnt{close} with a weight of the loss other "
+        "than 1.",
+        "{open}学习{close}，其余为上下文；{open}×0.5 学习{close} 表示损失权重不为 1。",
+    ),
+    "data.show_fact_model": ("Model", "模型"),
+    "data.show_fact_template": ("Template", "模板"),
+    "data.show_fact_sequences": ("Sequences", "序列数"),
 }

@@ -166,11 +166,21 @@ TEXT: dict[str, tuple[str, str]] = {
         "{field} 在运行开始时为 {old}，现在为 {new}；不再保证逐位相同",
     ),
     "engine.fields_unread.rule": (
-        "the chat template leaves this field of the rows out, so the model never sees it",
-        "聊天模板没有使用数据行中的这个字段，模型看不到它",
+        "the chat template leaves this field of the rows out, so the model never sees it; that was accepted",
+        "聊天模板没有使用数据行中的这个字段，模型看不到它；已按要求接受",
     ),
     "engine.fields_unread.remedy": (
         "If it matters, choose a template that renders it (data.template).",
         "若它重要，请选择会渲染该字段的模板（data.template）。",
+    ),
+    "engine.unrolled.rule": (
+        "the chat template rewrites earlier answers once others follow, so such conversations were unrolled: each "
+        "answer is learnt as it is when it is given; {rows} rows were unrolled into {sequences} sequences",
+        "后面还有回答时，聊天模板会改写较早的回答，因此这类对话已展开：每个回答都按其给出时的样子学习；"
+        "{rows} 行展开为 {sequences} 个序列",
+    ),
+    "engine.unrolled.remedy": (
+        "Nothing to do; optim.batch counts sequences.",
+        "无需处理；optim.batch 按序列计数。",
     ),
 }

@@ -67,8 +67,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "该行带有工具，但对话模板没有放置工具的位置：模型将看不到它们",
     ),
     "templates.no_place_for_tools.remedy": (
-        "set data.template to a Jinja file that writes `tools`, or take the tools out of the rows",
-        "请把 data.template 设为会写出 `tools` 的 Jinja 文件，或从数据行中去掉工具",
+        "set data.template to a Jinja file that writes `tools`, take the tools out of the rows, or accept it with "
+        "data.accept_unread: [tools]",
+        "请把 data.template 设为会写出 `tools` 的 Jinja 文件，从数据行中去掉工具，"
+        "或用 data.accept_unread: [tools] 表示接受",
     ),
     "templates.unusable_character.rule": (
         "the text holds the character {code}, which stands for no character in Unicode",
@@ -131,19 +133,37 @@ TEXT: dict[str, tuple[str, str]] = {
         "训练时的提示与聊天时不同（{shape}）：在第 {turn} 个回答之前，聊天时为 {prompt!r}，训练时为 {training!r}",
     ),
     "templates.prompt_differs.remedy": (
-        "set method.train_on: last if only earlier answers are concerned, or data.template to chatml or a Jinja file "
-        "that writes the same prompt in both",
-        "若只涉及较早的回答，请设 method.train_on: last；"
-        "否则把 data.template 设为 chatml 或在两处写出相同提示的 Jinja 文件",
+        "set data.template to chatml, or to a Jinja file that writes the same prompt in both",
+        "请把 data.template 设为 chatml，或设为在两处写出相同提示的 Jinja 文件",
     ),
     "templates.rewrites_history.rule": (
-        "the chat template rewrites earlier answers once others follow ({shape}): answer {turn} reads {alone!r} when "
-        "it is given and {later!r} afterwards",
-        "后面还有回答时，对话模板会改写较早的回答（{shape}）：第 {turn} 个回答在给出时为 {alone!r}，之后变为 {later!r}",
+        "the chat template changes an answer once it is given ({shape}): answer {turn} reads {alone!r} at the end of "
+        "the conversation and {later!r} before another turn, and neither way it can be learnt",
+        "回答给出之后，对话模板会改写它（{shape}）：第 {turn} 个回答在对话结尾处为 {alone!r}，"
+        "后面还有内容时变为 {later!r}，两种形式都无法学习",
     ),
     "templates.rewrites_history.remedy": (
-        "set method.train_on: last, or split the conversations so that each ends with the answer to learn",
-        "请设 method.train_on: last，或拆分对话，使每段对话以要学习的回答结尾",
+        "set data.template to chatml or to a Jinja file that ends each answer with a stop token",
+        "请把 data.template 设为 chatml，或设为以停止词元结束每个回答的 Jinja 文件",
+    ),
+    "templates.field_unread.rule": (
+        "the chat template leaves out this field of the rows, or a part of it ({shape}): the model would never see it",
+        "对话模板遗漏了数据行中的该字段或其一部分（{shape}）：模型将看不到它",
+    ),
+    "templates.field_unread.remedy": (
+        "set data.template to a Jinja file that writes it, take it out of the rows, or accept it with "
+        "data.accept_unread: [{field}]",
+        "请把 data.template 设为会写出该字段的 Jinja 文件，从数据行中去掉该字段，"
+        "或用 data.accept_unread: [{field}] 表示接受",
+    ),
+    "templates.own_field_unread.rule": (
+        "your own format brings this field, and the chat template leaves it out ({shape})",
+        "自定义格式带有该字段，但对话模板没有写出它（{shape}）",
+    ),
+    "templates.own_field_unread.remedy": (
+        "set data.template to a Jinja file that writes {field}, or leave it out of the messages that your function "
+        "gives",
+        "请把 data.template 设为会写出 {field} 的 Jinja 文件，或不要让自己的函数给出该字段",
     ),
     "templates.turn_without_stop.rule": (
         "the chat template writes no stop token after answer {turn} ({shape}), so the model could not learn to "
