@@ -19,11 +19,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from luthier.config.load import dump, environment, load, resolved
-from luthier.errors import LuthierError, Problem
+from luthier.errors import LuthierError, ModelError, Problem, UserError
 from luthier.outcome import BAD_INPUT, FAILED, INTERRUPTED, OK, Outcome, Shell, failed, outcome_of, show
 from luthier.text import say, set_language
 
 if TYPE_CHECKING:
+    from luthier.config.schema import RunConfig
     from luthier.data.formats import Example
     from luthier.data.templates import Renderer
     from luthier.run import Run
@@ -89,15 +90,48 @@ def explain(
 def data_check(
     arguments: DataArguments,
     format: Annotated[str, typer.Option("--format", help="shell.option.format")] = "auto",
+    html: Annotated[str | None, typer.Option("--html", metavar="FILE", help="shell.option.html")] = None,
 ) -> Outcome:
-    from luthier.data import check
+    from luthier import __version__
+    from luthier.data import check, report, report_page
+    from luthier.data.findings import Findings
 
     if len(arguments) == 1 and not is_recipe(arguments[0]):
         source = load(None, {"model": "-", "data.train": {"path": arguments[0], "format": format}}).data.train[0]
-        checked = check.check_path(source.path, source.format)
+        findings = Findings()
+        checked = check.check_path(source.path, source.format, findings.see)
+        made = report.make(checked, findings, None, say("findings.no_model"))
     else:
-        checked = check.inspect(load(*split(arguments)))
-    return Outcome(check.report(checked), check.lines(checked), BAD_INPUT if checked.problems else OK)
+        config = load(*split(arguments))
+        # Plain text longer than the bound becomes several sequences.
+        findings = Findings(None if config.method.kind == "pretrain" else config.data.max_tokens, config.data.too_long)
+        checked = check.inspect(config, findings.see)
+        made = report.make(checked, findings, *tokenizer_of(config))
+    lines = report.lines(made)
+    if html is not None:
+        write_page(html, report_page.page(made, __version__))
+        lines.append(say("findings.written", file=html))
+    return Outcome(report.to_json(made), lines, BAD_INPUT if made.stops else OK)
+
+
+def tokenizer_of(config: RunConfig) -> tuple[Renderer | None, str]:
+    """What counts tokens for a recipe, or why nothing can; whatever is wrong with a model is for `train` to say."""
+    from luthier.data.templates import load_renderer
+    from luthier.session import find_base
+
+    try:
+        return load_renderer(find_base(config.model).folder, config), ""
+    except ModelError as error:
+        return None, error.problems[0].rule
+
+
+def write_page(file: str, page: str) -> None:
+    """Raises UserError where it cannot be written."""
+    try:
+        Path(file).write_text(page, encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(Problem("findings.not_written", file, values={"reason": reason})) from error
 
 
 def data_show(

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from luthier.config.schema import DataSection, RunConfig, Source
 from luthier.data import own, split
-from luthier.data.scan import PLACES_SHOWN, Excluded, FileReport, FileScan, Item, Tally
+from luthier.data.scan import PLACES_SHOWN, Excluded, FileReport, FileScan, Item, Observer, Role, Tally
 from luthier.data.split import Split
 from luthier.errors import DataError, Problem
 from luthier.text import say
@@ -64,28 +64,35 @@ def check_sources(config: RunConfig) -> Checked:
     return checked
 
 
-def inspect(config: RunConfig) -> Checked:
-    """`check_sources`, with the problems beside what could be read instead of an error."""
-    return _inspect(config.data, config.run.seed, config.method.kind)
+def inspect(config: RunConfig, observer: Observer | None = None) -> Checked:
+    """`check_sources`, with the problems beside what could be read instead of an error. `observer` is told of every
+    kept row."""
+    return _inspect(config.data, config.run.seed, config.method.kind, observer)
 
 
-def check_path(path: str, format: str = "auto") -> Checked:
+def check_path(path: str, format: str = "auto", observer: Observer | None = None) -> Checked:
     """`inspect` of one file without a recipe: nothing is held out, and any method is fine.
 
     Args:
         format: a name of `FORMATS`, the user's `module:function`, or auto.
+        observer: is told of every kept row.
     """
     data = DataSection(train=(Source(path=path, format=format),), validation=0.0)
-    return _inspect(data, 0, None)
+    return _inspect(data, 0, None, observer)
 
 
 # ----------------------------------------------------------------------------------------------------- all files
 
 
-def _inspect(data: DataSection, seed: int, method: str | None) -> Checked:
+def _inspect(data: DataSection, seed: int, method: str | None, observer: Observer | None) -> Checked:
     given = data.validation if isinstance(data.validation, tuple) else ()
-    train = [_scan(source, data.format, index, method) for index, source in enumerate(data.train)]
-    valid = [_scan(source, data.format, index, method, "validation") for index, source in enumerate(given)]
+
+    def scan(source: Source, index: int, role: Role) -> FileScan:
+        format = source.format if source.format != "auto" else data.format
+        return FileScan(source.path, format, role, index, method, observer)
+
+    train = [scan(source, index, "train") for index, source in enumerate(data.train)]
+    valid = [scan(source, index, "validation") for index, source in enumerate(given)]
     files = (*train, *valid)
     for file in files:
         file.check()
@@ -107,12 +114,6 @@ def _inspect(data: DataSection, seed: int, method: str | None) -> Checked:
         files=tuple(file.report() for file in files),
         plugins={} if problems else {file.format: own.source_file(file.format) for file in files if file.is_own},
     )
-
-
-def _scan(
-    source: Source, format: str, index: int, method: str | None, role: Literal["train", "validation"] = "train"
-) -> FileScan:
-    return FileScan(source.path, source.format if source.format != "auto" else format, role, index, method)
 
 
 def _twice(files: Iterable[FileScan]) -> Iterator[Problem]:
@@ -207,7 +208,7 @@ def report(checked: Checked) -> dict[str, Any]:
 
 
 def lines(checked: Checked) -> list[str]:
-    """The report for people, without colours."""
+    """What was read, for people, without colours; `report` has what there is to say about it."""
     shown: list[str] = []
     for file in checked.files:
         shown.append(say("data.line_file", path=file.path, read=file.read, kept=file.kept, excluded=file.excluded))
@@ -215,8 +216,6 @@ def lines(checked: Checked) -> list[str]:
             shown.append("    " + say("data.line_format", format=file.format, why=file.why))
         shown += [f"    {rows} × {_first_reason(checked, file, id)}" for id, rows in file.faults.items()]
     shown.append(say("data.line_split", train=len(checked.train), validation=len(checked.validation)))
-    shown += [say("data.line_note", note=str(note)) for note in checked.notes]
-    shown += [say("data.line_problem", problem=str(problem)) for problem in checked.problems]
     return shown
 
 

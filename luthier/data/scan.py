@@ -31,6 +31,9 @@ _PLACEHOLDER = re.compile(r"(?<!\{)\{\{\s*[\w.\-]+(?: [\w.\-]+)*\s*\}\}(?!\})")
 
 Role = Literal["train", "validation"]
 
+Observer = Callable[[str, str, Role, Example, bytes], None]
+"""Takes where a kept row stands, its file, that file's role, the example and its content hash."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -109,8 +112,17 @@ class Tally:
 class FileScan:
     """One file while it is read; see `check`."""
 
-    def __init__(self, path: str, format: str, role: Role, source_index: int, method: str | None) -> None:
-        """`method` is the kind of method that the examples are for; None where any is fine."""
+    def __init__(
+        self,
+        path: str,
+        format: str,
+        role: Role,
+        source_index: int,
+        method: str | None,
+        observer: Observer | None = None,
+    ) -> None:
+        """`method` is the kind of method that the examples are for; None where any is fine. `observer` is told of every
+        kept row."""
         self.path = Path(path).expanduser()
         self.format = format
         self.is_own = own.is_own(format)
@@ -128,6 +140,7 @@ class FileScan:
         self._role: Role = role
         self._why = say("data.why_given")
         self._method = method
+        self._observer = observer
         self._sha256, self._bytes = "", 0
 
     def check(self) -> None:
@@ -201,6 +214,8 @@ class FileScan:
         self.items.append(Item(example, str(self.path), row.number, self._source_index))
         self.places.append(row.where)
         self._look(row, example)
+        if self._observer is not None:
+            self._observer(row.where, str(self.path), self._role, example, self.hashes[-1])
 
     def _look(self, row: Row, example: Example) -> None:
         """Keep in mind what the notes will tell."""

@@ -111,6 +111,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "How the rows of a data file are laid out; auto finds out.",
         "数据文件中各行的格式；auto 表示自动识别。",
     ),
+    "shell.option.html": ("Write the report to this file as a page too.", "同时把报告以网页形式写入此文件。"),
     "shell.option.rows": ("How many rows to show.", "显示多少行。"),
     "shell.option.first": ("The row to begin with, from 1.", "从第几行开始（从 1 数起）。"),
     "shell.option.run": ("A run's name or folder.", "运行的名称或目录。"),
