@@ -62,7 +62,9 @@ def script(text: str) -> str:
     counts = Counter(_BLOCKS[bisect_right(_STARTS, ord(each)) - 1][1] for each in head if each.isalpha())
     if counts["kana"] * 5 >= counts["han"] > 0:
         return "kana"
-    return max(SCRIPTS, key=lambda name: counts[name]) if counts else "none"
+    # A character of these says as much as two or three letters.
+    counts.update({name: counts[name] for name in ("han", "kana", "hangul")})
+    return max(SCRIPTS, key=lambda name: counts[name]) if counts.total() else "none"
 
 
 def ending(text: str) -> str:

@@ -41,12 +41,11 @@ SEVERITIES: dict[str, Severity] = {
     "data.leak": "warning",
     "data.left_out": "warning",
     "data.unfilled": "warning",
-    "findings.too_long": "error",
     "findings.not_rendered": "error",
     "findings.near_leak": "warning",
     "findings.question_leak": "warning",
-    "findings.mojibake": "warning",
-    "findings.lost": "warning",
+    "findings.damage_mojibake": "warning",
+    "findings.damage_lost": "warning",
     "findings.unclosed_think": "warning",
     "findings.unclosed_fence": "warning",
     "findings.secret_private": "warning",
@@ -110,12 +109,12 @@ class Findings:
         self._rows.add(where, path, is_validation, content, said.asked, len(text))
         self._near.add(row, content, own)
         for defect in defects(text):
-            self._tally(defect, where)
+            self._tally(f"findings.damage_{defect}", where)
         for left_open in {each for answer in said.answers for each in unclosed(answer)}:
-            self._tally(f"unclosed_{left_open}", where)
+            self._tally(f"findings.unclosed_{left_open}", where)
         found = secrets.kinds(text)
         for kind, count in found.items():
-            self._tally(f"secret_{kind}", where, count)
+            self._tally(f"findings.secret_{kind}", where, count)
         for answer in said.answers:
             # Answers are shown later, so nothing secret may be kept of them.
             self._answers.see(row, is_validation, secrets.covered(answer) if found else answer)
@@ -126,13 +125,13 @@ class Findings:
         self._learnt += learnt
         self._measured_characters += characters
         if self._max_tokens is not None and tokens > self._max_tokens:
-            self._tally("too_long", where)
+            self._tally("findings.too_long", where)
         if not learnt:
-            self._tally("nothing_learnt", where)
+            self._tally("findings.nothing_learnt", where)
 
     def not_rendered(self, problem: Problem, where: str) -> None:
         """A row that the template cannot render."""
-        self._tally("not_rendered", where, words=problem.rule)
+        self._tally("findings.not_rendered", where, words=problem.rule)
 
     def finish(self, held_out: Collection[bytes] = ()) -> tuple[tuple[Finding, ...], Statistics]:
         """All findings, the worst first. held_out: content hashes of rows that are kept for validation."""
@@ -143,9 +142,9 @@ class Findings:
 
     # ---------------------------------------------------------------------------------------------------- findings
 
-    def _tally(self, name: str, where: str, count: int = 1, words: str = "") -> None:
+    def _tally(self, id: str, where: str, count: int = 1, words: str = "") -> None:
         """Count a row once, and what it holds as often as it does."""
-        tally = self._tallies.setdefault(f"findings.{name}", Tally())
+        tally = self._tallies.setdefault(id, Tally())
         tally.add(where)
         tally.words[words] += count
 
@@ -221,8 +220,8 @@ class Findings:
     def _odd_problem(self, odd: Odd) -> Problem:
         rows = tuple(dict.fromkeys(odd.rows))
         named = odd.kind in ("script", "ending", "form")
-        usual = say(f"findings.{odd.kind}.{odd.usual}") if named else odd.usual
-        words = ", ".join(say(f"findings.{odd.kind}.{word}") if named else word for word in odd.words)
+        usual = say(f"findings.kind.{odd.kind}.{odd.usual}") if named else odd.usual
+        words = ", ".join(say(f"findings.kind.{odd.kind}.{word}") if named else word for word in odd.words)
         tally = Tally(len(rows), [self._rows.place(row) for row in rows[:PLACES_SHOWN]])
         return tally.note(f"findings.odd_{odd.kind}", "", share=f"{100 * odd.share:.3g}", usual=usual, odd=words)
 
@@ -251,6 +250,8 @@ class Findings:
 
 
 def _severity(problem: Problem) -> Severity:
+    if problem.id == "findings.too_long":
+        return "error" if problem.values["policy"] == "stop" else "note"
     many = problem.id == "findings.near" and problem.values["rows"] >= NEAR_SHARE * problem.values["all"]
     return "warning" if many else SEVERITIES.get(problem.id, "note")
 

@@ -34,6 +34,9 @@ FRAME_LEAST_ROWS, FRAME_SHARE = 100, 0.5
 into, such as a long instruction before each question; they do not make rows alike."""
 FRAME_LEFT = 8
 """A row with fewer pieces of its own is compared as a whole."""
+COMMON_SHARE = 0.01
+"""Pieces in more of the first rows than this do not decide which rows are in a sample: a phrase in many rows would take
+all of them or none."""
 _SLOTS = 1 << 20
 _EMPTY = np.uint32(0xFFFFFFFF)
 
@@ -78,7 +81,7 @@ class NearIndex:
         self._waiting: list[tuple[int, int, str]] = []
         self._waiting_characters = 0
         self._known: set[int] = set()
-        self._frame: NDArray[np.bool_] | None = None
+        self._commonness: NDArray[np.float64] | None = None
         self._bound = np.uint64(0xFFFFFFFFFFFFFFFF)
         self._sampled = False
         self._rows = np.empty(0, dtype=np.int64)
@@ -124,11 +127,13 @@ class NearIndex:
             return
         texts = [text for _, _, text in self._waiting]
         hashes, owners = _pieces(texts)
-        if self._frame is None:
-            self._frame = _frame(hashes, owners, len(texts))
-        signatures, draws = _signatures(hashes, owners, len(texts), self._frame)
+        if self._commonness is None:
+            self._commonness = _commonness(hashes, owners, len(texts))
+        common = self._commonness[(hashes & np.uint64(_SLOTS - 1)).astype(np.int64)]
+        signatures = _signatures(hashes, owners, common, len(texts))
         rows = np.asarray([row for row, _, _ in self._waiting], dtype=np.int64)
         contents = np.asarray([content for _, content, _ in self._waiting], dtype=np.uint64)
+        draws = _draws(hashes, owners, common, contents)
         kept = draws <= self._bound
         if not kept.all():
             self._known.difference_update(contents[~kept].tolist())
@@ -148,8 +153,7 @@ class NearIndex:
             self._fresh = []
 
     def _halve(self) -> None:
-        """Keep half of the rows: those whose smallest piece hash is drawn, which rows that are alike mostly share, so
-        that a pair stays or goes together."""
+        """Keep about half of the rows; a pair mostly stays or goes together."""
         self._settle()
         self._sampled = True
         self._bound = self._bound >> np.uint64(1)
@@ -177,31 +181,40 @@ def _pieces(texts: Sequence[str]) -> tuple[Hashes, Ints]:
     return _mixed(hashes[whole]), owners[:windows][whole]
 
 
-def _frame(hashes: Hashes, owners: Ints, rows: int) -> NDArray[np.bool_]:
-    """Which slots hold pieces that most rows have. A slot stands for all pieces whose hash ends alike: one in a
-    thousand of a row's own pieces is lost with them, the same in every row."""
+def _commonness(hashes: Hashes, owners: Ints, rows: int) -> NDArray[np.float64]:
+    """The share of the first rows that have a piece, by slot. A slot stands for all pieces whose hash ends alike: one
+    in a thousand of a row's own pieces is taken for another, the same in every row."""
     if rows < FRAME_LEAST_ROWS:
-        return np.zeros(_SLOTS, dtype=bool)
+        return np.zeros(_SLOTS)
     slots = (hashes & np.uint64(_SLOTS - 1)).astype(np.int64)
-    once = np.unique(owners * _SLOTS + slots) % _SLOTS
-    shared: NDArray[np.bool_] = np.bincount(once, minlength=_SLOTS) > FRAME_SHARE * rows
-    return shared
+    pairs = np.sort(owners * _SLOTS + slots)
+    once = pairs[np.append(True, pairs[1:] != pairs[:-1])] % _SLOTS
+    return np.bincount(once, minlength=_SLOTS) / rows
 
 
-def _signatures(hashes: Hashes, owners: Ints, rows: int, frame: NDArray[np.bool_]) -> tuple[NDArray[np.uint16], Hashes]:
-    """Signatures [rows, HASHES], and a number per row that samples are drawn by."""
+def _signatures(hashes: Hashes, owners: Ints, common: NDArray[np.float64], rows: int) -> NDArray[np.uint16]:
+    """Signatures [rows, HASHES]."""
+    frame = common > FRAME_SHARE
     if frame.any():
-        own = ~frame[(hashes & np.uint64(_SLOTS - 1)).astype(np.int64)]
-        bare = np.bincount(owners[own], minlength=rows) < FRAME_LEFT
-        used = own | bare[owners]
+        bare = np.bincount(owners[~frame], minlength=rows) < FRAME_LEFT
+        used = ~frame | bare[owners]
         hashes, owners = hashes[used], owners[used]
     flat = np.full(rows * HASHES, _EMPTY, dtype=np.uint32)
     bins = owners * HASHES + ((hashes >> np.uint64(24)) & np.uint64(HASHES - 1)).astype(np.int64)
     np.minimum.at(flat, bins, (hashes >> np.uint64(33)).astype(np.uint32))
     table = flat.reshape(rows, HASHES)
-    draws = _mixed(table.min(axis=1).astype(np.uint64) + np.uint64(1))
     _fill(table)
-    return table.astype(np.uint16), draws
+    return table.astype(np.uint16)
+
+
+def _draws(hashes: Hashes, owners: Ints, common: NDArray[np.float64], contents: Hashes) -> Hashes:
+    """A number per row that samples are drawn by: its smallest piece hash, which rows that are alike mostly share; of
+    rows without a piece that is not common, a hash of the whole."""
+    starts = np.flatnonzero(np.append(True, owners[1:] != owners[:-1]))
+    top = np.uint64(1 << 63)
+    ranks = (hashes >> np.uint64(1)) | np.where(common > COMMON_SHARE, top, np.uint64(0))
+    smallest = np.minimum.reduceat(ranks, starts)
+    return _mixed(np.where(smallest < top, smallest, contents))
 
 
 def _fill(table: NDArray[np.uint32]) -> None:

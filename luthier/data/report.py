@@ -110,7 +110,7 @@ def tally(findings: Iterable[Finding]) -> str:
 def _findings(findings: Sequence[Finding]) -> list[str]:
     if not findings:
         return [say("findings.none")]
-    shown = [f"{say(f'findings.{each.severity}')}: {each.problem}" for each in findings]
+    shown = [f"{say(f'findings.severity.{each.severity}')}: {each.problem}" for each in findings]
     return [*shown, "", tally(findings)]
 
 
@@ -125,9 +125,10 @@ def _numbers(report: Report) -> list[str]:
     else:
         shown += _token_lines(numbers.tokens)
     shown.append(searched(numbers))
-    for id, answers in (("line_labels", numbers.labels), ("line_frequent", () if numbers.labels else numbers.frequent)):
-        if answers:
-            shown.append(say(f"findings.{id}", answers=_answers(answers)))
+    if numbers.labels:
+        shown.append(say("findings.line_labels", answers=_answers(numbers.labels)))
+    elif numbers.frequent:
+        shown.append(say("findings.line_frequent", answers=_answers(numbers.frequent)))
     return shown
 
 

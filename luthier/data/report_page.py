@@ -40,17 +40,18 @@ h3 { font-size: .95rem; margin: 0 0 .75rem; color: var(--soft); font-weight: 600
 p { margin: 0; }
 .verdict { font-size: 1.1rem; margin-bottom: .25rem; } .verdict.good { color: var(--good); }
 .verdict.bad { color: var(--error); } .soft { color: var(--soft); font-size: .9rem; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); gap: .75rem; margin: 1.5rem 0 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(6.9rem, 1fr)); gap: .6rem; margin: 1.5rem 0 0; }
 .fact, .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-.fact { padding: .7rem .9rem; } .fact b { display: block; font-size: 1.45rem; line-height: 1.25; font-weight: 650;
+.fact { padding: .6rem .8rem; } .fact b { display: block; font-size: 1.25rem; line-height: 1.25; font-weight: 650;
   font-variant-numeric: tabular-nums; } .fact span { color: var(--soft); font-size: .85rem; }
 .card { padding: 1.1rem 1.25rem; margin-bottom: .75rem; overflow-x: auto; }
-.finding { display: grid; grid-template-columns: 5.5rem 1fr auto; gap: .25rem 1rem; align-items: start;
-  border-left: 4px solid var(--tone); }
+.finding { display: grid; grid-template-columns: 4.5rem 1fr auto; gap: .25rem 1rem; align-items: start;
+  border-left: 4px solid var(--tone); padding: .65rem 1rem; margin-bottom: .5rem; line-height: 1.45; 
+  font-size: .95rem; }
 .error { --tone: var(--error); } .warning { --tone: var(--warning); } .note { --tone: var(--note); }
-.finding .kind { color: var(--tone); font-weight: 650; font-size: .9rem; padding-top: .1rem; }
+.finding .kind { color: var(--tone); font-weight: 650; font-size: .85rem; padding-top: .1rem; }
 .finding .what { overflow-wrap: anywhere; white-space: pre-line; } .finding .what p + p { color: var(--soft);
-  font-size: .92rem; margin-top: .2rem; }
+  font-size: .88rem; margin-top: .1rem; }
 .finding .rows { text-align: right; font-variant-numeric: tabular-nums; color: var(--soft); white-space: nowrap; }
 .finding .rows b { color: var(--ink); }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
@@ -64,7 +65,7 @@ tr:last-child td { border-bottom: 0; } td:last-child, th:last-child { padding-ri
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; margin-top: .6rem; font-size: .9rem; }
 .legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 3px; margin-right: .45rem; }
 .bar { display: block; height: .55rem; border-radius: 3px; background: var(--fill); min-width: 2px; }
-.bars td:first-child { width: 45%; } .bars td:nth-child(2) { vertical-align: middle; }
+.bars td { vertical-align: middle; } .bars td:first-child { width: 45%; }
 svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 12px; }
 svg .bin { fill: var(--fill); } svg .axis { stroke: var(--line); } svg .bound { stroke: var(--error);
   stroke-dasharray: 5 4; stroke-width: 1.5; } svg .bound-word { fill: var(--error); font-weight: 600; }
@@ -134,10 +135,8 @@ def _finding(finding: Finding) -> str:
     rule = ": ".join(part for part in (problem.where, subject, problem.rule) if part)
     rows = f"<b>{finding.rows:,}</b> {_say('rows')}" if finding.rows else ""
     remedy = f"<p>{escape(problem.remedy)}</p>" if problem.remedy else ""
-    return (
-        f'<div class="card finding {finding.severity}"><span class="kind">{escape(say(f"findings.{finding.severity}"))}'
-        f'</span><div class="what"><p>{escape(rule)}</p>{remedy}</div><span class="rows">{rows}</span></div>'
-    )
+    severity = escape(say(f"findings.severity.{finding.severity}"))
+    return f'<div class="card finding {finding.severity}"><span class="kind">{severity}</span><div class="what"><p>{escape(rule)}</p>{remedy}</div><span class="rows">{rows}</span></div>'
 
 
 def _lengths(numbers: Statistics, why_no_tokens: str) -> list[str]:
@@ -174,7 +173,7 @@ def _tokens(tokens: Tokens | None) -> list[str]:
         f'<div class="legend">{legend}<span>{ratio}</span></div></div>'
     ]
     if tokens.costs:
-        header = [_say("policy"), _say("touched"), _say("lost")]
+        header = ["data.too_long", _say("touched"), _say("lost")]
         rows = [[escape(cost.policy), f"{cost.rows:,}", f"{cost.tokens:,}"] for cost in tokens.costs]
         shown.append(f'<div class="card"><h3>{_say("too_long")}</h3>{_table(header, rows, right=(1, 2))}</div>')
     elif tokens.max_tokens is not None:

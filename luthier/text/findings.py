@@ -4,27 +4,27 @@ from __future__ import annotations
 
 TEXT: dict[str, tuple[str, str]] = {
     # ---- damage
-    "findings.mojibake.rule": (
+    "findings.damage_mojibake.rule": (
         "{rows} rows hold text in a wrong encoding, such as Ã© or â€™ (first: {places})",
         "{rows} 条含有编码错误的文本（乱码，如 Ã©、锟斤拷）（最前：{places}）",
     ),
-    "findings.mojibake.remedy": (
+    "findings.damage_mojibake.remedy": (
         "UTF-8 was read as Latin-1 or GBK when the file was made; make it again, or mend the text (ftfy does).",
         "制作文件时把 UTF-8 当作 Latin-1 或 GBK 读取；请重新制作，或修复文本（可用 ftfy）。",
     ),
-    "findings.lost.rule": (
+    "findings.damage_lost.rule": (
         "{rows} rows hold the sign for a lost character, � (first: {places})",
         "{rows} 条含有表示字符丢失的符号 �（最前：{places}）",
     ),
-    "findings.lost.remedy": (
+    "findings.damage_lost.remedy": (
         "The model would learn to write it. Take the text from its source again, or remove the rows.",
         "模型会学着输出它。请重新从来源获取文本，或删除这些数据。",
     ),
-    "findings.control.rule": (
+    "findings.damage_control.rule": (
         "{rows} rows hold control characters (first: {places})",
         "{rows} 条含有控制字符（最前：{places}）",
     ),
-    "findings.control.remedy": (
+    "findings.damage_control.remedy": (
         "They are invisible and mean nothing to a reader; remove them unless they are meant.",
         "它们不可见，对读者没有意义；若非有意请删除。",
     ),
@@ -168,24 +168,24 @@ TEXT: dict[str, tuple[str, str]] = {
         "If a program reads the answers, bring these into the usual form.",
         "若由程序读取回答，请把这些改为通常的形式。",
     ),
-    "findings.script.latin": ("Latin letters", "拉丁字母"),
-    "findings.script.cyrillic": ("Cyrillic letters", "西里尔字母"),
-    "findings.script.greek": ("Greek letters", "希腊字母"),
-    "findings.script.arabic": ("Arabic script", "阿拉伯文字"),
-    "findings.script.hebrew": ("Hebrew letters", "希伯来字母"),
-    "findings.script.indic": ("an Indian script", "印度文字"),
-    "findings.script.thai": ("Thai letters", "泰文字母"),
-    "findings.script.kana": ("Japanese script", "日文"),
-    "findings.script.han": ("Chinese characters", "汉字"),
-    "findings.script.hangul": ("Korean letters", "韩文"),
-    "findings.script.none": ("no letters (numbers, signs)", "无文字（数字、符号）"),
-    "findings.ending.sentence": ("like a sentence", "句末标点"),
-    "findings.ending.word": ("with a word or number", "单词或数字"),
-    "findings.ending.other": ("with another sign", "其他符号"),
-    "findings.form.prose": ("plain text", "普通文本"),
-    "findings.form.lists": ("text with lists or headings", "含列表或标题的文本"),
-    "findings.form.code": ("text with code blocks", "含代码块的文本"),
-    "findings.form.json": ("JSON", "JSON 数据"),
+    "findings.kind.script.latin": ("Latin letters", "拉丁字母"),
+    "findings.kind.script.cyrillic": ("Cyrillic letters", "西里尔字母"),
+    "findings.kind.script.greek": ("Greek letters", "希腊字母"),
+    "findings.kind.script.arabic": ("Arabic script", "阿拉伯文字"),
+    "findings.kind.script.hebrew": ("Hebrew letters", "希伯来字母"),
+    "findings.kind.script.indic": ("an Indian script", "印度文字"),
+    "findings.kind.script.thai": ("Thai letters", "泰文字母"),
+    "findings.kind.script.kana": ("Japanese script", "日文"),
+    "findings.kind.script.han": ("Chinese characters", "汉字"),
+    "findings.kind.script.hangul": ("Korean letters", "韩文"),
+    "findings.kind.script.none": ("no letters (numbers, signs)", "无文字（数字、符号）"),
+    "findings.kind.ending.sentence": ("like a sentence", "句末标点"),
+    "findings.kind.ending.word": ("with a word or number", "单词或数字"),
+    "findings.kind.ending.other": ("with another sign", "其他符号"),
+    "findings.kind.form.prose": ("plain text", "普通文本"),
+    "findings.kind.form.lists": ("text with lists or headings", "含列表或标题的文本"),
+    "findings.kind.form.code": ("text with code blocks", "含代码块的文本"),
+    "findings.kind.form.json": ("JSON", "JSON 数据"),
     # ---- tokens
     "findings.too_long.rule": (
         "{rows} rows are longer than data.max_tokens = {max_tokens}, and data.too_long is {policy} (first: {places})",
@@ -212,9 +212,9 @@ TEXT: dict[str, tuple[str, str]] = {
         "请修正数据，或更换 data.template。",
     ),
     # ---- the report
-    "findings.error": ("error", "错误"),
-    "findings.warning": ("warning", "警告"),
-    "findings.note": ("note", "提示"),
+    "findings.severity.error": ("error", "错误"),
+    "findings.severity.warning": ("warning", "警告"),
+    "findings.severity.note": ("note", "提示"),
     "findings.none": ("nothing to remark", "没有发现问题"),
     "findings.tally": (
         "{errors} errors, {warnings} warnings, {notes} notes",
@@ -288,7 +288,6 @@ TEXT: dict[str, tuple[str, str]] = {
     "findings.page.context": ("context only", "仅上下文"),
     "findings.page.ratio": ("{ratio} characters per token", "每个词元 {ratio} 个字符"),
     "findings.page.too_long": ("Rows that are too long", "过长的数据"),
-    "findings.page.policy": ("data.too_long", "data.too_long"),
     "findings.page.touched": ("rows touched", "涉及条数"),
     "findings.page.lost": ("tokens not trained", "不参与训练的词元"),
     "findings.page.files": ("Files", "文件"),
