@@ -106,7 +106,7 @@ def test_a_long_instruction_before_every_question_makes_no_duplicates() -> None:
     """And real near duplicates below the same instruction are found all the same."""
     rng = random.Random(2)
     words = made_words(rng)
-    instruction = "Classify the sentiment of the review as positive, negative or neutral, and answer in one word. " * 4
+    instruction = " ".join(rng.choices(words, k=300)) + ": "
     reviews = [" ".join(rng.choices(words, k=25)) for _ in range(300)]
     assert found_pairs(indexed([instruction + each for each in reviews]).pairs()) == set()
     reviews.append(reviews[7] + " indeed")

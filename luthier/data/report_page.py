@@ -135,8 +135,13 @@ def _finding(finding: Finding) -> str:
     rule = ": ".join(part for part in (problem.where, subject, problem.rule) if part)
     rows = f"<b>{finding.rows:,}</b> {_say('rows')}" if finding.rows else ""
     remedy = f"<p>{escape(problem.remedy)}</p>" if problem.remedy else ""
-    severity = escape(say(f"findings.severity.{finding.severity}"))
-    return f'<div class="card finding {finding.severity}"><span class="kind">{severity}</span><div class="what"><p>{escape(rule)}</p>{remedy}</div><span class="rows">{rows}</span></div>'
+    parts = [
+        f'<div class="card finding {finding.severity}">',
+        f'<span class="kind">{escape(say(f"findings.severity.{finding.severity}"))}</span>',
+        f'<div class="what"><p>{escape(rule)}</p>{remedy}</div>',
+        f'<span class="rows">{rows}</span></div>',
+    ]
+    return "".join(parts)
 
 
 def _lengths(numbers: Statistics, why_no_tokens: str) -> list[str]:

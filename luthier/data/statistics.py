@@ -109,7 +109,9 @@ def lengths(values: Ints) -> Lengths | None:
     measured = np.percentile(values, PERCENTILES, method="higher")
     percentiles = {percent: int(value) for percent, value in zip(PERCENTILES, measured, strict=True)}
     bounds = int(values.min()), int(values.max())
-    return Lengths(len(values), int(values.sum()), *bounds, percentiles, histogram(values, percentiles[99]))
+    # A few very long rows would press all others into one bar.
+    end = min(percentiles[99], 3 * percentiles[90])
+    return Lengths(len(values), int(values.sum()), *bounds, percentiles, histogram(values, end))
 
 
 def histogram(values: Ints, end: int) -> tuple[Bin, ...]:
