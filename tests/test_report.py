@@ -7,8 +7,11 @@ what the page promises: one file, no script, nothing from elsewhere, nothing of 
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -126,6 +129,15 @@ def test_rows_that_are_too_long_stop_as_training_does(
     assert code == 0 and "too_long: drop" in out
 
 
+def test_a_model_without_a_template_stops_and_all_else_is_told(
+    write_rows: WriteRows, tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, model = write_rows("a.jsonl", rows(20)), tiny_model(template=False)
+    code, out, _ = run(capsys, f"model={model}", f"data.train={path}")
+    assert code == 2 and "data.template" in out and "characters per row" in out
+    assert run(capsys, f"model={model}", f"data.train={path}", "data.template=chatml")[0] == 0
+
+
 # ----------------------------------------------------------------------------------------------------------- page
 
 
@@ -237,3 +249,12 @@ def test_without_the_model_all_else_is_told(write_rows: WriteRows, capsys: pytes
     path = write_rows("a.jsonl", rows(30))
     code, out, _ = run(capsys, "model=./absent-model", f"data.train={path}")
     assert code == 0 and "tokens are not counted" in out and "characters per row" in out
+
+
+def test_the_benchmark_runs() -> None:
+    """With few rows: it finds what it planted, and says how fast."""
+    command = [sys.executable, str(Path(__file__).parents[1] / "bench" / "check.py"), "600"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "600 rows in" in done.stdout and "rows/s" in done.stdout and "nearly the same" in done.stdout

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from luthier.batch import Floats
@@ -18,7 +18,7 @@ from luthier.data.formats import Example
 from luthier.data.scan import content_hash
 from luthier.data.speech import speech
 from luthier.data.statistics import Frequent, Lengths, Statistics, Tokens
-from luthier.errors import Problem
+from luthier.errors import ModelError, Problem
 from luthier.text import say
 
 BLOCK_ROWS = 256
@@ -57,12 +57,19 @@ def make(checked: Checked, findings: Findings, renderer: Renders | None, why_no_
     """The report on rows that `findings` has seen while `checked` was made.
 
     Args:
-        renderer: counts tokens as they will be trained; None where there is none, which `why_no_tokens` says then.
+        renderer: counts tokens as they will be trained; None where there is none, which `why_no_tokens` says then. One
+            that cannot render these rows, for want of a template, is an error among the findings.
     """
+    unusable: tuple[Problem, ...] = ()
     if renderer is not None:
-        measure(checked, findings, renderer)
+        try:
+            measure(checked, findings, renderer)
+        except ModelError as error:
+            unusable, why_no_tokens = error.problems, error.problems[0].rule
     found, statistics = findings.finish({content_hash(item.example) for item in checked.validation})
-    stopping = [Finding.of(problem, "error") for problem in checked.problems]
+    if unusable:
+        statistics = replace(statistics, tokens=None)
+    stopping = [Finding.of(problem, "error") for problem in (*checked.problems, *unusable)]
     notes = [Finding.of(problem) for problem in checked.notes]
     return Report(checked, (*stopping, *ordered([*notes, *found])), statistics, why_no_tokens)
 
