@@ -2,7 +2,7 @@
 
 What goes in: every kept row once, in order; where a tokenizer is at hand, its length in tokens as well. What comes out:
 findings, each with a severity, the number of rows, the first places and a remedy; and statistics. Only small numbers
-are kept for a row, never the row (`rows`, `answers`, `near` say how many bytes).
+are kept for a row, never the row (`ledger`, `answers`, `near` say how many bytes).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from luthier.data import secrets, statistics
 from luthier.data.answers import Answers, Count, Odd
 from luthier.data.defects import defects, unclosed
 from luthier.data.formats import Example
+from luthier.data.ledger import Ledger
 from luthier.data.near import SAMPLE_ROWS, NearIndex, Pairs
-from luthier.data.rows import Rows
 from luthier.data.scan import PLACES_SHOWN, Role, Tally
 from luthier.data.speech import speech
 from luthier.data.statistics import Frequent, Statistics, Tokens
@@ -94,7 +94,7 @@ class Findings:
     ) -> None:
         self._max_tokens = max_tokens
         self._policy = too_long
-        self._rows = Rows()
+        self._rows = Ledger()
         self._near = NearIndex(sample_rows)
         self._answers = Answers()
         self._tallies: dict[str, Tally] = {}

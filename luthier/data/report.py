@@ -5,6 +5,7 @@ What goes in: what was read, and what was found in it. What comes out: a `Report
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -76,9 +77,8 @@ def make(checked: Checked, findings: Findings, renderer: Renders | None, why_no_
 
 def measure(checked: Checked, findings: Findings, renderer: Renders) -> None:
     """Tell `findings` how many tokens each row has."""
-    items = (*checked.train, *checked.validation)
-    for start in range(0, len(items), BLOCK_ROWS):
-        block = items[start : start + BLOCK_ROWS]
+    items = itertools.chain(checked.train, checked.validation)
+    while block := list(itertools.islice(items, BLOCK_ROWS)):
         for item, made in zip(block, renderer.train_many([each.example for each in block]), strict=True):
             where = f"{item.path}:{item.number}"
             if isinstance(made, Problem):

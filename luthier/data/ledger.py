@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from luthier.batch import Ints
 
 
-class Rows:
+class Ledger:
     """Numbers of all rows, by the order in which they were seen."""
 
     def __init__(self) -> None:
