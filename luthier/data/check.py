@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from luthier.config.schema import DataSection, RunConfig, Source
 from luthier.data import own, split
-from luthier.data.scan import PLACES_SHOWN, Excluded, FileReport, FileScan, Item, Observer, Role, Tally
+from luthier.data.scan import PLACES_SHOWN, Excluded, FileReport, FileScan, Item, Observer, Tally
 from luthier.data.split import Split
 from luthier.errors import DataError, Problem
 from luthier.text import say
@@ -86,16 +86,11 @@ def check_path(path: str, format: str = "auto", observer: Observer | None = None
 
 def _inspect(data: DataSection, seed: int, method: str | None, observer: Observer | None) -> Checked:
     given = data.validation if isinstance(data.validation, tuple) else ()
-
-    def scan(source: Source, index: int, role: Role) -> FileScan:
-        format = source.format if source.format != "auto" else data.format
-        return FileScan(source.path, format, role, index, method, observer)
-
-    train = [scan(source, index, "train") for index, source in enumerate(data.train)]
-    valid = [scan(source, index, "validation") for index, source in enumerate(given)]
+    train = [_scan(source, data.format, index, method) for index, source in enumerate(data.train)]
+    valid = [_scan(source, data.format, index, method, "validation") for index, source in enumerate(given)]
     files = (*train, *valid)
     for file in files:
-        file.check()
+        file.check(observer)
     items = [item for file in train for item in file.items]
     hashes = [each for file in train for each in file.hashes]
     if isinstance(data.validation, tuple):
@@ -114,6 +109,12 @@ def _inspect(data: DataSection, seed: int, method: str | None, observer: Observe
         files=tuple(file.report() for file in files),
         plugins={} if problems else {file.format: own.source_file(file.format) for file in files if file.is_own},
     )
+
+
+def _scan(
+    source: Source, format: str, index: int, method: str | None, role: Literal["train", "validation"] = "train"
+) -> FileScan:
+    return FileScan(source.path, source.format if source.format != "auto" else format, role, index, method)
 
 
 def _twice(files: Iterable[FileScan]) -> Iterator[Problem]:

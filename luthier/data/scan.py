@@ -112,17 +112,8 @@ class Tally:
 class FileScan:
     """One file while it is read; see `check`."""
 
-    def __init__(
-        self,
-        path: str,
-        format: str,
-        role: Role,
-        source_index: int,
-        method: str | None,
-        observer: Observer | None = None,
-    ) -> None:
-        """`method` is the kind of method that the examples are for; None where any is fine. `observer` is told of every
-        kept row."""
+    def __init__(self, path: str, format: str, role: Role, source_index: int, method: str | None) -> None:
+        """`method` is the kind of method that the examples are for; None where any is fine."""
         self.path = Path(path).expanduser()
         self.format = format
         self.is_own = own.is_own(format)
@@ -133,6 +124,7 @@ class FileScan:
         self.faults: dict[str, list[Problem]] = {}
         self.counts: Counter[str] = Counter()
         self.fatal: list[Problem] = []
+        self._observer: Observer | None = None
         self.places: list[str] = []
         self.placeholders, self.unmapped, self.unanswered = Tally(), Tally(), Tally()
         self._misfits = Tally()
@@ -140,11 +132,11 @@ class FileScan:
         self._role: Role = role
         self._why = say("data.why_given")
         self._method = method
-        self._observer = observer
         self._sha256, self._bytes = "", 0
 
-    def check(self) -> None:
-        """Read all of it."""
+    def check(self, observer: Observer | None = None) -> None:
+        """Read all of it. `observer` is told of every kept row."""
+        self._observer = observer
         before = _stamp(self.path)
         self._read_rows()
         if before is None or (self.fatal and not self.read):
