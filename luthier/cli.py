@@ -115,12 +115,14 @@ def data_check(
 
 
 def tokenizer_of(config: RunConfig) -> tuple[Renderer | None, str]:
-    """What counts tokens for a recipe, or why nothing can; whatever is wrong with a model is for `train` to say."""
+    """What counts tokens for a recipe, or why nothing can; whatever is wrong with a model is for `train` to say. No
+    weights are fetched for it."""
     from luthier.data.templates import load_renderer
-    from luthier.session import find_base
+    from luthier.models import hub
 
     try:
-        return load_renderer(find_base(config.model).folder, config), ""
+        found = hub.resolve(config.model.path, config.model.revision, environment(), weights=False)
+        return load_renderer(found.folder, config), ""
     except ModelError as error:
         return None, error.problems[0].rule
 

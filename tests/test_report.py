@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,6 +128,16 @@ def test_rows_that_are_too_long_stop_as_training_does(
     assert code == 2 and "longer than data.max_tokens = 40" in out
     code, out, _ = run(capsys, f"model={model}", f"data.train={path}", "data.max_tokens=40", "data.too_long=drop")
     assert code == 0 and "too_long: drop" in out
+
+
+def test_tokens_are_counted_without_any_weights(
+    write_rows: WriteRows, tiny_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A check of data downloads no model: configuration and tokenizer are enough."""
+    folder = tmp_path / "no-weights"
+    shutil.copytree(tiny_model(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    code, out, _ = run(capsys, f"model={folder}", f"data.train={write_rows('a.jsonl', rows(20))}")
+    assert code == 0 and "tokens per row" in out
 
 
 def test_a_model_without_a_template_stops_and_all_else_is_told(
