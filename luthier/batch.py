@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+TERM = "nll"
+"""The loss term that the weights of token sequences belong to: next-token likelihood."""
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,22 @@ from luthier.session import open_session
 from luthier.text import say
 
 
-def laws(report: LawReport) -> list[Check]:
-    """What the rows were held to before training; a violation has stopped the run already."""
+def laws(report: LawReport, sequences: int, cut: int) -> list[Check]:
+    """What the rows were held to before training; a violation has stopped the run already.
+
+    Args:
+        sequences, cut: how many are learnt from, and how many of them lost their end to `data.max_tokens`. Where all
+            did, no answer's end was learnt.
+    """
     evidence = say("engine.check_laws_found", shapes=report.shapes, checked=report.checked)
     status: Status = "pass" if report.checked else "not run"
+    ends, found = status, evidence
+    if cut:
+        ends = "fail" if cut == sequences else status
+        found = say("engine.check_stop_cut", evidence=evidence, cut=cut, all=sequences)
     return [
         Check("prompt_law", status, say("engine.check_laws_bound"), evidence),
-        Check("stop_token", status, say("engine.check_stop_bound"), evidence),
+        Check("stop_token", ends, say("engine.check_stop_bound"), found),
     ]
 
 

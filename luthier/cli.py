@@ -8,6 +8,7 @@ the command that needs it, so that help and a recipe's mistakes come at once; `C
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -147,7 +148,7 @@ def data_show(
     from luthier.data.templates import load_renderer
     from luthier.session import find_base
 
-    items = check.check_sources(config).train[first - 1 : first - 1 + rows]
+    items = itertools.islice(check.check_sources(config).train, first - 1, first - 1 + rows)
     renderer = load_renderer(find_base(config.model).folder, config)
     colour = context.obj.colour
     shown = [say("shell.legend_colour" if colour else "shell.legend_plain")]
@@ -319,6 +320,23 @@ def speak(text: str) -> None:
     sys.stdout.flush()
 
 
+def cache_list() -> Outcome:
+    from luthier.data import cache
+
+    found = cache.entries(environment().cache_dir)
+    return Outcome({"stores": [asdict(each) for each in found]}, cache.lines(found))
+
+
+def cache_clear(
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="shell.option.keys")] = None,
+) -> Outcome:
+    from luthier.data import cache
+
+    gone = cache.clear(environment().cache_dir, keys or ())
+    text = say("tokens.cache_cleared", stores=len(gone), size=sum(each.bytes for each in gone) / 1e6)
+    return Outcome({"cleared": [asdict(each) for each in gone]}, [text])
+
+
 def doctor() -> Outcome:
     from luthier.doctor import doctor as look
 
@@ -441,6 +459,8 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "runs stop": runs_stop,
     "runs verify": runs_verify,
     "runs reproduce": runs_reproduce,
+    "cache list": cache_list,
+    "cache clear": cache_clear,
     "doctor": doctor,
     "demo": demo,
 }

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from luthier.data.store import TokenStore
+from luthier.data.sequences import Sequences
 from luthier.errors import Problem, RunError
 from luthier.models.decoder import Cache, Decoder
 from luthier.runs import files
@@ -47,7 +47,7 @@ class Effect:
     top1_changed: float
 
 
-def prompts(store: TokenStore) -> list[list[int]]:
+def prompts(store: Sequences) -> list[list[int]]:
     """The beginnings of the first examples: up to their first learnt token (half of the row for plain text)."""
     chosen = []
     for index in range(min(NUM_PROMPTS, len(store))):

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from luthier import checks, finish, planner, proof
 from luthier.arch import adapter_config, count
 from luthier.arch.count import AnyTune
@@ -22,13 +24,14 @@ from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.structure import structure
 from luthier.config import load as config_load
 from luthier.config.schema import Lora, RunConfig
-from luthier.data import check, pack, stream, templates, tokens
+from luthier.data import cache as data_cache
+from luthier.data import check, laws, pack, stream, templates, tokens
 from luthier.data.laws import LawReport
-from luthier.data.store import TokenStore
+from luthier.data.sequences import Sequences
 from luthier.engine import backend, checkpoint, loop, optim
 from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
-from luthier.errors import Problem, RunError
+from luthier.errors import DataError, Problem, RunError
 from luthier.kernels import select
 from luthier.methods import METHODS
 from luthier.models import adapters, weights
@@ -126,14 +129,20 @@ def _placed(folder: RunFolder, directory: str | None = None) -> RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The rows of a run as token stores, and what was found on the way. validation: None where no rows are held out."""
+    """The rows of a run as token sequences, and what was found on the way. validation: None where no rows are held
+    out."""
 
     renderer: templates.Renderer
-    train: TokenStore
-    validation: TokenStore | None
+    train: Sequences
+    validation: Sequences | None
     checked: check.Checked
     excluded: tuple[check.Excluded, ...]
     laws: LawReport
+
+    @property
+    def truncated(self) -> int:
+        """Sequences that were cut at `data.max_tokens`."""
+        return self.train.truncated + (self.validation.truncated if self.validation is not None else 0)
 
 
 def prepare(config: RunConfig, base: Base) -> Data:
@@ -142,15 +151,26 @@ def prepare(config: RunConfig, base: Base) -> Data:
     Raises:
         DataError, ModelError: rows, template or tokenizer cannot be used; every problem is listed.
     """
-    checked = check.check_sources(config)
+    data, drop = config.data, config.data.bad_rows == "drop"
     renderer = templates.load_renderer(base.folder, config, _rows_of(base, config))
-    items = (*checked.train, *checked.validation)
-    laws = renderer.laws([item.example for item in items], [f"{item.path}:{item.number}" for item in items])
     cache = config_load.environment().cache_dir
-    train = tokens.build(checked.train, renderer, config, cache)
-    held_out = tokens.build(checked.validation, renderer, config, cache) if checked.validation else None
+    built = {
+        (role, index): tokens.build(scan, renderer, cache, role=role, source_index=index, drop_bad_rows=drop)
+        for scan, role, index in check.scans(data)
+    }
+    checked = check.judge(data, config.run.seed, config.method.kind, [each.given for each in built.values()])
+    if checked.problems:
+        raise DataError(checked.problems)
+
+    def sequences(rows: check.Rows) -> Sequences:
+        stores = [built[file.role, file.source_index].store for file in rows.files]
+        return Sequences(rows, [store for store in stores if store is not None], data.max_tokens, data.too_long)
+
+    train = sequences(checked.train)
+    held_out = sequences(checked.validation) if len(checked.validation) else None
+    data_cache.trim(cache, config_load.environment().cache_bytes)
     excluded = (*checked.excluded, *train.excluded, *(held_out.excluded if held_out else ()))
-    return Data(renderer, train.store, held_out.store if held_out else None, checked, excluded, laws)
+    return Data(renderer, train, held_out, checked, excluded, laws.joined(*(each.laws for each in built.values())))
 
 
 def _rows_of(base: Base, config: RunConfig) -> Callable[[Sequence[int]], Any] | None:
@@ -264,7 +284,7 @@ def assemble(
         locate=data.train.locate,
     )
     state = _start(job, base, data)
-    desk.emit("data", _data_facts(data))
+    desk.emit("data", _data_facts(config, data, steps))
     shape = {"structure": structure(base.arch, tune), "trainable": counts.trainable, "total": counts.total}
     desk.emit("model", {**shape, "percent": counts.percent})
     desk.emit("plan", desk.run.read_json("plan.json"))
@@ -361,22 +381,30 @@ def _start(job: loop.Job, base: Base, data: Data) -> TrainState:
     else:
         job.emit("started", {"num_steps": job.stream.num_steps})
     unread = [Problem("engine.fields_unread", value=field) for field in data.laws.unused]
-    for each in (*base.notes, *data.checked.notes, *unread, *problems):
+    cut = [Problem("tokens.cut", values={"rows": data.truncated})] if data.truncated else []
+    for each in (*base.notes, *data.checked.notes, *cut, *unread, *problems):
         job.emit("note", {"text": str(each)})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)
         proof.Probe(prompts, proof.next_token_logits(job.model, prompts, None)).save(job.run)
-    receipt.record(job.run, *checks.laws(data.laws))
+    receipt.record(job.run, *checks.laws(data.laws, len(data.train), data.train.truncated))
     return state
 
 
-def _data_facts(data: Data) -> dict[str, Any]:
+def _data_facts(config: RunConfig, data: Data, steps: stream.Stream) -> dict[str, Any]:
+    sequences = np.bincount(data.train.sources, minlength=len(config.data.train)).tolist()
+    seen = steps.per_source_counts
     return {
+        "sources": [
+            {"path": source.path, "sequences": count, "seen": seen.get(index, 0)}
+            for index, (source, count) in enumerate(zip(config.data.train, sequences, strict=True))
+        ],
         "read": sum(report.read for report in data.checked.files),
         "kept": data.train.num_rows + (data.validation.num_rows if data.validation is not None else 0),
         "excluded": _reasons(data.excluded),
         "train": len(data.train),
         "validation": len(data.validation) if data.validation is not None else 0,
+        "truncated": data.truncated,
         "tokens": data.train.num_tokens,
         "loss_tokens": float(data.train.loss_weight.sum()),
     }

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stores
 
 from luthier import cli
 from luthier.config.load import load
@@ -28,7 +29,6 @@ from luthier.data.findings import Findings
 from luthier.data.report import Report
 from luthier.data.statistics import lengths
 from luthier.data.templates import load_renderer
-from luthier.data.tokens import build
 from luthier.text import set_language
 
 WriteRows = Callable[..., Path]
@@ -104,20 +104,20 @@ def test_tokens_are_those_of_training(write_rows: WriteRows, tiny_model: Callabl
     report_ = made(path, model, max_tokens=60, too_long="drop", validation=0.1)
     tokens = report_.statistics.tokens
     assert tokens is not None and report_.why_no_tokens == ""
-    config = load({"model": str(model), "data": {"train": str(path), "validation": 0.1, "too_long": "drop"}})
-    items = (*report_.checked.train, *report_.checked.validation)
-    store = build(items, load_renderer(model, config), config, tmp_path).store
-    sequences = [store[uid] for uid in range(len(store))]
-    measured = [len(each.ids) for each in sequences]
-    assert tokens.lengths == lengths(np.asarray(measured))
-    assert tokens.learnt == sum(int((each.weights > 0).sum()) for each in sequences)
-    long = [each for each in measured if each > 60]
+    recipe = {"model": str(model), "data": {"train": str(path), "too_long": "drop"}}
+    items = [*report_.checked.train, *report_.checked.validation]
+    built = stores.build([item.example for item in items], load_renderer(model, load(recipe)), tmp_path)
+    whole = stores.sequences(load(recipe), built)
+    measured = whole.lengths
+    assert tokens.lengths == lengths(measured)
+    assert tokens.learnt == sum(int((whole[uid].weights > 0).sum()) for uid in range(len(whole)))
+    long = measured[measured > 60]
     assert tokens.too_long == len(long) > 0
     costs = {cost.policy: cost.tokens for cost in tokens.costs}
-    assert costs == {"stop": sum(measured), "drop": sum(long), "truncate": sum(long) - 60 * len(long)}
-    dropped = build(items, load_renderer(model, config), load(config, {"data.max_tokens": 60}), tmp_path)
-    assert len(dropped.excluded) == len(long)
-    assert int(dropped.store.lengths.sum()) == sum(measured) - costs["drop"]
+    assert costs == {"stop": measured.sum(), "drop": long.sum(), "truncate": long.sum() - 60 * len(long)}
+    for policy, kept in (("drop", measured.sum() - costs["drop"]), ("truncate", measured.sum() - costs["truncate"])):
+        bounded = load(recipe, {"data.max_tokens": 60, "data.too_long": policy})
+        assert stores.sequences(bounded, built).num_tokens == kept
 
 
 def test_rows_that_are_too_long_stop_as_training_does(

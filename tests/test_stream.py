@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stores
 import toy_tokenizers as toy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from luthier.config.schema import RunConfig
-from luthier.data import pack, tokens
+from luthier.data import pack
 from luthier.data.formats import Chat, Message
-from luthier.data.scan import Item
-from luthier.data.stream import Stream
+from luthier.data.sequences import Sequences
+from luthier.data.stream import Stream, mixed
 from luthier.data.templates import load_renderer
-from luthier.data.tokens import TokenStore
 from luthier.errors import DataError
 
-Make = Callable[..., TokenStore]
+Make = Callable[..., Sequences]
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +32,30 @@ def store_of(tmp_path_factory: pytest.TempPathFactory) -> Make:
     config = RunConfig.model_validate({"model": "m", "data": {"train": "-"}})
     renderer = load_renderer(folder, config)
     cache = tmp_path_factory.mktemp("cache")
-    made: dict[Any, TokenStore] = {}
+    made: dict[Any, Sequences] = {}
 
-    def make(*rows: int, weight: float = 1.0) -> TokenStore:
+    def make(*rows: int, weight: float = 1.0) -> Sequences:
         if (rows, weight) not in made:
-            items = [
-                Item(
-                    Chat((Message("user", "Hello"), Message("assistant", "a" * (1 + number % 7), weight))),
-                    "d",
-                    number,
-                    source,
+            below = cache / f"{rows}-{weight}"
+            built = [
+                stores.build(
+                    [
+                        Chat((Message("user", "Hello"), Message("assistant", "a" * (1 + number % 7), weight)))
+                        for number in range(count)
+                    ],
+                    renderer,
+                    below,
+                    source=source,
                 )
                 for source, count in enumerate(rows)
-                for number in range(count)
             ]
-            made[rows, weight] = tokens.build(items, renderer, config, cache).store
+            made[rows, weight] = stores.sequences(config, *built)
         return made[rows, weight]
 
     return make
 
 
-def stream(store: TokenStore, **settings_: Any) -> Stream:
+def stream(store: Sequences, **settings_: Any) -> Stream:
     given_ = {"batch": 4, "epochs": 1.0, "steps": None, "seed": 0, "budget_tokens": 64, **settings_}
     return Stream(store, **given_)
 
@@ -165,6 +168,28 @@ def test_epochs_that_draw_nothing_are_passed_over(store_of: Make) -> None:
     made = stream(store_of(10), steps=3, source_weights=[0.01], batch=1)
     assert [made.step_uids(index)[0] for index in range(3)] == [9, 19, 29]
     assert made.steps_per_epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "weights", "temperature", "most", "often"),
+    [
+        ([100, 10], [1.0, 1.0], 1.0, None, [1.0, 1.0]),
+        ([100, 10], [1.0, 3.0], 1.0, None, [1.0, 3.0]),
+        ([100, 10], [1.0, 3.0], 1.0, 2.0, [1.0, 2.0]),
+        # Shares 10 : 1 become sqrt(10) : 1, so 110 rows are 83.57 and 26.43, in whole rows.
+        ([100, 10], [1.0, 1.0], 2.0, None, [0.84, 2.6]),
+        ([100, 10], [1.0, 2.0], 2.0, 4.0, [0.84, 4.0]),
+        ([100, 0, 10], [1.0, 5.0, 1.0], 1e9, None, [0.55, 1.0, 5.5]),
+    ],
+)
+def test_temperature_evens_sources_out_and_repeats_have_a_limit(rows, weights, temperature, most, often) -> None:
+    assert mixed(rows, weights, temperature, most) == pytest.approx(often, rel=1e-5)
+
+
+def test_an_evened_epoch_is_as_long_as_before(store_of: Make) -> None:
+    plain, evened = stream(store_of(90, 10)), stream(store_of(90, 10), source_weights=mixed([90, 10], [1, 1], 2.0))
+    assert plain.num_steps == evened.num_steps
+    assert evened.per_source_counts == {0: 75, 1: 25}, "sqrt(90) : sqrt(10) is 3 : 1"
 
 
 # ---------------------------------------------------------------------------------------------------- the rest

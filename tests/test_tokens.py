@@ -1,4 +1,4 @@
-"""The token store: what is in it, when it is reused, what happens to long rows, to damage and to full disks."""
+"""Token stores and sequences: what is in them, when a store is reused, long rows, damage, full disks."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import json
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import stores
 import toy_tokenizers as toy
 
 from luthier.config.schema import RunConfig
-from luthier.data import tokens
+from luthier.data import store, tokens
+from luthier.data.check import Rows
 from luthier.data.formats import Chat, Completion, Example, Message, Text
-from luthier.data.scan import Item
-from luthier.data.store import META, computed_tokens
+from luthier.data.scan import FileScan
+from luthier.data.sequences import NAMED, Sequences, chunks
+from luthier.data.store import META, TokenStore, computed_tokens
 from luthier.data.templates import Renderer, load_renderer
-from luthier.data.tokens import TokenStore
 from luthier.errors import DataError
 from luthier.text import set_language
 
@@ -43,45 +48,67 @@ def chat(answer: str, weight: float = 1.0) -> Chat:
     return Chat((Message("user", "Hello"), Message("assistant", answer, weight)))
 
 
-def items(*examples: Example, source: int = 0) -> tuple[Item, ...]:
-    return tuple(Item(example, f"data{source}.json", number, source) for number, example in enumerate(examples, 1))
+MIXED: tuple[Example, ...] = (chat("Fine."), Text("The capital of France"), chat("Paris", 0.1), Completion("a", "b"))
 
 
-MIXED = items(chat("Fine."), Text("The capital of France"), chat("Paris", 0.1), Completion("a", "b"))
+def made(examples: Any, renderer: Renderer, folder: Path, **data: Any) -> Sequences:
+    """The sequences of a run over one file."""
+    return stores.sequences(config(**data), stores.build(examples, renderer, folder))
+
+
+def kept_store(examples: Any, renderer: Renderer, folder: Path) -> TokenStore:
+    built = stores.build(examples, renderer, folder).store
+    assert built is not None
+    return built
 
 
 def test_what_is_read_back_is_what_was_rendered(renderer: Renderer, tmp_path: Path) -> None:
-    built = tokens.build((*MIXED, *items(chat("x"), source=1)), renderer, config(), tmp_path)
-    store = built.store
-    assert (len(store), store.num_rows, built.excluded, built.too_long, built.reused) == (5, 5, (), None, False)
-    for uid, item in enumerate((*MIXED, *items(chat("x"), source=1))):
-        ids, weights = renderer.train(item.example)
-        row = store[uid]
+    built = [stores.build(MIXED, renderer, tmp_path), stores.build([chat("x")], renderer, tmp_path, source=1)]
+    found = stores.sequences(config(), *built)
+    assert (len(found), found.num_rows, found.excluded, found.too_long, built[0].reused) == (5, 5, (), None, False)
+    for uid, example in enumerate((*MIXED, chat("x"))):
+        ids, weights = renderer.train(example)
+        row = found[uid]
         assert row.uid == uid and row.ids.dtype == np.int32 and row.weights.dtype == np.float32
         assert row.ids.tolist() == ids.tolist()
         assert row.weights.tobytes() == weights.tobytes(), "0.1 has to stay the float32 it was"
-        assert store.lengths[uid] == len(ids) and store.computed[uid] == np.flatnonzero(weights)[-1]
-        assert store.loss_weight[uid] == np.float32(weights.sum(dtype=np.float64))
-    assert store.num_tokens == store.lengths.sum()
-    assert store.sources.tolist() == [0, 0, 0, 0, 1]
-    assert [store.locate(uid) for uid in (0, 3, 4)] == ["data0.json:1", "data0.json:4", "data1.json:1"]
+        assert found.lengths[uid] == len(ids) and found.computed[uid] == np.flatnonzero(weights)[-1]
+        assert found.loss_weight[uid] == np.float32(weights.sum(dtype=np.float64))
+    assert found.num_tokens == found.lengths.sum()
+    assert found.sources.tolist() == [0, 0, 0, 0, 1]
+    assert [found.locate(uid).removeprefix(f"{tmp_path}/") for uid in (0, 3, 4)] == [
+        "data0.json:1",
+        "data0.json:4",
+        "data1.json:1",
+    ]
     with pytest.raises(IndexError):
-        store[5]
-    assert len(list(store)) == 5  # type: ignore[call-overload]
+        found[5]
+    assert len(list(found)) == 5  # type: ignore[call-overload]
+
+
+def test_chosen_rows_are_those_that_are_there(renderer: Renderer, tmp_path: Path) -> None:
+    built = stores.build([chat(str(number)) for number in range(10)], renderer, tmp_path)
+    assert built.store is not None
+    rows = Rows((built.given,), (np.array([2, 3, 7]),))
+    found = Sequences(rows, [built.store], 2048, "stop")
+    assert [found.locate(uid).rsplit(":")[-1] for uid in range(len(found))] == ["3", "4", "8"]
+    assert [renderer.decode(found[uid].ids[found[uid].weights > 0]) for uid in range(3)] == ["2", "3", "7"]
+    assert found.num_rows == 3
 
 
 def test_many_different_weights_are_kept_exactly(renderer: Renderer, tmp_path: Path) -> None:
     values = [float(np.float32(value)) for value in np.random.default_rng(0).uniform(0.01, 1, 400)]
-    made = tokens.build(items(*(chat("a", value) for value in values)), renderer, config(), tmp_path).store
-    assert [float(made[uid].weights.max()) for uid in range(len(made))] == values
-    again = tokens.build(items(*(chat("a", value) for value in values)), renderer, config(), tmp_path)
-    assert again.reused and float(again.store[399].weights.max()) == values[399]
+    examples = [chat("a", value) for value in values]
+    found = made(examples, renderer, tmp_path)
+    assert [float(found[uid].weights.max()) for uid in range(len(found))] == values
+    again = stores.build(examples, renderer, tmp_path)
+    assert again.reused and float(stores.sequences(config(), again)[399].weights.max()) == values[399]
 
 
 def test_blocks_do_not_show(renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tokens.build(MIXED, renderer, config(), tmp_path / "a").store
+    whole = made(MIXED, renderer, tmp_path / "a")
     monkeypatch.setattr(tokens, "BLOCK_ROWS", 1)
-    single = tokens.build(MIXED, renderer, config(), tmp_path / "b").store
+    single = made(MIXED, renderer, tmp_path / "b")
     assert len(whole) == len(single)
     for uid in range(len(whole)):
         assert whole[uid].ids.tolist() == single[uid].ids.tolist()
@@ -92,96 +119,154 @@ def test_blocks_do_not_show(renderer: Renderer, tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_same_data_is_tokenised_once(renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = tokens.build(MIXED, renderer, config(), tmp_path)
+    first = stores.build(MIXED, renderer, tmp_path)
     monkeypatch.setattr(Renderer, "train_many", None)
-    again = tokens.build(MIXED, renderer, config(), tmp_path)
-    assert again.reused and again.store.path == first.store.path
-    assert again.store[2].weights.tobytes() == first.store[2].weights.tobytes()
+    again = stores.build(MIXED, renderer, tmp_path)
+    assert again.reused and again.store is not None and first.store is not None
+    assert again.store.path == first.store.path
+    assert again.given.account == first.given.account and again.laws == first.laws
+    assert again.given.table.hashes.tobytes() == first.given.table.hashes.tobytes()
+    tokens_of = [stores.sequences(config(), each)[2].weights.tobytes() for each in (first, again)]
+    assert tokens_of[0] == tokens_of[1]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda: (items(chat("Fine!"), *[i.example for i in MIXED[1:]]), {}),
+        lambda: ([chat("Fine!"), *MIXED[1:]], {}),
         lambda: (MIXED[::-1], {}),
-        lambda: (items(*[i.example for i in MIXED], source=1), {}),
-        lambda: (MIXED, {"max_tokens": 100}),
-        lambda: (MIXED, {"too_long": "drop"}),
         lambda: (MIXED, {"system": "Be brief."}),
     ],
-    ids=["words", "order", "place", "bound", "policy", "system"],
+    ids=["words", "order", "system"],
 )
 def test_whatever_changes_ids_makes_another_store(
     folder: Path, renderer: Renderer, tmp_path: Path, change: Any
 ) -> None:
     changed, data = change()
-    first = tokens.build(MIXED, renderer, config(), tmp_path)
-    other = tokens.build(changed, load_renderer(folder, config(**data)), config(**data), tmp_path)
-    assert not other.reused and other.store.fingerprint != first.store.fingerprint
+    first = stores.build(MIXED, renderer, tmp_path)
+    other = stores.build(changed, load_renderer(folder, config(**data)), tmp_path)
+    assert first.store is not None and other.store is not None
+    assert not other.reused and other.store.key != first.store.key
 
 
-def test_order_within_tools_matters(folder: Path, renderer: Renderer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [{"max_tokens": 100}, {"too_long": "drop"}, {"validation": 0.5}])
+def test_bounds_and_splits_are_no_reason_to_tokenise_again(
+    folder: Path, renderer: Renderer, tmp_path: Path, data: dict[str, Any]
+) -> None:
+    stores.build(MIXED, renderer, tmp_path)
+    assert stores.build(MIXED, load_renderer(folder, config(**data)), tmp_path).reused
+
+
+def test_a_file_that_was_moved_is_told_under_its_new_name(renderer: Renderer, tmp_path: Path) -> None:
+    rows = [{"text": "a {{name}}"}, {"text": ""}]
+    here, there = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    here.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for path in (here, there):
+        scan = FileScan(str(path), "auto")
+        built = tokens.build(scan, renderer, tmp_path, role="train", source_index=0, drop_bad_rows=True)
+        account = built.given.account
+        assert built.reused is (path == there) and account.path == str(path)
+        assert account.placeholders.places == [f"{path}:1"] and account.excluded[0][1] == f"{path}:2"
+        assert [problem.where for problem in account.row_problems()] == [f"{path}:2"]
+        if path == here:
+            here.rename(there)
+
+
+def test_a_row_at_fault_stops_the_tokenising_and_not_the_reading(renderer: Renderer, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["a", "", "b", ""]))
+    for _ in range(2):
+        built = tokens.build(FileScan(str(path), "auto"), renderer, tmp_path, role="train", source_index=0)
+        assert built.store is None and [row[0] for row in built.given.account.excluded] == [2, 4]
+        assert not [each for each in (tmp_path / "tokens").iterdir() if each.is_dir()]
+
+
+def test_order_within_tools_matters(renderer: Renderer, tmp_path: Path) -> None:
     """Templates write tools as JSON, in the order of their keys."""
     one, other = ({"name": "f", "x": 1}, {"x": 1, "name": "f"})
-    stores = [
-        tokens.build(items(Chat(chat("a").messages, (tool,))), renderer, config(), tmp_path).store
-        for tool in (one, other)
-    ]
-    assert stores[0][0].ids.tolist() != stores[1][0].ids.tolist()
+    found = [made([Chat((*chat("a").messages,), (tool,))], renderer, tmp_path) for tool in (one, other)]
+    assert found[0][0].ids.tolist() != found[1][0].ids.tolist()
 
 
 def test_a_store_can_be_pickled_by_its_path(renderer: Renderer, tmp_path: Path) -> None:
-    store = tokens.build(MIXED, renderer, config(), tmp_path).store
-    packed = pickle.dumps(store)
+    kept = kept_store(MIXED, renderer, tmp_path)
+    packed = pickle.dumps(kept)
     assert len(packed) < 1000
-    assert pickle.loads(packed)[1].ids.tolist() == store[1].ids.tolist()
+    assert pickle.loads(packed).ids(0, 9).tolist() == kept.ids(0, 9).tolist()
 
 
 def _build(renderer: Renderer, cache: Path, start: Any, queue: Any) -> None:
     start.wait()
-    built = tokens.build(MIXED, renderer, config(), cache)
-    queue.put([built.store[uid].ids.tolist() for uid in range(4)])
+    found = made(MIXED, renderer, cache)
+    queue.put([found[uid].ids.tolist() for uid in range(4)])
 
 
 def test_several_processes_at_once(renderer: Renderer, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     start, queue = context.Barrier(4), context.Queue()
+    stores.ExampleScan(tmp_path / "data0.json", MIXED)
     workers = [context.Process(target=_build, args=(renderer, tmp_path, start, queue)) for _ in range(4)]
     for worker in workers:
         worker.start()
-    expected = [renderer.train(item.example)[0].tolist() for item in MIXED]
+    expected = [renderer.train(example)[0].tolist() for example in MIXED]
     assert [queue.get(timeout=100) for _ in workers] == [expected] * 4
     for worker in workers:
         worker.join()
-    assert len(list((tmp_path / "tokens").iterdir())) == 1, "no scratch folder is left"
+    assert len(list((tmp_path / "tokens").iterdir())) == 1, "neither scratch folder nor lock is left"
 
 
-def test_the_slower_of_two_takes_the_faster_ones_folder(
-    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def _build_slowly(renderer: Renderer, cache: Path) -> None:
+    tokens.BLOCK_ROWS, tokens.PROGRESS_S = 16, 0.0
+    stores.build(MANY, renderer, cache)
+
+
+MANY = [chat("word " * (number % 23 + 1), 1.0 if number % 3 else 0.25) for number in range(4000)]
+
+
+@pytest.mark.parametrize("blocks", [1, 7, 60])
+def test_a_build_that_was_killed_goes_on_where_it_stopped(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int
 ) -> None:
-    first = tokens.build(MIXED, renderer, config(), tmp_path)
-    kept = (first.store.path / META).stat().st_ino
-    real = tokens._reopen
-    calls = [0]
+    whole = kept_store(MANY, renderer, tmp_path / "whole")
+    stores.ExampleScan(tmp_path / "data0.json", MANY)
+    child = multiprocessing.get_context("fork").Process(target=_build_slowly, args=(renderer, tmp_path))
+    child.start()
+    deadline = time.monotonic() + 60
 
-    def reopen(path: Path) -> Any:
-        calls[0] += 1
-        return None if calls[0] == 1 else real(path)
+    def noted() -> int:
+        try:
+            (progress,) = (tmp_path / "tokens").glob(f"{tokens.BUILDING}*/{tokens.PROGRESS}")
+            return int(json.loads(progress.read_text())["rows"])
+        except ValueError:
+            return 0
 
-    monkeypatch.setattr(tokens, "_reopen", reopen)
-    again = tokens.build(MIXED, renderer, config(), tmp_path)
-    assert (again.store.path / META).stat().st_ino == kept and len(list((tmp_path / "tokens").iterdir())) == 1
+    while child.is_alive() and noted() < 16 * blocks and time.monotonic() < deadline:
+        time.sleep(0.001)
+    child.kill()
+    child.join()
+    reached = noted()
+    assert reached >= 16 * blocks
+    rendered = []
+    real = Renderer.train_many
+    monkeypatch.setattr(
+        Renderer, "train_many", lambda self, examples: rendered.extend(examples) or real(self, examples)
+    )
+    again = kept_store(MANY, renderer, tmp_path)
+    # Rendering besides is that of the laws, one example of each shape.
+    assert len(MANY) - reached <= len(rendered) < len(MANY) - reached + 20
+    for name in ("ids.bin", "weights.bin", *(f"{column}.bin" for column in store.COLUMNS)):
+        assert (again.path / name).read_bytes() == (whole.path / name).read_bytes(), name
 
 
 # ------------------------------------------------------------------------------------------------------- damage
 
 
-@pytest.mark.parametrize("name", ["ids.bin", "weights.bin", "offsets.npy", "places.npy", META])
+@pytest.mark.parametrize("name", ["ids.bin", "weights.bin", "ends.bin", "numbers.bin", META])
 @pytest.mark.parametrize("harm", ["cut", "flip", "gone"])
 def test_a_damaged_store_is_built_again(renderer: Renderer, tmp_path: Path, name: str, harm: str) -> None:
-    store = tokens.build(MIXED, renderer, config(), tmp_path).store
-    expected = [store[uid].ids.tolist() for uid in range(4)]
-    path = store.path / name
+    found = made(MIXED, renderer, tmp_path)
+    expected = [found[uid].ids.tolist() for uid in range(4)]
+    path = kept_store(MIXED, renderer, tmp_path).path / name
     content = path.read_bytes()
     path.unlink()
     if harm == "cut":
@@ -189,15 +274,27 @@ def test_a_damaged_store_is_built_again(renderer: Renderer, tmp_path: Path, name
     elif harm == "flip" and name != META:
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif harm == "flip":
-        path.write_bytes(content.replace(b'"format": 1', b'"format": 9'))
-    again = tokens.build(MIXED, renderer, config(), tmp_path)
+        path.write_bytes(content.replace(b'"format": 2', b'"format": 9'))
+    again = stores.build(MIXED, renderer, tmp_path)
     assert not again.reused
-    assert [again.store[uid].ids.tolist() for uid in range(4)] == expected
+    assert [stores.sequences(config(), again)[uid].ids.tolist() for uid in range(4)] == expected
+
+
+def test_a_store_is_verified_once_and_again_when_a_file_has_changed(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = kept_store(MIXED, renderer, tmp_path).path
+    summed: list[str] = []
+    real = store.checksum
+    monkeypatch.setattr(store, "checksum", lambda file: summed.append(file.name) or real(file))
+    assert stores.build(MIXED, renderer, tmp_path).reused and not summed
+    os.utime(path / "ids.bin")
+    assert stores.build(MIXED, renderer, tmp_path).reused and "ids.bin" in summed
 
 
 @pytest.mark.parametrize("harm", ["cut", "version", "gone"])
 def test_opening_a_torn_store_by_its_path_says_so(renderer: Renderer, tmp_path: Path, harm: str) -> None:
-    path = tokens.build(MIXED, renderer, config(), tmp_path).store.path
+    path = kept_store(MIXED, renderer, tmp_path).path
     if harm == "cut":
         (path / "ids.bin").write_bytes(b"")
     elif harm == "version":
@@ -216,16 +313,16 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DataError, match="No space left on device"):
-        tokens.build(MIXED, renderer, config(), tmp_path)
+        stores.build(MIXED, renderer, tmp_path)
     assert not list((tmp_path / "tokens").iterdir())
 
 
-def _build_as_nobody(renderer: Renderer, cache: Path, queue: Any) -> None:
+def _build_as_nobody(renderer: Renderer, cache: Path, path: Path, queue: Any) -> None:
     if os.geteuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
     try:
-        tokens.build(MIXED, renderer, config(), cache)
+        tokens.build(FileScan(str(path), "auto"), renderer, cache, role="train", source_index=0)
     except DataError as error:
         queue.put(str(error))
     else:
@@ -238,12 +335,13 @@ def test_a_cache_folder_without_permission(renderer: Renderer, mode: int) -> Non
     with tempfile.TemporaryDirectory() as name:
         outer = Path(name)
         outer.chmod(0o755)
-        locked = outer / "locked"
+        locked, data = outer / "locked", outer / "a.jsonl"
+        data.write_text('{"text": "a"}')
         locked.mkdir()
         locked.chmod(mode)
         context = multiprocessing.get_context("fork")
         queue = context.Queue()
-        worker = context.Process(target=_build_as_nobody, args=(renderer, locked / "cache", queue))
+        worker = context.Process(target=_build_as_nobody, args=(renderer, locked / "cache", data, queue))
         worker.start()
         message = queue.get(timeout=100)
         worker.join()
@@ -254,102 +352,166 @@ def test_a_cache_folder_without_permission(renderer: Renderer, mode: int) -> Non
 # ---------------------------------------------------------------------------------------------------- long rows
 
 
-def long_items(renderer: Renderer) -> tuple[tuple[Item, ...], list[int]]:
-    rows = items(chat("Fine."), chat("Paris " * 30), chat("Hello there, " * 40), chat("Tokyo"))
-    return rows, [len(renderer.train(row.example)[0]) for row in rows]
+def long_rows(renderer: Renderer) -> tuple[list[Example], list[int]]:
+    rows: list[Example] = [chat("Fine."), chat("Paris " * 30), chat("Hello there, " * 40), chat("Tokyo")]
+    return rows, [len(renderer.train(row)[0]) for row in rows]
 
 
 def test_long_rows_stop_with_a_table(renderer: Renderer, tmp_path: Path) -> None:
-    rows, lengths = long_items(renderer)
+    rows, lengths = long_rows(renderer)
     with pytest.raises(DataError) as caught:
-        tokens.build(rows, renderer, config(max_tokens=40), tmp_path)
+        made(rows, renderer, tmp_path, max_tokens=40)
     text = str(caught.value)
     assert f"2 of 4 rows are longer than this many tokens (the longest has {max(lengths)};" in text
     assert f"{sum(lengths[1:3]) - 80} tokens in all" in text
-    assert f"data0.json:2 ({lengths[1]}), data0.json:3 ({lengths[2]})" in text
+    assert f"data0.json:2 ({lengths[1]}), {tmp_path}/data0.json:3 ({lengths[2]})" in text
     assert f"50 %: {sorted(lengths)[2]}" in text and f"100 %: {max(lengths)}" in text
     assert "data.max_tokens = 40" in text and "data.too_long: drop" in text
-    assert not list((tmp_path / "tokens").iterdir())
+
+
+def test_the_first_long_rows_are_named_over_all_files(renderer: Renderer, tmp_path: Path) -> None:
+    built = [stores.build([chat("Paris " * 30)] * 7, renderer, tmp_path, source=source) for source in range(3)]
+    with pytest.raises(DataError) as caught:
+        stores.sequences(config(max_tokens=40), *built)
+    named = caught.value.problems[0].values["first"]
+    assert len(named) == NAMED and named[7][0].endswith("data1.json:1")
+    assert "21 of 21" in str(caught.value) and f"(+{21 - NAMED})" in str(caught.value)
 
 
 def test_dropped_rows_are_accounted_for(renderer: Renderer, tmp_path: Path) -> None:
-    rows, lengths = long_items(renderer)
-    for reused in (False, True):
-        built = tokens.build(rows, renderer, config(max_tokens=40, too_long="drop"), tmp_path)
-        assert built.reused is reused and len(built.store) + len(built.excluded) == len(rows)
-        assert [(row.path, row.number, row.reason_id) for row in built.excluded] == [
-            ("data0.json", 2, "tokens.too_long_dropped"),
-            ("data0.json", 3, "tokens.too_long_dropped"),
-        ]
-        assert str(lengths[1]) in built.excluded[0].reason
-        assert built.too_long is not None and (built.too_long.rows, built.too_long.total) == (2, 4)
-        assert built.too_long.percentiles[100] == max(lengths) and built.truncated == 0
-        assert [built.store.locate(uid) for uid in (0, 1)] == ["data0.json:1", "data0.json:4"]
+    rows, lengths = long_rows(renderer)
+    found = made(rows, renderer, tmp_path, max_tokens=40, too_long="drop")
+    assert len(found) + len(found.excluded) == len(rows)
+    assert [(row.path, row.number, row.where, row.reason_id) for row in found.excluded] == [
+        (f"{tmp_path}/data0.json", number, f"{tmp_path}/data0.json:{number}", "tokens.too_long_dropped")
+        for number in (2, 3)
+    ]
+    assert str(lengths[1]) in found.excluded[0].reason
+    assert found.too_long is not None and (found.too_long.rows, found.too_long.total) == (2, 4)
+    assert found.too_long.percentiles[100] == max(lengths) and found.truncated == 0
+    assert [found.locate(uid).rsplit(":")[-1] for uid in (0, 1)] == ["1", "4"]
     set_language("zh")
-    reason = tokens.build(rows, renderer, config(max_tokens=40, too_long="drop"), tmp_path).excluded[0].reason
+    reason = made(rows, renderer, tmp_path, max_tokens=40, too_long="drop").excluded[0].reason
     assert "词元" in reason, "reasons are told in the reader's language, not the builder's"
 
 
 def test_truncated_rows_are_cut_without_a_false_end(renderer: Renderer, tmp_path: Path) -> None:
-    rows, _ = long_items(renderer)
-    built = tokens.build(rows, renderer, config(max_tokens=40, too_long="truncate"), tmp_path)
-    assert (len(built.store), built.truncated, built.excluded) == (4, 2, ())
-    whole_ids, whole_weights = renderer.train(rows[1].example)
-    assert built.store[1].ids.tolist() == whole_ids[:40].tolist()
-    assert built.store[1].weights.tolist() == whole_weights[:40].tolist()
-    assert built.store[1].ids[-1] not in renderer.stop_ids
+    rows, _ = long_rows(renderer)
+    found = made(rows, renderer, tmp_path, max_tokens=40, too_long="truncate")
+    assert (len(found), found.truncated, found.excluded) == (4, 2, ())
+    whole_ids, whole_weights = renderer.train(rows[1])
+    assert found[1].ids.tolist() == whole_ids[:40].tolist()
+    assert found[1].weights.tolist() == whole_weights[:40].tolist()
+    assert found[1].ids[-1] not in renderer.stop_ids
+    assert found.loss_weight[1] == whole_weights[:40].sum() and found.computed[1] == 39
 
 
 def test_a_row_that_loses_its_answer_is_left_out(renderer: Renderer, tmp_path: Path) -> None:
-    rows = items(Chat((Message("user", "Hello there, " * 30), Message("assistant", "Fine"))), chat("Fine"))
-    built = tokens.build(rows, renderer, config(max_tokens=40, too_long="truncate"), tmp_path)
-    assert [(row.number, row.reason_id) for row in built.excluded] == [(1, "tokens.answer_cut_off")]
-    assert (len(built.store), built.truncated) == (1, 0)
-    assert all((built.store[uid].weights > 0).any() for uid in range(len(built.store)))
+    rows = [Chat((Message("user", "Hello there, " * 30), Message("assistant", "Fine"))), chat("Fine")]
+    found = made(rows, renderer, tmp_path, max_tokens=40, too_long="truncate")
+    assert [(row.number, row.reason_id) for row in found.excluded] == [(1, "tokens.answer_cut_off")]
+    assert (len(found), found.truncated) == (1, 0)
+    assert all((found[uid].weights > 0).any() for uid in range(len(found)))
 
 
 def test_rows_without_anything_to_learn_are_left_out(renderer: Renderer, tmp_path: Path) -> None:
-    rows = items(chat("a", 0.0), chat("b"), Text(""))
-    built = tokens.build(rows, renderer, config(), tmp_path)
-    assert [(row.number, row.reason_id) for row in built.excluded] == [
+    found = made([chat("a", 0.0), chat("b"), Text("")], renderer, tmp_path)
+    assert [(row.number, row.reason_id) for row in found.excluded] == [
         (1, "tokens.nothing_learnt"),
         (3, "tokens.nothing_learnt"),
     ]
     with pytest.raises(DataError, match="of 1 rows none is left"):
-        tokens.build(items(chat("a", 0.0)), renderer, config(), tmp_path)
+        made([chat("a", 0.0)], renderer, tmp_path)
 
 
 @pytest.mark.parametrize("extra", range(12))
 def test_long_text_becomes_chunks_that_lose_nothing(renderer: Renderer, tmp_path: Path, extra: int) -> None:
     text = "The capital of France is Paris. " * 9 + "x " * extra
     whole, _ = renderer.train(Text(text))
-    store = tokens.build(items(Text(text), Text("Tokyo")), renderer, config(max_tokens=8), tmp_path).store
-    pieces = [store[uid] for uid in range(len(store)) if store.locate(uid) == "data0.json:1"]
+    found = made([Text("Oslo"), Text(text), Text("Tokyo")], renderer, tmp_path, max_tokens=8)
+    pieces = [found[uid] for uid in range(len(found)) if found.locate(uid).endswith("data0.json:2")]
     assert np.concatenate([piece.ids for piece in pieces]).tolist() == whole.tolist()
     for piece in pieces:
         assert 2 <= len(piece.ids) <= 8
         assert piece.weights.tolist() == [0.0] + [1.0] * (len(piece.ids) - 1)
+        assert found.computed[piece.uid] == len(piece.ids) - 1 == found.loss_weight[piece.uid]
     ends = [renderer.vocabulary.eos_id in piece.ids for piece in pieces]
     assert ends == [False] * (len(pieces) - 1) + [True]
-    assert store.num_rows == 2
+    assert found.num_rows == 3 and len(found) == len(pieces) + 2
 
 
 def test_chunks_of_any_length() -> None:
     for length in range(1, 60):
-        chunks = list(tokens._chunks(length, 8))
-        assert [place for chunk in chunks for place in range(*chunk)] == list(range(length))
-        assert all(end - start <= 8 for start, end in chunks)
-        assert length == 1 or all(end - start >= 2 for start, end in chunks), "a single token teaches nothing"
+        cut = chunks(length, 8)
+        assert [place for chunk in cut for place in range(*chunk)] == list(range(length))
+        assert all(end - start <= 8 for start, end in cut)
+        assert length == 1 or all(end - start >= 2 for start, end in cut), "a single token teaches nothing"
+
+
+# --------------------------------------------------------------------------------------------------------- memory
+
+BUILD = """
+import resource, sys
+from pathlib import Path
+from luthier.config.schema import RunConfig
+from luthier.data import check, tokens
+from luthier.data.sequences import Sequences
+from luthier.data.templates import load_renderer
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+for path in sys.argv[3:]:
+    config = RunConfig.model_validate({"model": "m", "data": {"train": path}})
+    (scan,) = (each[0] for each in check.scans(config.data))
+    renderer = load_renderer(Path(sys.argv[1]), config)
+    built = tokens.build(scan, renderer, Path(sys.argv[2]), role="train", source_index=0)
+    checked = check.judge(config.data, 0, "sft", [built.given])
+    found = Sequences(checked.train, [built.store], 1 << 20, "stop")
+    print(len(found) + len(checked.validation), peak())
+"""
+
+
+def _peaks(folder: Path, cache: Path, *paths: Path) -> list[tuple[int, int]]:
+    """(rows kept, peak of the process so far in bytes) after each file has become a store."""
+    command = [sys.executable, "-c", BUILD, str(folder), str(cache), *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [(int(rows), int(peak)) for rows, peak in (line.split() for line in done.stdout.splitlines())]
+
+
+def _write_rows(path: Path, rows: int, answer_bytes: int) -> Path:
+    answer = " ".join(f"word{number % 97}" for number in range(answer_bytes // 7))
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(rows):
+            file.write(json.dumps({"instruction": f"question {number}", "output": answer}) + "\n")
+    return path
+
+
+def test_memory_does_not_grow_with_the_file(folder: Path, tmp_path: Path) -> None:
+    """After 4 MB, 24 MB more may cost what 12,000 rows need in numbers, and blocks of one size."""
+    small = _write_rows(tmp_path / "small.jsonl", 2_000, 2_000)
+    large = _write_rows(tmp_path / "large.jsonl", 12_000, 2_000)
+    (_, before), (rows, after) = _peaks(folder, tmp_path, small, large)
+    assert rows == 12_000 and large.stat().st_size > 24e6
+    assert after - before < 12e6
+
+
+@pytest.mark.long
+def test_five_gigabytes_in_less_than_one(folder: Path, tmp_path: Path) -> None:
+    path = _write_rows(tmp_path / "huge.jsonl", 500_000, 10_000)
+    assert path.stat().st_size > 5e9
+    ((rows, peak),) = _peaks(folder, tmp_path, path)
+    assert rows == 500_000 and peak < 1e9
 
 
 # ------------------------------------------------------------------------------------------------------- bad rows
 
 
 def test_rows_that_cannot_be_rendered_are_named(renderer: Renderer, tmp_path: Path) -> None:
-    rows = items(chat("a"), *[chat("\ud800")] * 30)
+    # Answers that begin alike: the first row of a kind is the laws' business.
     with pytest.raises(DataError, match="U\\+D800") as caught:
-        tokens.build(rows, renderer, config(), tmp_path)
-    assert caught.value.problems[0].where == "data0.json:2"
+        stores.build([chat("🎻"), *[chat("\ud800")] * 30], renderer, tmp_path)
+    assert caught.value.problems[0].where == f"{tmp_path}/data0.json:2"
     assert len(caught.value.problems) == tokens.PROBLEMS + 1
     assert "10 more rows" in str(caught.value.problems[-1])
     assert not list((tmp_path / "tokens").iterdir())
@@ -358,10 +520,11 @@ def test_rows_that_cannot_be_rendered_are_named(renderer: Renderer, tmp_path: Pa
 def test_real_rows(renderer: Renderer, tmp_path: Path, real_data: Any) -> None:
     """Every row of a real file is kept, and every learnt stretch ends with the stop token."""
     rows = json.loads(real_data("identity.json").read_text(encoding="utf-8"))
-    made = items(*(Chat((Message("user", r["instruction"]), Message("assistant", r["output"]))) for r in rows))
-    assert renderer.laws([item.example for item in made]).shapes == 1
-    store = tokens.build(made, renderer, config(), tmp_path).store
-    assert len(store) == len(rows)
-    for uid in range(len(store)):
-        row = store[uid]
+    examples = [Chat((Message("user", r["instruction"]), Message("assistant", r["output"]))) for r in rows]
+    built = stores.build(examples, renderer, tmp_path)
+    assert built.laws.shapes == 1
+    found = stores.sequences(config(), built)
+    assert len(found) == len(rows)
+    for uid in range(len(found)):
+        row = found[uid]
         assert row.ids[computed_tokens(row.weights)] == renderer.stop_ids[0]

@@ -124,6 +124,19 @@ def test_whole_weights_become_an_ordinary_model_folder(recipe, tune):
         assert moved and all(name.startswith(("model.layers.1.", "model.norm", "lm_head")) for name in moved)
 
 
+@pytest.mark.parametrize(("max_tokens", "status"), [(48, "pass"), (28, "fail")])
+def test_rows_that_were_cut_are_counted_where_it_matters(recipe, max_tokens, status):
+    """Some answers lose their ends, or all do: it is noted, logged and on the receipt."""
+    recipe["data"] |= {"max_tokens": max_tokens, "too_long": "truncate"}
+    run = luthier.train(recipe)
+    facts = next(event.data for event in run.events if event.kind == "data")
+    cut = facts["truncated"]
+    assert 0 < cut <= facts["train"] and (cut == facts["train"]) == (status == "fail")
+    assert any(f"{cut} rows were cut" in event.data["text"] for event in run.events if event.kind == "note")
+    check = next(check for check in run.receipt.checks if check.name == "stop_token")
+    assert check.status == status and f"{cut} of {facts['train']} sequences" in check.evidence
+
+
 def test_pretraining_reads_plain_text_and_chunks_it(recipe, tmp_path):
     text = tmp_path / "book.txt"
     text.write_text("\n".join(" ".join(WORDS) for _ in range(60)), encoding="utf-8")
@@ -321,6 +334,17 @@ def test_relative_paths_count_from_where_the_run_was_started(recipe, tmp_path, m
     checks = {check["name"]: check["status"] for check in verify(run.folder).value["checks"]}
     assert checks["data_unchanged"] == "pass"
     assert reproduce(run.path)["same"]
+
+
+def test_what_each_file_gave_is_on_the_receipt(recipe, write_rows):
+    few = write_rows("few.jsonl", [{"instruction": f"Name {i}", "output": WORDS[i]} for i in range(4)])
+    recipe["data"] |= {"train": [recipe["data"]["train"], str(few)], "temperature": 100.0, "max_repeats": 3}
+    run = luthier.train(recipe)
+    sources = next(event.data for event in run.events if event.kind == "data")["sources"]
+    assert [(Path(each["path"]).name, each["sequences"]) for each in sources] == [("rows.json", 40), ("few.jsonl", 4)]
+    assert sources[1]["seen"] == 12 and 20 <= sources[0]["seen"] <= 24
+    page = (run.path / "receipt.md").read_text()
+    assert "seen in training" in page and f"`{few}` |" in page
 
 
 def test_names_with_dots_train_and_answer(recipe):

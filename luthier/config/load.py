@@ -223,7 +223,9 @@ class Environment:
         hf_offline: HF_HUB_OFFLINE; nothing is asked of the network.
         hf_token_set: whether HF_TOKEN is given.
         modelscope_cache: MODELSCOPE_CACHE.
-        cache_dir: LUTHIER_CACHE, for token stores and converted files.
+        cache_dir: LUTHIER_CACHE, for token stores.
+        cache_bytes: LUTHIER_CACHE_GB, the most that token stores may take up; 50 GB, tens of billions of tokens, where
+            it is not given or no number.
         no_color: NO_COLOR, see no-color.org.
         proxies: names of the proxy variables that are set; their values may hold passwords.
     """
@@ -235,6 +237,7 @@ class Environment:
     hf_token_set: bool
     modelscope_cache: Path
     cache_dir: Path
+    cache_bytes: int
     no_color: bool
     proxies: tuple[str, ...]
 
@@ -251,11 +254,13 @@ class Environment:
             "hf_token_set": self.hf_token_set,
             "modelscope_cache": str(self.modelscope_cache),
             "cache_dir": str(self.cache_dir),
+            "cache_bytes": self.cache_bytes,
             "no_color": self.no_color,
             "proxies": list(self.proxies),
         }
 
 
+CACHE_GB = 50.0
 DEFAULT_ENDPOINT = "https://huggingface.co"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 TRUE_WORDS = frozenset({"1", "on", "true", "yes"})
@@ -276,6 +281,15 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         hf_token_set="HF_TOKEN" in given,
         modelscope_cache=Path(given.get("MODELSCOPE_CACHE", caches / "modelscope")).expanduser(),
         cache_dir=Path(given.get("LUTHIER_CACHE", caches / "luthier")).expanduser(),
+        cache_bytes=_gigabytes(given.get("LUTHIER_CACHE_GB", "")),
         no_color="NO_COLOR" in given,
         proxies=tuple(name for name in PROXIES if name in given or name.lower() in given),
     )
+
+
+def _gigabytes(text: str) -> int:
+    try:
+        given = float(text)
+    except ValueError:
+        given = CACHE_GB
+    return int(1e9 * (given if given >= 0 else CACHE_GB))

@@ -149,6 +149,12 @@ class DataSection(Section):
     is left out without the user's word; drop: they go to excluded.jsonl with the reason."""
     too_long: Literal["stop", "drop", "truncate"] = "stop"
     """What to do with longer rows. stop: nothing is cut without the user's word."""
+    temperature: float = Field(default=1.0, ge=1)
+    """Evens out sources of different size: shares proportional to rows^(1/temperature) (as in multilingual BERT, and
+    Conneau et al. 2020, arXiv 1911.02116). 1 keeps them in proportion to their rows."""
+    max_repeats: float | None = Field(default=None, gt=0)
+    """Most times that a row may come per epoch, whatever weights and temperature ask for: a small source repeated often
+    is learnt by heart. None sets no limit."""
     template: str = "model"
     """model (the base model's own chat template), chatml, alpaca, or a Jinja file."""
     system: str | None = None

@@ -2,19 +2,23 @@
 
 What goes in: the recipe's sources. What comes out: `Checked`: the examples for training and validation, every row that
 is left out and why, what should be known about the data, and what is wrong with it; also as lines for people and as
-JSON.
+JSON. Examples are read again when asked for: none is held in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
+
+from luthier.batch import Ints
 from luthier.config.schema import DataSection, RunConfig, Source
 from luthier.data import own, split
-from luthier.data.scan import PLACES_SHOWN, Excluded, FileReport, FileScan, Item, Observer, Tally
+from luthier.data.formats import Example
+from luthier.data.scan import PLACES_SHOWN, Account, Excluded, FileScan, Role, Table, Tally
 from luthier.data.split import Split
 from luthier.errors import DataError, Problem
 from luthier.text import say
@@ -23,16 +27,137 @@ __all__ = [
     "Checked",
     "Excluded",
     "FileReport",
+    "Given",
     "Item",
+    "Observer",
+    "Rows",
     "check_path",
     "check_sources",
     "inspect",
+    "judge",
     "lines",
     "report",
+    "scans",
 ]
+
+Observer = Callable[[str, str, Role, Example, bytes], None]
+"""Takes where a kept row stands, its file, that file's role, the example and its content hash."""
 
 REPEATS_ROWS, REPEATS_MEAN = 20, 4
 """From so many rows on, each occurring so often on average, the data is a few rows repeated; chosen, not tuned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One example to learn from or to validate with.
+
+    Attributes:
+        path, number: the row it comes from, see `readers.Row`.
+        source_index: which of `data.train` (or of the validation files) it belongs to; that source's weight applies.
+    """
+
+    example: Example
+    path: str
+    number: int
+    source_index: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """A file that was read whole, and what it is for. source_index: which of the sources of its role it is."""
+
+    account: Account
+    table: Table
+    role: Role
+    source_index: int
+
+    @property
+    def path(self) -> str:
+        return self.account.path
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of some files: chosen[i] are the places of files[i]'s rows in its table, ascending. Iterating reads the
+    files again, and raises DataError where one has changed since."""
+
+    files: tuple[Given, ...]
+    chosen: tuple[Ints, ...]
+
+    def __len__(self) -> int:
+        return sum(len(each) for each in self.chosen)
+
+    def hashes(self) -> Iterator[bytes]:
+        """The content hash of every row; no file is read for it."""
+        for file, chosen in zip(self.files, self.chosen, strict=True):
+            yield from (each.tobytes() for each in file.table.hashes[chosen])
+
+    def __iter__(self) -> Iterator[Item]:
+        for file, chosen in zip(self.files, self.chosen, strict=True):
+            wanted = iter(chosen.tolist())
+            next_one = next(wanted, None)
+            if next_one is None:
+                continue
+            scan = FileScan(file.path, file.account.format)
+            for place, kept in enumerate(scan.rows()):
+                if place != next_one:
+                    continue
+                if kept.hash != file.table.hashes[place].tobytes():
+                    break
+                yield Item(kept.example, kept.path, kept.number, file.source_index)
+                next_one = next(wanted, None)
+                if next_one is None:
+                    break
+            if next_one is not None:
+                raise DataError(Problem("data.changed", file.path))
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What one file held.
+
+    Attributes:
+        role, source_index: training or validation, and which of the sources.
+        format, why: the format and how it was chosen; empty where the file could not be read so far.
+        read, kept, distinct: rows; `kept` ones are examples, of which `distinct` differ.
+        faults: message id -> number of rows left out for it.
+        sha256, bytes: of the file as it lies on the disk.
+    """
+
+    path: str
+    role: Role
+    source_index: int
+    format: str
+    why: str
+    read: int
+    kept: int
+    distinct: int
+    faults: Mapping[str, int]
+    sha256: str
+    bytes: int
+
+    @property
+    def excluded(self) -> int:
+        return self.read - self.kept
+
+    @staticmethod
+    def of(file: Given) -> FileReport:
+        account, table = file.account, file.table
+        report = FileReport(
+            account.path,
+            file.role,
+            file.source_index,
+            account.format,
+            account.why,
+            account.read,
+            len(table),
+            table.distinct,
+            account.counts,
+            account.sha256,
+            account.bytes,
+        )
+        assert report.excluded == len(account.excluded) == sum(report.faults.values()), "a row was lost"
+        return report
 
 
 @dataclass(frozen=True)
@@ -43,8 +168,8 @@ class Checked:
     plugins: the user's own formats, `module:function` -> source file.
     """
 
-    train: tuple[Item, ...]
-    validation: tuple[Item, ...]
+    train: Rows
+    validation: Rows
     excluded: tuple[Excluded, ...]
     notes: tuple[Problem, ...]
     problems: tuple[Problem, ...]
@@ -66,8 +191,9 @@ def check_sources(config: RunConfig) -> Checked:
 
 def inspect(config: RunConfig, observer: Observer | None = None) -> Checked:
     """`check_sources`, with the problems beside what could be read instead of an error. `observer` is told of every
-    kept row."""
-    return _inspect(config.data, config.run.seed, config.method.kind, observer)
+    kept row as it is read."""
+    files = [_exhausted(*each, observer) for each in scans(config.data)]
+    return judge(config.data, config.run.seed, config.method.kind, files)
 
 
 def check_path(path: str, format: str = "auto", observer: Observer | None = None) -> Checked:
@@ -75,77 +201,95 @@ def check_path(path: str, format: str = "auto", observer: Observer | None = None
 
     Args:
         format: a name of `FORMATS`, the user's `module:function`, or auto.
-        observer: is told of every kept row.
+        observer: is told of every kept row as it is read.
     """
     data = DataSection(train=(Source(path=path, format=format),), validation=0.0)
-    return _inspect(data, 0, None, observer)
+    return judge(data, 0, None, [_exhausted(*each, observer) for each in scans(data)])
 
 
 # ----------------------------------------------------------------------------------------------------- all files
 
 
-def _inspect(data: DataSection, seed: int, method: str | None, observer: Observer | None) -> Checked:
+def scans(data: DataSection) -> Iterator[tuple[FileScan, Role, int]]:
+    """A scan, not begun, of every file: those for training, then those for validation, each with its place."""
     given = data.validation if isinstance(data.validation, tuple) else ()
-    train = [_scan(source, data.format, index, method) for index, source in enumerate(data.train)]
-    valid = [_scan(source, data.format, index, method, "validation") for index, source in enumerate(given)]
-    files = (*train, *valid)
-    for file in files:
-        file.check(observer)
-    items = [item for file in train for item in file.items]
-    hashes = [each for file in train for each in file.hashes]
-    if isinstance(data.validation, tuple):
-        chosen = Split(frozenset(), 0, 0)
-        held_out = [item for file in valid for item in file.items]
-    else:
-        chosen = split.hold_out(hashes, split.wanted_rows(data.validation, len(items)), seed)
-        held_out = [items[index] for index in sorted(chosen.held_out)]
-    problems = (*_twice(files), *_problems(files, data.bad_rows == "stop"))
+    roles: tuple[tuple[Role, tuple[Source, ...]], ...] = (("train", data.train), ("validation", given))
+    for role, sources in roles:
+        for index, source in enumerate(sources):
+            yield FileScan(source.path, source.format if source.format != "auto" else data.format), role, index
+
+
+def _exhausted(scan: FileScan, role: Role, source_index: int, observer: Observer | None) -> Given:
+    for kept in scan.rows():
+        if observer is not None:
+            observer(kept.where, kept.path, role, kept.example, kept.hash)
+    return Given(scan.account, scan.table, role, source_index)
+
+
+def judge(data: DataSection, seed: int, method: str | None, files: Sequence[Given]) -> Checked:
+    """What the accounts of all files come to, together with the recipe.
+
+    Args:
+        method: kind of method that the examples are for; None where any is fine.
+    """
+    train, valid = ([file for file in files if file.role == role] for role in ("train", "validation"))
+    hashes = np.concatenate([file.table.hashes for file in train])
+    share = 0.0 if isinstance(data.validation, tuple) else data.validation
+    chosen = split.hold_out(hashes, split.wanted_rows(share, len(hashes)), seed)
+    held_out = np.split(chosen.held_out, np.cumsum([len(file.table) for file in train])[:-1])
+    validation = Rows(tuple(train), tuple(np.flatnonzero(each) for each in held_out))
+    if valid:
+        validation = Rows(tuple(valid), tuple(np.arange(len(file.table)) for file in valid))
+    problems = (*_twice(files), *_problems(files, method, data.bad_rows == "stop"))
+    formats = [file.account.format for file in files if own.is_own(file.account.format)]
     return Checked(
-        train=tuple(item for index, item in enumerate(items) if index not in chosen.held_out),
-        validation=tuple(held_out),
-        excluded=tuple(row for file in files for row in file.excluded),
-        notes=(*_notes(train, valid, data), *_split_notes(chosen, data.validation, len(items))),
+        train=Rows(tuple(train), tuple(np.flatnonzero(~each) for each in held_out)),
+        validation=validation,
+        excluded=tuple(Excluded(file.path, *row) for file in files for row in file.account.excluded),
+        notes=(*_notes(train, valid, data), *_split_notes(chosen, data.validation, len(hashes))),
         problems=problems,
-        files=tuple(file.report() for file in files),
-        plugins={} if problems else {file.format: own.source_file(file.format) for file in files if file.is_own},
+        files=tuple(FileReport.of(file) for file in files),
+        plugins={} if problems else {format: own.source_file(format) for format in formats},
     )
 
 
-def _scan(
-    source: Source, format: str, index: int, method: str | None, role: Literal["train", "validation"] = "train"
-) -> FileScan:
-    return FileScan(source.path, source.format if source.format != "auto" else format, role, index, method)
-
-
-def _twice(files: Iterable[FileScan]) -> Iterator[Problem]:
+def _twice(files: Iterable[Given]) -> Iterator[Problem]:
     """Files given more than once."""
     seen: set[Path] = set()
     for file in files:
-        path = file.path.absolute()
+        path = Path(file.path).absolute()
         if path in seen:
-            yield Problem("data.file_twice", str(file.path))
+            yield Problem("data.file_twice", file.path)
         seen.add(path)
 
 
-def _problems(files: Sequence[FileScan], stop: bool) -> Iterator[Problem]:
+def _problems(files: Sequence[Given], method: str | None, stop: bool) -> Iterator[Problem]:
     """What is wrong with files, then with rows."""
-    fatal = [problem for file in files for problem in file.fatal]
+    fatal = [problem for file in files for problem in (*file.account.fatal, *_misfits(file.account, method))]
     yield from fatal
     if stop:
-        yield from (problem for file in files for problem in file.row_problems())
-        bad, read = sum(len(file.excluded) for file in files), sum(file.read for file in files)
+        yield from (problem for file in files for problem in file.account.row_problems())
+        bad, read = sum(len(file.account.excluded) for file in files), sum(file.account.read for file in files)
         if bad:
             yield Problem("data.stopped", values={"rows": bad, "read": read})
     elif not fatal:
-        yield from (Problem("data.nothing_left", str(file.path)) for file in files if not file.items)
+        yield from (Problem("data.nothing_left", file.path) for file in files if not len(file.table))
+
+
+def _misfits(account: Account, method: str | None) -> Iterator[Problem]:
+    """Examples that the method does not learn from."""
+    if method == "pretrain" and account.others.rows:
+        yield account.others.note("data.pretrain_on_chat", account.path)
+    elif method == "sft" and account.texts.rows:
+        yield account.texts.note("data.sft_on_text", account.path)
 
 
 # --------------------------------------------------------------------------------------------------------- notes
 
 
-def _notes(train: Sequence[FileScan], valid: Sequence[FileScan], data: DataSection) -> Iterator[Problem]:
-    for file in (*train, *valid):
-        path = str(file.path)
+def _notes(train: Sequence[Given], valid: Sequence[Given], data: DataSection) -> Iterator[Problem]:
+    for file in (each.account for each in (*train, *valid)):
+        path = file.path
         if file.excluded and data.bad_rows == "drop":
             yield Problem("data.left_out", path, values={"rows": len(file.excluded), "read": file.read})
         if file.placeholders.rows and not data.allow_unfilled:
@@ -155,42 +299,42 @@ def _notes(train: Sequence[FileScan], valid: Sequence[FileScan], data: DataSecti
         if file.unmapped.rows:
             yield file.unmapped.note("data.unread_keys", path)
     yield from _repeats(train)
-    trained = frozenset(each for file in train for each in file.hashes)
-    for file in valid:
+    trained = np.concatenate([file.table.hashes for file in train])
+    for given in valid:
         leaked = Tally()
-        for where, each in zip(file.places, file.hashes, strict=True):
-            if each in trained:
-                leaked.add(where)
+        for row in np.flatnonzero(np.isin(given.table.hashes, trained)):
+            leaked.add(given.table.where(given.path, int(row)))
         if leaked.rows:
-            yield leaked.note("data.leak", str(file.path))
+            yield leaked.note("data.leak", given.path)
 
 
-def _repeats(train: Sequence[FileScan]) -> Iterator[Problem]:
+def _repeats(train: Sequence[Given]) -> Iterator[Problem]:
     """Rows that occur more than once in the training data, within and across files."""
-    first: dict[bytes, str] = {}
-    again = Tally()
-    for file in train:
-        for where, each in zip(file.places, file.hashes, strict=True):
-            if each not in first:
-                first[each] = where
-            elif again.rows < PLACES_SHOWN:
-                again.add(f"{where} = {first[each]}")
-            else:
-                again.rows += 1
-    rows = again.rows + len(first)
-    if rows >= REPEATS_ROWS and rows >= REPEATS_MEAN * len(first):
-        yield again.note("data.few_distinct", "", distinct=len(first), all=rows)
-    elif again.rows:
-        yield again.note("data.duplicates", "", all=rows)
+    hashes = np.concatenate([file.table.hashes for file in train])
+    _, firsts, group_of = np.unique(hashes, return_index=True, return_inverse=True)
+    first_of = firsts[group_of]
+    again = np.flatnonzero(first_of != np.arange(len(hashes)))
+    starts = np.cumsum([0, *(len(file.table) for file in train)])
+
+    def where(row: int) -> str:
+        file = int(np.searchsorted(starts, row, side="right")) - 1
+        return train[file].table.where(train[file].path, row - int(starts[file]))
+
+    tally = Tally(len(again), [f"{where(row)} = {where(first_of[row])}" for row in again[:PLACES_SHOWN]])
+    if len(hashes) >= REPEATS_ROWS and len(hashes) >= REPEATS_MEAN * len(firsts):
+        yield tally.note("data.few_distinct", "", distinct=len(firsts), all=len(hashes))
+    elif len(again):
+        yield tally.note("data.duplicates", "", all=len(hashes))
 
 
 def _split_notes(chosen: Split, share: object, rows: int) -> Iterator[Problem]:
     if share == "auto" and 0 < rows < split.AUTO_LEAST_ROWS:
         yield Problem("data.too_few_to_hold_out", values={"rows": rows, "least": split.AUTO_LEAST_ROWS})
-    elif chosen.wanted and not chosen.held_out:
+    elif chosen.wanted and not chosen.held_out.any():
         yield Problem("data.nothing_held_out", values={"rows": chosen.wanted})
     elif chosen.copies:
-        yield Problem("data.copies_held_out", values={"copies": chosen.copies, "rows": len(chosen.held_out)})
+        held_out = int(chosen.held_out.sum())
+        yield Problem("data.copies_held_out", values={"copies": chosen.copies, "rows": held_out})
 
 
 # -------------------------------------------------------------------------------------------------------- output

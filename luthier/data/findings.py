@@ -146,11 +146,11 @@ class Findings:
         """Count a row once, and what it holds as often as it does."""
         tally = self._tallies.setdefault(id, Tally())
         tally.add(where)
-        tally.words[words] += count
+        tally.words[words] = tally.words.get(words, 0) + count
 
     def _problems(self, validation: Mask, pairs: Pairs) -> Iterator[Problem]:
         for id, tally in self._tallies.items():
-            yield tally.note(id, "", count=tally.words.total(), **self._extra(id))
+            yield tally.note(id, "", count=sum(tally.words.values()), **self._extra(id))
         yield from self._near_problems(validation, pairs)
         yield from self._question_problems(validation)
         yield from self._answer_problems()

@@ -33,6 +33,16 @@ class LawReport:
     unused: tuple[str, ...]
 
 
+def joined(*reports: LawReport) -> LawReport:
+    """What several reports come to; shapes that stand in more than one of them are counted in each."""
+    return LawReport(
+        sum(each.shapes for each in reports),
+        sum(each.checked for each in reports),
+        tuple(problem for each in reports for problem in each.violations),
+        tuple(sorted({field for each in reports for field in each.unused})),
+    )
+
+
 class Subject(Protocol):
     """What the laws need to know of a renderer."""
 
@@ -57,7 +67,7 @@ def check(subject: Subject, examples: Sequence[Example], places: Sequence[str] |
     """
     seen: dict[Any, int] = {}
     for index, example in enumerate(examples):
-        for key in _keys(example):
+        for key in keys(example):
             seen.setdefault(key, index)
     violations, unused, checked = [], set(), 0
     for index in sorted(set(seen.values())):
@@ -67,11 +77,15 @@ def check(subject: Subject, examples: Sequence[Example], places: Sequence[str] |
         violations += [dataclasses.replace(problem, where=where) for problem in found]
         if isinstance(example, Chat):
             unused |= set(_unused(subject, example))
-    shapes = {key for key in seen if key[0] != "border"}
-    return LawReport(len(shapes), checked, tuple(violations), tuple(sorted(unused)))
+    return LawReport(sum(map(is_shape, seen)), checked, tuple(violations), tuple(sorted(unused)))
 
 
-def _keys(example: Example) -> Iterator[tuple[Any, ...]]:
+def is_shape(key: tuple[Any, ...]) -> bool:
+    """Whether a key is that of a shape, and not of the border between a prompt and its answer."""
+    return bool(key[0] != "border")
+
+
+def keys(example: Example) -> Iterator[tuple[Any, ...]]:
     """The shape, and for each answer the kind of character it begins with: a tokenizer may join it to the prompt."""
     if not isinstance(example, Chat):
         yield (type(example).__name__,)

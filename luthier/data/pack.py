@@ -15,8 +15,9 @@ from typing import overload
 
 import numpy as np
 
-from luthier.batch import Batch, Ints, Rendered, Segments
-from luthier.data.store import TERM, TokenStore, computed_tokens
+from luthier.batch import TERM, Batch, Ints, Rendered, Segments
+from luthier.data.sequences import Sequences
+from luthier.data.store import computed_tokens
 
 
 def microbatches(examples: Sequence[Rendered], budget_tokens: int) -> tuple[Batch, ...]:
@@ -31,7 +32,7 @@ def microbatches(examples: Sequence[Rendered], budget_tokens: int) -> tuple[Batc
 class Batches(Sequence[Batch]):
     """Micro-batches of a whole store, made when asked for, again and again: validation."""
 
-    def __init__(self, store: TokenStore, budget_tokens: int) -> None:
+    def __init__(self, store: Sequences, budget_tokens: int) -> None:
         self._store = store
         self._groups = groups(store.computed, budget_tokens)
 
@@ -48,7 +49,7 @@ class Batches(Sequence[Batch]):
         return assemble([self._store[uid] for uid in self._groups[index]])
 
 
-def batches(store: TokenStore, budget_tokens: int) -> Batches:
+def batches(store: Sequences, budget_tokens: int) -> Batches:
     """The whole store once, in micro-batches of at most `budget_tokens` tokens."""
     return Batches(store, budget_tokens)
 

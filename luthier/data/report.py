@@ -16,7 +16,6 @@ from luthier.data import check
 from luthier.data.check import Checked
 from luthier.data.findings import RANKS, Finding, Findings, ordered
 from luthier.data.formats import Example
-from luthier.data.scan import content_hash
 from luthier.data.speech import speech
 from luthier.data.statistics import Frequent, Lengths, Statistics, Tokens
 from luthier.errors import ModelError, Problem
@@ -67,7 +66,7 @@ def make(checked: Checked, findings: Findings, renderer: Renders | None, why_no_
             measure(checked, findings, renderer)
         except ModelError as error:
             unusable, why_no_tokens = error.problems, error.problems[0].rule
-    found, statistics = findings.finish({content_hash(item.example) for item in checked.validation})
+    found, statistics = findings.finish(frozenset(checked.validation.hashes()))
     if unusable:
         statistics = replace(statistics, tokens=None)
     stopping = [Finding.of(problem, "error") for problem in (*checked.problems, *unusable)]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from luthier.data.check import FileReport
 from luthier.data.findings import Finding
 from luthier.data.report import Report, percentiles, searched, tally
-from luthier.data.scan import FileReport
 from luthier.data.statistics import Bin, Lengths, Statistics, Tokens
 from luthier.text import say
 
@@ -219,7 +219,7 @@ def _left_out(report: Report) -> list[str]:
         counts[row.reason_id] = counts.get(row.reason_id, 0) + 1
         words.setdefault(row.reason_id, row.reason)
     reasons = sorted(counts.items(), key=lambda pair: -pair[1])
-    rows = [[escape(f"{row.path}:{row.number}"), escape(row.reason)] for row in excluded[:LEFT_OUT_SHOWN]]
+    rows = [[escape(row.where), escape(row.reason)] for row in excluded[:LEFT_OUT_SHOWN]]
     table = _table([_say("place"), _say("reason")], rows)
     more = len(excluded) - LEFT_OUT_SHOWN
     below = f'<p class="soft">{_say("more", rows=f"{more:,}")}</p>' if more > 0 else ""

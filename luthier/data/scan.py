@@ -1,7 +1,8 @@
 """One data file, read and checked to its last row.
 
-What goes in: a source of the recipe. What comes out: its examples with their places and content hashes, the rows that
-are left out with the reason, and what there is to tell about the file. Kept + left out = read.
+What goes in: a file and the format it is said to have. What comes out: its examples one by one, with their places and
+content hashes, and in the end an `Account`: the rows that are left out with the reason, and what there is to tell about
+the file. Kept + left out = read. No example is held on to, so a file may be larger than the memory.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ import hashlib
 import itertools
 import json
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.batch import Ints
 from luthier.data import detection, opening, own, readers, wellformed
 from luthier.data.formats import FORMATS, Chat, Completion, Example, RowFault, Text
-from luthier.data.readers import Fault, Row
+from luthier.data.readers import Fault, Row, place
 from luthier.errors import DataError, Problem
 from luthier.text import say
 
@@ -27,66 +33,36 @@ HEAD_ROWS = 100
 SHOWN = 20
 """Rows of one kind of fault, or words of one kind, that are named; the others are counted."""
 PLACES_SHOWN = 3
+HASH_BYTES = 16
 _PLACEHOLDER = re.compile(r"(?<!\{)\{\{\s*[\w.\-]+(?: [\w.\-]+)*\s*\}\}(?!\})")
 
 Role = Literal["train", "validation"]
 
-Observer = Callable[[str, str, Role, Example, bytes], None]
-"""Takes where a kept row stands, its file, that file's role, the example and its content hash."""
-
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One example to learn from or to validate with.
-
-    Attributes:
-        path, number: the row it comes from, see `readers.Row`.
-        source_index: which of `data.train` (or of the validation files) it belongs to; that source's weight applies.
-    """
+class Kept:
+    """A row that is an example. path, number, line: see `readers.Row`; hash: `content_hash`."""
 
     example: Example
     path: str
     number: int
-    source_index: int
+    line: int
+    hash: bytes
+
+    @property
+    def where(self) -> str:
+        return place(self.path, self.line, self.number)
 
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """A row that was read and is not used. `reason` is for people, in their language."""
+    """A row that was read and is not used. where: `file:line`; `reason` is for people, in their language."""
 
     path: str
     number: int
+    where: str
     reason_id: str
     reason: str
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """What one file held.
-
-    Attributes:
-        role, source_index: training or validation, and which of the sources.
-        format, why: the format and how it was chosen; empty where the file could not be read so far.
-        read, kept, distinct: rows; `kept` ones are examples, of which `distinct` differ.
-        faults: message id -> number of rows left out for it.
-        sha256, bytes: of the file as it lies on the disk.
-    """
-
-    path: str
-    role: Role
-    source_index: int
-    format: str
-    why: str
-    read: int
-    kept: int
-    distinct: int
-    faults: Mapping[str, int]
-    sha256: str
-    bytes: int
-
-    @property
-    def excluded(self) -> int:
-        return self.read - self.kept
 
 
 @dataclass
@@ -95,63 +71,151 @@ class Tally:
 
     rows: int = 0
     places: list[str] = field(default_factory=list)
-    words: Counter[str] = field(default_factory=Counter)
+    words: dict[str, int] = field(default_factory=dict)
 
     def add(self, where: str, words: Sequence[str] = ()) -> None:
         self.rows += 1
-        self.words.update(words)
+        for word in words:
+            self.words[word] = self.words.get(word, 0) + 1
         if len(self.places) < PLACES_SHOWN:
             self.places.append(where)
 
     def note(self, id: str, path: str, **values: Any) -> Problem:
-        words = ", ".join(word for word, _ in self.words.most_common(SHOWN))
+        words = ", ".join(sorted(self.words, key=lambda word: -self.words[word])[:SHOWN])
         values = {"rows": self.rows, "places": ", ".join(self.places), "words": words, **values}
         return Problem(id, path, values=values)
 
 
-class FileScan:
-    """One file while it is read; see `check`."""
+TALLIES = ("placeholders", "unanswered", "unmapped", "texts", "others")
 
-    def __init__(self, path: str, format: str, role: Role, source_index: int, method: str | None) -> None:
-        """`method` is the kind of method that the examples are for; None where any is fine."""
+
+@dataclass
+class Account:
+    """What there is to tell about a file, whatever it is used for.
+
+    Attributes:
+        format, why: the format and how it was chosen; empty where the file could not be read so far.
+        read: rows.
+        excluded: rows left out: number, where, message id, reason.
+        faults: message id -> the first problems of that kind.
+        fatal: what makes the file unusable.
+        placeholders, unanswered, unmapped: rows with unfilled placeholders, without an answer at the end, and with
+            columns that the format does not read. texts, others: plain texts, and examples of every other kind.
+        sha256, bytes: of the file as it lies on the disk.
+    """
+
+    path: str
+    format: str = ""
+    why: str = ""
+    read: int = 0
+    excluded: list[tuple[int, str, str, str]] = field(default_factory=list)
+    faults: dict[str, list[Problem]] = field(default_factory=dict)
+    fatal: list[Problem] = field(default_factory=list)
+    placeholders: Tally = field(default_factory=Tally)
+    unanswered: Tally = field(default_factory=Tally)
+    unmapped: Tally = field(default_factory=Tally)
+    texts: Tally = field(default_factory=Tally)
+    others: Tally = field(default_factory=Tally)
+    sha256: str = ""
+    bytes: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Message id -> number of rows left out for it."""
+        return dict(Counter(id for _, _, id, _ in self.excluded))
+
+    def row_problems(self) -> Iterator[Problem]:
+        """Every row that cannot be used, by kind, the first ones by name."""
+        counts = self.counts
+        for id, named in self.faults.items():
+            yield from (problem for problem in named if problem not in self.fatal)
+            more = counts[id] - len(named)
+            if more:
+                yield Problem("data.more", self.path, values={"rows": more, "kind": named[0].rule})
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], path: str) -> Account:
+        """What `to_json` wrote. The file may have been moved since: it is told under `path`."""
+
+        def moved(where: str) -> str:
+            return path + where.removeprefix(value["path"]) if where.startswith(value["path"]) else where
+
+        def problems(rows: Sequence[Mapping[str, Any]]) -> list[Problem]:
+            return [Problem(**{**row, "where": moved(row["where"])}) for row in rows]
+
+        tallies = {
+            name: Tally(value[name]["rows"], [moved(each) for each in value[name]["places"]], value[name]["words"])
+            for name in TALLIES
+        }
+        excluded = [(number, moved(where), id, reason) for number, where, id, reason in value["excluded"]]
+        faults = {id: problems(rows) for id, rows in value["faults"].items()}
+        rest = {"path": path, "excluded": excluded, "faults": faults, "fatal": problems(value["fatal"]), **tallies}
+        return cls(**{**value, **rest})
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file that are examples, in order. numbers, lines: int64 [n], see `readers.Row`; hashes: content
+    hashes, 16 bytes each, [n]."""
+
+    numbers: Ints
+    lines: Ints
+    hashes: NDArray[np.void]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def distinct(self) -> int:
+        return len(np.unique(self.hashes))
+
+    def where(self, path: str, row: int) -> str:
+        return place(path, int(self.lines[row]), int(self.numbers[row]))
+
+
+class FileScan:
+    """One file while it is read: go through `rows` once, to the end; then `account` and `table` are complete.
+
+    Args:
+        path: of the file.
+        format: a name of `FORMATS`, the user's `module:function`, or auto.
+    """
+
+    def __init__(self, path: str, format: str) -> None:
         self.path = Path(path).expanduser()
         self.format = format
-        self.is_own = own.is_own(format)
-        self.read = 0
-        self.items: list[Item] = []
-        self.hashes: list[bytes] = []
-        self.excluded: list[Excluded] = []
-        self.faults: dict[str, list[Problem]] = {}
-        self.counts: Counter[str] = Counter()
-        self.fatal: list[Problem] = []
-        self._observer: Observer | None = None
-        self.places: list[str] = []
-        self.placeholders, self.unmapped, self.unanswered = Tally(), Tally(), Tally()
-        self._misfits = Tally()
-        self._source_index = source_index
-        self._role: Role = role
-        self._why = say("data.why_given")
-        self._method = method
-        self._sha256, self._bytes = "", 0
+        self.account = Account(str(self.path))
+        self._numbers, self._lines, self._hashes = array("q"), array("q"), bytearray()
 
-    def check(self, observer: Observer | None = None) -> None:
-        """Read all of it. `observer` is told of every kept row."""
-        self._observer = observer
+    @property
+    def table(self) -> Table:
+        numbers, lines = (np.frombuffer(each, dtype=np.int64) for each in (self._numbers, self._lines))
+        return Table(numbers, lines, np.frombuffer(bytes(self._hashes), dtype=f"V{HASH_BYTES}"))
+
+    def rows(self) -> Iterator[Kept]:
+        """Every row that is an example; what is wrong with the others goes to `account`."""
         before = _stamp(self.path)
-        self._read_rows()
-        if before is None or (self.fatal and not self.read):
+        yield from self._rows()
+        account = self.account
+        if before is None or (account.fatal and not account.read):
             return
         try:
-            with open(self.path, "rb") as file:
-                self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                self._bytes = file.tell()
+            account.sha256, account.bytes = fingerprint(self.path)
         except OSError as error:
-            self.fatal.append(opening.refused(self.path, error))
+            account.fatal.append(opening.refused(self.path, error))
             return
         if _stamp(self.path) != before:
-            self.fatal.append(Problem("data.changed", str(self.path)))
+            account.fatal.append(Problem("data.changed", str(self.path)))
 
-    def _read_rows(self) -> None:
+    def exhaust(self) -> None:
+        """Go through all rows."""
+        for _ in self.rows():
+            pass
+
+    def _rows(self) -> Iterator[Kept]:
         rows = readers.read(self.path)
         head: list[Row | Fault] = []
         found = 0
@@ -166,101 +230,85 @@ class FileScan:
                 self._take_fault(each)
             elif parse is None:
                 return
-            else:
-                self._take(each, parse)
-        if not self.read and not self.fatal:
-            self.fatal.append(Problem("data.no_rows", str(self.path)))
-        if self._misfits.rows:
-            id = "data.sft_on_text" if self._method == "sft" else "data.pretrain_on_chat"
-            self.fatal.append(self._misfits.note(id, str(self.path)))
+            elif (kept := self._take(each, parse)) is not None:
+                yield kept
+        if not self.account.read and not self.account.fatal:
+            self.account.fatal.append(Problem("data.no_rows", str(self.path)))
 
     def _choose(self, values: Sequence[Any]) -> Callable[[Any], Example] | None:
         """The function that makes examples of the rows; None where there are no rows or no format fits them."""
+        account = self.account
         if not values:
             return None
-        if self.is_own:
+        account.format, account.why = self.format, say("data.why_given")
+        if own.is_own(self.format):
             try:
                 return own.load(self.format)
             except DataError as error:
-                self.fatal += error.problems
+                account.fatal += error.problems
                 return None
         if self.format == "auto":
+            account.format = account.why = ""
             try:
-                self.format, self._why = detection.detect(values)
-                rule = readers.document_rule(self.path)
-                self._why = say(rule) if rule else self._why
+                account.format, account.why = detection.detect(values)
             except RowFault as fault:
-                self.format, self._why = "", ""
-                self.fatal.append(fault.problem(str(self.path)))
+                account.fatal.append(fault.problem(str(self.path)))
                 return None
-        return FORMATS[self.format].parse
+            rule = readers.document_rule(self.path)
+            account.why = say(rule) if rule else account.why
+        return FORMATS[account.format].parse
 
-    def _take(self, row: Row, parse: Callable[[Any], Example]) -> None:
-        self.read += 1
+    def _take(self, row: Row, parse: Callable[[Any], Example]) -> Kept | None:
+        self.account.read += 1
         try:
             example = wellformed.parse(parse, row.value)
-            self.hashes.append(content_hash(example))
+            digest = content_hash(example)
         except RowFault as fault:
             self._exclude(fault.problem(row.where), row.number)
-            return
-        self.items.append(Item(example, str(self.path), row.number, self._source_index))
-        self.places.append(row.where)
+            return None
+        self._numbers.append(row.number)
+        self._lines.append(row.line)
+        self._hashes += digest
         self._look(row, example)
-        if self._observer is not None:
-            self._observer(row.where, str(self.path), self._role, example, self.hashes[-1])
+        return Kept(example, row.path, row.number, row.line, digest)
 
     def _look(self, row: Row, example: Example) -> None:
         """Keep in mind what the notes will tell."""
-        if self._method is not None and isinstance(example, Text) != (self._method == "pretrain"):
-            self._misfits.add(row.where)
+        account = self.account
+        (account.texts if isinstance(example, Text) else account.others).add(row.where)
         found = [word for text in _texts(example) if "{{" in text for word in _PLACEHOLDER.findall(text)]
         if found:
-            self.placeholders.add(row.where, list(dict.fromkeys(found)))
+            account.placeholders.add(row.where, list(dict.fromkeys(found)))
         if isinstance(example, Chat) and example.messages[-1].role != "assistant":
-            self.unanswered.add(row.where)
-        if self.format in FORMATS:
-            left = list(dict.fromkeys(detection.unmapped(self.format, row.value)))
+            account.unanswered.add(row.where)
+        if account.format in FORMATS:
+            left = list(dict.fromkeys(detection.unmapped(account.format, row.value)))
             if left:
-                self.unmapped.add(row.where, left)
+                account.unmapped.add(row.where, left)
 
     def _take_fault(self, fault: Fault) -> None:
         if fault.number:
-            self.read += 1
+            self.account.read += 1
             self._exclude(fault.problem, fault.number)
         if fault.fatal:
-            self.fatal.append(fault.problem)
+            self.account.fatal.append(fault.problem)
 
     def _exclude(self, problem: Problem, number: int) -> None:
-        self.excluded.append(Excluded(str(self.path), number, problem.id, _reason(problem)))
-        self.counts[problem.id] += 1
-        named = self.faults.setdefault(problem.id, [])
+        reason = f"{problem.field}: {problem.rule}" if problem.field else problem.rule
+        self.account.excluded.append((number, problem.where, problem.id, reason))
+        named = self.account.faults.setdefault(problem.id, [])
         if len(named) < SHOWN:
             named.append(problem)
 
-    def row_problems(self) -> Iterator[Problem]:
-        """Every row that cannot be used, by kind, the first ones by name."""
-        for id, named in self.faults.items():
-            yield from (problem for problem in named if problem not in self.fatal)
-            more = self.counts[id] - len(named)
-            if more:
-                yield Problem("data.more", str(self.path), values={"rows": more, "kind": named[0].rule})
 
-    def report(self) -> FileReport:
-        report = FileReport(
-            str(self.path),
-            self._role,
-            self._source_index,
-            "" if self.format == "auto" else self.format,
-            "" if self.format == "auto" else self._why,
-            self.read,
-            len(self.items),
-            len(set(self.hashes)),
-            dict(self.counts),
-            self._sha256,
-            self._bytes,
-        )
-        assert report.excluded == len(self.excluded) == sum(report.faults.values()), "a row was lost"
-        return report
+def fingerprint(path: Path) -> tuple[str, int]:
+    """SHA-256 and size of a file's bytes as they lie on the disk.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -270,10 +318,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def _reason(problem: Problem) -> str:
-    return f"{problem.field}: {problem.rule}" if problem.field else problem.rule
 
 
 def _texts(example: Example) -> Iterator[str]:

@@ -8,9 +8,11 @@ that is validated is also trained.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 AUTO_SHARE = 0.05
 AUTO_MOST = 500
@@ -22,12 +24,12 @@ AUTO_LEAST_ROWS = 100
 @dataclass(frozen=True)
 class Split:
     """Attributes:
-    held_out: indices of the rows for validation.
+    held_out: which rows are for validation, bool [n].
     wanted: how many were asked for.
     copies: how many of them are further copies of a held-out row, kept out of training with it.
     """
 
-    held_out: frozenset[int]
+    held_out: NDArray[np.bool_]
     wanted: int
     copies: int
 
@@ -39,21 +41,25 @@ def wanted_rows(share: Literal["auto"] | float, rows: int) -> int:
     return max(1, round(share * rows)) if share > 0 and rows > 1 else 0
 
 
-def hold_out(hashes: Sequence[bytes], wanted: int, seed: int) -> Split:
+def hold_out(hashes: NDArray[np.void], wanted: int, seed: int) -> Split:
     """Choose rows: groups of equal rows in the order of a keyed hash, each as a whole, as long as it fits.
 
     One group is always left for training.
+
+    Args:
+        hashes: content hashes of all rows, [n].
     """
-    groups: dict[bytes, list[int]] = {}
-    if wanted:
-        for index, each in enumerate(hashes):
-            groups.setdefault(each, []).append(index)
+    if not wanted or not len(hashes):
+        return Split(np.zeros(len(hashes), dtype=np.bool_), wanted, 0)
+    groups, group_of, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
     key = seed.to_bytes(8, "little")
-    order = sorted(groups, key=lambda each: hashlib.blake2b(each, digest_size=16, key=key).digest())
-    chosen: list[int] = []
-    taken = 0
-    for each in order[: max(0, len(order) - 1)]:
-        if len(groups[each]) <= wanted - len(chosen):
-            chosen += groups[each]
-            taken += 1
-    return Split(frozenset(chosen), wanted, len(chosen) - taken)
+    keyed = (hashlib.blake2b(each.tobytes(), digest_size=8, key=key).digest() for each in groups)
+    order = np.argsort(np.fromiter((int.from_bytes(each) for each in keyed), np.uint64, len(groups)), kind="stable")
+    chosen, rows = [], 0
+    for group in order[:-1]:
+        if rows == wanted:
+            break
+        if sizes[group] <= wanted - rows:
+            chosen.append(group)
+            rows += int(sizes[group])
+    return Split(np.isin(group_of, chosen), wanted, rows - len(chosen))

@@ -1,12 +1,14 @@
-"""Token sequences on disk, memory-mapped.
+"""Token sequences of one data file on disk, memory-mapped.
 
-What goes in: a folder that `luthier.data.tokens` wrote. What comes out: sequences by number, their lengths and weights
-as arrays, and the row of the data file that each came from. Only the sequences asked for are read into memory.
+What goes in: a folder that `luthier.data.tokens` wrote. What comes out: every sequence of the file, whole, with the
+weights of its loss, and the row that each came from. Only the sequences asked for are read into memory; which of them
+train, and how long ones are cut, is decided later (`luthier.data.sequences`), so one store serves many recipes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,40 +16,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.batch import Floats, Ints, Rendered
+from luthier.batch import Floats, Ints
+from luthier.data.scan import HASH_BYTES, Account, Table
 from luthier.errors import DataError, Problem
 
-TERM = "nll"
-"""The loss term that the weights belong to."""
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout."""
-META = "meta.json"
+META, VERIFIED = "meta.json", "verified.json"
+COLUMNS: dict[str, str] = {
+    "ends": "<i8",  # of the sequences, in tokens from the beginning of ids.bin
+    "computed": "<i4",
+    "loss_weight": "<f4",
+    "rows": "<i8",  # place in the table of the row that a sequence comes from
+    "texts": "|u1",  # 1: a plain text, which may be cut into pieces anywhere
+    "numbers": "<i8",
+    "lines": "<i8",
+    "hashes": f"|V{HASH_BYTES}",
+}
+"""File (`<name>.bin`) -> dtype. The first five have an entry per sequence, the others one per row."""
 
 
 class TokenStore:
-    """Token sequences, by uid 0..n-1. Opened by path, so it can be pickled.
+    """Sequences 0..n-1 of one file, in the file's order. Opened by path, so it can be pickled.
 
     Attributes:
-        lengths: tokens, int64 [n]; computed: tokens that enter the model (`computed_tokens`), int64 [n].
-        loss_weight: sum of the weights, float32 [n]; sources: index of the data source, int32 [n].
-        num_rows: rows of the data files that the sequences come from (a long text makes several sequences).
+        ends: int64 [n]; computed: tokens that enter the model (`computed_tokens`), int32 [n]; loss_weight: sum of the
+            weights, float32 [n]; rows: int64 [n]; texts: bool [n].
+        meta: what the builder wrote besides: account, laws.
     """
 
     def __init__(self, path: Path) -> None:
-        meta = read_meta(path)
         self.path = path
-        self.fingerprint: str = meta["key"]
-        self._offsets: Ints = np.load(path / "offsets.npy")
-        self.computed: Ints = np.load(path / "computed.npy")
-        self.loss_weight: Floats = np.load(path / "loss_weight.npy")
-        self.sources: NDArray[np.int32] = np.load(path / "sources.npy")
-        self._places: Ints = np.load(path / "places.npy")
-        self._paths: list[str] = meta["paths"]
-        self._table = None if meta["weight_table"] is None else np.asarray(meta["weight_table"], dtype=np.float32)
-        self._ids = np.memmap(path / "ids.bin", dtype=np.int32, mode="r")
-        self._weights = np.memmap(path / "weights.bin", dtype=np.float32 if self._table is None else np.uint8, mode="r")
-        self.lengths: Ints = np.diff(self._offsets)
-        self.num_rows = int(meta["rows"])
+        self.meta = read_meta(path)
+        self.key: str = self.meta["key"]
+        self.ends, self.computed, self.loss_weight, self.rows, self.texts, self._numbers, self._lines, self._hashes = (
+            _column(path, name, dtype) for name, dtype in COLUMNS.items()
+        )
+        self._table = None if self.meta["weights"] is None else np.asarray(self.meta["weights"], dtype=np.float32)
+        self._ids = _mapped(path / "ids.bin", np.dtype(np.int32))
+        self._weights = _mapped(path / "weights.bin", np.dtype(np.float32 if self._table is None else np.uint8))
 
     @classmethod
     def open(cls, path: Path) -> TokenStore:
@@ -57,35 +64,39 @@ class TokenStore:
             DataError: it is no such folder, of another version, or incomplete.
         """
         try:
-            meta = read_meta(path)
-            sizes_hold = all((path / name).stat().st_size == size for name, (size, _) in meta["files"].items())
-        except (OSError, ValueError, KeyError) as error:
+            if not verified(path, read_meta(path)):
+                raise DataError(Problem("tokens.damaged", where=str(path)))
+            return cls(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(Problem("tokens.damaged", where=str(path))) from error
-        if not sizes_hold:
-            raise DataError(Problem("tokens.damaged", where=str(path)))
-        return cls(path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenStore.open, (self.path,)
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.ends)
 
     @property
-    def num_tokens(self) -> int:
-        return int(self._offsets[-1])
+    def starts(self) -> Ints:
+        return np.concatenate([np.zeros(1, dtype=np.int64), self.ends[:-1]])
 
-    def __getitem__(self, uid: int) -> Rendered:
-        if not 0 <= uid < len(self):
-            raise IndexError(uid)
-        span = slice(int(self._offsets[uid]), int(self._offsets[uid + 1]))
-        weights = np.array(self._weights[span]) if self._table is None else self._table[self._weights[span]]
-        return Rendered(uid, np.array(self._ids[span]), weights)
+    @property
+    def table(self) -> Table:
+        """The rows of the file that are examples, those that gave no sequence too."""
+        return Table(self._numbers, self._lines, self._hashes)
 
-    def locate(self, uid: int) -> str:
-        """`file:row` of a sequence."""
-        path, number = self._places[uid]
-        return f"{self._paths[path]}:{number}"
+    def account(self, path: str) -> Account:
+        """What was found in the file, which is at `path` now."""
+        return Account.from_json(self.meta["account"], path)
+
+    def ids(self, start: int, end: int) -> NDArray[np.int32]:
+        """Tokens start..end of the whole store."""
+        return np.array(self._ids[start:end])
+
+    def weights(self, start: int, end: int) -> Floats:
+        """Their weights."""
+        stored = self._weights[start:end]
+        return np.array(stored) if self._table is None else self._table[stored]
 
 
 def computed_tokens(weights: Floats) -> int:
@@ -101,6 +112,42 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
+def verified(path: Path, meta: dict[str, Any]) -> bool:
+    """Whether every file of a store holds what was written: by checksum the first time and whenever the file system
+    says that a file has changed since, which keeps opening a large store quick.
+
+    Raises:
+        OSError: a file is missing.
+    """
+    stamps = {name: _stamp(path / name) for name in meta["files"]}
+    try:
+        known = json.loads((path / VERIFIED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = None
+    if known == stamps:
+        return True
+    if any(list(checksum(path / name)) != list(written) for name, written in meta["files"].items()):
+        return False
+    _remember(path, stamps)
+    return True
+
+
+def _remember(path: Path, stamps: dict[str, list[int]]) -> None:
+    """A cache that may not be written to is verified anew each time."""
+    temp = path / f".{VERIFIED}-{os.getpid()}"
+    try:
+        temp.write_text(json.dumps(stamps), encoding="utf-8")
+        temp.replace(path / VERIFIED)
+    except OSError:
+        return
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size, inode and time of the last change of content or status, which no program can set back."""
+    status = path.stat()
+    return [status.st_size, status.st_ino, status.st_ctime_ns]
+
+
 def checksum(path: Path) -> tuple[int, int]:
     """Size and CRC-32: finds torn and flipped bytes at the speed of the disk."""
     size = checksum = 0
@@ -109,3 +156,14 @@ def checksum(path: Path) -> tuple[int, int]:
             size += len(block)
             checksum = zlib.crc32(block, checksum)
     return size, checksum
+
+
+def _column(path: Path, name: str, dtype: str) -> NDArray[Any]:
+    return _mapped(path / f"{name}.bin", np.dtype(dtype))
+
+
+def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A file as an array; an empty one cannot be mapped."""
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")

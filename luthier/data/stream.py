@@ -13,14 +13,34 @@ from fractions import Fraction
 
 import numpy as np
 
-from luthier.batch import Ints, Step
+from luthier.batch import TERM, Ints, Step
 from luthier.config.schema import RunConfig
 from luthier.data import pack
-from luthier.data.store import TERM, TokenStore
+from luthier.data.sequences import Sequences
 from luthier.errors import DataError, Problem
 
 SHUFFLE, SOURCE = 1, 2
 """First words of the Philox keys, so that no two uses of one seed share a random stream."""
+
+
+def mixed(
+    rows: Sequence[int], weights: Sequence[float], temperature: float = 1.0, max_repeats: float | None = None
+) -> list[Fraction]:
+    """How often a row of each source comes per epoch: its weight, evened out by the temperature, at most `max_repeats`.
+
+    With temperature T the sources' shares are proportional to rows^(1/T), and an epoch is as long as without.
+    """
+    if temperature == 1:
+        often = [Fraction(repr(float(weight))) for weight in weights]  # decimal fractions as written
+    else:
+        evened = [count ** (1 / temperature) for count in rows]
+        scale = sum(rows) / max(sum(evened), 1.0)
+        # Whole rows per epoch.
+        often = [
+            Fraction(max(round(weight * scale * share), 1), max(count, 1))
+            for weight, share, count in zip(weights, evened, rows, strict=True)
+        ]
+    return often if max_repeats is None else [min(each, Fraction(repr(float(max_repeats)))) for each in often]
 
 
 class Stream:
@@ -36,13 +56,13 @@ class Stream:
 
     def __init__(
         self,
-        store: TokenStore,
+        store: Sequences,
         *,
         batch: int,
         epochs: float,
         steps: int | None,
         seed: int,
-        source_weights: Sequence[float] | Mapping[int, float] = (),
+        source_weights: Sequence[Fraction | float] | Mapping[int, Fraction | float] = (),
         budget_tokens: int,
     ) -> None:
         self._store = store
@@ -52,14 +72,18 @@ class Stream:
         given = dict(source_weights) if isinstance(source_weights, Mapping) else dict(enumerate(source_weights))
         self._rows = {int(source): np.flatnonzero(store.sources == source) for source in np.unique(store.sources)}
         # Decimal fractions as written: 0.1 of 30 rows is 3 in every epoch, not 3 or 2 by binary rounding.
-        self._weights = {source: Fraction(repr(float(given.get(source, 1.0)))) for source in self._rows}
+        self._weights = {
+            source: weight if isinstance(weight, Fraction) else Fraction(repr(float(weight)))
+            for source in self._rows
+            for weight in (given.get(source, 1.0),)
+        }
         # Steps before each epoch, as far as they have been asked for.
         self._steps_before = [0]
         self._order: tuple[int, Ints] | None = None
         self.num_steps = steps if steps is not None else self._steps_in(Fraction(repr(float(epochs))))
 
     @classmethod
-    def of(cls, store: TokenStore, config: RunConfig, budget_tokens: int) -> Stream:
+    def of(cls, store: Sequences, config: RunConfig, budget_tokens: int) -> Stream:
         """The stream that a recipe asks for."""
         return cls(
             store,
@@ -67,7 +91,12 @@ class Stream:
             epochs=config.optim.epochs,
             steps=config.optim.steps,
             seed=config.run.seed,
-            source_weights=[source.weight for source in config.data.train],
+            source_weights=mixed(
+                np.bincount(store.sources, minlength=len(config.data.train)).tolist(),
+                [source.weight for source in config.data.train],
+                config.data.temperature,
+                config.data.max_repeats,
+            ),
             budget_tokens=budget_tokens,
         )
 

@@ -1,146 +1,148 @@
-"""Examples to token stores.
+"""Data files to token stores.
 
-What goes in: examples and a renderer. What comes out: a store of token ids and loss weights in a folder named by the
-hash of everything that went in, so that the same data is never tokenised twice and another process opens what one has
-built; and an account of what did not fit. A folder appears complete or not at all.
+What goes in: a file, read once from beginning to end, and a renderer. What comes out: a store of token ids and loss
+weights in a folder named by the hash of everything that went in (the file's bytes, its format, tokenizer, template),
+so that the same file is never tokenised twice, an edited one never meets stale tokens, and another process opens what
+one has built. A folder appears complete or not at all; a build that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luthier.batch import Floats
-from luthier.config.schema import RunConfig
+from luthier.data import laws, own
+from luthier.data.check import Given
 from luthier.data.formats import Text
-from luthier.data.scan import Excluded, Item
-from luthier.data.store import FORMAT, META, TokenStore, checksum, computed_tokens, read_meta
+from luthier.data.laws import LawReport
+from luthier.data.scan import FileScan, Kept, Role, fingerprint
+from luthier.data.store import COLUMNS, FORMAT, META, TokenStore, checksum, computed_tokens, read_meta, verified
 from luthier.data.templates import Renderer
 from luthier.errors import DataError, Problem
-from luthier.text import say
+from luthier.text import language
 
-__all__ = ["Built", "TokenStore", "TooLong", "build"]
+__all__ = ["Built", "TokenStore", "build"]
 
 BLOCK_ROWS, BLOCK_CHARS = 1024, 2**22
 """Rows and characters tokenised at once: enough for the tokenizer's threads, little beside the tokens. Not tuned."""
-NAMED = 10
-"""Rows named in a message."""
 PROBLEMS = 20
 """Problems spelt out before the rest is only counted."""
-PERCENTILES = (50, 90, 99, 100)
-
-
-@dataclasses.dataclass(frozen=True)
-class TooLong:
-    """Rows longer than `data.max_tokens`.
-
-    Attributes:
-        rows, total: how many of how many; longest: in tokens; over: tokens beyond the bound, all together.
-        percentiles: percent -> length of rows, too long or not.
-        first: (place, length) of the first of them.
-    """
-
-    max_tokens: int
-    rows: int
-    total: int
-    longest: int
-    over: int
-    percentiles: dict[int, int]
-    first: tuple[tuple[str, int], ...]
-
-    def lines(self) -> list[str]:
-        """The table for people."""
-        lengths = ", ".join(f"{percent} %: {length}" for percent, length in self.percentiles.items())
-        named = ", ".join(f"{place} ({length})" for place, length in self.first)
-        more = f", … (+{self.rows - len(self.first)})" if self.rows > len(self.first) else ""
-        return [say("tokens.lengths", lengths=lengths), say("tokens.first_long", named=named + more)]
+PROGRESS_S = 5.0
+"""Between two notes of how far a build has come; what came after the last one is done again. Chosen, not tuned."""
+BUILDING = ".building-"
+PROGRESS = "progress.json"
+NO_LAWS = LawReport(0, 0, (), ())
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """A store and its account.
+    """A file that was read whole, and its tokens.
 
     Attributes:
-        excluded: rows left out, with the reason.
-        too_long: table of the rows beyond the bound; None where there are none.
-        truncated: how many rows were cut and kept.
+        given: the account of its rows.
+        store: None where rows are at fault, so that nothing can be trained on it.
+        laws: what its shapes of conversation were held to.
         reused: whether the store was there already.
     """
 
-    store: TokenStore
-    excluded: tuple[Excluded, ...]
-    too_long: TooLong | None
-    truncated: int
+    given: Given
+    store: TokenStore | None
+    laws: LawReport
     reused: bool
 
 
-def build(items: Sequence[Item], renderer: Renderer, config: RunConfig, cache_dir: Path) -> Built:
-    """Tokenise examples into a store below `cache_dir`, or open the store that is already there.
+def build(
+    scan: FileScan, renderer: Renderer, cache_dir: Path, *, role: Role, source_index: int, drop_bad_rows: bool = False
+) -> Built:
+    """Tokenise a file into a store below `cache_dir`, or open the store that is already there.
 
-    Plain texts longer than `data.max_tokens` become several sequences. For other examples that are longer
-    `data.too_long` says what happens.
+    Args:
+        scan: of the file, not begun.
+        drop_bad_rows: tokenise although rows are at fault; else such a file is read to its end and not tokenised.
 
     Raises:
-        DataError: rows cannot be rendered, are too long under `stop`, or none is left; or the disk is full.
-        ModelError: the model has no chat template, or none that ends answers.
+        DataError: rows cannot be rendered, or the disk is full.
+        ModelError: the model has no chat template, none that ends answers, or one that training and chat would differ
+            by.
     """
-    key = _key(items, renderer, config)
+
+    key = _key(scan, renderer)
+    if key is None:
+        scan.exhaust()
+        return Built(Given(scan.account, scan.table, role, source_index), None, NO_LAWS, False)
     parent = cache_dir / "tokens"
     path = parent / key
     try:
-        found = _reopen(path)
-        if found is not None:
-            return found
         parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=parent, prefix=".building-"))
-        try:
-            _Writer(scratch, renderer, config).write(items, key)
-            _move(scratch, path)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        made = _reopen(path)
+        store, reused = _reopen(path), True
+        if store is None:
+            with _sole_builder(parent / f"{BUILDING}{key}.lock"):
+                store = _reopen(path)  # another process may have built it meanwhile
+                if store is None:
+                    store, reused = _built(scan, renderer, path, drop_bad_rows), False
     except OSError as error:
-        raise _disk_error(parent, error) from error
-    if made is None:
-        raise DataError(Problem("tokens.damaged", where=str(path)))
-    return dataclasses.replace(made, reused=False)
+        values = {"reason": error.strerror or str(error)}
+        raise DataError(Problem("tokens.disk", where=str(parent), values=values)) from error
+    if store is None:
+        return Built(Given(scan.account, scan.table, role, source_index), None, NO_LAWS, False)
+    account = store.account(str(scan.path))
+    given = Given(account, store.table, role, source_index)
+    if account.excluded and not drop_bad_rows:
+        return Built(given, None, NO_LAWS, reused)
+    return Built(given, store, LawReport(**{**store.meta["laws"], "violations": ()}), reused)
 
 
-def _disk_error(path: Path, error: OSError) -> DataError:
-    return DataError(Problem("tokens.disk", where=str(path), values={"reason": error.strerror or str(error)}))
+def _built(scan: FileScan, renderer: Renderer, path: Path, drop_bad_rows: bool) -> TokenStore | None:
+    """A new store at `path`; None where the file is at fault."""
+    writer = _Writer(path.with_name(f"{BUILDING}{path.name}"), renderer, path.name)
+    if not writer.write(scan, drop_bad_rows):
+        return None
+    writer.folder.rename(path)
+    _sync(path.parent)
+    return TokenStore.open(path)
 
 
-def _key(items: Iterable[Item], renderer: Renderer, config: RunConfig) -> str:
-    """SHA-256 over what decides the content: the examples in order with their places, the renderer, the bounds."""
-    digest = hashlib.sha256()
-    digest.update(repr((FORMAT, renderer.fingerprint, config.data.max_tokens, config.data.too_long)).encode())
-    for item in items:
-        # repr keeps the order of mappings, which templates may write out.
-        digest.update(repr(item).encode())
-    return digest.hexdigest()
-
-
-def _move(scratch: Path, path: Path) -> None:
-    """Give a finished folder its name. Where another process was faster, its folder holds the same and stays."""
+def _key(scan: FileScan, renderer: Renderer) -> str | None:
+    """SHA-256 over what decides the content; None where the file or the user's format cannot be read."""
     try:
-        scratch.rename(path)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.EACCES) or not path.is_dir():
-            raise
-    else:
-        _sync(path.parent)
+        parts: list[Any] = [FORMAT, fingerprint(scan.path)[0], scan.path.suffixes[-2:], scan.format]
+        if own.is_own(scan.format):
+            own.load(scan.format)
+            parts.append(fingerprint(own.source_file(scan.format))[0])
+    except (OSError, DataError):
+        return None
+    # Reasons are kept in words, so each language has its own.
+    parts += [renderer.fingerprint, language()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _sole_builder(path: Path) -> Iterator[None]:
+    """Wait until no other process builds the same; a builder that dies lets go of the lock."""
+    while True:
+        with open(path, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Who had it before has taken the file away: somebody else may hold a lock on a new one.
+            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def _sync(path: Path) -> None:
@@ -153,183 +155,198 @@ def _sync(path: Path) -> None:
             os.close(handle)
 
 
-# ---------------------------------------------------------------------------------------------------- reopening
-
-
-def _reopen(path: Path) -> Built | None:
+def _reopen(path: Path) -> TokenStore | None:
     """The store, if it is there and whole; what is damaged is taken away."""
     if not path.exists():
         return None
     try:
-        meta = read_meta(path)
-        whole = all(checksum(path / name) == tuple(written) for name, written in meta["files"].items())
-        if whole:
-            return _built(TokenStore(path), meta)
+        if verified(path, read_meta(path)):
+            os.utime(path / META)  # when it was last used
+            return TokenStore(path)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     shutil.rmtree(path, ignore_errors=True)
     return None
 
 
-def _built(store: TokenStore, meta: dict[str, Any]) -> Built:
-    excluded = [Excluded(path, number, id, say(id, **values)) for path, number, id, values in meta["excluded"]]
-    table = meta["too_long"]
-    if table is not None:
-        percentiles = {int(percent): length for percent, length in table["percentiles"].items()}
-        first = tuple((place, length) for place, length in table["first"])
-        table = TooLong(**{**table, "percentiles": percentiles, "first": first})
-    return Built(store, tuple(excluded), table, meta["truncated"], True)
-
-
 # ------------------------------------------------------------------------------------------------------ building
 
 
 class _Writer:
-    """Fills one folder."""
+    """Fills one folder; begins where an earlier process stopped."""
 
-    def __init__(self, folder: Path, renderer: Renderer, config: RunConfig) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, renderer: Renderer, key: str) -> None:
+        self.folder = folder
         self._renderer = renderer
-        self._max_tokens = config.data.max_tokens
-        self._policy = config.data.too_long
-        self._lengths: list[int] = []
-        self._computed: list[int] = []
-        self._loss_weight: list[float] = []
-        self._sources: list[int] = []
-        self._places: list[tuple[int, int]] = []
-        self._paths: dict[str, int] = {}
-        self._row_lengths: list[int] = []
-        self._long: list[tuple[str, int]] = []
-        self._excluded: list[tuple[str, int, str, dict[str, Any]]] = []
+        self._key = key
         self._problems: list[Problem] = []
-        self._truncated = self._rows = 0
+        self._seen: set[tuple[Any, ...]] = set()
+        self._laws = NO_LAWS
+        self._tokens = 0
+        self._done = 0
+        self._rows = 0
+        self._said_s = time.monotonic()
 
-    def write(self, items: Sequence[Item], key: str) -> None:
-        """Render, bound and write every item; ends with the folder complete and on the disk."""
-        with open(self._folder / "ids.bin", "wb") as ids, _Weights(self._folder / "weights.bin") as weights:
-            for block in _blocks(items):
-                made = self._renderer.train_many([item.example for item in block])
-                pairs = [pair for item, result in zip(block, made, strict=True) for pair in self._take(item, result)]
-                if pairs:
-                    ids.write(np.concatenate([pair[0] for pair in pairs]).astype(np.int32).tobytes())
-                    weights.write(np.concatenate([pair[1] for pair in pairs]))
-            table = weights.table
-        too_long = self._too_long()
-        if self._problems:
-            rest = len(self._problems) - PROBLEMS
-            more = [Problem("tokens.more", values={"rows": rest})] if rest > 0 else []
-            raise DataError([*self._problems[:PROBLEMS], *more])
-        if too_long is not None and self._policy == "stop":
-            values = {**dataclasses.asdict(too_long), "table": "\n    ".join(too_long.lines())}
-            value = str(self._max_tokens)
-            raise DataError(Problem("tokens.too_long", field="data.max_tokens", value=value, values=values))
-        if not self._lengths:
-            raise DataError(Problem("tokens.empty", values={"rows": len(items), "excluded": len(self._excluded)}))
-        self._finish(key, table, too_long)
+    def write(self, scan: FileScan, drop_bad_rows: bool) -> bool:
+        """Render every example. Ends with the folder complete and on the disk; or gone, where the file is at fault."""
+        try:
+            with contextlib.ExitStack() as stack:
+                self._open(stack)
+                for block in _blocks(scan.rows()):
+                    # Once a row is at fault there will be no training: the rest is only read.
+                    if (scan.account.excluded and not drop_bad_rows) or scan.account.fatal:
+                        continue
+                    self._take(block)
+            account = scan.account
+            if account.fatal or (account.excluded and not drop_bad_rows):
+                shutil.rmtree(self.folder)
+                return False
+            if self._problems:
+                rest = len(self._problems) - PROBLEMS
+                more = [Problem("tokens.more", values={"rows": rest})] if rest > 0 else []
+                raise DataError([*self._problems[:PROBLEMS], *more])
+            self._finish(scan)
+        except BaseException as error:
+            # A build that was interrupted or ran out of room goes on later; one that found a fault starts afresh.
+            if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        return True
 
-    def _take(self, item: Item, made: Any) -> Iterator[tuple[NDArray[np.int32], Floats]]:
-        """The sequences that one item becomes."""
-        if isinstance(made, Problem):
-            self._problems.append(dataclasses.replace(made, where=f"{item.path}:{item.number}"))
-            return
-        ids, weights = made
-        chunked = isinstance(item.example, Text)
-        if not chunked:
-            self._row_lengths.append(len(ids))
-        if len(ids) > self._max_tokens and not chunked:
-            self._long.append((f"{item.path}:{item.number}", len(ids)))
-            if self._policy == "drop":
-                self._exclude(item, "tokens.too_long_dropped", tokens=len(ids), max_tokens=self._max_tokens)
-                return
-            ids, weights = ids[: self._max_tokens], weights[: self._max_tokens]
-            if not weights.any():
-                self._exclude(item, "tokens.answer_cut_off", max_tokens=self._max_tokens)
-                return
-            self._truncated += 1
-        if not weights.any():
-            self._exclude(item, "tokens.nothing_learnt")
-            return
-        self._rows += 1
-        for start, end in _chunks(len(ids), self._max_tokens):
-            piece = weights[start:end].copy()
-            piece[0] = 0
-            self._note(item, piece)
-            yield ids[start:end], piece
+    # ------------------------------------------------------------------------------------------------- files
 
-    def _exclude(self, item: Item, reason: str, **values: Any) -> None:
-        self._excluded.append((item.path, item.number, reason, values))
-
-    def _note(self, item: Item, weights: Floats) -> None:
-        self._lengths.append(len(weights))
-        self._computed.append(computed_tokens(weights))
-        self._loss_weight.append(float(weights.sum(dtype=np.float64)))
-        self._sources.append(item.source_index)
-        self._places.append((self._paths.setdefault(item.path, len(self._paths)), item.number))
-
-    def _too_long(self) -> TooLong | None:
-        if not self._long:
-            return None
-        lengths = [length for _, length in self._long]
-        # The upper of two neighbours, so that every number is the length of a row.
-        measured = np.percentile(self._row_lengths, PERCENTILES, method="higher")
-        return TooLong(
-            max_tokens=self._max_tokens,
-            rows=len(lengths),
-            total=len(self._row_lengths),
-            longest=max(lengths),
-            over=sum(lengths) - self._max_tokens * len(lengths),
-            percentiles={percent: int(length) for percent, length in zip(PERCENTILES, measured, strict=True)},
-            first=tuple(self._long[:NAMED]),
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        self.folder.mkdir(exist_ok=True)
+        progress = self._progress()
+        self._done, self._tokens = progress["rows"], progress["tokens"]
+        self._files: dict[str, BinaryIO] = {}
+        for name in ("ids", *COLUMNS):
+            self._files[name] = stack.enter_context((self.folder / f"{name}.bin").open("ab"))
+            self._files[name].truncate(progress["sizes"].get(name, 0))
+        self._weights = stack.enter_context(
+            _Weights(self.folder / "weights.bin", progress["sizes"].get("weights", 0), progress["weights"])
         )
 
-    def _finish(self, key: str, table: list[float] | None, too_long: TooLong | None) -> None:
-        offsets = np.concatenate([[0], np.cumsum(self._lengths)])
-        columns: dict[str, tuple[Any, type[np.generic]]] = {
-            "offsets": (offsets, np.int64),
-            "computed": (self._computed, np.int64),
-            "loss_weight": (self._loss_weight, np.float32),
-            "sources": (self._sources, np.int32),
-            "places": (self._places, np.int64),
-        }
-        for name, (values, dtype) in columns.items():
-            np.save(self._folder / f"{name}.npy", np.asarray(values, dtype=dtype))
-        names = ["ids.bin", "weights.bin", *(f"{name}.npy" for name in columns)]
+    def _progress(self) -> dict[str, Any]:
+        """How far an earlier process came."""
+        try:
+            noted = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+            sizes = {name: (self.folder / f"{name}.bin").stat().st_size for name in noted["sizes"]}
+            if all(sizes[name] >= size for name, size in noted["sizes"].items()):
+                return dict(noted)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return {"rows": 0, "tokens": 0, "sizes": {}, "weights": []}
+
+    def _note_progress(self) -> None:
+        if time.monotonic() - self._said_s < PROGRESS_S:
+            return
+        for file in (*self._files.values(), self._weights.file):
+            file.flush()
+            os.fsync(file.fileno())
+        sizes = {name: file.tell() for name, file in self._files.items()} | {"weights": self._weights.size}
+        noted = {"rows": self._rows, "tokens": self._tokens, "sizes": sizes, "weights": self._weights.table}
+        temp = self.folder / f"{PROGRESS}.new"
+        temp.write_text(json.dumps(noted), encoding="utf-8")
+        temp.replace(self.folder / PROGRESS)
+        self._said_s = time.monotonic()
+
+    # ------------------------------------------------------------------------------------------------- rows
+
+    def _take(self, block: Sequence[Kept]) -> None:
+        first = self._rows
+        self._rows += len(block)
+        self._watch(block)
+        if self._rows <= self._done:
+            return
+        if first < self._done:
+            block, first = block[self._done - first :], self._done
+        made = self._renderer.train_many([kept.example for kept in block])
+        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        ids: list[NDArray[np.int32]] = []
+        weights: list[Floats] = []
+        for row, (kept, result) in enumerate(zip(block, made, strict=True), first):
+            columns["numbers"].append(kept.number)
+            columns["lines"].append(kept.line)
+            columns["hashes"].append(kept.hash)
+            if isinstance(result, Problem):
+                self._problems.append(dataclasses.replace(result, where=kept.where))
+                continue
+            own_ids, own_weights = result
+            own_weights[:1] = 0  # nothing precedes the first token
+            ids.append(own_ids)
+            weights.append(own_weights)
+            self._tokens += len(own_ids)
+            columns["ends"].append(self._tokens)
+            columns["computed"].append(computed_tokens(own_weights))
+            columns["loss_weight"].append(own_weights.sum(dtype=np.float64))
+            columns["rows"].append(row)
+            columns["texts"].append(isinstance(kept.example, Text))
+        for name, values in columns.items():
+            self._files[name].write(np.asarray(values, dtype=COLUMNS[name]).tobytes())
+        if ids:
+            self._files["ids"].write(np.concatenate(ids).astype(np.int32).tobytes())
+            self._weights.write(np.concatenate(weights))
+        self._note_progress()
+
+    def _watch(self, block: Sequence[Kept]) -> None:
+        """Hold the first example of every shape to the laws of rendering, as soon as it is met."""
+        new: list[Kept] = []
+        for kept in block:
+            keys = {*laws.keys(kept.example)} - self._seen
+            if keys:
+                self._seen |= keys
+                new.append(kept)
+        if new:
+            report = self._renderer.laws([kept.example for kept in new], [kept.where for kept in new])
+            shapes = sum(map(laws.is_shape, self._seen))
+            self._laws = dataclasses.replace(laws.joined(self._laws, report), shapes=shapes)
+
+    def _finish(self, scan: FileScan) -> None:
+        (self.folder / PROGRESS).unlink(missing_ok=True)
+        names = ["ids.bin", "weights.bin", *(f"{name}.bin" for name in COLUMNS)]
         meta = {
             "format": FORMAT,
-            "key": key,
-            "rows": self._rows,
-            "weight_table": table,
-            "paths": list(self._paths),
-            "excluded": self._excluded,
-            "truncated": self._truncated,
-            "too_long": dataclasses.asdict(too_long) if too_long else None,
-            "files": {name: checksum(self._folder / name) for name in names},
+            "key": self._key,
+            "weights": self._weights.table,
+            "account": scan.account.to_json(),
+            "laws": dataclasses.asdict(self._laws),
+            "files": {name: checksum(self.folder / name) for name in names},
         }
-        (self._folder / META).write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+        (self.folder / META).write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
         for name in [*names, META]:
-            with open(self._folder / name, "rb+") as file:
+            with open(self.folder / name, "rb+") as file:
                 os.fsync(file.fileno())
-        _sync(self._folder)
+        _sync(self.folder)
 
 
 class _Weights:
     """A file of loss weights: one byte per token into a table while there are at most 256 different ones (almost always
-    0 and 1), plain float32 from then on."""
+    0 and 1), plain float32 from then on.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        size, table: of an earlier beginning of the file; the table is None where it holds float32.
+    """
+
+    def __init__(self, path: Path, size: int, table: list[float] | None) -> None:
         self._path = path
-        self._file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
-        self._codes: dict[float, int] | None = {}
+        self.file = open(path, "ab")  # noqa: SIM115 - closed by __exit__
+        self.file.truncate(size)
+        self._codes = None if table is None else {value: code for code, value in enumerate(table)}
 
     def __enter__(self) -> _Weights:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.file.close()
 
     @property
     def table(self) -> list[float] | None:
         return None if self._codes is None else list(self._codes)
+
+    @property
+    def size(self) -> int:
+        return self.file.tell()
 
     def write(self, weights: Floats) -> None:
         different, places = np.unique(weights, return_inverse=True)
@@ -338,41 +355,31 @@ class _Weights:
                 self._codes.setdefault(value, len(self._codes))
             if len(self._codes) <= 256:
                 codes = np.asarray([self._codes[value] for value in different.tolist()], dtype=np.uint8)
-                self._file.write(codes[places].tobytes())
+                self.file.write(codes[places].tobytes())
                 return
             self._spell_out(list(self._codes))
-        self._file.write(weights.astype(np.float32).tobytes())
+        self.file.write(weights.astype(np.float32).tobytes())
 
     def _spell_out(self, table: list[float]) -> None:
-        """Rewrite what is there as float32."""
-        self._file.close()
+        """Rewrite what is there as float32. A build that is killed from here on begins anew: its note of how far it
+        came speaks of the file as it was."""
+        self._path.with_name(PROGRESS).unlink(missing_ok=True)
+        self.file.close()
         codes = np.fromfile(self._path, dtype=np.uint8)
-        self._file = open(self._path, "wb")  # noqa: SIM115 - closed by __exit__
-        self._file.write(np.asarray(table, dtype=np.float32)[codes].tobytes())
+        self.file = open(self._path, "wb")  # noqa: SIM115 - closed by __exit__
+        self.file.write(np.asarray(table, dtype=np.float32)[codes].tobytes())
         self._codes = None
 
 
-def _blocks(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Items in blocks of bounded size; a text of any length is a block of its own at worst."""
-    block: list[Item] = []
+def _blocks(rows: Iterator[Kept]) -> Iterator[list[Kept]]:
+    """Rows in blocks of bounded size; a text of any length is a block of its own at worst."""
+    block: list[Kept] = []
     chars = 0
-    for item in items:
-        block.append(item)
-        chars += len(item.example.text) if isinstance(item.example, Text) else 0
+    for kept in rows:
+        block.append(kept)
+        chars += len(kept.example.text) if isinstance(kept.example, Text) else 0
         if len(block) >= BLOCK_ROWS or chars >= BLOCK_CHARS:
             yield block
             block, chars = [], 0
     if block:
         yield block
-
-
-def _chunks(length: int, most: int) -> Iterator[tuple[int, int]]:
-    """Half-open pieces of at most `most` tokens. A piece's first token is predicted from nothing, so a last piece of
-    one token would teach nothing: the piece before gives it one of its own."""
-    start = 0
-    while start < length:
-        end = min(start + most, length)
-        if length - end == 1:
-            end -= 1
-        yield start, end
-        start = end

@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier.batch import Batch, Step
+from luthier.batch import TERM, Batch, Step
 from luthier.engine.loop import Loss
 from luthier.models.decoder import Decoder, DropoutKey, Want
-
-TERM = "nll"
 
 
 class Supervised:

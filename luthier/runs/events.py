@@ -21,7 +21,11 @@ KINDS: dict[str, tuple[bool, str]] = {
     # kind: (forced to the disk at once, what its data holds)
     "started": (True, "num_steps; begins the first attempt"),
     "resumed": (True, "from_step, reason; begins a further attempt"),
-    "data": (False, "read, kept, excluded {reason: rows}, train, validation, tokens, loss_tokens"),
+    "data": (
+        False,
+        "sources [path, sequences, seen], read, kept, excluded {reason: rows}, train, validation, truncated, tokens, "
+        "loss_tokens",
+    ),
     "model": (False, "structure (text), trainable, total"),
     "plan": (False, "what plan.json holds"),
     "step": (False, "loss, lr, grad_norm, epoch, num_steps, tokens, tokens_per_s, memory_bytes"),

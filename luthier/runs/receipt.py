@@ -248,7 +248,8 @@ def _first_left_out(path: Path) -> dict[str, str]:
         for line in lines:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 row = json.loads(line)
-                found.setdefault(row["reason_id"], f"{row['path']}:{row['number']}: {row['reason']}")
+                where = row.get("where") or f"{row['path']}:{row['number']}"
+                found.setdefault(row["reason_id"], f"{where}: {row['reason']}")
     return found
 
 

@@ -116,6 +116,13 @@ def _material(receipt: Receipt) -> list[str]:
     ]
     header = [say(f"runs.page.data.{name}") for name in ("file", "read", "kept", "excluded", "size", "sha256")]
     page = [*_facts(facts), "", *markdown_table(header, files, right=(1, 2, 3, 4))]
+    sources = receipt.data.get("sources", [])
+    if len(sources) > 1:
+        shares = [[f"`{each['path']}`", count(each["sequences"]), count(each["seen"])] for each in sources]
+        page += ["", say("runs.page.mix"), ""]
+        page += markdown_table(
+            [say(f"runs.page.data.{name}") for name in ("file", "sequences", "seen")], shares, right=(1, 2)
+        )
     reasons = _reasons(given["data"])
     if reasons:
         first = receipt.left_out

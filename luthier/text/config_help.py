@@ -109,6 +109,19 @@ HELP: dict[str, tuple[str, str]] = {
         "如何处理超过 data.max_tokens 的样本。`stop`：统计数量并停下来由您决定；`drop`：剔除并逐一列出；"
         "`truncate`：截去末尾，模型可能因此学到没有结尾的回答。",
     ),
+    "config.help.data.temperature": (
+        "Only matters with several files. 1 shows every row equally often, so large files outweigh small ones. Larger "
+        "values even that out: with 2 a file a hundred times as large is seen ten times as often, and in the limit all "
+        "files are seen equally often. The length of an epoch stays the same.",
+        "仅在使用多个文件时有意义。1 表示每行出现的次数相同，因此大文件占主导；数值越大越均衡：设为 2 时，大一百倍的文"
+        "件只多出现十倍；再大则趋于各文件同样多。每一轮的总长度不变。",
+    ),
+    "config.help.data.max_repeats": (
+        "The most times one row may come in each pass, whatever weight and temperature ask for. Rows that come many "
+        "times are learnt by heart. Empty sets no limit; 4 is a cautious one.",
+        "每一轮中同一行最多出现几次，无论 weight 和 temperature 如何设置。重复过多的行会被死记硬背。留空表示不限；4 是"
+        "较稳妥的上限。",
+    ),
     "config.help.data.template": (
         "How a conversation is written as one text, with marks for who speaks. `model` takes the model's own way, "
         "which is right for every model that has one. A base model without one needs chatml, alpaca, or a Jinja "

@@ -98,6 +98,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "{checked} prompts compared, one for each turn of {shapes} shapes of example",
         "对 {shapes} 种形式的示例逐轮比较了 {checked} 个提示",
     ),
+    "engine.check_stop_cut": (
+        "{evidence}; {cut} of {all} sequences were cut before it, as data.too_long: truncate asks",
+        "{evidence}；按 data.too_long: truncate 的要求，{all} 个序列中有 {cut} 个在其之前被截断",
+    ),
     "engine.environment_changed": (
         "{field} was {old} when this run began and is {new} now; the same bits are no longer promised",
         "{field} 在运行开始时为 {old}，现在为 {new}；不再保证逐位相同",

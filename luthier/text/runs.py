@@ -286,6 +286,9 @@ TEXT: dict[str, tuple[str, str]] = {
     "runs.page.data.read": ("rows read", "读取行数"),
     "runs.page.data.kept": ("kept", "保留"),
     "runs.page.data.excluded": ("left out", "排除"),
+    "runs.page.data.sequences": ("sequences", "序列数"),
+    "runs.page.data.seen": ("seen in training", "训练中出现次数"),
+    "runs.page.mix": ("How often each file came, over the whole run:", "整个训练中各文件出现的次数："),
     "runs.page.data.size": ("size", "大小"),
     "runs.page.data.sha256": ("SHA-256 begins", "SHA-256 开头"),
     "runs.page.reasons": (

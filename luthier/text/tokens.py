@@ -14,6 +14,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "请设 data.max_tokens: {longest}（内存随最长的行增长）、data.too_long: drop，或 data.too_long: truncate"
         "（截去末尾，包括停止词元）",
     ),
+    "tokens.cut.rule": (
+        "{rows} rows were cut at data.max_tokens, as data.too_long asks; a cut answer has no token that ends it",
+        "按 data.too_long 的要求，{rows} 行在 data.max_tokens 处被截断；被截断的回答没有结尾词元",
+    ),
+    "tokens.cut.remedy": ("A model that learns too many of them may not stop.", "若这样的行过多，模型可能学不会停止。"),
     "tokens.lengths": ("length of rows in tokens: {lengths}", "各行的词元数：{lengths}"),
     "tokens.first_long": ("too long: {named}", "过长的行：{named}"),
     "tokens.more.rule": ("… and {rows} more rows with problems", "……另有 {rows} 行有问题"),
@@ -54,12 +59,31 @@ TEXT: dict[str, tuple[str, str]] = {
         "delete the folder; it is built again from the data",
         "请删除该文件夹；它会根据数据重新生成",
     ),
+    "tokens.no_such_store.rule": (
+        "no token store begins with this; there are: {keys}",
+        "没有以此开头的词元库；现有：{keys}",
+    ),
+    "tokens.no_such_store.remedy": ("`luthier cache list` shows them all", "用 `luthier cache list` 查看全部"),
+    "tokens.cache_store": (
+        "{key}  {sequences:,} sequences, {tokens:,} tokens, {size:,.1f} MB, used {days:.1f} days ago: {data}",
+        "{key}  {sequences:,} 个序列，{tokens:,} 个词元，{size:,.1f} MB，{days:.1f} 天前使用：{data}",
+    ),
+    "tokens.cache_begun": (
+        "{key}  begun and not finished, {size:,.1f} MB, {days:.1f} days ago",
+        "{key}  尚未完成，{size:,.1f} MB，{days:.1f} 天前",
+    ),
+    "tokens.cache_total": ("{stores} token stores, {size:,.1f} MB", "共 {stores} 个词元库，{size:,.1f} MB"),
+    "tokens.cache_cleared": (
+        "{stores} token stores taken away, {size:,.1f} MB freed; they are built again when needed.",
+        "已删除 {stores} 个词元库，释放 {size:,.1f} MB；需要时会重新生成。",
+    ),
     "tokens.disk.rule": (
         "the tokens cannot be written here: {reason}",
         "无法在此写入词元：{reason}",
     ),
     "tokens.disk.remedy": (
-        "make room on this disk, or choose another place with the environment variable LUTHIER_CACHE",
-        "请清理磁盘空间，或用环境变量 LUTHIER_CACHE 另选位置",
+        "make room on this disk (`luthier cache clear` takes old token stores away), or choose another place with the "
+        "environment variable LUTHIER_CACHE",
+        "请清理磁盘空间（`luthier cache clear` 可删除旧的词元库），或用环境变量 LUTHIER_CACHE 另选位置",
     ),
 }

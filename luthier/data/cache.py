@@ -1,0 +1,125 @@
+"""The cache of token stores: what is in it, and keeping it within bounds.
+
+What goes in: the cache folder. What comes out: the stores there, with what they hold and when they were last used;
+fewer of them after `clear` or `trim`. Taking a store away harms no run that reads it: what is mapped stays readable
+until it is let go, and any store is built again from its data.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from luthier.data.store import META, read_meta
+from luthier.data.tokens import BUILDING
+from luthier.errors import DataError, Problem
+from luthier.text import say
+
+YOUNG_S = 3600.0
+"""A store used within the last hour is not trimmed: the run that asked for it may be about to open it again."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A store, or (`whole` False) the beginning of one.
+
+    Attributes:
+        path: its folder; data: the file that it was made from, as it was named then.
+        sequences, tokens: what it holds; bytes: on the disk; used_s: when it was last asked for, seconds since 1970.
+    """
+
+    path: Path
+    whole: bool
+    data: str
+    sequences: int
+    tokens: int
+    bytes: int
+    used_s: float
+
+    @property
+    def key(self) -> str:
+        return self.path.name.removeprefix(BUILDING)[:12]
+
+
+def entries(cache_dir: Path) -> list[Entry]:
+    """Every store below the cache folder, the latest used first."""
+    folder = cache_dir / "tokens"
+    found = [_entry(path) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(found, key=lambda entry: -entry.used_s)
+
+
+def _entry(path: Path) -> Entry:
+    sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.is_file()}
+    total = sum(sizes.values())
+    try:
+        meta = read_meta(path)
+        ends = meta["files"]["ends.bin"][0] // 8
+        tokens = meta["files"]["ids.bin"][0] // 4
+        return Entry(path, True, meta["account"]["path"], ends, tokens, total, (path / META).stat().st_mtime)
+    except (OSError, ValueError, KeyError, TypeError):
+        return Entry(path, False, "", 0, 0, total, path.stat().st_mtime)
+
+
+def clear(cache_dir: Path, keys: Sequence[str] = ()) -> list[Entry]:
+    """Take stores away: those whose key begins with one of `keys`, or all of them. One that is being built stays.
+
+    Raises:
+        DataError: a key that no store has.
+    """
+    every = entries(cache_dir)
+    unknown = [key for key in keys if not any(entry.key.startswith(key[:12]) for entry in every)]
+    if unknown:
+        values = {"keys": ", ".join(entry.key for entry in every) or "-"}
+        raise DataError([Problem("tokens.no_such_store", str(cache_dir), value=key, values=values) for key in unknown])
+    chosen = [entry for entry in every if not keys or any(entry.key.startswith(key[:12]) for key in keys)]
+    return [entry for entry in chosen if _take_away(entry)]
+
+
+def trim(cache_dir: Path, limit_bytes: int) -> list[Entry]:
+    """Take the stores away that were not used for longest, until the rest keeps to the bound."""
+    every = entries(cache_dir)
+    total = sum(entry.bytes for entry in every)
+    gone = []
+    for entry in reversed(every):
+        if total <= limit_bytes:
+            break
+        if time.time() - entry.used_s > YOUNG_S and _take_away(entry):
+            total -= entry.bytes
+            gone.append(entry)
+    return gone
+
+
+def lines(found: list[Entry]) -> list[str]:
+    """A line per store for people, and what they come to."""
+    shown = []
+    for entry in found:
+        values = {"key": entry.key, "size": entry.bytes / 1e6, "days": (time.time() - entry.used_s) / 86400}
+        values |= {"sequences": entry.sequences, "tokens": entry.tokens, "data": entry.data}
+        shown.append(say("tokens.cache_store" if entry.whole else "tokens.cache_begun", **values))
+    total = sum(entry.bytes for entry in found) / 1e6
+    return [*shown, say("tokens.cache_total", stores=len(found), size=total)]
+
+
+def _take_away(entry: Entry) -> bool:
+    """Whether it is gone; one that a process is building stays."""
+    lock = entry.path.with_name(f"{entry.path.name}.lock")
+    if not entry.whole and _locked(lock):
+        return False
+    shutil.rmtree(entry.path, ignore_errors=True)
+    return not entry.path.exists()
+
+
+def _locked(path: Path) -> bool:
+    """Whether a process is building under this lock."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -1,0 +1,228 @@
+"""The sequences that a run learns from, or is validated on.
+
+What goes in: the token stores of its files, the rows chosen of each, and the recipe's bound on their length. What comes
+out: sequences by number, their lengths and weights as arrays, the row of the data file that each came from, and an
+account of what did not fit. Nothing is copied: tokens stay in the stores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.batch import Floats, Ints, Rendered
+from luthier.data.check import Rows
+from luthier.data.scan import Excluded
+from luthier.data.store import TokenStore, computed_tokens
+from luthier.errors import DataError, Problem
+from luthier.text import say
+
+NAMED = 10
+"""Rows named in a message."""
+PERCENTILES = (50, 90, 99, 100)
+
+Policy = Literal["stop", "drop", "truncate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TooLong:
+    """Rows longer than `data.max_tokens`.
+
+    Attributes:
+        rows, total: how many of how many; longest: in tokens; over: tokens beyond the bound, all together.
+        percentiles: percent -> length of rows, too long or not.
+        first: (place, length) of the first of them.
+    """
+
+    max_tokens: int
+    rows: int
+    total: int
+    longest: int
+    over: int
+    percentiles: dict[int, int]
+    first: tuple[tuple[str, int], ...]
+
+    def lines(self) -> list[str]:
+        """The table for people."""
+        lengths = ", ".join(f"{percent} %: {length}" for percent, length in self.percentiles.items())
+        named = ", ".join(f"{place} ({length})" for place, length in self.first)
+        more = f", … (+{self.rows - len(self.first)})" if self.rows > len(self.first) else ""
+        return [say("tokens.lengths", lengths=lengths), say("tokens.first_long", named=named + more)]
+
+
+class _Pieces(NamedTuple):
+    """Parts of a store's sequences, ascending: which sequence, and its tokens from start to end in the store."""
+
+    sequence: Ints
+    start: Ints
+    end: Ints
+    computed: Ints
+    loss_weight: Floats
+
+
+class Sequences:
+    """Token sequences, by uid 0..n-1; made by `choose`.
+
+    Attributes:
+        lengths: tokens, int64 [n]; computed: tokens that enter the model, int64 [n].
+        loss_weight: sum of the weights, float32 [n]; sources: index of the data source, int32 [n].
+        num_rows: rows of the data files that the sequences come from (a long text makes several sequences).
+        excluded: rows left out, with the reason; truncated: how many sequences were cut and kept.
+        too_long: table of the sequences beyond the bound; None where there are none.
+    """
+
+    def __init__(self, rows: Rows, stores: Sequence[TokenStore], max_tokens: int, policy: Policy) -> None:
+        self._stores = tuple(stores)
+        self._paths = [file.path for file in rows.files]
+        self._tables = [file.table for file in rows.files]
+        self._excluded: list[Excluded] = []
+        self.truncated = 0
+        self.too_long = self._table_of_lengths(rows, max_tokens)
+        if self.too_long is not None and policy == "stop":
+            values = {**dataclasses.asdict(self.too_long), "table": "\n    ".join(self.too_long.lines())}
+            raise DataError(Problem("tokens.too_long", "", "data.max_tokens", str(max_tokens), values))
+        pieces = [self._cut(file, chosen, max_tokens, policy) for file, chosen in enumerate(rows.chosen)]
+        self._file = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(each.sequence) for each in pieces])
+        joined = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+        self._sequence, self._start, self._end, self.computed, self.loss_weight = joined
+        self.lengths: Ints = self._end - self._start
+        self.sources: NDArray[np.int32] = np.asarray([f.source_index for f in rows.files], dtype=np.int32)[self._file]
+        if not len(self.lengths):
+            raise DataError(Problem("tokens.empty", values={"rows": len(rows), "excluded": len(self._excluded)}))
+        self.num_rows = sum(
+            len(np.unique(store.rows[piece.sequence])) for store, piece in zip(self._stores, pieces, strict=True)
+        )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def excluded(self) -> tuple[Excluded, ...]:
+        return tuple(self._excluded)
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    def __getitem__(self, uid: int) -> Rendered:
+        if not 0 <= uid < len(self):
+            raise IndexError(uid)
+        store, start, end = self._stores[self._file[uid]], int(self._start[uid]), int(self._end[uid])
+        weights = store.weights(start, end)
+        weights[0] = 0  # the first token of a piece is predicted from nothing
+        return Rendered(uid, store.ids(start, end), weights)
+
+    def locate(self, uid: int) -> str:
+        """`file:row` of a sequence."""
+        return self._where(int(self._file[uid]), int(self._sequence[uid]))
+
+    # ------------------------------------------------------------------------------------------------- choosing
+
+    def _where(self, file: int, sequence: int) -> str:
+        return self._tables[file].where(self._paths[file], int(self._stores[file].rows[sequence]))
+
+    def _of_rows(self, file: int, chosen: Ints) -> Ints:
+        """The sequences that come from the chosen rows."""
+        store = self._stores[file]
+        wanted = np.zeros(len(self._tables[file]), dtype=np.bool_)
+        wanted[chosen] = True
+        return np.flatnonzero(wanted[store.rows])
+
+    def _table_of_lengths(self, rows: Rows, max_tokens: int) -> TooLong | None:
+        """Over everything but plain texts, which may be cut anywhere."""
+        lengths: list[Ints] = []
+        first: list[tuple[str, int]] = []
+        for file, chosen in enumerate(rows.chosen):
+            store = self._stores[file]
+            sequences = self._of_rows(file, chosen)
+            sequences = sequences[~store.texts[sequences].astype(np.bool_)]
+            own = (store.ends - store.starts)[sequences]
+            lengths.append(own)
+            for place in np.flatnonzero(own > max_tokens)[: NAMED - len(first)]:
+                first.append((self._where(file, int(sequences[place])), int(own[place])))
+        every = np.concatenate(lengths)
+        long = every[every > max_tokens]
+        if not len(long):
+            return None
+        # The upper of two neighbours, so that every number is the length of a row.
+        measured = np.percentile(every, PERCENTILES, method="higher")
+        return TooLong(
+            max_tokens=max_tokens,
+            rows=len(long),
+            total=len(every),
+            longest=int(long.max()),
+            over=int(long.sum()) - max_tokens * len(long),
+            percentiles={percent: int(length) for percent, length in zip(PERCENTILES, measured, strict=True)},
+            first=tuple(first),
+        )
+
+    def _cut(self, file: int, chosen: Ints, max_tokens: int, policy: Policy) -> _Pieces:
+        """The chosen rows of one file, in pieces that keep to the bound."""
+        store = self._stores[file]
+        sequences = self._of_rows(file, chosen)
+        starts, ends = store.starts[sequences], np.asarray(store.ends[sequences])
+        computed = store.computed[sequences].astype(np.int64)
+        loss_weight = np.asarray(store.loss_weight[sequences])
+        texts = store.texts[sequences].astype(np.bool_)
+        long = (ends - starts) > max_tokens
+        kept = loss_weight > 0
+        left: list[tuple[NDArray[np.bool_], str]] = [(~kept, "tokens.nothing_learnt")]
+        cut = kept & long & ~texts
+        if policy == "drop":
+            left.append((cut, "tokens.too_long_dropped"))
+            kept = kept & ~cut
+        else:
+            for place in np.flatnonzero(cut):
+                ends[place] = starts[place] + max_tokens
+                weights = store.weights(int(starts[place]), int(ends[place]))
+                computed[place], loss_weight[place] = computed_tokens(weights), weights.sum(dtype=np.float64)
+            lost = cut & (loss_weight <= 0)
+            left.append((lost, "tokens.answer_cut_off"))
+            kept = kept & ~lost
+            self.truncated += int((cut & ~lost).sum())
+        # A row that gave several sequences is left out where none of them is kept.
+        rows = store.rows[sequences]
+        gone = ~np.isin(rows, rows[kept])
+        for mask, id in left:
+            for place in np.flatnonzero(mask & gone):
+                values = {"tokens": int(store.ends[sequences[place]] - starts[place]), "max_tokens": max_tokens}
+                number = int(self._tables[file].numbers[rows[place]])
+                where = self._where(file, int(sequences[place]))
+                self._excluded.append(Excluded(self._paths[file], number, where, id, say(id, **values)))
+        pieces = _Pieces(sequences[kept], starts[kept], ends[kept], computed[kept], loss_weight[kept])
+        return _chunked(store, pieces, (long & texts)[kept], max_tokens)
+
+
+def _chunked(store: TokenStore, whole: _Pieces, long: NDArray[np.bool_], max_tokens: int) -> _Pieces:
+    """Long texts in several pieces each, the rest as it is."""
+    if not long.any():
+        return whole
+    parts: list[list[tuple[int, int, int, int, float]]] = []
+    for place in range(len(long)):
+        sequence, start, end = (int(each[place]) for each in whole[:3])
+        if not long[place]:
+            parts.append([(sequence, start, end, int(whole.computed[place]), float(whole.loss_weight[place]))])
+            continue
+        own = []
+        for first, last in chunks(end - start, max_tokens):
+            weights = store.weights(start + first, start + last)
+            weights[0] = 0
+            total = float(weights.sum(dtype=np.float64))
+            own.append((sequence, start + first, start + last, computed_tokens(weights), total))
+        parts.append(own)
+    rows = [row for own in parts for row in own]
+    sequence, start, end, computed = np.asarray([row[:4] for row in rows], dtype=np.int64).T
+    return _Pieces(sequence, start, end, computed, np.asarray([row[4] for row in rows], dtype=np.float32))
+
+
+def chunks(length: int, most: int) -> list[tuple[int, int]]:
+    """Half-open pieces of at most `most` tokens. A piece's first token is predicted from nothing, so a last piece of
+    one token would teach nothing: the piece before gives it one of its own."""
+    starts = list(range(0, length, most))
+    if len(starts) > 1 and length - starts[-1] == 1:
+        starts[-1] -= 1
+    return list(zip(starts, [*starts[1:], length], strict=True))
