@@ -21,11 +21,13 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from luthier.config.load import dump, environment, load, resolved
-from luthier.errors import LuthierError, Problem
+from luthier.errors import LuthierError, ModelError, Problem, UserError
 from luthier.outcome import BAD_INPUT, FAILED, INTERRUPTED, OK, Outcome, Shell, failed, outcome_of, show
 from luthier.text import say, set_language
 
 if TYPE_CHECKING:
+    from luthier.config.schema import RunConfig
+    from luthier.data.templates import Renderer
     from luthier.run import Run
     from luthier.runs.store import RunFolder
     from luthier.runs.tables import Answer
@@ -89,15 +91,50 @@ def explain(
 def data_check(
     arguments: DataArguments,
     format: Annotated[str, typer.Option("--format", help="shell.option.format")] = "auto",
+    html: Annotated[str | None, typer.Option("--html", metavar="FILE", help="shell.option.html")] = None,
 ) -> Outcome:
-    from luthier.data import check
+    from luthier import __version__
+    from luthier.data import check, report, report_page
+    from luthier.data.findings import Findings
 
     if len(arguments) == 1 and not is_recipe(arguments[0]):
         source = load(None, {"model": "-", "data.train": {"path": arguments[0], "format": format}}).data.train[0]
-        checked = check.check_path(source.path, source.format)
+        findings = Findings()
+        checked = check.check_path(source.path, source.format, findings.see)
+        made = report.make(checked, findings, None, say("findings.no_model"))
     else:
-        checked = check.inspect(load(*split(arguments)))
-    return Outcome(check.report(checked), check.lines(checked), BAD_INPUT if checked.problems else OK)
+        config = load(*split(arguments))
+        # Plain text longer than the bound becomes several sequences.
+        findings = Findings(None if config.method.kind == "pretrain" else config.data.max_tokens, config.data.too_long)
+        checked = check.inspect(config, findings.see)
+        made = report.make(checked, findings, *tokenizer_of(config))
+    lines = report.lines(made)
+    if html is not None:
+        write_page(html, report_page.page(made, __version__))
+        lines.append(say("findings.written", file=html))
+    return Outcome(report.to_json(made), lines, BAD_INPUT if made.stops else OK)
+
+
+def tokenizer_of(config: RunConfig) -> tuple[Renderer | None, str]:
+    """What counts tokens for a recipe, or why nothing can; whatever is wrong with a model is for `train` to say. No
+    weights are fetched for it."""
+    from luthier.data.templates import load_renderer
+    from luthier.models import hub
+
+    try:
+        found = hub.resolve(config.model.path, config.model.revision, environment(), weights=False)
+        return load_renderer(found.folder, config), ""
+    except ModelError as error:
+        return None, error.problems[0].rule
+
+
+def write_page(file: str, page: str) -> None:
+    """Raises UserError where it cannot be written."""
+    try:
+        Path(file).write_text(page, encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(Problem("findings.not_written", file, values={"reason": reason})) from error
 
 
 def data_show(
@@ -105,7 +142,7 @@ def data_show(
     arguments: RecipeArguments,
     rows: Annotated[int, typer.Option("--rows", min=1, help="shell.option.rows")] = 3,
     first: Annotated[int, typer.Option("--first", min=1, help="shell.option.first")] = 1,
-    html: Annotated[Path | None, typer.Option("--html", help="shell.option.html")] = None,
+    html: Annotated[str | None, typer.Option("--html", metavar="FILE", help="shell.option.html")] = None,
 ) -> Outcome:
     config = load(*split(arguments))
     from luthier.data import check, marked
@@ -125,14 +162,10 @@ def data_show(
     if problems:
         return failed(problems, BAD_INPUT)
     shown = [each for several in made if not isinstance(several, Problem) for each in several]
-    value = {"rows": [each.to_json() for each in shown], "html": str(html) if html else None}
+    value = {"rows": [each.to_json() for each in shown], "html": html}
     if html is None:
         return Outcome(value, list(marked.lines(shown, colour=context.obj.colour)))
-    try:
-        html.write_text(marked.page(shown, renderer.template_name, config.model.path), encoding="utf-8")
-    except OSError as error:
-        values = {"reason": error.strerror or str(error)}
-        return failed([Problem("shell.unwritable", where=str(html), values=values)], BAD_INPUT)
+    write_page(html, marked.page(shown, renderer.template_name, config.model.path))
     return Outcome(value, [say("shell.page_done", path=html)])
 
 

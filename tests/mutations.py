@@ -406,6 +406,49 @@ MUTATIONS: dict[str, Mutation] = {
         "",
         "test_config.py::test_steps_take_the_place_of_the_recipes_epochs_and_back",
     ),
+    # ------------------------------------------------------------------------------------------------ findings
+    "validation rows like trained ones are no leak": Mutation(
+        "data/findings.py",
+        "across = validation[pairs.later] & ~validation[pairs.earlier]",
+        "across = validation[pairs.later] & validation[pairs.earlier]",
+        "test_findings.py::test_near_duplicates_between_training_and_validation_are_leaks",
+    ),
+    "the report shows secrets": Mutation(
+        "data/findings.py",
+        "secrets.covered(answer) if found else answer",
+        "answer",
+        "test_findings.py::test_secrets_are_never_shown",
+    ),
+    "the page lets data in as HTML": Mutation(
+        "data/report_page.py",
+        "<p>{escape(rule)}</p>",
+        "<p>{rule}</p>",
+        "test_report.py::test_the_page_is_whole_and_needs_nothing_else",
+    ),
+    "empty bins of a signature stay empty": Mutation(
+        "data/near.py",
+        "        table[row, bin] = lent",
+        "        table[row, bin] = table[row, bin]",
+        "test_near.py::test_against_every_pair",
+    ),
+    "a sample parts rows that are alike": Mutation(
+        "data/near.py",
+        "np.where(smallest < top, smallest, contents)",
+        "contents",
+        "test_near.py::test_a_sample_keeps_pairs_together_and_memory_bounded",
+    ),
+    "a shared instruction makes rows alike": Mutation(
+        "data/near.py",
+        "frame = common > FRAME_SHARE",
+        "frame = common > 2 * FRAME_SHARE",
+        "test_near.py::test_a_long_instruction_before_every_question_makes_no_duplicates",
+    ),
+    "cutting a row costs all of it": Mutation(
+        "data/statistics.py",
+        "int(long.sum()) - max_tokens * len(long)",
+        "int(long.sum())",
+        "test_findings.py::test_lengths_in_tokens",
+    ),
     # ------------------------------------------------------------------------------------------------ the run folder
     "rows that do not add up pass": Mutation(
         "runs/receipt.py",

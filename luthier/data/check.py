@@ -7,7 +7,7 @@ JSON. Examples are read again when asked for: none is held in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ __all__ = [
     "FileReport",
     "Given",
     "Item",
+    "Observer",
     "Rows",
     "check_path",
     "check_sources",
@@ -42,6 +43,9 @@ __all__ = [
     "report",
     "scans",
 ]
+
+Observer = Callable[[str, str, Role, Example, bytes], None]
+"""Takes where a kept row stands, its file, that file's role, the example and its content hash."""
 
 REPEATS_ROWS, REPEATS_MEAN = 20, 4
 """From so many rows on, each occurring so often on average, the data is a few rows repeated; chosen, not tuned."""
@@ -93,6 +97,11 @@ class Rows:
 
     def __len__(self) -> int:
         return sum(len(each) for each in self.chosen)
+
+    def hashes(self) -> Iterator[bytes]:
+        """The content hash of every row; no file is read for it."""
+        for file, chosen in zip(self.files, self.chosen, strict=True):
+            yield from (each.tobytes() for each in file.table.hashes[chosen])
 
     def __iter__(self) -> Iterator[Item]:
         for file, chosen in zip(self.files, self.chosen, strict=True):
@@ -191,21 +200,23 @@ def check_sources(config: RunConfig) -> Checked:
     return checked
 
 
-def inspect(config: RunConfig) -> Checked:
-    """`check_sources`, with the problems beside what could be read instead of an error."""
+def inspect(config: RunConfig, observer: Observer | None = None) -> Checked:
+    """`check_sources`, with the problems beside what could be read instead of an error. `observer` is told of every
+    kept row as it is read."""
     found = scans(config.data)
-    return judge(config.data, config.run.seed, config.method.kind, found, _exhausted(found))
+    return judge(config.data, config.run.seed, config.method.kind, found, _exhausted(found, observer))
 
 
-def check_path(path: str, format: str = "auto") -> Checked:
+def check_path(path: str, format: str = "auto", observer: Observer | None = None) -> Checked:
     """`inspect` of one file without a recipe: nothing is held out, and any method is fine.
 
     Args:
         format: a name of `FORMATS`, the user's `module:function`, or auto.
+        observer: is told of every kept row as it is read.
     """
     data = DataSection(train=(Source(path=path, format=format),), validation=0.0)
     found = scans(data)
-    return judge(data, 0, None, found, _exhausted(found))
+    return judge(data, 0, None, found, _exhausted(found, observer))
 
 
 # ----------------------------------------------------------------------------------------------------- all files
@@ -239,10 +250,12 @@ def scans(data: DataSection) -> Scans:
     return made
 
 
-def _exhausted(found: Scans) -> list[Given]:
+def _exhausted(found: Scans, observer: Observer | None) -> list[Given]:
     made: list[Given] = []
     for scan, role, source_index in found.files:
-        scan.exhaust()
+        for kept in scan.rows():
+            if observer is not None:
+                observer(kept.where, kept.path, role, kept.example, kept.hash)
         made.append(Given(scan.account, scan.table, role, source_index, scan.names))
     return made
 
@@ -384,7 +397,7 @@ def report(checked: Checked) -> dict[str, Any]:
 
 
 def lines(checked: Checked) -> list[str]:
-    """The report for people, without colours."""
+    """What was read, for people, without colours; `report` has what there is to say about it."""
     shown: list[str] = []
     for file in checked.files:
         shown.append(say("data.line_file", path=file.path, read=file.read, kept=file.kept, excluded=file.excluded))
@@ -392,8 +405,6 @@ def lines(checked: Checked) -> list[str]:
             shown.append("    " + say("data.line_format", format=file.format, why=file.why))
         shown += [f"    {rows} × {_first_reason(checked, file, id)}" for id, rows in file.faults.items()]
     shown.append(say("data.line_split", train=len(checked.train), validation=len(checked.validation)))
-    shown += [say("data.line_note", note=str(note)) for note in checked.notes]
-    shown += [say("data.line_problem", problem=str(problem)) for problem in checked.problems]
     return shown
 
 

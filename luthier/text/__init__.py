@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from luthier.text import chat, config, data, demo, doctor, engine, hub, models, runs, shell, templates, tokens
+from luthier.text import chat, config, data, demo, doctor, engine, findings, hub, models, runs, shell, templates, tokens
 
 Language = Literal["en", "zh"]
 
@@ -20,6 +20,7 @@ TABLES: dict[str, dict[str, tuple[str, str]]] = {
     "demo": demo.TEXT,
     "doctor": doctor.TEXT,
     "engine": engine.TEXT,
+    "findings": findings.TEXT,
     "hub": hub.TEXT,
     "models": models.TEXT,
     "runs": runs.TEXT,

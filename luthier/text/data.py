@@ -553,8 +553,6 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "data.line_format": ("format {format}: {why}", "格式 {format}：{why}"),
     "data.line_split": ("training {train} rows, validation {validation} rows", "训练 {train} 条，验证 {validation} 条"),
-    "data.line_note": ("note: {note}", "提示：{note}"),
-    "data.line_problem": ("error: {problem}", "错误：{problem}"),
     # -------------------------------------------------------------------------------------------- rows shown marked
     "data.show_title": ("Rows as the model will see them", "模型所见的数据"),
     "data.show_row": ("{where}: {tokens} tokens, {learned} learnt", "{where}：{tokens} 个词元，学习其中 {learned} 个"),

@@ -118,10 +118,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "How the rows of a data file are laid out; auto finds out.",
         "数据文件中各行的格式；auto 表示自动识别。",
     ),
-    "shell.option.html": (
-        "Write the rows to this file as a page for the browser.",
-        "把这些行写成可用浏览器打开的网页文件。",
-    ),
+    "shell.option.html": ("Write what is shown to this file as a page too.", "同时把所示内容写成网页文件。"),
     "shell.option.rows": ("How many rows to show.", "显示多少行。"),
     "shell.option.first": ("The row to begin with, from 1.", "从第几行开始（从 1 数起）。"),
     "shell.option.run": ("A run's name or folder.", "运行的名称或目录。"),
@@ -141,11 +138,6 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "shell.train_next": ("Talk to it: luthier chat {path}", "与它对话：luthier chat {path}"),
     "shell.page_done": ("The page is {path}; open it in a browser.", "页面已写入 {path}，请用浏览器打开。"),
-    "shell.unwritable.rule": ("the file cannot be written: {reason}", "无法写入该文件：{reason}"),
-    "shell.unwritable.remedy": (
-        "Name a file in a folder that you may write to.",
-        "请给出一个有写入权限的目录中的文件。",
-    ),
     "shell.reproduced": (
         "The same in every bit: {tensors} tensors.",
         "逐位相同：{tensors} 个张量。",

@@ -1,0 +1,174 @@
+"""The report of `luthier data check`, for a terminal and for programs (`report_page` has it as a page).
+
+What goes in: what was read, and what was found in it. What comes out: a `Report`, as lines and as JSON values.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from luthier.batch import Floats
+from luthier.data import check
+from luthier.data.check import Checked
+from luthier.data.examples import Example
+from luthier.data.findings import RANKS, Finding, Findings, ordered
+from luthier.data.speech import speech
+from luthier.data.statistics import Frequent, Lengths, Statistics, Tokens
+from luthier.errors import ModelError, Problem
+from luthier.text import say
+
+BLOCK_ROWS = 256
+"""Rows rendered at once; enough for the tokenizer's threads."""
+ANSWERS_SHOWN = 3
+
+
+class Renders(Protocol):
+    """What turns examples into ids and loss weights: `templates.Renderer`."""
+
+    def train_many(self, examples: Sequence[Example]) -> Sequence[Sequence[tuple[Any, Floats]] | Problem]: ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """Attributes:
+    findings: what stops training, in the order in which it was found, then all else, the worst first.
+    why_no_tokens: why tokens were not counted; empty where they were.
+    """
+
+    checked: Checked
+    findings: tuple[Finding, ...]
+    statistics: Statistics
+    why_no_tokens: str
+
+    @property
+    def stops(self) -> bool:
+        """Whether training would stop before its first step."""
+        return any(each.severity == "error" for each in self.findings)
+
+    def count(self, severity: str) -> int:
+        return sum(each.severity == severity for each in self.findings)
+
+
+def make(checked: Checked, findings: Findings, renderer: Renders | None, why_no_tokens: str = "") -> Report:
+    """The report on rows that `findings` has seen while `checked` was made.
+
+    Args:
+        renderer: counts tokens as they will be trained; None where there is none, which `why_no_tokens` says then. One
+            that cannot render these rows, for want of a template, is an error among the findings.
+    """
+    unusable: tuple[Problem, ...] = ()
+    if renderer is not None:
+        try:
+            measure(checked, findings, renderer)
+        except ModelError as error:
+            unusable, why_no_tokens = error.problems, error.problems[0].rule
+    found, statistics = findings.finish(frozenset(checked.validation.hashes()))
+    if unusable:
+        statistics = replace(statistics, tokens=None)
+    stopping = [Finding.of(problem, "error") for problem in (*checked.problems, *unusable)]
+    notes = [Finding.of(problem) for problem in checked.notes]
+    return Report(checked, (*stopping, *ordered([*notes, *found])), statistics, why_no_tokens)
+
+
+def measure(checked: Checked, findings: Findings, renderer: Renders) -> None:
+    """Tell `findings` how many tokens each row has."""
+    items = itertools.chain(checked.train, checked.validation)
+    while block := list(itertools.islice(items, BLOCK_ROWS)):
+        for item, made in zip(block, renderer.train_many([each.example for each in block]), strict=True):
+            if isinstance(made, Problem):
+                findings.not_rendered(made, item.where)
+                continue
+            characters, longest = len(speech(item.example).all), max(len(ids) for ids, _ in made)
+            for ids, weights in made:  # a conversation that the template rewrites makes several sequences
+                share = round(characters * len(ids) / max(longest, 1))
+                findings.measured(len(ids), int((weights > 0).sum()), share, item.where)
+
+
+# --------------------------------------------------------------------------------------------------------- programs
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Everything but the examples, as JSON values."""
+    return {
+        **check.report(report.checked),
+        "findings": [each.to_json() for each in report.findings],
+        "statistics": {**asdict(report.statistics), "why_no_tokens": report.why_no_tokens},
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- people
+
+
+def lines(report: Report) -> list[str]:
+    """The report for a terminal, without colours."""
+    return [*check.lines(report.checked), *_numbers(report), "", *_findings(report.findings)]
+
+
+def tally(findings: Iterable[Finding]) -> str:
+    """How many findings there are of each severity."""
+    counts = Counter(each.severity for each in findings)
+    return say("findings.tally", **{f"{severity}s": counts[severity] for severity in RANKS})
+
+
+def _findings(findings: Sequence[Finding]) -> list[str]:
+    if not findings:
+        return [say("findings.none")]
+    shown = [f"{say(f'findings.severity.{each.severity}')}: {each.problem}" for each in findings]
+    return [*shown, "", tally(findings)]
+
+
+def _numbers(report: Report) -> list[str]:
+    numbers = report.statistics
+    if numbers.characters is None:
+        return []
+    shown = [say("findings.distinct", distinct=f"{numbers.distinct:,}", rows=f"{numbers.rows:,}")]
+    if numbers.tokens is None:
+        shown.append(_length_line("findings.line_characters", numbers.characters))
+        shown.append(say("findings.line_no_tokens", reason=report.why_no_tokens))
+    else:
+        shown += _token_lines(numbers.tokens)
+    shown.append(searched(numbers))
+    if numbers.labels:
+        shown.append(say("findings.line_labels", answers=_answers(numbers.labels)))
+    elif numbers.frequent:
+        shown.append(say("findings.line_frequent", answers=_answers(numbers.frequent)))
+    return shown
+
+
+def searched(numbers: Statistics) -> str:
+    """How many rows were compared with each other."""
+    id = "findings.near_sampled" if numbers.sampled else "findings.near_searched"
+    return say(id, rows=f"{numbers.compared:,}")
+
+
+def percentiles(lengths: Lengths) -> list[tuple[str, int]]:
+    """The middle by its name, all others by their share."""
+    return [(say("findings.page.median") if each == 50 else f"{each} %", n) for each, n in lengths.percentiles.items()]
+
+
+def _token_lines(tokens: Tokens) -> list[str]:
+    share, ratio = f"{100 * tokens.learnt_share:.3g}", f"{tokens.characters_per_token:.3g}"
+    shown = [
+        _length_line("findings.line_tokens", tokens.lengths),
+        say("findings.line_learnt", share=share, ratio=ratio),
+    ]
+    if tokens.max_tokens is not None and not tokens.too_long:
+        shown.append(say("findings.line_fits", max_tokens=f"{tokens.max_tokens:,}"))
+    for cost in tokens.costs:
+        values = {"policy": cost.policy, "rows": f"{cost.rows:,}", "tokens": f"{cost.tokens:,}"}
+        shown.append(say("findings.line_cost", **values))
+    return shown
+
+
+def _length_line(id: str, lengths: Lengths) -> str:
+    shown = ", ".join(say("findings.share", share=share, value=f"{value:,}") for share, value in percentiles(lengths))
+    return say(id, percentiles=shown, longest=f"{lengths.longest:,}", total=f"{lengths.total:,}")
+
+
+def _answers(answers: Sequence[Frequent]) -> str:
+    more = " …" if len(answers) > ANSWERS_SHOWN else ""
+    return ", ".join(f"{each.answer} ({each.rows:,})" for each in answers[:ANSWERS_SHOWN]) + more
