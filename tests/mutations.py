@@ -364,6 +364,25 @@ MUTATIONS: dict[str, Mutation] = {
         "content, temp = text.encode(), temp_name(path)",
         "test_runs_store.py::test_secrets_reach_no_file",
     ),
+    # ------------------------------------------------------------------------------------------------ importing
+    "a key of another program's recipe is dropped without a word": Mutation(
+        "importing/draft.py",
+        "        for key in [key for key in self.given if key not in used | named]:",
+        "        for key in ():",
+        "test_importing.py::test_every_key_is_translated_or_told",
+    ),
+    "the batch of several devices counts one": Mutation(
+        "importing/trainer.py",
+        "per_device * accumulated * devices",
+        "per_device * accumulated",
+        "test_importing.py::test_a_llama_factory_recipe_becomes_one_of_ours",
+    ),
+    "training of another kind passes for the same": Mutation(
+        "importing/draft.py",
+        "        self.missed = True",
+        "        pass",
+        "test_importing.py::test_a_stage_that_is_not_here_is_said_loudly",
+    ),
     # ------------------------------------------------------------------------------------------------ generation
     "a stop token does not stop": Mutation(
         "generate.py",

@@ -9,7 +9,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from luthier.text import chat, config, data, demo, doctor, engine, hub, models, runs, shell, templates, tokens
+from luthier.text import (
+    chat,
+    config,
+    data,
+    demo,
+    doctor,
+    engine,
+    hub,
+    importing,
+    models,
+    runs,
+    shell,
+    templates,
+    tokens,
+)
 
 Language = Literal["en", "zh"]
 
@@ -21,6 +35,7 @@ TABLES: dict[str, dict[str, tuple[str, str]]] = {
     "doctor": doctor.TEXT,
     "engine": engine.TEXT,
     "hub": hub.TEXT,
+    "importing": importing.TEXT,
     "models": models.TEXT,
     "runs": runs.TEXT,
     "shell": shell.TEXT,
