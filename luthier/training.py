@@ -17,6 +17,7 @@ from typing import Any
 
 from luthier import checks, finish, planner, proof
 from luthier.arch import adapter_config, count
+from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.structure import structure
@@ -74,6 +75,7 @@ def train(
     tune = adapter_config.settle(config.tune, base.arch)
     count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
     data = prepare(config, base)
+    base = _with_tokens(base, tune, data.renderer.new_ids)
     with open_run(config, base, data, on_event) as desk:
         job, state = assemble(config, base, tune, data, desk, plan)
         state = loop.fit(job, state)
@@ -151,6 +153,12 @@ def prepare(config: RunConfig, base: Base) -> Data:
     held_out = tokens.build(checked.validation, renderer, config, cache) if checked.validation else None
     excluded = (*checked.excluded, *train.excluded, *(held_out.excluded if held_out else ()))
     return Data(renderer, train.store, held_out.store if held_out else None, checked, excluded, laws)
+
+
+def _with_tokens(base: Base, tune: AnyTune, ids: Sequence[int]) -> Base:
+    """The base with the recipe's new tokens: in rows beside it where an adapter trains, else in its own matrices."""
+    extend = arch_tokens.beside if isinstance(tune, Lora) else arch_tokens.widened
+    return dataclasses.replace(base, arch=extend(base.arch, ids))
 
 
 def _rows_of(base: Base, config: RunConfig) -> Callable[[Sequence[int]], Any] | None:
@@ -342,6 +350,8 @@ def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend) -> D
         decoder = weights.random(base.arch, seed, dtype=dtype, device=device, trainable=trained.__contains__)
     else:
         decoder = weights.load(base.folder, base.arch, dtype=dtype, device=device, trainable=trained.__contains__)
+        if not isinstance(tune, Lora):
+            weights.start_tokens(decoder, base.arch)
     if isinstance(tune, Lora):
         if tune.from_ is not None:
             adapters.load_adapter(decoder, base.arch, Path(tune.from_), ADAPTER, trainable=True, dropout=tune.dropout)
@@ -361,7 +371,7 @@ def _start(job: loop.Job, base: Base, data: Data) -> TrainState:
     else:
         job.emit("started", {"num_steps": job.stream.num_steps})
     unread = [Problem("engine.fields_unread", value=field) for field in data.laws.unused]
-    for each in (*base.notes, *data.checked.notes, *unread, *problems):
+    for each in (*base.notes, *data.renderer.notes, *data.checked.notes, *unread, *problems):
         job.emit("note", {"text": str(each)})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)

@@ -155,6 +155,9 @@ class DataSection(Section):
     """System prompt for conversations that have none; None leaves them without."""
     stop_token: str | None = None
     """Token that ends an answer where the template's own was never trained; None keeps the template's."""
+    new_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Tokens to add to the tokenizer. With an adapter only their rows of the embedding (and of an untied head) train
+    beside it; otherwise the matrices hold them, longer where they have to be."""
     allow_unfilled: bool = False
     """Accept rows with {{placeholders}} without warning."""
 

@@ -130,6 +130,13 @@ HELP: dict[str, tuple[str, str]] = {
         "模型表示回答结束的标记。留空则使用模板自带的标记。只有当 Luthier 提示该标记在模型中从未训练过时才需要设"
         "置，提示中会给出候选。标记不对，模型就会说个不停。",
     ),
+    "config.help.data.new_tokens": (
+        "Words that are to be one token each from now on, for marks of your own such as <|tool|>. They are learnt "
+        "as far as your rows (or the template) hold them, so have many such rows. Names that the tokenizer has "
+        "already change nothing. The tokenizer is saved beside the result.",
+        "从现在起各自作为一个词元的词，用于您自己的标记，例如 <|tool|>。它们能学到多少取决于数据（或模板）中出现多"
+        "少，因此应有足够多的此类数据。分词器已有的名称不起作用。分词器会与结果一起保存。",
+    ),
     "config.help.data.allow_unfilled": (
         "Rows that still hold a blank such as {{{{name}}}} are usually an accident, so you are warned. true says "
         "that they are meant.",
