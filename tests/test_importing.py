@@ -260,6 +260,19 @@ def test_types_of_data_sets(entry: dict[str, Any], format: str, template: str, d
     assert (ours.data.train[0].format, ours.data.template) == (format, template)
 
 
+def test_new_tokens_train_as_rows_of_their_own(desk: Path) -> None:
+    whole = {"lora_modules_to_save": ["embed_tokens", "lm_head"], "tokens": ["<|a|>", "<|b|>"]}
+    ours = translate(put(desk, {**AXOLOTL, **whole})).config
+    assert ours.data.new_tokens == ("<|a|>", "<|b|>")
+    assert ours.tune.model_dump()["modules_to_save"] == ()
+    assert whys(desk / "theirs.yaml")["lora_modules_to_save"] == ("changed", "rows_only")
+    ours = translate(put(desk, {**FACTORY, "add_special_tokens": "<|a|>, <|b|>", "resize_vocab": True})).config
+    assert ours.data.new_tokens == ("<|a|>", "<|b|>")
+    frozen = translate(put(desk, {**FACTORY, "add_tokens": "<|a|>", "finetuning_type": "freeze"}))
+    assert "data.new_tokens" not in frozen.settings
+    assert whys(desk / "theirs.yaml")["add_tokens"] == ("unknown", "refused")
+
+
 def test_plain_text_is_pre_training(desk: Path) -> None:
     for data in (
         {"pretraining_dataset": [{"path": "data/c.jsonl", "type": "pretrain"}], "max_steps": 20},
@@ -298,7 +311,19 @@ PROGRAMS: dict[str, tuple[dict[str, Any], set[str]]] = {
 }
 JOINT = {
     *("warmup_steps", "warmup_ratio", "max_steps", "adam_beta1", "adam_beta2", "lr_scheduler_kwargs", "report_to"),
-    *("eval_steps", "bf16", "fp16", "output_dir", "run_name", "use_swanlab", "batch_size", "rl", "nobody_knows_this"),
+    *(
+        "eval_steps",
+        "bf16",
+        "fp16",
+        "output_dir",
+        "run_name",
+        "use_swanlab",
+        "batch_size",
+        "rl",
+        "tokens",
+        "add_tokens",
+        "nobody_knows_this",
+    ),
 }
 VALUES = st.one_of(
     *(st.booleans(), st.integers(-2, 3), st.floats(0, 1.5), st.sampled_from(["x", "", "auto", "none", "1e-4", "all"])),

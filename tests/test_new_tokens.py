@@ -231,6 +231,13 @@ def checks_of(run: luthier.Run) -> dict[str, str]:
     return {check.name: check.status for check in run.receipt.checks}
 
 
+def test_a_run_in_half_precision(recipe: dict[str, Any]) -> None:
+    """Rows are float32 masters, rounded as the file's reader will round them."""
+    run = luthier.train({**recipe, "model": {**recipe["model"], "dtype": "bfloat16"}})
+    found = checks_of(run)
+    assert (found["adapter_reload"], found["base_untouched"]) == ("pass", "pass")
+
+
 @pytest.mark.parametrize("padding", [0, 8])
 def test_a_run_learns_new_tokens(
     padding: int, recipe: dict[str, Any], tiny_model: Callable[..., Path], tmp_path: Path

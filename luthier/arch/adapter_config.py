@@ -87,6 +87,7 @@ def read_settings(folder: Path, arch: Architecture) -> Lora:
     try:
         units = [unit for unit in arch.units if _targets(given, unit.name)]
         _refuse_other_targets(given, arch, str(path))
+        _token_ids(given, arch, str(path))
         saved = _saved(given, arch, str(path))
         ranks = _patterns(given, "rank_pattern", units, str(path), int)
         alphas = _patterns(given, "alpha_pattern", units, str(path), float)
@@ -169,18 +170,21 @@ def token_ids(folder: Path, arch: Architecture) -> tuple[int, ...]:
             last row.
     """
     path = folder / CONFIG_FILE
-    given = _parse(folder, path).get("trainable_token_indices")
+    return _token_ids(_parse(folder, path), arch, str(path))
+
+
+def _token_ids(settings: Mapping[str, Any], arch: Architecture, where: str) -> tuple[int, ...]:
+    given = settings.get("trainable_token_indices")
     if not given:
         return ()
-    by_module = {_short(EMBEDDING): given} if isinstance(given, list) else given
+    by_module = given if isinstance(given, dict) else {_short(EMBEDDING): given}
     expected = {_short(module) for module in token_modules(arch)}
-    lists = list(by_module.values()) if isinstance(by_module, dict) else []
-    modules = {_short(str(module)) for module in by_module}
+    lists, modules = list(by_module.values()), {_short(module) for module in by_module}
     ids = tuple(lists[0]) if lists and isinstance(lists[0], list) else ()
     is_whole = all(_is_whole(each) and each >= 0 for each in ids)
     same = all(each == list(ids) for each in lists) and (modules - {HEAD} if arch.spec.tied else modules) == expected
     if not ids or not is_whole or not same or beside(arch, ids).new_ids != ids:
-        raise ModelError(Problem("models.adapter_tokens", str(path), "trainable_token_indices", shown(given)))
+        raise ModelError(Problem("models.adapter_tokens", where, "trainable_token_indices", shown(given)))
     return ids
 
 

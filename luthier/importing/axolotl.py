@@ -154,7 +154,7 @@ REASONS: Reasons = {
     "lr_groups": ("not yet", "optimizer"),
     "max_memory": ("not needed", "memory"),
     "max_prompt_len": ("not yet", "preference"),
-    "mean_resizing_embeddings": ("not yet", "new_tokens"),
+    "mean_resizing_embeddings": ("not needed", "mean_rows"),
     "min_sample_len": ("not yet", "data_part"),
     "mlflow_experiment_name": ("not yet", "tracker"),
     "mlflow_tracking_uri": ("not yet", "tracker"),
@@ -168,7 +168,7 @@ REASONS: Reasons = {
     "peft": ("not yet", "adapter"),
     "peft_init_lora_weights": ("not yet", "adapter"),
     "peft_layers_pattern": ("not yet", "adapter"),
-    "peft_trainable_token_indices": ("not yet", "new_tokens"),
+    "peft_trainable_token_indices": ("not yet", "old_rows"),
     "peft_use_dora": ("not yet", "adapter"),
     "plugins": ("not yet", "plugins"),
     "pretraining_sample_concatenation": ("not needed", "always"),
@@ -182,7 +182,7 @@ REASONS: Reasons = {
     "relora_steps": ("not yet", "adapter"),
     "relora_warmup_steps": ("not yet", "adapter"),
     "relora_cpu_offload": ("not yet", "adapter"),
-    "resize_token_embeddings_to_32x": ("not yet", "new_tokens"),
+    "resize_token_embeddings_to_32x": ("not needed", "resized"),
     "reward_model": ("not yet", "preference"),
     "rl_beta": ("not yet", "preference"),
     "rope_scaling": ("not yet", "architecture"),
@@ -208,7 +208,6 @@ REASONS: Reasons = {
     "tokenizer_save_jinja_files": ("not needed", "always"),
     "tokenizer_type": ("not needed", "family"),
     "tokenizer_use_fast": ("not needed", "always"),
-    "tokens": ("not yet", "new_tokens"),
     "train_on_inputs": ("not yet", "loss_on_prompt"),
     "trl": ("not yet", "preference"),
     "unfrozen_parameters": ("not yet", "frozen_parts"),
@@ -264,6 +263,7 @@ def translate(given: Mapping[str, Any], devices: int) -> Draft:
     draft.translate(TRANSLATED)
     _data(draft)
     _tune(draft)
+    trainer.new_tokens(draft, "tokens")
     trainer.optimizer(draft, "optimizer")
     _batch(draft, devices)
     trainer.length(draft, "num_epochs")

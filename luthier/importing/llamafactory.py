@@ -90,14 +90,14 @@ REASONS: Reasons = {
     "freeze_extra_modules": ("not yet", "frozen_parts"),
     "freeze_language_model": ("not yet", "media"),
     "freeze_multi_modal_projector": ("not needed", "no_media"),
-    "freeze_original_embeddings": ("not yet", "new_tokens"),
+    "freeze_original_embeddings": ("not needed", "rows_only"),
     "freeze_vision_tower": ("not needed", "no_media"),
     "ignore_pad_token_for_loss": ("not needed", "packing"),
     "image_max_pixels": ("not yet", "media"),
     "include_effective_tokens_per_second": ("not needed", "events"),
     "infer_backend": ("not needed", "inference"),
     "infer_dtype": ("not needed", "inference"),
-    "init_special_tokens": ("not yet", "new_tokens"),
+    "init_special_tokens": ("not yet", "mean_rows"),
     "interleave_probs": ("not yet", "mixing"),
     "kto_chosen_weight": ("not yet", "preference"),
     "kto_rejected_weight": ("not yet", "preference"),
@@ -110,7 +110,7 @@ REASONS: Reasons = {
     "max_new_tokens": ("not needed", "inference"),
     "ms_hub_token": ("not needed", "secrets"),
     "neat_packing": ("not needed", "packing"),
-    "new_special_tokens_config": ("not yet", "new_tokens"),
+    "new_special_tokens_config": ("not yet", "token_file"),
     "num_beams": ("not needed", "inference"),
     "offload_folder": ("not needed", "memory"),
     "om_hub_token": ("not needed", "secrets"),
@@ -137,7 +137,7 @@ REASONS: Reasons = {
     "ref_model": ("not yet", "preference"),
     "ref_model_adapters": ("not yet", "preference"),
     "repetition_penalty": ("not needed", "inference"),
-    "resize_vocab": ("not yet", "new_tokens"),
+    "resize_vocab": ("not needed", "resized"),
     "reward_model": ("not yet", "preference"),
     "reward_model_type": ("not yet", "preference"),
     "rope_scaling": ("not yet", "architecture"),
@@ -210,6 +210,7 @@ def translate(given: Mapping[str, Any], catalogue: Mapping[str, Any] | None, fol
     _method(draft)
     _data(draft, catalogue, folder)
     _tune(draft)
+    trainer.new_tokens(draft, "add_tokens", "add_special_tokens", "new_special_tokens")
     trainer.optimizer(draft, "optim")
     trainer.batch(draft, BATCH_KEY, devices)
     trainer.length(draft, "num_train_epochs")

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from luthier.importing.draft import Draft, Reasons, Translated, names, number, positive, switch, text, whole
+from luthier.text import say
 
 TRANSLATED: Translated = {
     "learning_rate": ("optim.lr", number),
@@ -185,6 +186,22 @@ def _schedule_arguments(draft: Draft, given: str) -> None:
             draft.put("optim.min_lr_ratio", value / peak, "lr_scheduler_kwargs")
         elif (given, name) != ("polynomial", "power"):
             draft.note(f"lr_scheduler_kwargs.{name}", "not yet", "schedule", value)
+
+
+def new_tokens(draft: Draft, *keys: str) -> None:
+    """Tokens to add: only their rows train, so that embedding and head need not be saved whole for their sake."""
+    added = [token for key in keys for token in draft.take(key, names) or []]
+    if not added:
+        return
+    draft.put("data.new_tokens", list(dict.fromkeys(added)), *keys)
+    saved = draft.settings.get("tune.modules_to_save", [])
+    rest = [name for name in saved if name.rpartition(".")[2] not in ("embed_tokens", "lm_head")]
+    if rest != saved:
+        (key,) = draft.origin["tune.modules_to_save"]
+        draft.note(key, "changed", "rows_only")
+        draft.settings["tune.modules_to_save"] = rest
+    if draft.settings.get("tune.kind") == "freeze":
+        draft.refuse("data.new_tokens", say("config.new_tokens_frozen.rule"))
 
 
 def precision(draft: Draft, half: tuple[str, ...] = ("fp16",), brain: tuple[str, ...] = ("bf16",)) -> None:
