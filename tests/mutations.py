@@ -369,7 +369,7 @@ MUTATIONS: dict[str, Mutation] = {
         "importing/draft.py",
         "        for key in [key for key in self.given if key not in used | named]:",
         "        for key in ():",
-        "test_importing.py::test_every_key_is_translated_or_told",
+        "test_importing.py::test_what_changes_nothing_is_told_too",
     ),
     "the batch of several devices counts one": Mutation(
         "importing/trainer.py",
@@ -378,10 +378,10 @@ MUTATIONS: dict[str, Mutation] = {
         "test_importing.py::test_a_llama_factory_recipe_becomes_one_of_ours",
     ),
     "a row of a new token stays where it started": Mutation(
-        "models/modules.py",
-        "        self.weight = _parameter(weight_TD)",
-        "        self.weight = _parameter(weight_TD).requires_grad_(False)",
-        "test_new_tokens.py::test_a_run_learns_new_tokens",
+        "models/adapters.py",
+        "TokenRows(arch.new_ids, start_TD).requires_grad_(trainable)",
+        "TokenRows(arch.new_ids, start_TD).requires_grad_(False)",
+        "test_new_tokens.py::test_peft_and_a_merged_model_say_what_the_rows_say",
     ),
     "the head forgets the rows of new tokens": Mutation(
         "models/decoder.py",

@@ -360,6 +360,14 @@ def test_a_table_never_loses_a_translation_to_a_remark(desk: Path) -> None:
     assert whys(desk / "theirs.yaml")["cutoff_len"] == ("changed", "too_long")
 
 
+def test_what_changes_nothing_is_told_too(desk: Path) -> None:
+    off = {"mask_history": False, "bf16": False, "use_swanlab": False, "train_from_scratch": False, "warmup_steps": 5}
+    found = whys(put(desk, {**FACTORY, **off}))
+    for key in off.keys() - {"warmup_steps"}:
+        assert found[key] == ("not needed", "off"), key
+    assert found["warmup_ratio"] == ("not needed", "without_effect")
+
+
 def test_what_our_rules_refuse_is_left_out_and_told(desk: Path) -> None:
     done = translate(put(desk, {**FACTORY, "lora_rank": -3, "learning_rate": 50, "val_size": 0.7}))
     refused = {each.key for each in done.findings if each.reason == "refused"}
