@@ -75,6 +75,26 @@ def init(
     return Outcome({"file": str(path), "recipe": resolved(config)}, [say("shell.init_done", path=path)])
 
 
+def bring(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="shell.option.foreign")],
+    output: Annotated[str, typer.Option("-o", "--output", help="shell.option.output")] = "recipe.yaml",
+    devices: Annotated[int, typer.Option("--devices", min=1, help="shell.option.devices")] = 1,
+) -> Outcome:
+    from luthier.importing import translate
+
+    done = translate.bring(Path(file), Path(output), devices)
+    value = {
+        "file": output,
+        "program": done.program,
+        "recipe": resolved(done.config),
+        "same_training": not done.missed,
+        "findings": [each.to_json() for each in done.findings],
+    }
+    counts = {"program": done.program, "path": output, "fields": len(done.settings), "findings": len(done.findings)}
+    lines = [say("importing.done", **counts), *translate.account(done.findings), say("importing.next", path=output)]
+    return Outcome(value, [*([say("importing.missed")] if done.missed else []), *lines], FAILED if done.missed else OK)
+
+
 def explain(
     field: Annotated[str | None, typer.Argument(metavar="SETTING", help="shell.option.field")] = None,
 ) -> Outcome:
@@ -466,6 +486,7 @@ class Group(TyperGroup):
 COMMANDS: dict[str, Callable[..., Outcome]] = {
     "train": train,
     "init": init,
+    "import": bring,
     "help": explain,
     "chat": chat,
     "data check": data_check,

@@ -68,7 +68,8 @@ def next_token_logits(decoder: Decoder, prompts: Sequence[Sequence[int]], adapte
 
 
 def effect(base_BV: Logits, tuned_BV: Logits) -> Effect:
-    """KL and top-1 change between two models' logits [B, V] on the same prompts."""
+    """KL and top-1 change between two models' logits [B, V] on the same prompts, over the tokens that both have."""
+    tuned_BV = tuned_BV[:, : base_BV.shape[1]]
     base, tuned = (torch.from_numpy(each).double().log_softmax(-1) for each in (base_BV, tuned_BV))
     kl = (base.exp() * (base - tuned)).sum(-1).mean()
     return Effect(float(kl), float((base.argmax(-1) != tuned.argmax(-1)).double().mean()))

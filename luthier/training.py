@@ -19,6 +19,7 @@ import numpy as np
 
 from luthier import checks, finish, parent, planning, proof
 from luthier.arch import adapter_config, count
+from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
 from luthier.arch.structure import structure
 from luthier.config import load as config_load
@@ -98,6 +99,7 @@ def _train(
     given = _manifest(config, base, data, came_from)
     notes = [*parent.notes(came_from, given.base, rendering.data.template), *_repeated(original, given)]
     saved = begun.read_json("plan.json") if begun is not None and begun.has("plan.json") else plan
+    base = _with_tokens(base, tune, data.renderer.new_ids)
     decided = planning.decide(config, base, tune, _longest_tokens(data), saved)
     with open_run(config, given, data, on_event) as desk:
         job, state = assemble(config, base, tune, data, desk, decided, notes)
@@ -233,6 +235,12 @@ def prepare(config: RunConfig, base: Base) -> Data:
     excluded = (*checked.excluded, *train.excluded, *(held_out.excluded if held_out else ()))
     held = laws.joined(*(each.laws for each in built))
     return Data(renderer.trained_on(held.trained), train, held_out, checked, excluded, held)
+
+
+def _with_tokens(base: Base, tune: AnyTune, ids: Sequence[int]) -> Base:
+    """The base with the recipe's new tokens: in rows beside it where an adapter trains, else in its own matrices."""
+    extend = arch_tokens.beside if isinstance(tune, Lora) else arch_tokens.widened
+    return dataclasses.replace(base, arch=extend(base.arch, ids))
 
 
 def _rows_of(base: Base, config: RunConfig) -> Callable[[Sequence[int]], Any] | None:
@@ -383,6 +391,8 @@ def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend) -> D
         decoder = weights.random(base.arch, seed, dtype=dtype, device=device, trainable=trained.__contains__)
     else:
         decoder = weights.load(base.folder, base.arch, dtype=dtype, device=device, trainable=trained.__contains__)
+        if not isinstance(tune, Lora):
+            weights.start_tokens(decoder, base.arch)
     if isinstance(tune, Lora):
         if tune.from_ is not None:
             adapters.load_adapter(decoder, base.arch, Path(tune.from_), ADAPTER, trainable=True, dropout=tune.dropout)
@@ -406,7 +416,8 @@ def _start(job: loop.Job, base: Base, data: Data, notes: Sequence[Problem]) -> T
     unread = [Problem("engine.fields_unread", value=field) for field in data.laws.unused]
     cut = [Problem("tokens.cut", values={"rows": data.truncated})] if data.truncated else []
     far = checks.beyond_positions(base, (data.train, data.validation))
-    for each in (*base.notes, *notes, *data.checked.notes, *cut, *unread, *_unrolled(data), *far, *problems):
+    rows = (*data.checked.notes, *cut, *unread, *_unrolled(data), *far)
+    for each in (*base.notes, *notes, *data.renderer.notes, *rows, *problems):
         job.emit("note", {"text": str(each)})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)

@@ -248,8 +248,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "recomputing head: every row counts alike": Mutation(
         "kernels/head.py",
-        "False, dlogp_M, need_x, need_weight)",
-        "False, torch.ones_like(dlogp_M), need_x, need_weight)",
+        "False, dlogp_M, need)",
+        "False, torch.ones_like(dlogp_M), need)",
         "test_kernels_head.py::test_modes_for_any_loss",
     ),
     "softmax overflows": Mutation(
@@ -491,6 +491,49 @@ MUTATIONS: dict[str, Mutation] = {
         "content, temp = redact(text).encode(), temp_name(path)",
         "content, temp = text.encode(), temp_name(path)",
         "test_runs_store.py::test_secrets_reach_no_file",
+    ),
+    # ------------------------------------------------------------------------------------------------ importing
+    "a key of another program's recipe is dropped without a word": Mutation(
+        "importing/draft.py",
+        "        for key in [key for key in self.given if key not in used | named]:",
+        "        for key in ():",
+        "test_importing.py::test_what_changes_nothing_is_told_too",
+    ),
+    "the batch of several devices counts one": Mutation(
+        "importing/trainer.py",
+        "per_device * accumulated * devices",
+        "per_device * accumulated",
+        "test_importing.py::test_a_llama_factory_recipe_becomes_one_of_ours",
+    ),
+    "a row of a new token stays where it started": Mutation(
+        "models/adapters.py",
+        "TokenRows(arch.new_ids, start_TD).requires_grad_(trainable)",
+        "TokenRows(arch.new_ids, start_TD).requires_grad_(False)",
+        "test_new_tokens.py::test_peft_and_a_merged_model_say_what_the_rows_say",
+    ),
+    "the head forgets the rows of new tokens": Mutation(
+        "models/decoder.py",
+        "want.mode, want.coefficients, want.entropy, rows)",
+        "want.mode, want.coefficients, want.entropy)",
+        "test_new_tokens.py::test_loss_and_gradients_of_a_step_are_pefts",
+    ),
+    "the base's own column counts beside the new row's": Mutation(
+        "kernels/head.py",
+        "logits_CV.index_fill_(1, rows.ids_T, 0)[:, : len(weight_VD)]",
+        "logits_CV[:, : len(weight_VD)]",
+        "test_new_tokens.py::test_rows_in_place_of_the_heads_own",
+    ),
+    "untrained padding counts in the mean": Mutation(
+        "models/weights.py",
+        "weight_VD[: arch.new_ids[0]].detach()",
+        "weight_VD.detach()",
+        "test_new_tokens.py::test_new_rows_start_as_the_mean_of_those_in_use",
+    ),
+    "training of another kind passes for the same": Mutation(
+        "importing/draft.py",
+        "        self.missed = True",
+        "        pass",
+        "test_importing.py::test_a_stage_that_is_not_here_is_said_loudly",
     ),
     # ------------------------------------------------------------------------------------------------ generation
     "a stop token does not stop": Mutation(

@@ -215,7 +215,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"use_dora": True}, "adapter_feature", "use_dora"),
     ({"bias": "all"}, "adapter_feature", "bias"),
     ({"lora_bias": True}, "adapter_feature", "lora_bias"),
-    ({"trainable_token_indices": [3]}, "adapter_feature", "trainable_token_indices"),
+    ({"trainable_token_indices": [9, 3]}, "adapter_tokens", "trainable_token_indices"),
     ({"layer_replication": [[0, 2]]}, "adapter_feature", "layer_replication"),
     ({"something_of_2027": {"a": 1}}, "adapter_feature", "something_of_2027"),
     ({"init_lora_weights": "pissa"}, "adapter_init", "init_lora_weights"),

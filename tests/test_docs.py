@@ -27,12 +27,13 @@ from luthier.config.tree import show_flow
 from luthier.data import detection
 from luthier.data.formats import FORMATS
 from luthier.data.readers import READERS, WRAPPERS
+from luthier.importing import translate
 from luthier.runs.receipt import CHECKS
 from luthier.runs.store import FILES
 from luthier.text import say, set_language
 
 ROOT = Path(__file__).resolve().parents[1]
-GUIDES = ("quickstart", "recipe", "data", "runs", "python", "how-it-works", "models")
+GUIDES = ("quickstart", "recipe", "data", "runs", "python", "how-it-works", "models", "coming-from")
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in GUIDES)]
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 """In the tests a folder of this name, in the current folder, holds a tiny model: folders win over hub ids."""
@@ -169,6 +170,25 @@ def test_examples_load_and_say_how_to_use_them() -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
         assert lines[1].startswith(f"# luthier train examples/{path.name} "), path
         assert command_problem(lines[1].removeprefix("# ")) is None
+
+
+def test_the_translated_recipe_is_what_import_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    theirs, ours = (block for block in blocks("docs/coming-from.md") if block.language in ("text", "yaml"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text(
+        json.dumps({"talks": {"file_name": "talks.json", "formatting": "sharegpt"}})
+    )
+    (tmp_path / "theirs.yaml").write_text(theirs.text)
+    done = translate.translate(tmp_path / "theirs.yaml")
+    assert ours.text in done.text
+    kinds = {each.key: each.kind for each in done.findings}
+    assert kinds == {
+        "use_dora": "not yet",
+        "template": "changed",
+        "cutoff_len": "changed",
+        "flash_attn": "not needed",
+    }
 
 
 # ------------------------------------------------------------------------------------------------ data

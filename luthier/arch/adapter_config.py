@@ -17,6 +17,7 @@ from luthier.arch.count import AnyTune, ends_with, matching_pattern, savable_mod
 from luthier.arch.families.fields import shown
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture, Unit
+from luthier.arch.tokens import beside, token_modules
 from luthier.config.schema import Lora
 from luthier.errors import ModelError, Problem
 
@@ -41,6 +42,7 @@ READ = frozenset(
         "modules_to_save",
         "ensure_weight_tying",
         "init_lora_weights",
+        "trainable_token_indices",
     }
 )
 """Settings that are understood here."""
@@ -85,6 +87,7 @@ def read_settings(folder: Path, arch: Architecture) -> Lora:
     try:
         units = [unit for unit in arch.units if _targets(given, unit.name)]
         _refuse_other_targets(given, arch, str(path))
+        _token_ids(given, arch, str(path))
         saved = _saved(given, arch, str(path))
         ranks = _patterns(given, "rank_pattern", units, str(path), int)
         alphas = _patterns(given, "alpha_pattern", units, str(path), float)
@@ -155,7 +158,44 @@ def to_json(arch: Architecture, lora: Lora, base: str) -> dict[str, Any]:
         "rank_pattern": dict(lora.rank_pattern),
         "alpha_pattern": {key: _whole(value) for key, value in lora.alpha_pattern.items()},
         "modules_to_save": stored_modules(arch, saved_modules(arch, lora)) or None,
+        **_token_indices(arch),
     }
+
+
+def token_ids(folder: Path, arch: Architecture) -> tuple[int, ...]:
+    """The tokens that an adapter has rows of its own for.
+
+    Raises:
+        ModelError: they are not the same in embedding and head, not in ascending order, or leave a gap after the base's
+            last row.
+    """
+    path = folder / CONFIG_FILE
+    return _token_ids(_parse(folder, path), arch, str(path))
+
+
+def _token_ids(settings: Mapping[str, Any], arch: Architecture, where: str) -> tuple[int, ...]:
+    given = settings.get("trainable_token_indices")
+    if not given:
+        return ()
+    by_module = given if isinstance(given, dict) else {_short(EMBEDDING): given}
+    expected = {_short(module) for module in token_modules(arch)}
+    lists, modules = list(by_module.values()), {_short(module) for module in by_module}
+    ids = tuple(lists[0]) if lists and isinstance(lists[0], list) else ()
+    is_whole = all(_is_whole(each) and each >= 0 for each in ids)
+    same = all(each == list(ids) for each in lists) and (modules - {HEAD} if arch.spec.tied else modules) == expected
+    if not ids or not is_whole or not same or beside(arch, ids).new_ids != ids:
+        raise ModelError(Problem("models.adapter_tokens", where, "trainable_token_indices", shown(given)))
+    return ids
+
+
+def _token_indices(arch: Architecture) -> dict[str, Any]:
+    if not arch.new_ids:
+        return {}
+    return {"trainable_token_indices": {_short(module): list(arch.new_ids) for module in token_modules(arch)}}
+
+
+def _short(module: str) -> str:
+    return module.rsplit(".", 1)[-1]
 
 
 def stored_modules(arch: Architecture, saved: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from luthier.arch.families.gated import EMBEDDING, FINAL_NORM, HEAD
 from luthier.arch.spec import Architecture, Unit
+from luthier.arch.tokens import token_modules
 from luthier.config.schema import Freeze, Full, Lora
 from luthier.errors import ModelError, Problem
 
@@ -42,6 +43,7 @@ def count(arch: Architecture, tune: AnyTune) -> Counts:
     if not isinstance(tune, Lora):
         return Counts(trained, arch.num_parameters)
     adapters = sum(rank * (unit.in_features + unit.out_features) for unit, rank, _ in select_units(arch, tune))
+    adapters += len(arch.new_ids) * arch.spec.d * len(token_modules(arch))
     return Counts(adapters + trained, arch.num_parameters + adapters + trained)
 
 
@@ -71,13 +73,13 @@ def trained_tensors(arch: Architecture, tune: AnyTune) -> frozenset[str]:
 
 def first_trained_layer(arch: Architecture, tune: AnyTune) -> int:
     """The lowest layer whose input needs a gradient kept or computed: nothing below it takes part in the backward pass.
-    0 where the embedding trains; the number of layers where only the final norm or the head does.
+    0 where the embedding trains, or rows of it; the number of layers where only the final norm or the head does.
 
     Raises:
         ModelError: as `trained_tensors` and `select_units`.
     """
     tensors = trained_tensors(arch, tune)
-    if EMBEDDING + ".weight" in tensors:
+    if EMBEDDING + ".weight" in tensors or arch.new_ids:
         return 0
     layers = [int(name.split(".")[2]) for name in tensors if name.startswith("model.layers.")]
     if isinstance(tune, Lora):

@@ -108,13 +108,16 @@ class Architecture:
     """What a family file returns: the spec, its linear units, and the names of all other tensors.
 
     tensors: every tensor the checkpoint must hold, name -> shape, units' weights and biases included (a tied head is
-    not listed). norms: role -> checkpoint name template is in the family file; the decoder names its modules as the
-    checkpoint does, so that `state_dict` keys equal checkpoint keys.
+    not listed). new_ids: tokens that the recipe adds, ascending: with an adapter they have rows of their own beside the
+    base's tensors, otherwise `tensors` counts them (`luthier.arch.tokens`). norms: role -> checkpoint name template is
+    in the family file; the decoder names its modules as the checkpoint does, so that `state_dict` keys equal checkpoint
+    keys.
     """
 
     spec: DecoderSpec
     units: tuple[Unit, ...]
     tensors: dict[str, tuple[int, ...]]
+    new_ids: tuple[int, ...] = ()
 
     @property
     def num_parameters(self) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from luthier.arch.count import AnyTune, count, saved_modules, select_units, trained_tensors
 from luthier.arch.families.gated import EMBEDDING, FINAL_NORM, HEAD
 from luthier.arch.spec import Architecture, Attention, Layer, Mlp
+from luthier.arch.tokens import token_modules
 from luthier.config.schema import Lora
 from luthier.text import say
 
@@ -77,6 +78,8 @@ def _states(arch: Architecture, tune: AnyTune) -> dict[str, str]:
             states[unit.name] = say(
                 "models.structure_adapter", rank=rank, alpha=f"{alpha:g}", parameters=f"{parameters:,}"
             )
+        for name in token_modules(arch) if arch.new_ids else ():
+            states[name] = say("models.structure_tokens", count=len(arch.new_ids))
         for name in saved_modules(arch, tune):
             states[name] = say("models.structure_saved")
     return states

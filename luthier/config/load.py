@@ -64,6 +64,15 @@ def loads(text: str, where: str) -> RunConfig:
     return config
 
 
+def settings_of(path: Path) -> dict[str, Any]:
+    """The settings in another program's YAML file, as plain values. Raises ConfigError where they cannot be read."""
+    tree = Tree()
+    tree.read_mapping(text_of(path), str(path))
+    if tree.problems:
+        raise ConfigError(tree.problems)
+    return tree.data
+
+
 def resolved(config: RunConfig) -> dict[str, Any]:
     """The recipe as it will run, as plain JSON values: defaults written out, `optim.lr` and `tune.alpha` filled in,
     what has no effect beside the other fields left out. It loads again, to the same resolved form."""
@@ -101,7 +110,7 @@ def dump(config: RunConfig) -> str:
 def _read(recipe: Recipe) -> Tree:
     tree = Tree()
     if isinstance(recipe, (str, Path)):
-        tree.read(_text(Path(recipe)), str(recipe))
+        tree.read(text_of(Path(recipe)), str(recipe))
     elif isinstance(recipe, RunConfig):
         # Only what was given: a default must not look like somebody's wish.
         given = recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -113,7 +122,7 @@ def _read(recipe: Recipe) -> Tree:
     return tree
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """The file's text; a mark of the byte order at its start is no part of it."""
     try:
         return path.read_bytes().decode("utf-8-sig")

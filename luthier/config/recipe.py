@@ -45,7 +45,16 @@ def write(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: an override is wrong, the file is already there, or it cannot be written.
     """
     config = load(STARTER, overrides)
-    text = render(config, str(path))
+    create(path, render(config, str(path)))
+    return config
+
+
+def create(path: Path, text: str) -> None:
+    """Write a new recipe's text.
+
+    Raises:
+        ConfigError: the file is already there, or it cannot be written.
+    """
     try:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
@@ -54,7 +63,6 @@ def write(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except OSError as error:
         values = {"reason": error.strerror or type(error).__name__}
         raise ConfigError(Problem("config.unwritable", str(path), values=values)) from error
-    return config
 
 
 def render(config: RunConfig, file: str) -> str:

@@ -163,6 +163,17 @@ def saved_and_adapted(config: RunConfig) -> Values | None:
     return {"value": ", ".join(sorted(both))} if both else None
 
 
+def new_tokens_and_saved(config: RunConfig) -> Values | None:
+    if not config.data.new_tokens or not isinstance(config.tune, Lora):
+        return None
+    whole = [name for name in config.tune.modules_to_save if name.rpartition(".")[2] in ("embed_tokens", "lm_head")]
+    return {"modules": ", ".join(whole)} if whole else None
+
+
+def new_tokens_frozen(config: RunConfig) -> Values | None:
+    return {} if config.data.new_tokens and config.tune.kind == "freeze" else None
+
+
 def steps_or_epochs(config: RunConfig) -> Values | None:
     optim = config.optim
     return {"steps": optim.steps} if optim.steps is not None and "epochs" in optim.model_fields_set else None
@@ -219,6 +230,8 @@ RULES: dict[str, Rule] = {
     "nothing_to_validate": Rule(("run.validate_every", "data.validation"), nothing_to_validate),
     "from_settles_shape": Rule(("tune.from", *(f"tune.{key}" for key in ADAPTER_SHAPE)), from_settles_shape),
     "saved_and_adapted": Rule(("tune.modules_to_save", "tune.targets"), saved_and_adapted),
+    "new_tokens_and_saved": Rule(("data.new_tokens", "tune.modules_to_save"), new_tokens_and_saved),
+    "new_tokens_frozen": Rule(("data.new_tokens", "tune.kind"), new_tokens_frozen),
     "steps_or_epochs": Rule(("optim.epochs", "optim.steps"), steps_or_epochs),
     "sgd_has_no_moments": Rule(("optim.betas", "optim.eps", "optim.kind"), sgd_has_no_moments),
     "sgd_needs_rate": Rule(("optim.kind", "optim.lr"), sgd_needs_rate),

@@ -192,6 +192,9 @@ class DataSection(Section):
     accept_unread: tuple[RowField, ...] = ()
     """Fields of the rows that the chat template may leave out. Any other that it leaves out is an error: words that the
     model never sees are not brought on purpose."""
+    new_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Tokens to add to the tokenizer. With an adapter only their rows of the embedding (and of an untied head) train
+    beside it; otherwise the matrices hold them, longer where they have to be."""
     allow_unfilled: bool = False
     """Accept rows with {{placeholders}} without warning."""
 

@@ -135,6 +135,12 @@ class Tree:
 
     def read(self, text: str, file: str) -> None:
         """Take a recipe's text as the first layer."""
+        self.read_mapping(text, file)
+        for name in BARE_KEYS:
+            self._open(tuple(name.split(".")))
+
+    def read_mapping(self, text: str, file: str) -> None:
+        """Take the settings in a YAML file as they stand there, a recipe or not."""
         node = _compose(text, file, self.problems)
         if node is None:
             return
@@ -142,8 +148,6 @@ class Tree:
             self.problems.append(Problem("config.not_a_mapping", f"{file}:1", value=show(text.strip())))
             return
         self.data = self._plain(node, (), file)
-        for name in BARE_KEYS:
-            self._open(tuple(name.split(".")))
 
     def _plain(self, node: yaml.Node, path: Path, file: str) -> Any:
         if path:

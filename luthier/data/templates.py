@@ -10,16 +10,19 @@ Shape legend: T tokens of one example.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import transformers
 from numpy.typing import NDArray
+from tokenizers import AddedToken
 
 from luthier.batch import Floats
 from luthier.config.schema import Lora, RunConfig, Sft
@@ -47,6 +50,16 @@ PROBE_TEXT = "A probe: 3.14 naïve café  — 你好，世界。\n\tdef f(x): re
 """Encoded on saving and again on loading: scripts, spaces and digits that tokenizers differ in."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What the recipe decides besides the template; see `Renderer`."""
+
+    system: str | None = None
+    train_on: Literal["all", "last"] = "all"
+    trained: Trained = "chat"
+    accept_unread: Sequence[str] = ()
+
+
 class Renderer:
     """Renders with one tokenizer and one template. Made by `load_renderer` or `Renderer.load`.
 
@@ -57,6 +70,8 @@ class Renderer:
         date: the day that templates see (`luthier.data.sandbox.PINNED_DATE`).
         trained: what the rows were: `chat`, or raw text that a bare question has to look like too.
         accept_unread: fields that the template may leave out (`data.accept_unread`).
+        new_tokens: what the recipe adds to the tokenizer's vocabulary; new_ids: the ids they got, none for those that
+            the tokenizer has already; notes: those, for the user.
     """
 
     def __init__(
@@ -65,19 +80,23 @@ class Renderer:
         folder: Path,
         template_name: str,
         template_source: str,
-        *,
-        system: str | None = None,
-        train_on: Literal["all", "last"] = "all",
-        trained: Trained = "chat",
-        accept_unread: Sequence[str] = (),
+        choices: Choices,
+        new_tokens: Mapping[str, int | None] = MappingProxyType({}),
     ) -> None:
+        self.new_tokens = tuple(new_tokens)
+        self.new_ids = tuple(each for each in new_tokens.values() if each is not None)
+        self.notes = [
+            Problem("templates.token_known", field="data.new_tokens", value=token)
+            for token, identity in new_tokens.items()
+            if identity is None
+        ]
         self.vocabulary = vocabulary
         self.template_name = template_name
         self.template_source = template_source
-        self.system = system
-        self.train_on = train_on
-        self.trained = trained
-        self.accept_unread = tuple(accept_unread)
+        self.system = choices.system
+        self.train_on = choices.train_on
+        self.trained = choices.trained
+        self.accept_unread = tuple(choices.accept_unread)
         self.date = PINNED_DATE
         self._folder = folder
         self.stop_id = stops.after_answer(template_source, vocabulary)[0] if template_source else None
@@ -294,7 +313,9 @@ class Renderer:
                     shutil.copyfile(self._folder / name, folder / name)
         self._write_choices(folder)
         if not self._same_tokenizer(folder):
-            _load_tokenizer(self._folder).save_pretrained(str(folder))
+            tokenizer = _load_tokenizer(self._folder)
+            _add(tokenizer, self.new_tokens)
+            tokenizer.save_pretrained(str(folder))
             self._write_choices(folder)
             if not self._same_tokenizer(folder):
                 raise ModelError(Problem("templates.changed", where=str(folder)))
@@ -336,8 +357,8 @@ class Renderer:
         """
         tokenizer, own = _load_tokenizer(folder), files.read_json(folder / files.OWN_FILE)
         source, name = _own_source(tokenizer), own.get("template_name", "model")
-        choices = {key: own[key] for key in ("system", "train_on", "trained", "accept_unread") if key in own}
-        renderer = cls(Vocabulary(tokenizer), folder, name, files.compiled(source, folder), **choices)
+        choices = Choices(**{each.name: own[each.name] for each in dataclasses.fields(Choices) if each.name in own})
+        renderer = cls(Vocabulary(tokenizer), folder, name, files.compiled(source, folder), choices)
         if own and (
             renderer.vocabulary.ids(own["probe"]["text"]) != own["probe"]["ids"]
             or list(renderer.stop_ids) != own["stop_ids"]
@@ -359,22 +380,17 @@ def load_renderer(model_folder: Path, config: RunConfig, embedding_rows: Embeddi
         ModelError: no usable tokenizer, template or stop token.
     """
     tokenizer = _load_tokenizer(model_folder)
+    new_tokens = _add(tokenizer, config.data.new_tokens)
     vocabulary = Vocabulary(tokenizer)
     name, source = files.choose(config.data.template, _own_source(tokenizer), vocabulary.begins_with_bos)
     source = files.compiled(source, model_folder if name == "model" else Path(config.data.template))
     if config.data.stop_token is not None and source:
         source = stops.with_stop_token(source, config.data.stop_token, vocabulary)
     train_on = config.method.train_on if isinstance(config.method, Sft) else "all"
-    renderer = Renderer(
-        vocabulary,
-        model_folder,
-        name,
-        source,
-        system=config.data.system,
-        train_on=train_on,
-        accept_unread=config.data.accept_unread,
-    )
-    if renderer.stop_id is not None and embedding_rows is not None and not _trains_head(config):
+    choices = Choices(config.data.system, train_on, accept_unread=config.data.accept_unread)
+    renderer = Renderer(vocabulary, model_folder, name, source, choices, new_tokens)
+    trains = _trains_head(config) or renderer.stop_id in renderer.new_ids
+    if renderer.stop_id is not None and embedding_rows is not None and not trains:
         stops.check_trained(renderer.stop_id, vocabulary, embedding_rows)
     return renderer
 
@@ -411,6 +427,19 @@ def _load_tokenizer(folder: Path) -> Any:
         values = {"kind": type(tokenizer).__name__}
         raise ModelError(Problem("templates.tokenizer_slow", where=str(folder), values=values))
     return tokenizer
+
+
+def _add(tokenizer: Any, tokens: Sequence[str]) -> dict[str, int | None]:
+    """Add tokens to a tokenizer; the id of each, None where it has that token already.
+
+    They are ordinary tokens and no control tokens: a control token in a message's words stays words, and is left out
+    when an answer is written, but these are what the words of the rows are to hold. One that the template writes is
+    guarded like the template's others.
+    """
+    known = tokenizer.get_vocab()
+    fresh = [token for token in dict.fromkeys(tokens) if token not in known]
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in fresh])
+    return {token: tokenizer.convert_tokens_to_ids(token) if token in fresh else None for token in tokens}
 
 
 def _own_source(tokenizer: Any) -> str:

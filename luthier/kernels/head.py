@@ -10,9 +10,11 @@ per row in float32, differentiable in one of three ways:
     recompute   any loss, any head: only hidden states are kept, logits formed again; three matmuls, four if the head
                 trains
 
-Logits are formed for a chunk of rows at a time in the compute dtype; softmax is taken in float32, tile by tile.
+Logits are formed for a chunk of rows at a time in the compute dtype; softmax is taken in float32, tile by tile. A few
+tokens may have rows of their own in place of the weight's (`Rows`): only those train then, and no gradient of the
+weight's size is ever formed.
 
-Shape legend: M scored rows, D hidden, V vocabulary, C rows of a chunk.
+Shape legend: M scored rows, D hidden, V vocabulary, C rows of a chunk, T tokens with rows of their own.
 """
 
 from __future__ import annotations
@@ -34,6 +36,20 @@ CHUNK_BYTES = 256 * 2**20
 tokens, D = 896, bf16 (one AMX core) 220 rows run at 60 % of the rate of 880 rows (256 MiB)."""
 
 
+class Rows(NamedTuple):
+    """Rows that stand in place of the weight's.
+
+    Attributes:
+        ids_T: the tokens they are of, ascending; those from V on come without a gap, and make the vocabulary longer.
+        values_TD: the rows; float32 where they train.
+        within: how many of the ids are below V.
+    """
+
+    ids_T: Tensor
+    values_TD: Tensor
+    within: int
+
+
 class Head(NamedTuple):
     """logp_M: log p(target), float32. total: sum(c * logp), differentiable, in linear mode (logp_M is then not).
     entropy_M: of the distribution, in nats, not differentiable; None unless asked for."""
@@ -50,6 +66,7 @@ def score(
     mode: Mode,
     coefficients_M: Tensor | None = None,
     entropy: bool = False,
+    rows: Rows | None = None,
 ) -> Head:
     """Log-probabilities of the targets.
 
@@ -57,66 +74,81 @@ def score(
         x_MD: normed hidden states in the compute dtype.
         weight_VD: the head; a float32 master where it trains.
         coefficients_M: of linear mode.
+        rows: what stands in place of some rows of a frozen head.
     """
-    tracked = torch.is_grad_enabled() and (x_MD.requires_grad or weight_VD.requires_grad)
+    values = None if rows is None else rows.values_TD
+    assert values is None or not weight_VD.requires_grad, "a head that trains needs no rows of its own"
+    tracked = torch.is_grad_enabled() and any(
+        each is not None and each.requires_grad for each in (x_MD, weight_VD, values)
+    )
     if not tracked:
-        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), targets_M, entropy)
+        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), rows, targets_M, entropy)
         total = None if coefficients_M is None else _total(coefficients_M, scores.logp_M)
         return Head(scores.logp_M, total, scores.entropy_M)
     if mode == "linear":
         assert coefficients_M is not None, "linear mode needs the coefficients"
         total, logp_M, entropy_M = _Linear.apply(  # type: ignore[no-untyped-call]
-            x_MD, weight_VD, targets_M, coefficients_M, entropy
+            x_MD, weight_VD, targets_M, coefficients_M, entropy, values, rows
         )
         return Head(logp_M, total, entropy_M)
     if mode == "unit":
-        assert not weight_VD.requires_grad, "unit mode needs a frozen head"
-        logp_M, entropy_M = _Unit.apply(x_MD, weight_VD, targets_M, entropy)  # type: ignore[no-untyped-call]
+        frozen = not weight_VD.requires_grad and (values is None or not values.requires_grad)
+        assert frozen, "unit mode needs a frozen head"
+        logp_M, entropy_M = _Unit.apply(x_MD, weight_VD, targets_M, entropy, rows)  # type: ignore[no-untyped-call]
     else:
-        logp_M, entropy_M = _Recompute.apply(x_MD, weight_VD, targets_M, entropy)  # type: ignore[no-untyped-call]
+        logp_M, entropy_M = _Recompute.apply(  # type: ignore[no-untyped-call]
+            x_MD, weight_VD, targets_M, entropy, values, rows
+        )
     return Head(logp_M, None, entropy_M)
 
 
-def logits(x_MD: Tensor, weight_VD: Tensor) -> Tensor:
+def logits(x_MD: Tensor, weight_VD: Tensor, rows: Rows | None = None) -> Tensor:
     """All logits of a few rows, [M, V] in float32 or wider; for generation."""
-    return (x_MD @ weight_VD.to(x_MD.dtype).T).to(wide(x_MD.dtype))
+    return _logits(x_MD, weight_VD.to(x_MD.dtype), _rounded(rows, x_MD.dtype)).to(wide(x_MD.dtype))
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, coefficients_M: Tensor, entropy: bool
+        ctx: Any,
+        x_MD: Tensor,
+        weight_VD: Tensor,
+        targets_M: Tensor,
+        coefficients_M: Tensor,
+        entropy: bool,
+        values_TD: Tensor | None,
+        rows: Rows | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        need_x, need_weight = ctx.needs_input_grad[:2]
+        need_x, need_weight, *_, need_rows, _ = ctx.needs_input_grad
+        need = _Need(need_x, need_weight, need_rows)
         # Coefficients are brought to size 1 for the stored gradient: with loss scaling, the scale arrives only in the
         # backward pass, and small coefficients would underflow in half precision before that.
         largest = coefficients_M.abs().amax() if len(coefficients_M) else coefficients_M.new_ones(())
         largest = largest.clamp_min(torch.finfo(coefficients_M.dtype).tiny)
-        scores = _forward(
-            x_MD, weight_VD.to(x_MD.dtype), targets_M, entropy, coefficients_M / largest, need_x, need_weight
-        )
-        ctx.save_for_backward(scores.dx_MD, scores.dweight_VD, largest)
+        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), rows, targets_M, entropy, coefficients_M / largest, need)
+        ctx.save_for_backward(scores.dx_MD, scores.dweight_VD, scores.drows_TD, largest)
         constant = [each for each in (scores.logp_M, scores.entropy_M) if each is not None]
         ctx.mark_non_differentiable(*constant)
         return _total(coefficients_M, scores.logp_M), scores.logp_M, scores.entropy_M
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dtotal: Tensor, *_: Any) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        dx_MD, dweight_VD, largest = ctx.saved_tensors
+    def backward(ctx: Any, dtotal: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        dx_MD, dweight_VD, drows_TD, largest = ctx.saved_tensors
         factor = dtotal * largest
         dx = None if dx_MD is None else (dx_MD * factor).to(dx_MD.dtype)
         dweight = None if dweight_VD is None else dweight_VD * factor
-        return dx, dweight, None, None, None
+        drows = None if drows_TD is None else drows_TD * factor
+        return dx, dweight, None, None, None, drows, None
 
 
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, entropy: bool
+        ctx: Any, x_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, entropy: bool, rows: Rows | None
     ) -> tuple[Tensor, Tensor | None]:
         ones_M = torch.ones(len(x_MD), dtype=wide(x_MD.dtype), device=x_MD.device)
-        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), targets_M, entropy, ones_M, need_dx=True)
+        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), rows, targets_M, entropy, ones_M, _Need(x=True))
         ctx.save_for_backward(scores.dx_MD)
         if scores.entropy_M is not None:
             ctx.mark_non_differentiable(scores.entropy_M)
@@ -124,30 +156,38 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dlogp_M: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, dlogp_M: Tensor, *_: Any) -> tuple[Tensor, None, None, None, None]:
         (unit_MD,) = ctx.saved_tensors
-        return (unit_MD * dlogp_M[:, None]).to(unit_MD.dtype), None, None, None
+        return (unit_MD * dlogp_M[:, None]).to(unit_MD.dtype), None, None, None, None
 
 
 class _Recompute(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, entropy: bool
+        ctx: Any,
+        x_MD: Tensor,
+        weight_VD: Tensor,
+        targets_M: Tensor,
+        entropy: bool,
+        values_TD: Tensor | None,
+        rows: Rows | None,
     ) -> tuple[Tensor, Tensor | None]:
-        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), targets_M, entropy)
-        ctx.save_for_backward(x_MD, weight_VD, targets_M)
+        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), rows, targets_M, entropy)
+        ctx.save_for_backward(x_MD, weight_VD, targets_M, values_TD)
+        ctx.rows = None if rows is None else (rows.ids_T, rows.within)
         if scores.entropy_M is not None:
             ctx.mark_non_differentiable(scores.entropy_M)
         return scores.logp_M, scores.entropy_M
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dlogp_M: Tensor, *_: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x_MD, weight_VD, targets_M = ctx.saved_tensors
-        need_x, need_weight = ctx.needs_input_grad[:2]
-        weight = weight_VD.to(x_MD.dtype)
-        scores = _forward(x_MD, weight, targets_M, False, dlogp_M, need_x, need_weight)
-        return scores.dx_MD, scores.dweight_VD, None, None
+    def backward(ctx: Any, dlogp_M: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x_MD, weight_VD, targets_M, values_TD = ctx.saved_tensors
+        need_x, need_weight, *_, need_rows, _ = ctx.needs_input_grad
+        need = _Need(need_x, need_weight, need_rows)
+        rows = None if ctx.rows is None else Rows(ctx.rows[0], values_TD, ctx.rows[1])
+        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), rows, targets_M, False, dlogp_M, need)
+        return scores.dx_MD, scores.dweight_VD, None, None, scores.drows_TD, None
 
 
 class _Scores(NamedTuple):
@@ -155,32 +195,65 @@ class _Scores(NamedTuple):
     entropy_M: Tensor | None
     dx_MD: Tensor | None
     dweight_VD: Tensor | None
+    drows_TD: Tensor | None
+
+
+class _Need(NamedTuple):
+    """Which gradients are wanted."""
+
+    x: bool = False
+    weight: bool = False
+    rows: bool = False
 
 
 def _forward(
     x_MD: Tensor,
     weight_VD: Tensor,
+    rows: Rows | None,
     targets_M: Tensor,
     entropy: bool,
     coefficients_M: Tensor | None = None,
-    need_dx: bool = False,
-    need_dweight: bool = False,
+    need: _Need = _Need(),  # noqa: B008  a tuple
 ) -> _Scores:
     """One pass over the rows: log-probabilities, and the gradients of sum(coefficients * logp) where wanted."""
     dtype, device = wide(x_MD.dtype), x_MD.device
+    rows = _rounded(rows, x_MD.dtype)
     logp_M = torch.empty(len(x_MD), dtype=dtype, device=device)
     entropy_M = torch.empty_like(logp_M) if entropy else None
-    dx_MD = torch.empty_like(x_MD) if need_dx else None
-    dweight_VD = torch.zeros(weight_VD.shape, dtype=dtype, device=device) if need_dweight else None
-    for rows in chunks(len(x_MD), weight_VD.shape[0] * x_MD.element_size(), CHUNK_BYTES):
-        logits_CV = x_MD[rows] @ weight_VD.T
-        wanted = coefficients_M[rows] if coefficients_M is not None and (need_dx or need_dweight) else None
-        _softmax_(logits_CV, targets_M[rows], wanted, logp_M[rows], None if entropy_M is None else entropy_M[rows])
+    dx_MD = torch.empty_like(x_MD) if need.x else None
+    dweight_VD = torch.zeros(weight_VD.shape, dtype=dtype, device=device) if need.weight else None
+    drows_TD = torch.zeros(rows.values_TD.shape, dtype=dtype, device=device) if need.rows and rows else None
+    for part in chunks(len(x_MD), weight_VD.shape[0] * x_MD.element_size(), CHUNK_BYTES):
+        logits_CV = _logits(x_MD[part], weight_VD, rows)
+        wanted = coefficients_M[part] if coefficients_M is not None and any(need) else None
+        _softmax_(logits_CV, targets_M[part], wanted, logp_M[part], None if entropy_M is None else entropy_M[part])
+        own_CT = None
+        if rows is not None and wanted is not None:
+            own_CT = logits_CV[:, rows.ids_T]
+            logits_CV = logits_CV.index_fill_(1, rows.ids_T, 0)[:, : len(weight_VD)]
         if dx_MD is not None:
-            torch.mm(logits_CV, weight_VD, out=dx_MD[rows])
+            torch.mm(logits_CV, weight_VD, out=dx_MD[part])
+            if rows is not None and own_CT is not None:
+                dx_MD[part].addmm_(own_CT, rows.values_TD)
         if dweight_VD is not None:
-            dweight_VD += weight_grad(logits_CV, x_MD[rows])
-    return _Scores(logp_M, entropy_M, dx_MD, dweight_VD)
+            dweight_VD += weight_grad(logits_CV, x_MD[part])
+        if drows_TD is not None and own_CT is not None:
+            drows_TD += weight_grad(own_CT, x_MD[part])
+    return _Scores(logp_M, entropy_M, dx_MD, dweight_VD, drows_TD)
+
+
+def _rounded(rows: Rows | None, dtype: torch.dtype) -> Rows | None:
+    return None if rows is None else rows._replace(values_TD=rows.values_TD.detach().to(dtype))
+
+
+def _logits(x_CD: Tensor, weight_VD: Tensor, rows: Rows | None) -> Tensor:
+    logits_CV = x_CD @ weight_VD.T
+    if rows is None:
+        return logits_CV
+    own_CT = x_CD @ rows.values_TD.T
+    if rows.within < own_CT.shape[1]:
+        logits_CV = torch.cat([logits_CV, own_CT[:, rows.within :]], 1)
+    return logits_CV.index_copy_(1, rows.ids_T[: rows.within], own_CT[:, : rows.within])
 
 
 def _softmax_(

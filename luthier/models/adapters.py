@@ -9,6 +9,7 @@ Shape legend: I in, O out, R rank.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,20 +21,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from luthier.arch import adapter_config
+from luthier.arch import adapter_config, tokens
 from luthier.arch.count import saved_modules, scale_of, select_units
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
+from luthier.arch.tokens import token_modules
 from luthier.config.schema import Lora
 from luthier.errors import ModelError, Problem
 from luthier.models import shards
-from luthier.models.decoder import Copy, Decoder, Delta
+from luthier.models.decoder import Copy, Decoder, Delta, TokenRows
 from luthier.models.shards import listed
-from luthier.models.weights import Sample, draw, write_model
+from luthier.models.weights import Sample, draw, mean_row, write_model
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT's wrapper puts before every module name."""
+ROWS = "token_adapter.trainable_tokens_delta"
+"""What PEFT calls the rows of single tokens. They replace the base's rows, whatever the name says."""
 
 
 def attach(
@@ -41,7 +45,8 @@ def attach(
 ) -> None:
     """Put a new adapter on the chosen units: A uniform in +-1/sqrt(I) (what PEFT's Kaiming initialisation with a =
     sqrt(5) amounts to), B zero, so that the model starts as it was. Each A is drawn from a stream of its own, keyed by
-    (seed, unit name). Modules to save start as float32 copies of the base's.
+    (seed, unit name). Modules to save start as float32 copies of the base's, rows of new tokens as the mean of the
+    rows there are.
 
     Args:
         name: any text, dots included.
@@ -70,7 +75,7 @@ def save_adapter(decoder: Decoder, folder: Path, lora: Lora, base: str, name: st
     Raises:
         ModelError: `folder` holds something; RunError: no space, or the operating system refuses.
     """
-    arch = decoder.arch
+    arch = _with_rows(decoder, name)
     tensors = _file_tensors(decoder, arch, lora, name)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     needed = sum(math.prod(shape) for shape in shapes.values()) * torch.float32.itemsize
@@ -106,13 +111,18 @@ def load_adapter(
     lora = adapter_config.read_settings(folder, arch)
     if dropout is not None:
         lora = lora.model_copy(update={"dropout": dropout})
+    ids = adapter_config.token_ids(folder, arch)
+    if trainable and ids and ids != arch.new_ids:
+        raise ModelError(Problem("models.adapter_tokens_differ", str(folder), values={"count": len(ids)}))
+    stored = dataclasses.replace(arch, new_ids=ids)
+    arch = stored if ids else arch
     given = _read_file(folder)
     if arch.spec.tied and EMBEDDING in saved_modules(arch, lora):
         _join_halves(given, folder)
-    _check_tensors(_file_shapes(arch, lora), given, folder)
+    _check_tensors(_file_shapes(stored, lora), given, folder)
     _put_on(decoder, arch, lora, name, trainable)
     with torch.no_grad():
-        for key, tensor in _file_tensors(decoder, arch, lora, name).items():
+        for key, tensor in _file_tensors(decoder, stored, lora, name).items():
             tensor.copy_(given[key])
     return lora
 
@@ -130,6 +140,10 @@ def merged_state(decoder: Decoder, name: str) -> Iterator[tuple[str, Tensor]]:
                 delta = decoder.units[module].deltas.get(name) if module in decoder.units else None
                 if delta is not None:
                     tensor = torch.addmm(tensor.float(), delta.B, delta.A, alpha=delta.scale)
+                rows = weighted[module].rows_for(name)
+                if rows is not None:
+                    tensor = torch.cat([tensor.float(), rows.values_TD[rows.within :]])
+                    tensor[rows.ids_T] = rows.values_TD
             yield tensor_name, tensor
 
 
@@ -146,7 +160,8 @@ def save_merged(
     Raises:
         ModelError: `out_folder` holds something, or is the base's; RunError: no space, or the operating system refuses.
     """
-    write_model(merged_state(decoder, name), decoder.arch, base_folder, out_folder, dtype, max_shard_bytes)
+    arch = tokens.widened(decoder.arch, _with_rows(decoder, name).new_ids)
+    write_model(merged_state(decoder, name), arch, base_folder, out_folder, dtype, max_shard_bytes)
 
 
 def _uniform(bound: float) -> Sample:
@@ -174,6 +189,16 @@ def _put_on(decoder: Decoder, arch: Architecture, lora: Lora, name: str, trainab
         copied = Copy(weighted[module].weight.detach().to(torch.float32, copy=True))
         weighted[module].copies[name] = copied.requires_grad_(trainable)
 
+    for module in token_modules(arch) if arch.new_ids else ():
+        start_TD = mean_row(weighted[module].weight, arch).expand(len(arch.new_ids), -1).clone()
+        weighted[module].rows[name] = TokenRows(arch.new_ids, start_TD).requires_grad_(trainable)
+
+
+def _with_rows(decoder: Decoder, name: str) -> Architecture:
+    """The decoder's architecture with the tokens that an adapter has rows for."""
+    rows = decoder.weighted[EMBEDDING].rows.get(name)
+    return dataclasses.replace(decoder.arch, new_ids=() if rows is None else tuple(map(int, rows.ids)))
+
 
 def _file_shapes(arch: Architecture, lora: Lora) -> dict[str, tuple[int, ...]]:
     """Keys of the weights file, as PEFT forms them, with shapes."""
@@ -183,6 +208,8 @@ def _file_shapes(arch: Architecture, lora: Lora) -> dict[str, tuple[int, ...]]:
         shapes[f"{PREFIX}{unit.name}.lora_B.weight"] = (unit.out_features, rank)
     for module, source in _stored(arch, lora):
         shapes[f"{PREFIX}{module}.weight"] = arch.tensors[source + ".weight"]
+    for module in token_modules(arch) if arch.new_ids else ():
+        shapes[f"{PREFIX}{module}.{ROWS}"] = (len(arch.new_ids), arch.spec.d)
     return shapes
 
 
@@ -196,6 +223,8 @@ def _file_tensors(decoder: Decoder, arch: Architecture, lora: Lora, name: str) -
         tensors[f"{PREFIX}{unit.name}.lora_B.weight"] = delta.B
     for module, source in _stored(arch, lora):
         tensors[f"{PREFIX}{module}.weight"] = weighted[source].copies[name].weight
+    for module in token_modules(arch) if arch.new_ids else ():
+        tensors[f"{PREFIX}{module}.{ROWS}"] = weighted[module].rows[name].weight
     return tensors
 
 

@@ -28,9 +28,20 @@ from luthier.kernels import autograd, head, rotary
 from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
 from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
-from luthier.models.modules import AdapterLinear, Copy, Delta, Weighted
+from luthier.models.modules import AdapterLinear, Copy, Delta, TokenRows, Weighted
 
-__all__ = ["AdapterLinear", "Cache", "Copy", "Decoder", "Delta", "DropoutKey", "Scores", "Want", "Weighted"]
+__all__ = [
+    "AdapterLinear",
+    "Cache",
+    "Copy",
+    "Decoder",
+    "Delta",
+    "DropoutKey",
+    "Scores",
+    "TokenRows",
+    "Want",
+    "Weighted",
+]
 
 CAPS = frozenset({"prefix", "entropy", "hidden", "cache"})
 """What this model can do: shared prompts (segments with a parent), entropies, hidden states, cached generation."""
@@ -249,7 +260,9 @@ class Decoder(nn.Module):
         rows_M = _to_device(layout.rows(batch.rows), self.device)
         x_MD = self._final_norm(h_ND[rows_M], adapter)
         targets_M = _to_device(batch.targets, self.device)
-        scored = head.score(x_MD, self._head(adapter), targets_M, want.mode, want.coefficients, want.entropy)
+        top = self._head
+        weight_VD, rows = top.weight_for(adapter), top.rows_for(adapter)
+        scored = head.score(x_MD, weight_VD, targets_M, want.mode, want.coefficients, want.entropy, rows)
         return Scores(scored.logp_M, scored.total, scored.entropy_M, x_MD if want.hidden else None)
 
     def hidden(self, batch: Batch, *, adapter: str | None = None, dropout: DropoutKey | None = None) -> Tensor:
@@ -342,20 +355,40 @@ class Decoder(nn.Module):
     ) -> Tensor:
         assert adapter is None or adapter in self.adapters, f"no adapter named {adapter!r}"
         run = _Pass(_to_device(positions, self.device), adapter, mix, token_N, dropout)
-        h_ND = F.embedding(_to_device(ids, self.device), self._embedding.weight_for(adapter)).to(self.compute_dtype)
+        h_ND = self._embed(ids, adapter)
         for index, layer in enumerate(self._layer_modules):
             h_ND = layer(index, h_ND, run)
         return h_ND
 
+    def _embed(self, ids: Ints, adapter: str | None) -> Tensor:
+        """Rows of the embedding in the compute dtype; of new tokens the adapter's own."""
+        weight_VD, own = self._embedding.weight_for(adapter), self._embedding.rows.get(adapter)
+        h_ND = F.embedding(_to_device(np.minimum(ids, len(weight_VD) - 1), self.device), weight_VD)
+        h_ND = h_ND.to(self.compute_dtype)
+        new = ids >= len(weight_VD) if own is None else np.isin(ids, own.ids)
+        if not new.any():
+            return h_ND
+        places = _to_device(np.flatnonzero(new), self.device)
+        if own is None:
+            # Without the adapter that has a row for it, such a token is what it starts as.
+            start_D = weight_VD.detach().mean(0, dtype=torch.float32)
+            rows_ND = start_D.expand(len(places), -1)
+        else:
+            rows_ND = F.embedding(_to_device(np.searchsorted(own.ids, ids[new]), self.device), own.weight)
+        return h_ND.index_copy(0, places, rows_ND.to(self.compute_dtype))
+
     def _final_norm(self, h_ND: Tensor, adapter: str | None) -> Tensor:
         return autograd.rms_norm(h_ND, _child(self.model, "norm").rounded_for(adapter, h_ND.dtype), self.spec.norm_eps)
 
-    def _head(self, adapter: str | None) -> Tensor:
-        """A tied head stays tied under an adapter that trains its own copy of the embedding."""
-        return (self._embedding if self.spec.tied else _child(self, "lm_head")).weight_for(adapter)
+    @property
+    def _head(self) -> Weighted:
+        """A tied head stays tied under an adapter that trains its own copy, or rows, of the embedding."""
+        return self._embedding if self.spec.tied else _child(self, "lm_head")
 
     def _next_logits(self, h_BD: Tensor, adapter: str | None) -> Tensor:
-        return head.logits(self._final_norm(h_BD, adapter), self._head(adapter))
+        return head.logits(
+            self._final_norm(h_BD, adapter), self._head.weight_for(adapter), self._head.rows_for(adapter)
+        )
 
     @property
     def _embedding(self) -> Weighted:

@@ -4,17 +4,19 @@ What goes in: shapes. What comes out: modules whose `state_dict` keys are the ch
 which of them apply under an adapter; the arithmetic is in `luthier.kernels`. Base weights are created frozen in the
 compute dtype; a loader puts trainable float32 masters in their place where weights train.
 
-Shape legend: D hidden, I in, O out, R rank.
+Shape legend: D hidden, I in, O out, R rank, T new tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from luthier.kernels.head import Rows
 from luthier.kernels.linear import Linear
 
 M = TypeVar("M", bound=nn.Module)
@@ -71,18 +73,45 @@ class Copy(nn.Module):
         self.weight = _parameter(weight)
 
 
+class TokenRows(nn.Module):
+    """An adapter's own rows for the tokens that a recipe adds, used in place of the base's rows or beyond them (PEFT's
+    `trainable_token_indices`).
+
+    Args:
+        ids: the tokens, ascending.
+        weight_TD: initial values.
+    """
+
+    def __init__(self, ids: Sequence[int], weight_TD: Tensor) -> None:
+        super().__init__()
+        self.ids = np.asarray(ids, dtype=np.int64)
+        self.register_buffer("ids_T", torch.from_numpy(self.ids).to(weight_TD.device), persistent=False)
+        self.weight = _parameter(weight_TD)
+
+    def of(self, size: int) -> Rows:
+        """The rows as the head takes them, for a weight of `size` rows."""
+        return Rows(cast(Tensor, self.ids_T), self.weight, int(np.searchsorted(self.ids, size)))
+
+
 class Weighted(nn.Module):
-    """A module of the checkpoint with a weight. copies: adapter name -> the adapter's own weight."""
+    """A module of the checkpoint with a weight. copies: adapter name -> the adapter's own weight; rows: adapter name ->
+    its own rows for new tokens."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
         self.copies: Named[Copy] = Named()
+        self.rows: Named[TokenRows] = Named()
 
     def weight_for(self, adapter: str | None) -> Tensor:
         """The weight that applies under an adapter; the base's for None."""
         copy = self.copies.get(adapter)
         return self.weight if copy is None else copy.weight
+
+    def rows_for(self, adapter: str | None) -> Rows | None:
+        """The rows that stand in place of the weight's under an adapter."""
+        rows = self.rows.get(adapter)
+        return None if rows is None else rows.of(len(self.weight))
 
     def rounded_for(self, adapter: str | None, dtype: torch.dtype) -> Tensor:
         """The same in the compute dtype. Norms compute in float32 whatever their weight is, so a float32 master has to

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from luthier.arch.families import read_config
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
+from luthier.arch.tokens import token_modules
 from luthier.errors import ModelError, Problem
 from luthier.models import shards
 from luthier.models.decoder import Decoder
@@ -63,6 +64,8 @@ def load(
         dtype: of frozen weights; trained ones become float32.
         trainable: whether a tensor, by its checkpoint name, is going to be trained.
 
+    Rows for new tokens that the files do not have yet are left without values; see `start_tokens`.
+
     Raises:
         ModelError: weights are missing, unexpected, of the wrong shape, damaged, not plain floats or, in float16, too
             large; everything found is listed.
@@ -76,8 +79,8 @@ def load(
     for file, names in _by_file(stored, arch.tensors):
         with _opened(file) as tensors, torch.no_grad():
             for name in names:
-                parameter = decoder.get_parameter(name)
-                parameter.copy_(tensors.get_tensor(name))
+                parameter, values = decoder.get_parameter(name), tensors.get_tensor(name)
+                parameter[: len(values)].copy_(values)
                 narrowed = parameter.dtype == torch.float16 and stored[name].dtype != "F16"
                 if narrowed and not bool(parameter.isfinite().all()):
                     too_large.append(name)
@@ -129,6 +132,22 @@ def init_random(decoder: Decoder, arch: Architecture, seed: int) -> None:
                 decoder.get_parameter(name).fill_(0.0 if name.endswith(".bias") else 1.0)
             else:
                 draw(decoder.get_parameter(name), seed, name, normal)
+
+
+def start_tokens(decoder: Decoder, arch: Architecture) -> None:
+    """Give new tokens their first rows, in the matrices themselves; see `mean_row`."""
+    with torch.no_grad():
+        for module in token_modules(arch) if arch.new_ids else ():
+            weight_VD = decoder.get_parameter(module + ".weight")
+            weight_VD[list(arch.new_ids)] = mean_row(weight_VD, arch).to(weight_VD.dtype)
+
+
+def mean_row(weight_VD: Tensor, arch: Architecture) -> Tensor:
+    """What the row of a new token starts as, float32 [D]: the mean of the rows of the tokens there are. A new token
+    then bounds how far the model's predictions move (at most log(1 + 1/V) in KL for one token), where a row near zero
+    or a random one can take all probability to itself (Hewitt 2021, "Initializing New Word Embeddings for Pretrained
+    Language Models"). Rows beyond the tokenizer's own size were never trained and do not count."""
+    return weight_VD[: arch.new_ids[0]].detach().mean(0, dtype=torch.float32)
 
 
 def draw(target: Tensor, seed: int, name: str, sample: Sample) -> None:
@@ -196,6 +215,8 @@ def write_model(
     config = read_config(base_folder)
     written = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
     config.update(dict.fromkeys(written, str(dtype).removeprefix("torch.")))
+    if arch.new_ids:
+        config["vocab_size"] = arch.spec.vocab
     needed = sum(math.prod(shape) for shape in arch.tensors.values()) * dtype.itemsize
     with shards.fresh_folder(out_folder, needed) as folder:
         shards.write_checkpoint(folder, arch.tensors, dtype, tensors, max_shard_bytes)
@@ -218,7 +239,7 @@ def _misfits(arch: Architecture, stored: Mapping[str, Stored], folder: Path) -> 
             [
                 f"{name} {list(stored[name].shape)} (config.json: {list(shape)})"
                 for name, shape in arch.tensors.items()
-                if name in stored and stored[name].shape != shape
+                if name in stored and not _fits(arch, name, stored[name].shape)
             ],
         ),
         (
@@ -231,6 +252,15 @@ def _misfits(arch: Architecture, stored: Mapping[str, Stored], folder: Path) -> 
     if arch.spec.tied and not problems and head in stored and not _same(stored[head], stored[EMBEDDING + ".weight"]):
         problems.append(Problem("models.head_differs", str(stored[head].file)))
     return problems
+
+
+def _fits(arch: Architecture, name: str, shape: tuple[int, ...]) -> bool:
+    """Rows for new tokens may be missing at the end."""
+    expected = arch.tensors[name]
+    if not arch.new_ids or name.removesuffix(".weight") not in token_modules(arch):
+        return shape == expected
+    missing = sum(identity >= shape[0] for identity in arch.new_ids)
+    return shape[1:] == expected[1:] and (shape[0] == expected[0] or shape[0] + missing == expected[0])
 
 
 def _same(one: Stored, other: Stored) -> bool:

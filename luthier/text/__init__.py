@@ -9,7 +9,22 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from luthier.text import chat, config, data, demo, doctor, engine, findings, hub, models, runs, shell, templates, tokens
+from luthier.text import (
+    chat,
+    config,
+    data,
+    demo,
+    doctor,
+    engine,
+    findings,
+    hub,
+    importing,
+    models,
+    runs,
+    shell,
+    templates,
+    tokens,
+)
 
 Language = Literal["en", "zh"]
 
@@ -22,6 +37,7 @@ TABLES: dict[str, dict[str, tuple[str, str]]] = {
     "engine": engine.TEXT,
     "findings": findings.TEXT,
     "hub": hub.TEXT,
+    "importing": importing.TEXT,
     "models": models.TEXT,
     "runs": runs.TEXT,
     "shell": shell.TEXT,

@@ -346,6 +346,22 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Take it away from one of the two lists.",
         "请从其中一个列表里删去它。",
     ),
+    "config.new_tokens_and_saved.rule": (
+        "new tokens get rows of their own, and {modules} would train every row",
+        "新词元有自己的行，而 {modules} 会训练所有行",
+    ),
+    "config.new_tokens_and_saved.remedy": (
+        "Take {modules} from tune.modules_to_save: the rows of new tokens train without it.",
+        "请从 tune.modules_to_save 中删去 {modules}：新词元的行无需它也会训练。",
+    ),
+    "config.new_tokens_frozen.rule": (
+        "freeze leaves the embedding as it is, so that rows of new tokens would never be learnt",
+        "freeze 不改动嵌入层，新词元的行永远学不到",
+    ),
+    "config.new_tokens_frozen.remedy": (
+        "tune=lora trains these rows beside the adapter; tune=full trains everything.",
+        "tune=lora 会在适配器旁训练这些行；tune=full 会训练全部。",
+    ),
     "config.steps_or_epochs.rule": (
         "the length of training is given twice, as epochs and as {steps} steps",
         "训练长度给了两次：轮数和 {steps} 步",

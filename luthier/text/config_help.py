@@ -183,6 +183,13 @@ HELP: dict[str, tuple[str, str]] = {
         "对话模板可以遗漏的数据内容，例如 reasoning_content。遗漏其他任何内容都会停止运行，因为模型将看不到它们。在此"
         "接受的内容会写在凭据上。",
     ),
+    "config.help.data.new_tokens": (
+        "Words that are to be one token each from now on, for marks of your own such as <|tool|>. They are learnt "
+        "as far as your rows (or the template) hold them, so have many such rows. Names that the tokenizer has "
+        "already change nothing. The tokenizer is saved beside the result.",
+        "从现在起各自作为一个词元的词，用于您自己的标记，例如 <|tool|>。它们能学到多少取决于数据（或模板）中出现多"
+        "少，因此应有足够多的此类数据。分词器已有的名称不起作用。分词器会与结果一起保存。",
+    ),
     "config.help.data.allow_unfilled": (
         "Rows that still hold a blank such as {{{{name}}}} are usually an accident, so you are warned. true says "
         "that they are meant.",

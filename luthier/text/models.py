@@ -180,6 +180,26 @@ TEXT: dict[str, tuple[str, str]] = {
     "models.structure_frozen": ("frozen", "冻结"),
     "models.structure_trained": ("trained", "训练"),
     "models.structure_saved": ("trained, as a copy beside the base", "训练（作为基础模型旁的副本）"),
+    "models.adapter_tokens.rule": (
+        "rows for single tokens are read where embedding and head have the same, in ascending order, without a gap",
+        "单个词元的行：嵌入层和输出层须相同，按升序排列，且没有空缺",
+    ),
+    "models.adapter_tokens.remedy": (
+        "Merge the adapter into its base with PEFT, and use the merged model.",
+        "请用 PEFT 将适配器合并进基础模型，然后使用合并后的模型。",
+    ),
+    "models.adapter_tokens_differ.rule": (
+        "this adapter has rows for {count} new tokens that data.new_tokens does not add in the same way",
+        "该适配器含有 {count} 个新词元的行，与 data.new_tokens 添加的不一致",
+    ),
+    "models.adapter_tokens_differ.remedy": (
+        "Give data.new_tokens as in the run that made the adapter.",
+        "请让 data.new_tokens 与生成该适配器的运行一致。",
+    ),
+    "models.structure_tokens": (
+        "frozen, {count} rows for new tokens trained beside it",
+        "冻结，另训练 {count} 行新词元",
+    ),
     "models.structure_shared": ("shared with embed_tokens", "与 embed_tokens 共享"),
     "models.structure_adapter": (
         "frozen + adapter of rank {rank}, alpha {alpha}: {parameters}",

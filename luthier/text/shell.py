@@ -17,6 +17,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "按配方训练；再次运行同一命令会继续未完成的运行。",
     ),
     "shell.help.init": ("Write a recipe with comments to start from.", "生成一份带注释的配方。"),
+    "shell.help.import": (
+        "Translate a LLaMA-Factory or axolotl recipe.",
+        "转换 LLaMA-Factory 或 axolotl 的配方。",
+    ),
     "shell.help.help": (
         "Explain a setting of recipes (`luthier help rank`); without a name, list all.",
         "解释配方中的设置项（如 `luthier help rank`）；不给名称则列出全部。",
@@ -73,6 +77,15 @@ TEXT: dict[str, tuple[str, str]] = {
     "shell.option.init": (
         "The file to write (recipe.yaml if none is given), and settings for it such as model=nano.",
         "要写入的文件（默认 recipe.yaml），以及其中的设置（如 model=nano）。",
+    ),
+    "shell.option.foreign": (
+        "A LLaMA-Factory or axolotl file (YAML or JSON).",
+        "LLaMA-Factory 或 axolotl 的文件（YAML 或 JSON）。",
+    ),
+    "shell.option.output": ("The recipe to write.", "要写入的配方文件。"),
+    "shell.option.devices": (
+        "How many devices the file was meant for: its batch is that of one.",
+        "原文件面向多少个设备：其批大小是单个设备的。",
     ),
     "shell.option.field": (
         "A setting or section, such as tune.rank or optim.",

@@ -90,6 +90,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "set data.stop_token to a token of the tokenizer, for instance {eos}",
         "请把 data.stop_token 设为分词器中的某个词元，例如 {eos}",
     ),
+    "templates.token_known.rule": (
+        "the tokenizer has this token already, so it is not added",
+        "分词器已有该词元，因此不再添加",
+    ),
+    "templates.token_known.remedy": (
+        "Take it from the list, or leave it: nothing depends on it.",
+        "可以从列表中删去，也可保留，没有影响。",
+    ),
     "templates.stop_unknown.rule": (
         "the stop token has to be one control token of this tokenizer",
         "停止词元必须是此分词器中的一个控制词元",
