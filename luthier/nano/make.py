@@ -1,6 +1,6 @@
 """Write what the pre-training recipes of `nano` read: `python -m luthier.nano.make OUT`.
 
-OUT/stage1.jsonl to stage4.jsonl hold the documents of each part, OUT/init/ a Llama checkpoint with a byte-level BPE
+OUT/stage1.jsonl to stage7.jsonl hold the documents of each part, OUT/init/ a Llama checkpoint with a byte-level BPE
 tokenizer and the weights of `luthier.nano.start`.
 """
 
@@ -25,8 +25,11 @@ PARTS = {
     "stage2": ("stage2", SEED, 6_000),
     "stage3": ("stage3", SEED, 16_000),
     "stage4": ("stage4", SEED, 20_000),
+    "stage5": ("stage4", SEED + 1, 60_000),
+    "stage6": ("stage4", SEED + 2, 60_000),
+    "stage7": ("stage4", SEED + 3, 60_000),
 }
-"""File -> stage of the corpus, seed, documents: 0.8, 1.3, 3.6 and 4.3 million tokens."""
+"""File -> stage of the corpus, seed, documents: 0.8, 1.3, 3.6, 4.3 and three times 13 million tokens."""
 
 TOKENIZER_DOCUMENTS = 3_000
 """Per stage."""

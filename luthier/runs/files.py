@@ -67,7 +67,9 @@ def trouble(error: BaseException, where: Path, needed_bytes: int = 0) -> RunErro
         # What is known to be needed may be less than what is free: then only the attempt shows that it is more.
         known = needed_bytes > free and needed != left
         values = {"needed": needed, "free": left, "reason": reason}
-        return RunError(Problem("runs.no_room" if known else "runs.no_room_left", where=str(where), values=values))
+        if known:
+            return RunError(Problem("runs.no_room", where=str(where), values=values))
+        return RunError(Problem("runs.no_room_left", where=str(where), values=values))
     in_the_way = next((each for each in (where, *where.parents) if os.path.isfile(each)), None)
     if number in NOT_A_FOLDER and in_the_way is not None:
         return RunError(Problem("runs.not_a_folder", where=str(in_the_way)))

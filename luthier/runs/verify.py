@@ -15,7 +15,6 @@ from typing import Any
 from luthier.errors import UserError
 from luthier.runs import events, files, manifest, receipt, receipt_page, slots
 from luthier.runs.receipt import Check
-from luthier.runs.recipe import flatten
 from luthier.runs.store import RunFolder
 from luthier.runs.tables import Answer
 from luthier.text import say
@@ -148,8 +147,16 @@ def _same(name: str, old: Any, new: Any) -> bool:
     if name == "checks":
         return [(each["name"], each["status"]) for each in old] == [(each["name"], each["status"]) for each in new]
     if name == "recipe":
-        now = flatten(new)
-        return all(now.get(field) == value for field, value in flatten(old).items())
+        return _within(old, new)
+    return bool(old == new)
+
+
+def _within(old: Any, new: Any) -> bool:
+    """Whether `new` says all that `old` says; it may know more fields."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return all(name in new and _within(value, new[name]) for name, value in old.items())
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
+        return len(old) == len(new) and all(map(_within, old, new))
     return bool(old == new)
 
 

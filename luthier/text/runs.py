@@ -143,7 +143,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "first step, so other bits are to be expected",
         "在运行途中由 {old} 改为 {new}；重复运行从第一步起就用后来的值，因此结果很可能逐位不同",
     ),
-    "runs.repeats_revised.remedy": ("", ""),
+    "runs.repeats_revised.remedy": (
+        "To compare bits, train with one recipe from beginning to end.",
+        "若要逐位比较，请始终用同一份配方从头训练到尾。",
+    ),
     "runs.no_checkpoint.rule": ("the run has no whole checkpoint", "该运行没有完整的检查点"),
     "runs.no_checkpoint.remedy": (
         "Train it again; `luthier runs verify` shows what is damaged.",
