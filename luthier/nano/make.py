@@ -1,6 +1,6 @@
 """Write what the pre-training recipes of `nano` read: `python -m luthier.nano.make OUT`.
 
-OUT/stage1.jsonl to stage7.jsonl hold the documents of each part, OUT/init/ a Llama checkpoint with a byte-level BPE
+OUT/stage1.jsonl to stage6.jsonl hold the documents of each part, OUT/init/ a Llama checkpoint with a byte-level BPE
 tokenizer and the weights of `luthier.nano.start`.
 """
 
@@ -27,9 +27,8 @@ PARTS = {
     "stage4": ("stage4", SEED, 20_000),
     "stage5": ("stage4", SEED + 1, 60_000),
     "stage6": ("stage4", SEED + 2, 60_000),
-    "stage7": ("stage4", SEED + 3, 60_000),
 }
-"""File -> stage of the corpus, seed, documents: 0.8, 1.3, 3.6, 4.3 and three times 13 million tokens."""
+"""File -> stage of the corpus, seed, documents: 0.8, 1.3, 3.6, 4.3 and twice 13 million tokens."""
 
 TOKENIZER_DOCUMENTS = 3_000
 """Per stage."""
