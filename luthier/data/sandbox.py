@@ -12,18 +12,20 @@ import datetime
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
-from jinja2 import meta, nodes
+from jinja2 import meta, nodes, pass_eval_context
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
+from jinja2.filters import sync_do_join
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from luthier.data import traced
 from luthier.data.vocabulary import with_marks
 
 MAX_SOURCE_CHARS = 2**20
@@ -97,7 +99,7 @@ class Template:
         try:
             with self._lock:
                 self._environment.start()
-                text = self._compiled.render(
+                written = self._compiled.render(
                     **self.variables,
                     messages=list(messages),
                     tools=list(tools) or None,
@@ -114,7 +116,7 @@ class Template:
             ValueError,
         ) as error:
             raise TemplateFault(str(error) or type(error).__name__) from error
-        _bounded(text)
+        text = traced.plain(_bounded(written))
         return _untagged(text) if GENERATED_OPEN in text else Rendering(text, ())
 
 
@@ -134,17 +136,31 @@ def _untagged(text: str) -> Rendering:
 
 def _bounded(value: Any) -> Any:
     """Refuse text beyond `MAX_TEXT_CHARS`, so that doubling a string in a loop ends early."""
-    if isinstance(value, str) and len(value) > MAX_TEXT_CHARS:
+    # str's own measure: traced text notices when a template takes it.
+    if isinstance(value, str) and str.__len__(value) > MAX_TEXT_CHARS:
         raise SecurityError(f"text of more than {MAX_TEXT_CHARS} characters")
     return value
 
 
+@pass_eval_context
+def _join(context: Any, value: Iterable[Any], between: str = "", attribute: str | int | None = None) -> str:
+    """Jinja's own, which joins in C."""
+    parts = list(value)
+    traced.note(parts, "join")
+    return str(sync_do_join(context, parts, between, attribute))
+
+
+def _concatenated(parts: Sequence[Any]) -> str:
+    return str(_bounded(traced.joined([str(part) for part in parts])))
+
+
 class _BoundConcatenation(NodeTransformer):
-    """Jinja's `~` is no operator the sandbox can intercept: each one is passed through `_bounded` instead."""
+    """Jinja's `~` is no operator the sandbox can intercept: each one becomes a call of `_concatenated` instead."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
         self.generic_visit(node)
-        return nodes.Filter(node, "bounded", [], [], None, None, lineno=node.lineno)
+        parts = nodes.List(node.nodes, lineno=node.lineno)
+        return nodes.Filter(parts, "concatenated", [], [], None, None, lineno=node.lineno)
 
 
 class _Generation(Extension):
@@ -158,13 +174,14 @@ class _Generation(Extension):
         return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
 
     def _marked(self, caller: Callable[[], str]) -> str:
-        return f"{GENERATED_OPEN}{caller()}{GENERATED_CLOSE}"
+        return traced.joined([GENERATED_OPEN, caller(), GENERATED_CLOSE])
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with a budget and the global names that chat templates rely on."""
 
     intercepted_binops = frozenset(["*", "**", "+", "%"])
+    concat = staticmethod(traced.joined)
 
     def __init__(self, now: datetime.datetime) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
@@ -172,7 +189,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         for name in _REMOVED:
             del self.filters[name]
         del self.globals["lipsum"]
-        self.filters["bounded"] = _bounded
+        self.filters["concatenated"] = _concatenated
+        self.filters["join"] = _join
         self.filters["tojson"] = _tojson
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = now.strftime
@@ -214,7 +232,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if operator == "*":
             _bound_repetition(left, right)
             _bound_repetition(right, left)
-        elif operator == "**" or (operator == "%" and isinstance(left, str) and _WIDE.search(left)):
+        elif operator == "%":
+            traced.note(right, "%")
+        if operator == "**" or (operator == "%" and isinstance(left, str) and _WIDE.search(left)):
             raise SecurityError(f"operator {operator}")
         return _bounded(super().call_binop(context, operator, left, right))
 
