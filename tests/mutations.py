@@ -359,7 +359,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a file that was edited meets the tokens it had before": Mutation(
         "data/tokens.py",
-        "parts: list[Any] = [FORMAT, fingerprint(scan.path)[0],",
+        "parts: list[Any] = [FORMAT, read,",
         "parts: list[Any] = [FORMAT, scan.path.name,",
         "test_tokens.py::test_whatever_changes_ids_makes_another_store",
     ),
@@ -368,6 +368,30 @@ MUTATIONS: dict[str, Mutation] = {
         "block, first = block[self._done - first :], self._done",
         "block, first = block[len(block) - 1 :], self._done",
         "test_tokens.py::test_a_build_that_was_killed_goes_on_where_it_stopped",
+    ),
+    "rows of another file are gone on with": Mutation(
+        "data/tokens.py",
+        "if self._known[row].tobytes() != kept.hash:",
+        "if self._known is None:",
+        "test_tokens.py::test_a_beginning_with_other_rows_is_not_gone_on_with",
+    ),
+    "a row that cannot be rendered is forgotten with the process": Mutation(
+        "data/tokens.py",
+        "if self._problems or time.monotonic()",
+        "if time.monotonic()",
+        "test_tokens.py::test_a_row_that_cannot_be_rendered_is_named_after_an_interruption_too",
+    ),
+    "a file edited while it is read keeps its old hash": Mutation(
+        "data/tokens.py",
+        'if account.sha256 not in ("", read):',
+        "if account.sha256 is None:",
+        "test_tokens.py::test_a_file_that_changes_between_its_hash_and_its_rows_is_refused",
+    ),
+    "looking into words is not noticed": Mutation(
+        "data/traced.py",
+        "        self.seen.append(name)\n        return method",
+        "        return method",
+        "test_shapes.py::test_words_that_are_looked_into_are_rendered_each_time",
     ),
     "a store that was changed is believed": Mutation(
         "data/store.py",

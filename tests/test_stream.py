@@ -178,12 +178,17 @@ def test_epochs_that_draw_nothing_are_passed_over(store_of: Make) -> None:
         ([100, 10], [1.0, 3.0], 1.0, 2.0, [1.0, 2.0]),
         # Shares 10 : 1 become sqrt(10) : 1, so 110 rows are 83.57 and 26.43, in whole rows.
         ([100, 10], [1.0, 1.0], 2.0, None, [0.84, 2.6]),
-        ([100, 10], [1.0, 2.0], 2.0, 4.0, [0.84, 4.0]),
+        ([100, 10], [1.0, 2.0], 2.0, 4.0, [0.74, 4.0]),
         ([100, 0, 10], [1.0, 5.0, 1.0], 1e9, None, [0.55, 1.0, 5.5]),
     ],
 )
 def test_temperature_evens_sources_out_and_repeats_have_a_limit(rows, weights, temperature, most, often) -> None:
     assert mixed(rows, weights, temperature, most) == pytest.approx(often, rel=1e-5)
+
+
+def test_an_evened_epoch_with_weights_is_as_long_as_without_temperature() -> None:
+    often = mixed([1000, 10], [1, 10], 2.0)
+    assert 1000 * often[0] + 10 * often[1] == pytest.approx(1100, abs=1)
 
 
 def test_an_evened_epoch_is_as_long_as_before(store_of: Make) -> None:

@@ -22,11 +22,11 @@ from luthier.config.schema import RunConfig
 from luthier.data import store, tokens
 from luthier.data.check import Rows
 from luthier.data.formats import Chat, Completion, Example, Message, Text
-from luthier.data.scan import FileScan
+from luthier.data.scan import FileScan, fingerprint
 from luthier.data.sequences import NAMED, Sequences, chunks
 from luthier.data.store import META, TokenStore, computed_tokens
 from luthier.data.templates import Renderer, load_renderer
-from luthier.errors import DataError, Problem
+from luthier.errors import DataError, ModelError, Problem
 from luthier.text import set_language
 
 
@@ -258,6 +258,143 @@ def test_a_build_that_was_killed_goes_on_where_it_stopped(
         assert (again.path / name).read_bytes() == (whole.path / name).read_bytes(), name
 
 
+def rows_file(path: Path, *texts: str) -> Path:
+    path.write_text("".join(json.dumps({"question": "q", "answer": text}) + "\n" for text in texts))
+    return path
+
+
+def built(path: Path, renderer: Renderer, cache: Path, **how: Any) -> tokens.Built:
+    return tokens.build(FileScan(str(path), "auto"), renderer, cache, role="train", source_index=0, **how)
+
+
+def test_a_file_that_changes_between_its_hash_and_its_rows_is_refused(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokens must not lie under the hash of other bytes, from where its old content would fetch them."""
+    path = rows_file(tmp_path / "a.jsonl", "old", "old")
+    real = tokens._key
+
+    def key_and_edit(*args: Any) -> str:
+        made = real(*args)
+        rows_file(path, "new", "new")
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens, "_key", key_and_edit)
+        found = built(path, renderer, tmp_path)
+    assert found.store is None and [problem.id for problem in found.given.account.fatal] == ["data.changed"]
+    rows_file(path, "old", "old")
+    again = built(path, renderer, tmp_path)
+    assert not again.reused and again.store is not None
+    ids = again.store.ids(0, int(again.store.ends[0])).tolist()
+    assert "old" in renderer.decode(ids) and "new" not in renderer.decode(ids)
+
+
+def interrupted(path: Path, renderer: Renderer, cache: Path, monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
+    """A build that stops after some blocks of one row, each noted."""
+    monkeypatch.setattr(tokens, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(tokens, "PROGRESS_S", 0.0)
+    real, taken = tokens._Writer._take, [0]
+
+    def take(self: Any, block: Any) -> None:
+        if taken[0] == blocks:
+            raise KeyboardInterrupt
+        taken[0] += 1
+        real(self, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens._Writer, "_take", take)
+        with pytest.raises(KeyboardInterrupt):
+            built(path, renderer, cache)
+
+
+def test_a_beginning_with_other_rows_is_not_gone_on_with(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = rows_file(tmp_path / "a.jsonl", *"abcdef")
+    expected = built(path, renderer, tmp_path / "straight").store
+    with monkeypatch.context() as patch:
+        # The hash is that of the file as it will be; the rows are read from another one.
+        key = tokens._key(FileScan(str(path), "auto"), renderer, fingerprint(path)[0])
+        rows_file(path, *"uvwxyz")
+        patch.setattr(tokens, "_key", lambda *_: key)
+        interrupted(path, renderer, tmp_path, patch, 4)
+    rows_file(path, *"abcdef")
+    again = built(path, renderer, tmp_path).store
+    assert expected is not None and again is not None and again.key == key
+    assert (again.path / "ids.bin").read_bytes() == (expected.path / "ids.bin").read_bytes()
+
+
+def test_a_row_that_cannot_be_rendered_is_named_after_an_interruption_too(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = rows_file(tmp_path / "a.jsonl", "🎻", "\ufdd0", "b", "c", "d")
+    for _ in range(2):
+        interrupted(path, renderer, tmp_path, monkeypatch, 4)
+    with pytest.raises((DataError, ModelError), match="U\\+FDD0"):
+        built(path, renderer, tmp_path)
+
+
+def test_other_code_makes_other_stores(renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = rows_file(tmp_path / "a.jsonl", "a")
+    built(path, renderer, tmp_path)
+    assert built(path, renderer, tmp_path).reused
+    monkeypatch.setattr(tokens, "_code", lambda: ["another version"])
+    assert not built(path, renderer, tmp_path).reused
+
+
+def test_what_the_users_format_imports_counts_too(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Edited within one process, as in a notebook, and between processes."""
+    monkeypatch.chdir(tmp_path)
+    path = rows_file(tmp_path / "a.jsonl", "a")
+    Path("own_store_helper.py").write_text("WORD = 'one'\n")
+    Path("own_store_format.py").write_text(
+        "import own_store_helper\n\ndef chat(row):\n"
+        "    return {'question': 'q', 'answer': own_store_helper.WORD + ' first'}\n"
+    )
+
+    def said() -> tuple[str, bool]:
+        scan = FileScan(str(path), "own_store_format:chat")
+        found = tokens.build(scan, renderer, tmp_path, role="train", source_index=0)
+        assert found.store is not None
+        return renderer.decode(found.store.ids(0, int(found.store.ends[0])).tolist()), found.reused
+
+    assert "one first" in said()[0] and said()[1]
+    source = Path("own_store_format.py").read_text()
+    Path("own_store_format.py").write_text(source.replace("first", "second"))
+    text, reused = said()
+    assert "one second" in text and not reused
+    Path("own_store_helper.py").write_text("WORD = 'three'\n")
+    assert not said()[1], "this process still has the old helper, a new one will not"
+
+
+def test_a_whole_store_of_somebody_else_is_read(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = rows_file(tmp_path / "a.jsonl", "a")
+    built(path, renderer, tmp_path)
+
+    def refused(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert built(path, renderer, tmp_path).reused
+    monkeypatch.setattr(tokens, "verified", refused)
+    with pytest.raises(DataError, match="Permission denied"):
+        built(path, renderer, tmp_path)
+    monkeypatch.undo()
+    assert built(path, renderer, tmp_path).reused, "what cannot be read for a while is not taken away"
+
+
+def test_many_files_fit_into_few_file_descriptors(renderer: Renderer, tmp_path: Path) -> None:
+    files = [rows_file(tmp_path / f"{number}.jsonl", str(number)) for number in range(60)]
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [built(file, renderer, tmp_path).store for file in files]
+    assert len(os.listdir("/proc/self/fd")) - before <= 60 and all(each is not None for each in kept)
+
+
 # ------------------------------------------------------------------------------------------------------- damage
 
 
@@ -443,7 +580,7 @@ def test_an_unrolled_row_is_dropped_as_a_whole_and_cut_sequence_by_sequence(rewr
     assert (len(dropped), dropped.num_rows) == (1, 1)
     cut = made(rows, rewriter, tmp_path, max_tokens=60, too_long="truncate")
     # The third sequence ends within the long answer's words as context, and has nothing left to learn.
-    assert (len(cut), cut.num_rows, cut.truncated, cut.excluded) == (3, 2, 1, ())
+    assert (len(cut), cut.num_rows, cut.truncated, cut.excluded) == (3, 2, 2, ())
     assert cut.too_long is not None and (cut.too_long.rows, cut.too_long.total) == (1, 2)
     assert all((cut[uid].weights > 0).any() for uid in range(3)) and max(cut.lengths) == 60
 

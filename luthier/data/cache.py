@@ -7,6 +7,7 @@ until it is let go, and any store is built again from its data.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import shutil
 import time
@@ -48,13 +49,19 @@ class Entry:
 def entries(cache_dir: Path) -> list[Entry]:
     """Every store below the cache folder, the latest used first."""
     folder = cache_dir / "tokens"
-    found = [_entry(path) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    found: list[Entry] = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):  # another process has renamed it, or taken it away
+            if path.is_dir():
+                found.append(_entry(path))
     return sorted(found, key=lambda entry: -entry.used_s)
 
 
 def _entry(path: Path) -> Entry:
     sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.is_file()}
     total = sum(sizes.values())
+    if path.name.startswith(BUILDING):
+        return Entry(path, False, "", 0, 0, total, path.stat().st_mtime)
     try:
         meta = read_meta(path)
         ends = meta["files"]["ends.bin"][0] // 8
@@ -106,20 +113,15 @@ def lines(found: list[Entry]) -> list[str]:
 
 def _take_away(entry: Entry) -> bool:
     """Whether it is gone; one that a process is building stays."""
+    if entry.whole or not entry.path.name.startswith(BUILDING):
+        shutil.rmtree(entry.path, ignore_errors=True)
+        return not entry.path.exists()
     lock = entry.path.with_name(f"{entry.path.name}.lock")
-    if not entry.whole and _locked(lock):
-        return False
-    shutil.rmtree(entry.path, ignore_errors=True)
-    return not entry.path.exists()
-
-
-def _locked(path: Path) -> bool:
-    """Whether a process is building under this lock."""
-    try:
-        with open(path, "rb") as file:
+    with open(lock, "wb") as file:
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+        except OSError:
+            return False
+        shutil.rmtree(entry.path, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+    return not entry.path.exists()

@@ -33,6 +33,14 @@ from luthier.data.formats import FORMATS
 from luthier.data.strict_json import shorten
 from luthier.errors import DataError, Problem
 
+_IMPORTED: dict[str, bytes] = {}
+"""Module -> its source when it was imported."""
+
+
+def _content(module: ModuleType) -> bytes:
+    file = module.__file__
+    return Path(file).read_bytes() if file and Path(file).is_file() else b""
+
 
 def is_own(format: str) -> bool:
     return ":" in format
@@ -115,6 +123,15 @@ def source_file(format: str) -> Path:
     return Path(file)
 
 
+def source_files(format: str) -> list[Path]:
+    """The file that the user's function comes from, and those of other modules in its folder that are loaded: it may
+    use them."""
+    own = source_file(format)
+    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    beside = {Path(file) for file in loaded if file and Path(file).parent == own.parent}
+    return [own, *sorted(beside - {own})]
+
+
 def _error(id: str, format: str, **values: Any) -> DataError:
     return DataError(Problem(id, field="data.format", value=format, values=values))
 
@@ -148,6 +165,12 @@ def _module(format: str, name: str) -> ModuleType:
     with _current_folder():
         importlib.invalidate_caches()
         try:
-            return importlib.import_module(name)
+            fresh = name not in sys.modules
+            module = importlib.import_module(name)
+            # A notebook lives on while its user edits the file: what runs has to be what the manifest names.
+            if not fresh and _IMPORTED.get(name) not in (None, _content(module)):
+                module = importlib.reload(module)
+            _IMPORTED[name] = _content(module)
+            return module
         except Exception as error:
             raise _error("data.own_module", format, folder=str(Path.cwd()), reason=_spell(error)) from error

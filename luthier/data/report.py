@@ -16,6 +16,7 @@ from luthier.data import check
 from luthier.data.check import Checked
 from luthier.data.examples import Example
 from luthier.data.findings import RANKS, Finding, Findings, ordered
+from luthier.data.laws import Shapes
 from luthier.data.speech import speech
 from luthier.data.statistics import Frequent, Lengths, Statistics, Tokens
 from luthier.errors import ModelError, Problem
@@ -30,6 +31,8 @@ class Renders(Protocol):
     """What turns examples into ids and loss weights: `templates.Renderer`."""
 
     def train_many(self, examples: Sequence[Example]) -> Sequence[Sequence[tuple[Any, Floats]] | Problem]: ...
+
+    def hold(self, shapes: Shapes) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -58,34 +61,46 @@ def make(checked: Checked, findings: Findings, renderer: Renders | None, why_no_
 
     Args:
         renderer: counts tokens as they will be trained; None where there is none, which `why_no_tokens` says then. One
-            that cannot render these rows, for want of a template, is an error among the findings.
+            that cannot render these rows, for want of a template, is an error among the findings, and so is each law
+            of rendering that it breaks on them.
     """
     unusable: tuple[Problem, ...] = ()
+    broken: tuple[Problem, ...] = ()
     if renderer is not None:
         try:
-            measure(checked, findings, renderer)
+            shapes = measure(checked, findings, renderer)
         except ModelError as error:
             unusable, why_no_tokens = error.problems, error.problems[0].rule
-    found, statistics = findings.finish(frozenset(checked.validation.hashes()))
+        else:
+            try:
+                renderer.hold(shapes)
+            except ModelError as error:
+                broken = error.problems
+    # Rows of a validation file are known as such; those that are split off are not, while they are read.
+    own_files = any(file.role == "validation" for file in checked.files)
+    split_off = frozenset() if own_files else frozenset(checked.validation.hashes())
+    found, statistics = findings.finish(split_off)
     if unusable:
         statistics = replace(statistics, tokens=None)
-    stopping = [Finding.of(problem, "error") for problem in (*checked.problems, *unusable)]
+    stopping = [Finding.of(problem, "error") for problem in (*checked.problems, *unusable, *broken)]
     notes = [Finding.of(problem) for problem in checked.notes]
     return Report(checked, (*stopping, *ordered([*notes, *found])), statistics, why_no_tokens)
 
 
-def measure(checked: Checked, findings: Findings, renderer: Renders) -> None:
-    """Tell `findings` how many tokens each row has."""
+def measure(checked: Checked, findings: Findings, renderer: Renders) -> Shapes:
+    """Tell `findings` how many tokens each row has; returns an example of each shape."""
+    shapes = Shapes()
     items = itertools.chain(checked.train, checked.validation)
     while block := list(itertools.islice(items, BLOCK_ROWS)):
         for item, made in zip(block, renderer.train_many([each.example for each in block]), strict=True):
             if isinstance(made, Problem):
                 findings.not_rendered(made, item.where)
                 continue
-            characters, longest = len(speech(item.example).all), max(len(ids) for ids, _ in made)
-            for ids, weights in made:  # a conversation that the template rewrites makes several sequences
-                share = round(characters * len(ids) / max(longest, 1))
-                findings.measured(len(ids), int((weights > 0).sum()), share, item.where)
+            shapes.add(item.example, item.where)
+            # A conversation that the template rewrites makes several sequences; it is as long as the longest.
+            ids, weights = max(made, key=lambda each: len(each[0]))
+            findings.measured(len(ids), int((weights > 0).sum()), len(speech(item.example).all), item.where)
+    return shapes
 
 
 # --------------------------------------------------------------------------------------------------------- programs

@@ -35,6 +35,8 @@ HEAD_ROWS = 100
 SHOWN = 20
 """Rows of one kind of fault, or words of one kind, that are named; the others are counted."""
 PLACES_SHOWN = 3
+MOST_WORDS = 1000
+"""Different words that are counted; of more, the later ones are not."""
 HASH_BYTES = 16
 _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _PLACEHOLDER = re.compile(r"(?<!\{)\{\{\s*[\w.\-]+(?: [\w.\-]+)*\s*\}\}(?!\})")
@@ -80,7 +82,8 @@ class Tally:
     def add(self, where: str, words: Sequence[str] = ()) -> None:
         self.rows += 1
         for word in words:
-            self.words[word] = self.words.get(word, 0) + 1
+            if word in self.words or len(self.words) < MOST_WORDS:
+                self.words[word] = self.words.get(word, 0) + 1
         if len(self.places) < PLACES_SHOWN:
             self.places.append(where)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,8 @@ class Sequences:
         lengths: tokens, int64 [n]; computed: tokens that enter the model, int64 [n].
         loss_weight: sum of the weights, float32 [n]; sources: index of the data source, int32 [n].
         num_rows: rows of the data files that the sequences come from (a long text makes several sequences).
-        excluded: rows left out, with the reason; truncated: how many sequences were cut and kept.
+        excluded: rows left out, with the reason; truncated: how many sequences of rows that are kept were cut;
+            one that lost all there was to learn is none any more.
         too_long: table of the sequences beyond the bound; None where there are none.
     """
 
@@ -166,11 +167,12 @@ class Sequences:
         """The chosen rows of one file, in pieces that keep to the bound."""
         store = self._stores[file]
         sequences = self._of_rows(file, chosen)
-        starts, ends = store.starts[sequences], np.asarray(store.ends[sequences])
+        starts, ends = store.starts[sequences], np.array(store.ends[sequences])
+        lengths = ends - starts
         computed = store.computed[sequences].astype(np.int64)
         loss_weight = np.asarray(store.loss_weight[sequences])
         texts = store.texts[sequences].astype(np.bool_)
-        long = (ends - starts) > max_tokens
+        long = lengths > max_tokens
         kept = loss_weight > 0
         rows = store.rows[sequences]
         left: list[tuple[NDArray[np.bool_], str]] = [(~kept, "tokens.nothing_learnt")]
@@ -186,7 +188,7 @@ class Sequences:
             lost = cut & (loss_weight <= 0)
             left.append((lost, "tokens.answer_cut_off"))
             kept = kept & ~lost
-            self.truncated += int((cut & ~lost).sum())
+            self.truncated += int((cut & np.isin(rows, rows[kept])).sum())
         # A row that gave several sequences is left out, once, where none of them is kept.
         gone = ~np.isin(rows, rows[kept])
         named: set[int] = set()
@@ -196,7 +198,7 @@ class Sequences:
                 if int(rows[place]) in named:
                     continue
                 named.add(int(rows[place]))
-                values = {"tokens": int(store.ends[sequences[place]] - starts[place]), "max_tokens": max_tokens}
+                values = {"tokens": int(lengths[place]), "max_tokens": max_tokens}
                 number = int(self._tables[file].numbers[rows[place]])
                 where = self._where(file, int(sequences[place]))
                 self._excluded.append(Excluded(self._paths[file], number, where, id, say(id, **values)))
@@ -208,22 +210,29 @@ def _chunked(store: TokenStore, whole: _Pieces, long: NDArray[np.bool_], max_tok
     """Long texts in several pieces each, the rest as it is."""
     if not long.any():
         return whole
-    parts: list[list[tuple[int, int, int, int, float]]] = []
-    for place in range(len(long)):
+    rows: list[tuple[int, int, int, int]] = []
+    loss_weights: list[float] = []
+    for place in np.flatnonzero(long):
         sequence, start, end = (int(each[place]) for each in whole[:3])
-        if not long[place]:
-            parts.append([(sequence, start, end, int(whole.computed[place]), float(whole.loss_weight[place]))])
-            continue
-        own = []
         for first, last in chunks(end - start, max_tokens):
             weights = store.weights(start + first, start + last)
             weights[0] = 0
-            total = float(weights.sum(dtype=np.float64))
-            own.append((sequence, start + first, start + last, computed_tokens(weights), total))
-        parts.append(own)
-    rows = [row for own in parts for row in own]
-    sequence, start, end, computed = np.asarray([row[:4] for row in rows], dtype=np.int64).T
-    return _Pieces(sequence, start, end, computed, np.asarray([row[4] for row in rows], dtype=np.float32))
+            rows.append((sequence, start + first, start + last, computed_tokens(weights)))
+            loss_weights.append(float(weights.sum(dtype=np.float64)))
+    sequence, start, end, computed = np.asarray(rows, dtype=np.int64).T
+    made = _Pieces(sequence, start, end, computed, np.asarray(loss_weights, dtype=np.float32))
+    order = np.argsort(np.concatenate([whole.sequence[~long], sequence]), kind="stable")
+
+    def both(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([old[~long], new])[order]
+
+    return _Pieces(
+        both(whole.sequence, made.sequence),
+        both(whole.start, made.start),
+        both(whole.end, made.end),
+        both(whole.computed, made.computed),
+        both(whole.loss_weight, made.loss_weight),
+    )
 
 
 def chunks(length: int, most: int) -> list[tuple[int, int]]:

@@ -23,6 +23,8 @@ from luthier.errors import DataError, Problem
 FORMAT = 2
 """Version of the folder's layout."""
 META, VERIFIED = "meta.json", "verified.json"
+READ_BYTES = 1 << 20
+"""Columns up to here are read instead of mapped."""
 COLUMNS: dict[str, str] = {
     "ends": "<i8",  # of the sequences, in tokens from the beginning of ids.bin
     "computed": "<i4",
@@ -163,7 +165,8 @@ def _column(path: Path, name: str, dtype: str) -> NDArray[Any]:
 
 
 def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A file as an array; an empty one cannot be mapped."""
-    if path.stat().st_size == 0:
-        return np.zeros(0, dtype=dtype)
+    """A file as an array: read where it is small, because a mapped one holds a file descriptor, of which there may be
+    as few as 256; an empty one cannot be mapped."""
+    if path.stat().st_size <= READ_BYTES:
+        return np.fromfile(path, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r")

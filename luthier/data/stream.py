@@ -34,7 +34,8 @@ def mixed(
         often = [Fraction(repr(float(weight))) for weight in weights]  # decimal fractions as written
     else:
         evened = [count ** (1 / temperature) for count in rows]
-        scale = sum(rows) / max(sum(evened), 1.0)
+        plain, even = (sum(w * n for w, n in zip(weights, each, strict=True)) for each in (rows, evened))
+        scale = plain / max(even, 1e-30)
         # Whole rows per epoch.
         often = [
             Fraction(max(round(weight * scale * share), 1), max(count, 1))

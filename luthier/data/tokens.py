@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 from luthier.batch import Floats
 from luthier.data import laws, own
 from luthier.data.check import Given
-from luthier.data.formats import Chat, Completion, Text
+from luthier.data.examples import Chat, Completion, Text, texts
 from luthier.data.laws import LawReport
 from luthier.data.scan import Account, FileScan, Kept, Role, fingerprint
 from luthier.data.store import COLUMNS, FORMAT, META, TokenStore, checksum, computed_tokens, read_meta, verified
@@ -78,21 +80,21 @@ def build(
         ModelError: the model has no chat template, none that ends answers, or one that training and chat would differ
             by.
     """
-
-    key = _key(scan, renderer)
-    if key is None:
+    read = _file_hash(scan)
+    if read is None:
         scan.exhaust()
         return Built(Given(scan.account, scan.table, role, source_index, scan.names), None, NO_LAWS, False)
     parent = cache_dir / "tokens"
-    path = parent / key
+    path = parent / _key(scan, renderer, read)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         store, reused = _reopen(path), True
         if store is None:
-            with _sole_builder(parent / f"{BUILDING}{key}.lock"):
+            with _sole_builder(path.with_name(f"{BUILDING}{path.name}.lock")):
                 store = _reopen(path)  # another process may have built it meanwhile
                 if store is None:
-                    store, reused = _built(scan, renderer, path, drop_bad_rows), False
+                    scan, store = _built(scan, renderer, path, read, drop_bad_rows)
+                    reused = False
     except OSError as error:
         values = {"reason": error.strerror or str(error)}
         raise DataError(Problem("tokens.disk", where=str(parent), values=values)) from error
@@ -108,28 +110,56 @@ def build(
     return Built(given, store, LawReport(**held), reused)
 
 
-def _built(scan: FileScan, renderer: Renderer, path: Path, drop_bad_rows: bool) -> TokenStore | None:
-    """A new store at `path`; None where the file is at fault."""
-    writer = _Writer(path.with_name(f"{BUILDING}{path.name}"), renderer, path.name)
-    if not writer.write(scan, drop_bad_rows):
-        return None
-    writer.folder.rename(path)
-    _sync(path.parent)
-    return TokenStore.open(path)
+class _Foreign(Exception):
+    """A beginning that an earlier process left holds rows of other bytes than the file has."""
 
 
-def _key(scan: FileScan, renderer: Renderer) -> str | None:
-    """SHA-256 over what decides the content; None where the file or the user's format cannot be read."""
+def _built(
+    scan: FileScan, renderer: Renderer, path: Path, read: str, drop_bad_rows: bool
+) -> tuple[FileScan, TokenStore | None]:
+    """A new store at `path`, None where the file is at fault; and the scan that went through the file.
+
+    Args:
+        read: SHA-256 of the file, which the key speaks of.
+    """
+    folder = path.with_name(f"{BUILDING}{path.name}")
     try:
-        parts: list[Any] = [FORMAT, fingerprint(scan.path)[0], scan.path.suffixes[-2:], scan.format, scan.names.key]
+        whole = _Writer(folder, renderer, path.name).write(scan, read, drop_bad_rows)
+    except _Foreign:
+        scan = FileScan(str(scan.path), scan.format, scan.names)
+        whole = _Writer(folder, renderer, path.name).write(scan, read, drop_bad_rows)
+    if not whole:
+        return scan, None
+    folder.rename(path)
+    _sync(path.parent)
+    return scan, TokenStore.open(path)
+
+
+def _file_hash(scan: FileScan) -> str | None:
+    """SHA-256 of the file; None where it, or the user's format, cannot be read."""
+    try:
         if own.is_own(scan.format):
             own.load(scan.format)
-            parts.append(fingerprint(own.source_file(scan.format))[0])
+        return fingerprint(scan.path)[0]
     except (OSError, DataError):
         return None
+
+
+def _key(scan: FileScan, renderer: Renderer, read: str) -> str:
+    """SHA-256 over what decides the content: the file, how it is read, tokenizer and template, and the code."""
+    parts: list[Any] = [FORMAT, read, scan.path.suffixes[-2:], scan.format, scan.names.key, _code()]
+    if own.is_own(scan.format):
+        parts += [fingerprint(file)[0] for file in own.source_files(scan.format)]
     # Reasons are kept in words, so each language has its own.
     parts += [renderer.fingerprint, language()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> list[str]:
+    """What reads, renders and tokenises: this folder's source, and the versions of the libraries that do the rest."""
+    source = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
+    return [source.hexdigest(), *map(importlib.metadata.version, ("tokenizers", "transformers", "jinja2", "pyarrow"))]
 
 
 @contextlib.contextmanager
@@ -139,7 +169,11 @@ def _sole_builder(path: Path) -> Iterator[None]:
         with open(path, "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # Who had it before has taken the file away: somebody else may hold a lock on a new one.
-            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+            try:
+                current = path.stat().st_ino
+            except FileNotFoundError:
+                continue
+            if current != os.fstat(file.fileno()).st_ino:
                 continue
             try:
                 yield
@@ -159,14 +193,19 @@ def _sync(path: Path) -> None:
 
 
 def _reopen(path: Path) -> TokenStore | None:
-    """The store, if it is there and whole; what is damaged is taken away."""
+    """The store, if it is there and whole; what is damaged is taken away.
+
+    Raises:
+        OSError: it cannot be read, which says nothing about what it holds.
+    """
     if not path.exists():
         return None
     try:
         if verified(path, read_meta(path)):
-            os.utime(path / META)  # when it was last used
+            with contextlib.suppress(OSError):  # somebody else's cache may be used too
+                os.utime(path / META)  # when it was last used
             return TokenStore(path)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         pass
     shutil.rmtree(path, ignore_errors=True)
     return None
@@ -199,7 +238,7 @@ class _Writer:
         self._rows = 0
         self._said_s = time.monotonic()
 
-    def write(self, scan: FileScan, drop_bad_rows: bool) -> bool:
+    def write(self, scan: FileScan, read: str, drop_bad_rows: bool) -> bool:
         """Render every example. Ends with the folder complete and on the disk; or gone, where the file is at fault."""
         try:
             with contextlib.ExitStack() as stack:
@@ -210,6 +249,8 @@ class _Writer:
                         continue
                     self._take(block)
             account = scan.account
+            if account.sha256 not in ("", read):
+                account.fatal.append(Problem("data.changed", str(scan.path)))
             if _at_fault(account, drop_bad_rows):
                 shutil.rmtree(self.folder)
                 return False
@@ -219,7 +260,7 @@ class _Writer:
                 raise DataError([*self._problems[:PROBLEMS], *more])
             self._finish(scan)
         except BaseException as error:
-            # A build that was interrupted or ran out of room goes on later; one that found a fault starts afresh.
+            # A build that was interrupted goes on later; one that found a fault starts afresh.
             if not isinstance(error, (KeyboardInterrupt, SystemExit)):
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
@@ -229,8 +270,10 @@ class _Writer:
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         self.folder.mkdir(exist_ok=True)
+        (self.folder / META).unlink(missing_ok=True)
         progress = self._progress()
         self._done, self._tokens = progress["rows"], progress["tokens"]
+        self._known = np.fromfile(self.folder / "hashes.bin", COLUMNS["hashes"], self._done) if self._done else None
         self._files: dict[str, BinaryIO] = {}
         for name in ("ids", *COLUMNS):
             self._files[name] = stack.enter_context((self.folder / f"{name}.bin").open("ab"))
@@ -251,7 +294,8 @@ class _Writer:
         return {"rows": 0, "tokens": 0, "sizes": {}, "weights": []}
 
     def _note_progress(self) -> None:
-        if time.monotonic() - self._said_s < PROGRESS_S:
+        # Rows that cannot be rendered are in no file: a build that met one begins anew.
+        if self._problems or time.monotonic() - self._said_s < PROGRESS_S:
             return
         for file in (*self._files.values(), self._weights.file):
             file.flush()
@@ -269,6 +313,10 @@ class _Writer:
         first = self._rows
         self._rows += len(block)
         self._watch(block)
+        for row, kept in enumerate(block[: max(self._done - first, 0)], first):
+            assert self._known is not None
+            if self._known[row].tobytes() != kept.hash:
+                raise _Foreign
         if self._rows <= self._done:
             return
         if first < self._done:
@@ -315,7 +363,6 @@ class _Writer:
             self._laws = dataclasses.replace(laws.joined(self._laws, report), shapes=shapes)
 
     def _finish(self, scan: FileScan) -> None:
-        (self.folder / PROGRESS).unlink(missing_ok=True)
         names = ["ids.bin", "weights.bin", *(f"{name}.bin" for name in COLUMNS)]
         meta = {
             "format": FORMAT,
@@ -325,10 +372,11 @@ class _Writer:
             "laws": dataclasses.asdict(self._laws),
             "files": {name: checksum(self.folder / name) for name in names},
         }
-        (self.folder / META).write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+        (self.folder / META).write_text(json.dumps(meta), encoding="utf-8")
         for name in [*names, META]:
             with open(self.folder / name, "rb+") as file:
                 os.fsync(file.fileno())
+        (self.folder / PROGRESS).unlink(missing_ok=True)
         _sync(self.folder)
 
 
@@ -376,20 +424,24 @@ class _Weights:
         """Rewrite what is there as float32. A build that is killed from here on begins anew: its note of how far it
         came speaks of the file as it was."""
         self._path.with_name(PROGRESS).unlink(missing_ok=True)
+        _sync(self._path.parent)
         self.file.close()
-        codes = np.fromfile(self._path, dtype=np.uint8)
-        self.file = open(self._path, "wb")  # noqa: SIM115 - closed by __exit__
-        self.file.write(np.asarray(table, dtype=np.float32)[codes].tobytes())
+        values, wide = np.asarray(table, dtype=np.float32), self._path.with_suffix(".wide")
+        with open(self._path, "rb") as codes, open(wide, "wb") as file:
+            while block := codes.read(2**20):
+                file.write(values[np.frombuffer(block, dtype=np.uint8)].tobytes())
+        wide.replace(self._path)
+        self.file = open(self._path, "ab")  # noqa: SIM115 - closed by __exit__
         self._codes = None
 
 
 def _blocks(rows: Iterator[Kept]) -> Iterator[list[Kept]]:
-    """Rows in blocks of bounded size; a text of any length is a block of its own at worst."""
+    """Rows in blocks of bounded size; a row of any length is a block of its own at worst."""
     block: list[Kept] = []
     chars = 0
     for kept in rows:
         block.append(kept)
-        chars += len(kept.example.text) if isinstance(kept.example, Text) else 0
+        chars += sum(map(len, texts(kept.example)))
         if len(block) >= BLOCK_ROWS or chars >= BLOCK_CHARS:
             yield block
             block, chars = [], 0
