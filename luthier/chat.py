@@ -8,6 +8,7 @@ passed in, so that tests and notebooks use the same code.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,6 +20,8 @@ from luthier.session import Session
 from luthier.text import say
 
 RESET, QUIT = "/new", "/quit"
+COMMAND = re.compile(r"/[a-z]+")
+"""A single word behind a slash is meant for the chat, not for the model."""
 AGAIN_S = 1.0
 """A second Ctrl-C within this time means the chat, not the next answer. Chosen, not tuned."""
 
@@ -59,6 +62,8 @@ def chat(
         if question.strip() == RESET:
             histories = {tuned: start for tuned in sides}
             write(say("chat.new") + "\n")
+        elif COMMAND.fullmatch(question.strip()) and not session.continues_text:
+            write(say("chat.commands", **words) + "\n")
         elif question.strip():
             asked += 1
             try:

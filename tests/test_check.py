@@ -274,7 +274,7 @@ def test_columns_and_roles_of_a_source_are_renamed(write_rows: WriteRows) -> Non
     checked = check_sources(config({"path": str(path), "columns": columns}))
     assert checked.files[0].format == "alpaca"
     assert list(checked.train)[2].example == Chat((Message("user", "q2"), Message("assistant", "a")))
-    assert note(checked, "data.unread_keys").values["words"] == "meta, reply, id, output"
+    assert note(checked, "data.unread_keys").values["words"] == "id, output"
     turns = [{"speaker": "USER", "text": "q"}, {"speaker": "BOT", "text": "a"}]
     path = write_rows("b.jsonl", [{"talk": turns}, {"talk": json.dumps(turns)}])
     source = {

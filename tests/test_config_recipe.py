@@ -73,6 +73,8 @@ def test_help_does_not_repeat_known_errors() -> None:
         ("tune.rank", ["tune.rank"]),
         ("rank", ["tune.rank"]),
         ("data.validation.0.weight", ["data.train.weight"]),
+        ("learning_rate", ["optim.lr"]),
+        ("batch_size", ["optim.batch"]),
         ("layers", ["tune.layers"]),
         ("method", ["method.kind", "method.train_on"]),
         ("kind", ["method.kind", "tune.kind", "optim.kind"]),

@@ -303,6 +303,11 @@ def test_a_conversation_is_remembered_until_a_new_one_begins(place, asked):
     assert say("chat.new") in text
 
 
+def test_a_slash_and_a_word_is_no_question(place, asked):
+    count, text = talk(place / "runs" / "lora", ["/help", "/exit", "what is 1/2?"])
+    assert count == len(asked) == 1 and text.count("/new (start over)") == 2
+
+
 def test_a_system_prompt_opens_every_conversation(place, asked):
     talk(place / "runs" / "lora", ["Say 1", "/new", "Say 2"], system="Be brief.")
     assert [history[0] for _, history in asked] == [Message("system", "Be brief.")] * 2

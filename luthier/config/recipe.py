@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.config.complaints import ELSEWHERE
 from luthier.config.fields import FIELDS, REQUIRED, SECTIONS, Field, plain_name
 from luthier.config.load import load, resolved
 from luthier.config.schema import RunConfig, Source
@@ -110,6 +111,7 @@ def find(name: str) -> list[Field]:
     plain = plain_name(tuple(name.split(".")))
     if plain in SECTIONS:
         return [field for field in FIELDS.values() if field.section == plain]
+    plain = ELSEWHERE.get(plain.lower(), plain)
     found = [FIELDS[plain]] if plain in FIELDS else [field for field in FIELDS.values() if field.key == plain]
     if found:
         return found

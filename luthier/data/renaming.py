@@ -78,6 +78,11 @@ class Renaming:
                 turn = {**turn, key: self.roles[name]}
         return turn
 
+    @property
+    def opened(self) -> frozenset[str]:
+        """Columns of which a part is read: `answer` where `answer.text` is named."""
+        return frozenset(column.partition(".")[0] for column in self.columns.values() if "." in column)
+
     def shadowed(self, row: Any) -> Iterator[str]:
         """Columns of the row whose name another column takes, so that they are not read."""
         if isinstance(row, dict):

@@ -304,7 +304,8 @@ class FileScan:
         if isinstance(example, Chat) and example.messages[-1].role != "assistant":
             account.unanswered.add(row.where)
         if account.format in FORMATS:
-            left = list(dict.fromkeys([*detection.unmapped(account.format, value), *self.names.shadowed(row.value)]))
+            unread = dict.fromkeys([*detection.unmapped(account.format, value), *self.names.shadowed(row.value)])
+            left = [key for key in unread if key not in self.names.opened]
             if left:
                 account.unmapped.add(row.where, left)
 

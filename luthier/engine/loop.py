@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ from luthier.engine.checkpoint import TrainState
 from luthier.errors import Interrupted, Problem, TrainingFailed
 from luthier.runs.events import Event
 from luthier.runs.store import RunFolder
+from luthier.text import say
 
 MAX_BAD_STEPS = 3
 """Updates skipped in a row before the run stops: one bad row spoils one step; three in a row is a broken run."""
@@ -327,6 +329,8 @@ def _signals() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
+        with suppress(OSError):  # a write of the system's own: a handler may interrupt any other
+            os.write(2, f"\n{say('engine.stopping')}\n".encode())
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:

@@ -198,7 +198,7 @@ def _history(receipt: Receipt) -> list[str]:
         f"- {say('runs.page.fault', step=each['step'], what=each.get('what'), rows=_some(each.get('rows', ())))}"
         for each in receipt.faults
     ]
-    notes = [f"- {note.replace(chr(10), ' ')}" for note in receipt.notes]
+    notes = [f"- {' — '.join(line.strip() for line in note.splitlines())}" for note in receipt.notes]
     below = [*changes, *faults, *notes]
     return [*page, "", *below] if below else page
 

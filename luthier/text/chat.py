@@ -12,6 +12,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "{quit} ends.",
         "{label} 是用原始文本训练的，会接着您写的内容续写；各行之间互不记忆。{quit} 结束。",
     ),
+    "chat.commands": (
+        "There are {reset} (start over) and {quit} (end).",
+        "可用的命令：{reset}（重新开始）、{quit}（结束）。",
+    ),
     "chat.stopped": ("(stopped; Ctrl-C again ends the chat)", "（已停止；再按一次 Ctrl-C 结束对话）"),
     "chat.no_template.rule": (
         "this model has no chat template, so nobody knows how a conversation should look to it",

@@ -135,8 +135,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "文本不是 UTF-8 编码：文件的第 {byte} 字节",
     ),
     "data.not_utf8.remedy": (
-        "Convert the file to UTF-8; Chinese text is often GB18030: iconv -f GB18030 -t UTF-8 OLD > NEW.",
-        "请把文件转为 UTF-8；中文文本常为 GB18030：iconv -f GB18030 -t UTF-8 旧文件 > 新文件。",
+        'Save the file as UTF-8 (Excel: "CSV UTF-8"), or convert it: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW for '
+        "western European text, -f GB18030 for Chinese. Then look at a few words: a wrong guess gives other letters.",
+        "请把文件另存为 UTF-8（Excel：“CSV UTF-8”），或转换编码：中文用 iconv -f GB18030 -t UTF-8 旧文件 > 新文件，西欧"
+        "文字用 -f WINDOWS-1252。之后请检查几个词：编码猜错会变成别的字。",
     ),
     "data.json_syntax.rule": ("not valid JSON: {reason}", "不是合法的 JSON：{reason}"),
     "data.json_syntax.remedy": (

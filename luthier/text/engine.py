@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 TEXT: dict[str, tuple[str, str]] = {
+    "engine.stopping": (
+        "Stopping after this step and saving; asked again, it stops at once and without.",
+        "将在这一步之后保存并停止；再次要求则立即停止，不保存。",
+    ),
     "engine.interrupted": (
         "Stopped on request; everything is saved in {checkpoint}. The same command goes on from there.",
         "已按要求停止；一切都保存在 {checkpoint}。再次运行同一命令即可继续。",
