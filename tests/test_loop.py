@@ -395,7 +395,8 @@ class Hit(FakeMethod):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_finishes_the_step_saves_and_says_so(make_job, number, code):
+def test_a_signal_finishes_the_step_saves_and_says_so(make_job, monkeypatch, number, code):
+    monkeypatch.setattr(signal, "SIG_IGN", object())  # the tests may run under nohup, which a run would obey
     before = {each: signal.getsignal(each) for each in loop.STOPS}
     job = make_job(method=Hit(number, 3), run={"save_every": 100})
     with pytest.raises(Interrupted) as caught:

@@ -477,6 +477,15 @@ def test_arrow_cut_short(write: Write, kind: str) -> None:
     assert told(write("a.arrow", whole[:-8]))[-1] == ("data.damaged", "a.arrow", True)
 
 
+def test_an_arrow_stream_with_a_flipped_length_is_damaged(write: Write) -> None:
+    """Found by fuzzing: a buffer's length that asks for more memory than any machine has."""
+    whole = arrow([{"text": f"row {n}"} for n in range(300)], "stream")
+    for at in range(280, 420):
+        for byte in (1, 255):
+            path = write("a.arrow", whole[:at] + bytes([byte]) + whole[at + 1 :])
+            assert all(isinstance(each, (Row, Fault)) for each in read(path))
+
+
 def test_a_column_that_changes_its_type_half_way(write: Write) -> None:
     """Rows are values of their own: no column has a type that a later row could break."""
     values = [{"a": "text"}] * 200 + [{"a": 3}, {"a": ["x"]}, {"a": {"b": None}}] + [{"a": "text"}] * 200

@@ -89,6 +89,9 @@ def read(path: Path) -> Iterator[Row | Fault]:
             yield each
     except opening.CUT_SHORT as error:
         yield Fault(opening.damaged(path, number, error), 0, fatal=True)
+    except MemoryError:  # one flipped bit in the length of a table's buffer
+        too_much = MemoryError("more memory is asked for than there is")
+        yield Fault(opening.damaged(path, number, too_much), 0, fatal=True)
     except OSError as error:
         yield Fault(opening.refused(path, error, number), 0, fatal=True)
 
