@@ -480,8 +480,8 @@ def test_arrow_cut_short(write: Write, kind: str) -> None:
 def test_an_arrow_stream_with_a_flipped_length_is_damaged(write: Write) -> None:
     """Found by fuzzing: a buffer's length that asks for more memory than any machine has."""
     whole = arrow([{"text": f"row {n}"} for n in range(300)], "stream")
-    for at in range(280, 420):
-        for byte in (1, 255):
+    for at in (*range(160, 170), *range(848, 858)):
+        for byte in (1, 127):
             path = write("a.arrow", whole[:at] + bytes([byte]) + whole[at + 1 :])
             assert all(isinstance(each, (Row, Fault)) for each in read(path))
 
