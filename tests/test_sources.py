@@ -55,6 +55,17 @@ def test_a_folder_stands_for_its_data_files_in_order(folder: Path) -> None:
     assert "README.md" in note.values["names"] and "picture.png" in note.values["names"]
 
 
+def test_what_runs_wrote_is_no_data(folder: Path) -> None:
+    run = folder / "runs" / "first"
+    (run / "adapter").mkdir(parents=True)
+    for name in ("recipe.yaml", "events.jsonl", "receipt.json", "adapter/adapter_config.json"):
+        (run / name).write_text("{}")
+    found = sources.find(Source(path="data"))
+    assert found.files == ("data/a.jsonl", "data/b.jsonl", "data/deep/er/c.jsonl")
+    assert "runs/first" in found.notes[0].values["names"]
+    assert sources.find(Source(path=str(run))).problems[0].id == "data.folder_empty"
+
+
 def test_a_pattern_stands_for_what_matches(folder: Path) -> None:
     assert sources.find(Source(path="data/*.jsonl")).files == ("data/a.jsonl", "data/b.jsonl")
     found = sources.find(Source(path="data/**/[bc].jsonl")).files

@@ -18,6 +18,8 @@ from luthier.errors import DataError, Problem
 
 DESCRIPTIONS = ("readme", "license", "licence", "dataset_info", "dataset_infos", "changelog", "datasheet")
 """Names, without their endings, of files that describe data sets and hold no rows."""
+RUN = frozenset(["recipe.yaml", "events.jsonl"])
+"""Files that every run folder holds."""
 NAMES_SHOWN = 8
 _PATTERN = frozenset("*?[")
 
@@ -61,7 +63,7 @@ def _folder(folder: Path) -> Found:
     for path in sorted(_below(folder)):
         hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
         describes = path.name.partition(".")[0].lower() in DESCRIPTIONS
-        wanted = opening.ending(path) in readers.READERS and not hidden and not describes
+        wanted = path.is_file() and opening.ending(path) in readers.READERS and not hidden and not describes
         (files if wanted else others).append(path)
     names = ", ".join(str(each.relative_to(folder)) for each in others[:NAMES_SHOWN])
     names += ", …" if len(others) > NAMES_SHOWN else ""
@@ -74,7 +76,8 @@ def _folder(folder: Path) -> Found:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Files in a folder and its folders; links to folders are not followed.
+    """Files in a folder and its folders; links to folders are not followed. A run's folder is given itself and not
+    gone into: what training wrote is no data to train on.
 
     Raises:
         OSError: one of the folders cannot be listed.
@@ -83,5 +86,9 @@ def _below(folder: Path) -> Iterator[Path]:
     def give_up(error: OSError) -> None:
         raise error
 
-    for parent, _, names in os.walk(folder, onerror=give_up):
+    for parent, below, names in os.walk(folder, onerror=give_up):
+        if RUN.issubset(names):
+            below.clear()
+            yield Path(parent)
+            continue
         yield from (Path(parent) / name for name in names)
