@@ -237,6 +237,22 @@ def test_text_and_chat_belong_to_their_methods(write_rows: WriteRows) -> None:
     assert next(iter(check_sources(config(str(text), method="pretrain")).train)).example == Text("a b c")
 
 
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("dpo_en_demo.json", "data.for_no_method"),
+        ("kto_en_demo.json", "data.for_no_method"),
+        ("wiki_demo.txt", "data.for_method"),
+        ("identity.json", None),
+    ],
+)
+def test_a_file_alone_is_told_what_it_is_for(real_data: Callable[[str], Path], name: str, id: str | None) -> None:
+    found = [each for each in check_path(str(real_data(name))).notes if each.id.startswith("data.for_")]
+    assert [each.id for each in found] == ([id] if id else [])
+    if id == "data.for_method":
+        assert "method=pretrain" in str(found[0])
+
+
 def test_a_format_may_be_given_per_file(write_rows: WriteRows) -> None:
     both = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "label": True}
     judged, plain = write_rows("j.jsonl", [both]), write_rows("p.jsonl", rows(1))

@@ -76,7 +76,7 @@ WHOLE = {
     ".parquet": _parquet(),
     ".arrow": _arrow(pyarrow.ipc.new_file),
     "s.arrow": _arrow(pyarrow.ipc.new_stream),
-    ".jsonl.gz": gzip.compress(LINES),
+    ".jsonl.gz": gzip.compress(LINES, mtime=0),
     ".jsonl.zst": _zstd(LINES),
 }
 """Ending -> a file in which nothing is wrong."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from luthier.batch import Ints
 from luthier.config.schema import DataSection, RunConfig, Source
 from luthier.data import own, sources, split
-from luthier.data.examples import MISFITS, misfit
+from luthier.data.examples import LEARNS, MISFITS, misfit
 from luthier.data.formats import Example
 from luthier.data.readers import place
 from luthier.data.renaming import Renaming
@@ -281,7 +281,12 @@ def judge(data: DataSection, seed: int, method: str | None, found: Scans, files:
         train=Rows(tuple(train), tuple(np.flatnonzero(~each) for each in held_out)),
         validation=validation,
         excluded=tuple(Excluded(file.path, *row) for file in files for row in file.account.excluded),
-        notes=(*found.notes, *_notes(train, valid, data), *_split_notes(chosen, data.validation, len(hashes))),
+        notes=(
+            *found.notes,
+            *(note for file in files if method is None for note in _methods(file.account)),
+            *_notes(train, valid, data),
+            *_split_notes(chosen, data.validation, len(hashes)),
+        ),
         problems=problems,
         files=tuple(FileReport.of(file) for file in files),
         plugins={} if problems else {format: own.source_file(format) for format in formats},
@@ -326,6 +331,16 @@ def _misfits(account: Account, method: str | None) -> Iterator[Problem]:
             found[id] = Tally(before.rows + tally.rows, [*before.places, *tally.places][:PLACES_SHOWN])
     for id, tally in found.items():
         yield tally.note(id, account.path, method=method, format=account.format)
+
+
+def _methods(account: Account) -> Iterator[Problem]:
+    """Where no recipe says which method is meant: the one that the rows are for, unless it is the usual one."""
+    for kind in MISFITS:
+        tally = account.kinds.get(kind.__name__)
+        methods = [method for method, learns in LEARNS.items() if kind in learns]
+        if tally is not None and "sft" not in methods:
+            id = "data.for_method" if methods else "data.for_no_method"
+            yield tally.note(id, account.path, methods=", ".join(methods), format=account.format)
 
 
 # --------------------------------------------------------------------------------------------------------- notes

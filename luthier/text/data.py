@@ -467,6 +467,24 @@ TEXT: dict[str, tuple[str, str]] = {
         "columns: {{question: prompt, answer: solution}}。",
     ),
     # ---- notes
+    "data.for_method.rule": (
+        "{rows} rows are plain text (format {format}), which is learnt with method={methods}",
+        "{rows} 条是纯文本（格式 {format}），用 method={methods} 学习",
+    ),
+    "data.for_method.remedy": (
+        "luthier train model=... data.train=FILE method={methods}",
+        "luthier train model=... data.train=文件 method={methods}",
+    ),
+    "data.for_no_method.rule": (
+        "{rows} rows (format {format}) are comparisons, judgements or prompts alone, and no method of this version "
+        "learns from them",
+        "{rows} 条（格式 {format}）是答案对比、评价或单独的提示，本版本还没有学习这类数据的方法",
+    ),
+    "data.for_no_method.remedy": (
+        "To imitate the answers in them, say where they stand: format: qa with columns: "
+        "{{question: ..., answer: ...}}.",
+        "若要模仿其中的回答，请指明其位置：format: qa 加 columns: {{question: ..., answer: ...}}。",
+    ),
     "data.left_out.rule": (
         "{rows} of {read} rows are left out because they cannot be used",
         "{read} 条中有 {rows} 条因无法使用而被排除",
