@@ -503,9 +503,9 @@ def test_a_column_that_changes_its_type_half_way(write: Write) -> None:
         ("a.txt", "\none\ntwo\n\n", [(2, "one"), (3, "two")]),
         ("a.txt", "one\n  indented\n\n \nthree\n", [(1, "one\n  indented"), (5, "three")]),
         ("a.txt", "one\r\ntwo\r\n\r\nthree", [(1, "one\ntwo"), (4, "three")]),
-        # mtime: the content is part of the test's name, which every worker must give alike.
         ("a.md", "# one\n\ntwo\n", [(1, "# one\n\ntwo")]),
         ("a.md", "\n\n", []),
+        # mtime: the content is part of the test's name, which every worker must give alike.
         ("a.txt.gz", gzip.compress(b"one\ntwo", mtime=0), [(1, "one"), (2, "two")]),
     ],
 )
