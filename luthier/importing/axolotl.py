@@ -31,10 +31,6 @@ DEFAULTS: dict[str, Any] = {
 """Their values where the file says nothing and ours would be another."""
 
 
-def _longest(value: Any) -> int:
-    return max(positive(value), 8)
-
-
 def _start(value: Any) -> str:
     return "random" if switch(value) else "pretrained"
 
@@ -49,7 +45,7 @@ TRANSLATED: Translated = {
     **trainer.TRANSLATED,
     "base_model": ("model.path", text),
     "revision_of_model": ("model.revision", text),
-    "sequence_len": ("data.max_tokens", _longest),
+    "sequence_len": ("data.max_tokens", trainer.token_limit),
     "reinit_weights": ("model.init", _start),
 }
 LORA: Translated = {

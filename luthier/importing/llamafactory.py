@@ -39,10 +39,6 @@ DEFAULTS: dict[str, Any] = {
 """Their values where the file says nothing and ours would be another."""
 
 
-def _cutoff(value: Any) -> int:
-    return max(positive(value), 8)
-
-
 def _targets(value: Any) -> Any:
     given = names(value)
     return "all-linear" if given == ["all"] else given
@@ -52,7 +48,7 @@ TRANSLATED: Translated = {
     **trainer.TRANSLATED,
     "model_name_or_path": ("model.path", text),
     "model_revision": ("model.revision", text),
-    "cutoff_len": ("data.max_tokens", _cutoff),
+    "cutoff_len": ("data.max_tokens", trainer.token_limit),
 }
 LORA: Translated = {
     "lora_rank": ("tune.rank", whole),

@@ -118,6 +118,11 @@ REASONS: Reasons = {
 """Their key -> (what becomes of it, message below `importing.why.`)."""
 
 
+def token_limit(value: Any) -> int:
+    """Tokens of a row; the recipe allows no fewer than 8."""
+    return max(positive(value), 8)
+
+
 def batch(draft: Draft, per_device_key: str, devices: int) -> None:
     """Examples per update: per device x accumulation x devices."""
     per_device, accumulated = (draft.take(key, positive) for key in (per_device_key, "gradient_accumulation_steps"))
