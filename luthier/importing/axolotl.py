@@ -301,9 +301,7 @@ def _tune(draft: Draft) -> None:
         draft.translate(LORA)
         _targets(draft)
     reason = "from_settles" if further else "other_kind"
-    for key in (*LORA, "lora_target_modules", "lora_target_linear"):
-        if draft.has(key) and not draft.dealt_with(key):
-            draft.note(key, "not needed", reason, tuning=kind)
+    draft.leave((*LORA, "lora_target_modules", "lora_target_linear"), reason, tuning=kind)
 
 
 def _targets(draft: Draft) -> None:

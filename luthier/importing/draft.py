@@ -8,7 +8,7 @@ for every key that has no equal here, so that nothing is dropped without a word.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -108,6 +108,12 @@ class Draft:
         if kind == "not yet" and given in OFF:
             kind, reason = "not needed", "off"
         self.note(key, kind, reason, value)
+
+    def leave(self, keys: Iterable[str], reason: str, **values: Any) -> None:
+        """Tell of those keys that are given and were not dealt with that nothing needs them."""
+        for key in keys:
+            if self.has(key) and not self.dealt_with(key):
+                self.note(key, "not needed", reason, **values)
 
     def miss(self, key: str, reason: str, **values: Any) -> None:
         """Tell of a kind of training that we do not have."""

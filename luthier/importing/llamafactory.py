@@ -258,9 +258,7 @@ def _tune(draft: Draft) -> None:
             every = draft.take("freeze_trainable_modules") == "all"
             fate: tuple[Kind, str] = ("not needed", "always") if every else ("not yet", "frozen_parts")
             draft.note("freeze_trainable_modules", *fate)
-    for key in (*LORA, *FREEZE, "freeze_trainable_modules"):
-        if draft.has(key) and not draft.dealt_with(key):
-            draft.note(key, "not needed", "other_kind", tuning=kind)
+    draft.leave((*LORA, *FREEZE, "freeze_trainable_modules"), "other_kind", tuning=kind)
 
 
 def _further(draft: Draft, adapters: list[str]) -> None:
@@ -269,9 +267,7 @@ def _further(draft: Draft, adapters: list[str]) -> None:
     if len(adapters) > 1:
         draft.note("adapter_name_or_path", "not yet", "several_adapters")
     draft.translate({"lora_dropout": LORA["lora_dropout"]})
-    for key in LORA:
-        if draft.has(key) and not draft.dealt_with(key):
-            draft.note(key, "not needed", "from_settles")
+    draft.leave(LORA, "from_settles")
 
 
 def _reports(draft: Draft) -> None:
