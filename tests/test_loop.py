@@ -394,9 +394,20 @@ class Hit(FakeMethod):
         return super().loss(model, batch, step)
 
 
+@pytest.fixture
+def usual_signals():
+    """As in a terminal: tests may be started under nohup or in the background, where a run obeys what it finds."""
+    before = {each: signal.getsignal(each) for each in loop.STOPS}
+    for each in before:
+        signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_finishes_the_step_saves_and_says_so(make_job, monkeypatch, number, code):
-    monkeypatch.setattr(signal, "SIG_IGN", object())  # the tests may run under nohup, which a run would obey
+def test_a_signal_finishes_the_step_saves_and_says_so(make_job, number, code):
     before = {each: signal.getsignal(each) for each in loop.STOPS}
     job = make_job(method=Hit(number, 3), run={"save_every": 100})
     with pytest.raises(Interrupted) as caught:
@@ -413,6 +424,7 @@ def test_a_signal_finishes_the_step_saves_and_says_so(make_job, monkeypatch, num
     assert torch.equal(weights_of(job), weights_of(straight))
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_a_second_signal_has_its_usual_effect(make_job):
     class Twice(FakeMethod):
         def loss(self, model, batch, step):
@@ -435,6 +447,7 @@ def test_a_signal_that_is_ignored_stays_ignored(make_job):
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_a_signal_in_the_last_step_lets_the_run_end(make_job):
     job = make_job(method=Hit(signal.SIGTERM, 9))
     assert loop.fit(job, TrainState()).step == 10
