@@ -13,6 +13,7 @@ from typing import Any
 
 from luthier.data.formats import Message
 from luthier.data.layout import Answer, Layout
+from luthier.data.learnt import REMEMBERED, SHORT, LearntByWords, Weighted
 from luthier.data.sandbox import Rendering, Template, TemplateFault
 from luthier.data.shapes import Shapes
 from luthier.data.vocabulary import UNUSABLE, Guard, Tokens, Vocabulary
@@ -20,8 +21,6 @@ from luthier.errors import Problem
 
 EXCERPT = 40
 """Characters of text quoted in a message: enough to recognise the place."""
-SHORT, REMEMBERED = 64, 1024
-"""Stretches before answers whose tokens are remembered: their length in characters, and how many. Not tuned."""
 MAX_ROLES = 12
 """Roles spelt out when a conversation's shape is described."""
 
@@ -74,6 +73,21 @@ class Conversations:
         self._stretches: dict[tuple[str, tuple[int, ...], bool], list[int]] = {}
         self._stop = vocabulary.decode([stop_ids[0]], skip_special=False)
         self._shapes = Shapes(self._rendered)
+        words, stops = vocabulary.words, [vocabulary.added.get(each) for each in stop_ids]
+        self._by_words = None if words is None or None in stops else LearntByWords(words, [s for s in stops if s])
+
+    @property
+    def goes_by_words(self) -> bool:
+        """Whether `by_words` tells anything."""
+        return self._by_words is not None
+
+    def distrust_words(self) -> None:
+        """From here on the tokenizer alone is asked."""
+        self._by_words = None
+
+    def by_words(self, layouts: Sequence[Layout]) -> list[Weighted | None]:
+        """The training sequences of layouts; None for those that `encode` and `spans` have to tell."""
+        return [None] * len(layouts) if self._by_words is None else self._by_words.sequences(layouts)
 
     def text(self, messages: Sequence[Message], tools: Sequence[Any] = (), *, generation_prompt: bool = False) -> str:
         """The conversation as the template writes it, nothing wrapped.

@@ -19,6 +19,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
+from luthier.data.words import Words
+
 OPEN, CLOSE, CUT = "\ufdd4", "\ufdd5", "\ufdd8"
 _ANCHORS = {(False, False): "\ufdd0", (True, False): "\ufdd1", (False, True): "\ufdd2", (True, True): "\ufdd3"}
 """(strips to the left, strips to the right) -> stand-in for a control token that behaves so."""
@@ -70,22 +72,35 @@ class Vocabulary:
         document_prefix: ids that the tokenizer itself puts before a text (a BOS, usually, or nothing).
         variables: token names for templates (`bos_token`...).
         added: id -> text of the tokens outside the learnt vocabulary; special: ids of the control tokens among them.
+        words: tells ids word by word; None where this tokenizer's words do not stand for themselves.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
         # The post-processor would add tokens and trim spaces off the character offsets that the loss spans rest on.
         self._state.update(post_processor=None, truncation=None, padding=None)
-        self._plain = Tokenizer.from_str(json.dumps(self._state))
+        self._take_up()
         self.bos_id: int | None = tokenizer.bos_token_id
         self.eos_id: int | None = tokenizer.eos_token_id
         self.eos_token: str | None = tokenizer.eos_token
         self.variables: dict[str, Any] = {name: _plain(value) for name, value in tokenizer.special_tokens_map.items()}
-        self._tokens: dict[int, AddedToken] = self._plain.get_added_tokens_decoder()
         self.added = {identity: token.content for identity, token in self._tokens.items()}
         self.special = frozenset(identity for identity, token in self._tokens.items() if token.special)
         self.size = max(self._plain.get_vocab_size(), len(tokenizer), *(identity + 1 for identity in self.added), 1)
         self.document_prefix = self._prefix(list(tokenizer("a")["input_ids"]))
+
+    def _take_up(self) -> None:
+        """What is made of the state and cannot be pickled."""
+        self._plain = Tokenizer.from_str(json.dumps(self._state))
+        self._tokens: dict[int, AddedToken] = self._plain.get_added_tokens_decoder()
+        self.words = Words.of(self._state, self._plain)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_plain", "_tokens", "words")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._take_up()
 
     @property
     def begins_with_bos(self) -> bool:
