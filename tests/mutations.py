@@ -316,7 +316,7 @@ MUTATIONS: dict[str, Mutation] = {
         "test_templates.py::test_a_prompt_of_other_tokens_is_a_violation",
     ),
     "the stop token is not learnt": Mutation(
-        "data/templates.py",
+        "data/lessons.py",
         "weights[span.first : span.stop + 1]",
         "weights[span.first : span.stop]",
         "test_templates.py::test_learnt_text_is_the_answer_and_its_stop_token",
@@ -338,6 +338,42 @@ MUTATIONS: dict[str, Mutation] = {
         "self._stretches.get((stretch, meant, prepared))",
         "next((known for key, known in self._stretches.items() if (key[0], key[2]) == (stretch, prepared)), None)",
         "test_templates.py::test_what_was_rendered_before_does_not_matter",
+    ),
+    "words that are told wrong are believed": Mutation(
+        "data/lessons.py",
+        "and all(map(np.array_equal, mine, other))",
+        "",
+        "test_words.py::test_words_that_are_told_wrong_are_noticed",
+    ),
+    "a text that is told wrong is believed": Mutation(
+        "data/vocabulary.py",
+        "not np.array_equal(first[0], self._ids_of([first[1]])[0])",
+        "False",
+        "test_words.py::test_words_that_are_told_wrong_are_noticed",
+    ),
+    "an answer begins within a word": Mutation(
+        "data/learnt.py",
+        "if alone is None or split.words[word : word + len(alone)] != alone:",
+        "if alone is None:",
+        "test_words.py::test_conversations_have_the_ids_and_weights_that_the_tokenizer_gives",
+    ),
+    "a character of another kind is told by words": Mutation(
+        "data/words.py",
+        "if pieces != [probe[start:end] for _, (start, end) in cuts]:",
+        "if not cuts:",
+        "test_words.py::test_a_character_that_the_engines_take_for_different_kinds_is_not_told",
+    ),
+    "what stands between words is lost": Mutation(
+        "data/words.py",
+        'if len("".join(words)) == len(text):',
+        "if words:",
+        "test_words.py::test_ids_are_the_tokenizers",
+    ),
+    "a helper's block is lost with it": Mutation(
+        "data/helpers.py",
+        "return maker.make(rows) if found is None else found",
+        "return maker.make([]) if found is None else found",
+        "test_helpers.py::test_a_helper_that_dies_costs_no_row",
     ),
     "rows that are too long do not stop": Mutation(
         "data/sequences.py",
@@ -365,13 +401,13 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a killed build begins a block too late": Mutation(
         "data/tokens.py",
-        "block, first = block[self._done - first :], self._done",
-        "block, first = block[len(block) - 1 :], self._done",
+        "lambda: max(self._done - self._rows, 0)",
+        "lambda: 0",
         "test_tokens.py::test_a_build_that_was_killed_goes_on_where_it_stopped",
     ),
     "rows of another file are gone on with": Mutation(
         "data/tokens.py",
-        "if self._known[row].tobytes() != kept.hash:",
+        "if self._known[first : first + old].tobytes() != block.table.hashes[:old].tobytes():",
         "if self._known is None:",
         "test_tokens.py::test_a_beginning_with_other_rows_is_not_gone_on_with",
     ),
@@ -666,7 +702,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a column whose name another takes is lost without a word": Mutation(
         "data/scan.py",
-        ", *self.names.shadowed(row.value)",
+        "self.names.shadowed(raw) if self.names else ()",
         "",
         "test_check.py::test_columns_and_roles_of_a_source_are_renamed",
     ),

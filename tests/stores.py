@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from luthier.config.schema import RunConfig
 from luthier.data import tokens
 from luthier.data.check import Given, Rows
 from luthier.data.formats import Example, RowFault
-from luthier.data.scan import FileScan, Kept, content_hash
+from luthier.data.readers import Fault, Row
+from luthier.data.scan import Account, FileScan, Kept, Taken, Taker, Tally, content_hash
 from luthier.data.sequences import Sequences
 from luthier.data.templates import Renderer
 from luthier.data.tokens import Built
@@ -28,17 +30,27 @@ class ExampleScan(FileScan):
         super().__init__(str(path), "text")
         self.examples = examples
 
-    def _rows(self) -> Iterator[Kept]:
-        for number, example in enumerate(self.examples, 1):
-            self.account.read += 1
+    def _raw(self) -> Iterator[Row | Fault]:
+        return (Row(str(self.path), number, example, number) for number, example in enumerate(self.examples, 1))
+
+    def _choose(self, values: Sequence[Any]) -> Taker | None:
+        return _Given(str(self.path), self.format, self.names, lambda example: example)
+
+
+class _Given(Taker):
+    """Takes every example as it is."""
+
+    def take(self, rows: Sequence[Row | Fault]) -> Taken:
+        taken = Taken([], Account(self.path, read=len(rows)))
+        for row in rows:
+            assert isinstance(row, Row)
             try:
-                digest = content_hash(example)
+                digest = content_hash(row.value)
             except RowFault:
                 digest = bytes(16)
-            self._numbers.append(number)
-            self._lines.append(number)
-            self._hashes += digest
-            yield Kept(example, str(self.path), number, number, digest)
+            taken.account.kinds.setdefault(type(row.value).__name__, Tally()).add(row.where)
+            taken.kept.append(Kept(row.value, row.path, row.number, row.line, digest))
+        return taken
 
 
 def build(examples: Sequence[Example], renderer: Renderer, folder: Path, *, source: int = 0) -> Built:

@@ -19,7 +19,7 @@ import stores
 import toy_tokenizers as toy
 
 from luthier.config.schema import RunConfig
-from luthier.data import store, tokens
+from luthier.data import scan, store, tokens
 from luthier.data.check import Rows
 from luthier.data.formats import Chat, Completion, Example, Message, Text
 from luthier.data.scan import FileScan, fingerprint
@@ -107,7 +107,7 @@ def test_many_different_weights_are_kept_exactly(renderer: Renderer, tmp_path: P
 
 def test_blocks_do_not_show(renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = made(MIXED, renderer, tmp_path / "a")
-    monkeypatch.setattr(tokens, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(scan, "BLOCK_ROWS", 1)
     single = made(MIXED, renderer, tmp_path / "b")
     assert len(whole) == len(single)
     for uid in range(len(whole)):
@@ -216,7 +216,7 @@ def test_several_processes_at_once(renderer: Renderer, tmp_path: Path) -> None:
 
 
 def _build_slowly(renderer: Renderer, cache: Path) -> None:
-    tokens.BLOCK_ROWS, tokens.PROGRESS_S = 16, 0.0
+    scan.BLOCK_ROWS, tokens.PROGRESS_S = 16, 0.0
     stores.build(MANY, renderer, cache)
 
 
@@ -292,15 +292,15 @@ def test_a_file_that_changes_between_its_hash_and_its_rows_is_refused(
 
 def interrupted(path: Path, renderer: Renderer, cache: Path, monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
     """A build that stops after some blocks of one row, each noted."""
-    monkeypatch.setattr(tokens, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(scan, "BLOCK_ROWS", 1)
     monkeypatch.setattr(tokens, "PROGRESS_S", 0.0)
     real, taken = tokens._Writer._take, [0]
 
-    def take(self: Any, block: Any) -> None:
+    def take(self: Any, *block: Any) -> None:
         if taken[0] == blocks:
             raise KeyboardInterrupt
         taken[0] += 1
-        real(self, block)
+        real(self, *block)
 
     with monkeypatch.context() as patch:
         patch.setattr(tokens._Writer, "_take", take)
@@ -625,9 +625,11 @@ BUILD = """
 import resource, sys
 from pathlib import Path
 from luthier.config.schema import RunConfig
-from luthier.data import check, tokens
+from luthier.data import check, helpers, tokens
 from luthier.data.sequences import Sequences
 from luthier.data.templates import load_renderer
+
+helpers.START_AFTER_S = 0.0  # they too take some memory, whatever the file's size
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.batch import Floats
+from luthier.batch import Floats, Ints
 from luthier.data.layout import Answer, Layout
 from luthier.data.words import Split, Words
 
@@ -41,19 +41,20 @@ class LearntByWords:
                 words += plan[0].words
         ids, ends = self._words.tokens(words)
         weights = np.zeros(len(ids), dtype=np.float32)
-        borders = [0, *ends.tolist()]  # of the words, in tokens
+        borders = np.concatenate([[0], ends])  # of the words, in tokens
+        rows, spans, spent = _places(plans)
+        for (first, last), weight in zip(borders[spans].tolist(), spent, strict=True):
+            weights[first:last] = weight
+        edges = borders[rows].tolist()
         made: list[Weighted | None] = []
-        word = 0
-        for plan in plans:
+        begin = 0
+        for plan, end in zip(plans, edges, strict=True):
             if plan is None:
                 made.append(None)
                 continue
-            split, learnt = plan
-            for first, stop, weight in learnt:
-                weights[borders[word + first] : borders[word + stop + 1]] = weight
-            begin, word = borders[word], word + len(split.words)
             weights[begin : begin + 1] = 0
-            made.append((ids[begin : borders[word]], weights[begin : borders[word]]))
+            made.append((ids[begin:end], weights[begin:end]))
+            begin = end
         return made
 
     def _plan(self, layout: Layout) -> tuple[Split, list[Learnt]] | None:
@@ -78,10 +79,10 @@ class LearntByWords:
         Words do not reach across an added token, so the stretch from the last one on decides.
         """
         begin = word = 0
-        for mark in split.marks:
-            if mark.end > char:
+        for _, end, number, _ in split.marks:
+            if end > char:
                 break
-            begin, word = mark.end, mark.word + 1
+            begin, word = end, number + 1
         if begin == char:
             return word
         alone = self._alone(text[begin:char])
@@ -99,7 +100,23 @@ class LearntByWords:
         return words
 
     def _stop(self, split: Split, answer: Answer) -> int | None:
-        for mark in split.marks:
-            if mark.start >= answer.start and mark.end <= answer.bound and mark.text in self._stops:
-                return mark.word
+        for start, end, word, text in split.marks:
+            if start >= answer.start and end <= answer.bound and text in self._stops:
+                return word
         return None
+
+
+def _places(plans: Sequence[tuple[Split, list[Learnt]] | None]) -> tuple[Ints, Ints, list[float]]:
+    """In words: where plans in a row end [P], where what is learnt begins and ends [L, 2]; and its weights."""
+    ends: list[int] = []
+    spans: list[tuple[int, int]] = []
+    weights: list[float] = []
+    end = 0
+    for plan in plans:
+        if plan is not None:
+            for first, stop, weight in plan[1]:
+                spans.append((end + first, end + stop + 1))
+                weights.append(weight)
+            end += len(plan[0].words)
+        ends.append(end)
+    return np.asarray(ends, np.int64), np.asarray(spans, np.int64).reshape(-1, 2), weights

@@ -91,6 +91,12 @@ class RowRenderer:
         self.stop_ids = tuple(dict.fromkeys(end for end in ends if end is not None))
         self._conversations = self._prepare()
 
+    def bare(self) -> RowRenderer:
+        """The same, without what a subclass knows besides."""
+        made = RowRenderer.__new__(RowRenderer)
+        vars(made).update(vars(self))
+        return made
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_conversations": None}
 
@@ -107,6 +113,16 @@ class RowRenderer:
         guard = self.vocabulary.guard({*opening, *self.stop_ids} & self.vocabulary.added.keys())
         needs_tools = "tools" not in self.accept_unread
         return Conversations(template, self.vocabulary, guard, self.stop_ids, needs_tools=needs_tools)
+
+    @property
+    def goes_by_words(self) -> bool:
+        """Whether tokens are told by words where they can be (`luthier.data.words`)."""
+        return self.vocabulary.words is not None
+
+    def distrust_words(self) -> None:
+        """From here on the tokenizer alone is asked."""
+        self.vocabulary.words = None
+        self._conversations = self._prepare()
 
     @property
     def vocab_size(self) -> int:
@@ -197,11 +213,11 @@ class RowRenderer:
             if fault:
                 made.append(Problem("templates.unusable_character", values={"code": fault}))
                 continue
-            context = [*self.vocabulary.document_prefix, *ids[2 * index]]
-            learnt = [*ids[2 * index + 1], self._eos()]
-            weights = np.ones(len(context) + len(learnt), dtype=np.float32)
-            weights[: 1 if learn_prefix else max(len(context), 1)] = 0
-            made.append([(np.asarray([*context, *learnt], dtype=np.int32), weights)])
+            prefix, context, learnt = self.vocabulary.document_prefix, *ids[2 * index : 2 * index + 2]
+            row = np.concatenate([np.asarray(prefix, np.int32), context, learnt, np.asarray([self._eos()], np.int32)])
+            weights = np.ones(len(row), dtype=np.float32)
+            weights[: 1 if learn_prefix else max(len(prefix) + len(context), 1)] = 0
+            made.append([(row, weights)])
         return made
 
     # ----------------------------------------------------------------------------------------------- inference

@@ -13,7 +13,7 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +38,9 @@ PLACES_SHOWN = 3
 MOST_WORDS = 1000
 """Different words that are counted; of more, the later ones are not."""
 HASH_BYTES = 16
+HASH_TYPE = np.dtype(f"V{HASH_BYTES}")
+BLOCK_ROWS, BLOCK_CHARACTERS = 512, 2**19
+"""Rows and characters looked at together: of 64 to 1024 rows, 256 to 512 took the least time."""
 _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _PLACEHOLDER = re.compile(r"(?<!\{)\{\{\s*[\w.\-]+(?: [\w.\-]+)*\s*\}\}(?!\})")
 
@@ -87,6 +90,20 @@ class Tally:
         if len(self.places) < PLACES_SHOWN:
             self.places.append(where)
 
+    def count(self, kept: Kept) -> None:
+        """As `add`: the place is only spelt where it is kept."""
+        self.rows += 1
+        if len(self.places) < PLACES_SHOWN:
+            self.places.append(kept.where)
+
+    def merge(self, later: Tally) -> None:
+        """Count in what was seen after."""
+        self.rows += later.rows
+        self.places += later.places[: PLACES_SHOWN - len(self.places)]
+        for word, count in later.words.items():
+            if word in self.words or len(self.words) < MOST_WORDS:
+                self.words[word] = self.words.get(word, 0) + count
+
     def note(self, id: str, path: str, **values: Any) -> Problem:
         words = ", ".join(sorted(self.words, key=lambda word: -self.words[word])[:SHOWN])
         values = {"rows": self.rows, "places": ", ".join(self.places), "words": words, **values}
@@ -125,6 +142,35 @@ class Account:
     kinds: dict[str, Tally] = field(default_factory=dict)
     sha256: str = ""
     bytes: int = 0
+
+    def fault(self, fault: Fault) -> None:
+        """Count a row in that cannot be read, or what is wrong with the file."""
+        if fault.number:
+            self.read += 1
+            self.exclude(fault.problem, fault.number)
+        if fault.fatal:
+            self.fatal.append(fault.problem)
+
+    def exclude(self, problem: Problem, number: int) -> None:
+        """Leave a row out."""
+        reason = f"{problem.field}: {problem.rule}" if problem.field else problem.rule
+        self.excluded.append((number, problem.where, problem.id, reason))
+        named = self.faults.setdefault(problem.id, [])
+        if len(named) < SHOWN:
+            named.append(problem)
+
+    def add(self, later: Account) -> None:
+        """Count in the rows that come after, of the same file."""
+        self.read += later.read
+        self.excluded += later.excluded
+        self.fatal += later.fatal
+        for id, problems in later.faults.items():
+            named = self.faults.setdefault(id, [])
+            named += problems[: SHOWN - len(named)]
+        for name in TALLIES:
+            getattr(self, name).merge(getattr(later, name))
+        for kind, tally in later.kinds.items():
+            self.kinds.setdefault(kind, Tally()).merge(tally)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -191,8 +237,91 @@ class Table:
         return place(path, int(self.lines[row]), int(self.numbers[row]))
 
 
+@dataclass
+class Taken:
+    """A block of rows, looked at. kept: those that are examples; account: of the block alone."""
+
+    kept: list[Kept]
+    account: Account
+
+    @property
+    def table(self) -> Table:
+        numbers = np.asarray([each.number for each in self.kept], dtype=np.int64)
+        lines = np.asarray([each.line for each in self.kept], dtype=np.int64)
+        return Table(numbers, lines, np.frombuffer(b"".join([each.hash for each in self.kept]), dtype=HASH_TYPE))
+
+
+@dataclass(frozen=True)
+class Taker:
+    """Makes examples of rows. It can be pickled where its format is one of `FORMATS`.
+
+    Attributes:
+        path: of the file.
+        format: a name of `FORMATS`, or the user's `module:function`.
+        names: what columns and roles are called in the file.
+        parse: the function that the format names.
+    """
+
+    path: str
+    format: str
+    names: Renaming
+    parse: Callable[[Any], Example]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _taker, (self.path, self.format, self.names)
+
+    def take(self, rows: Sequence[Row | Fault]) -> Taken:
+        """What the rows are; what is wrong with some goes to the account."""
+        taken = Taken([], Account(self.path))
+        for each in rows:
+            if isinstance(each, Fault):
+                taken.account.fault(each)
+            else:
+                self._take_row(each, taken)
+        return taken
+
+    def _take_row(self, row: Row, taken: Taken) -> None:
+        account = taken.account
+        account.read += 1
+        value = self.names.apply(row.value) if self.names else row.value
+        try:
+            example = wellformed.parse(self.parse, value)
+            digest = content_hash(example)
+        except RowFault as fault:
+            account.exclude(fault.problem(row.where), row.number)
+            return
+        kept = Kept(example, row.path, row.number, row.line, digest)
+        taken.kept.append(kept)
+        self._look(kept, row.value, value, account)
+
+    def _look(self, kept: Kept, raw: Any, value: Any, account: Account) -> None:
+        """Keep in mind what the notes will tell."""
+        example = kept.example
+        kind = type(example).__name__
+        tally = account.kinds.get(kind)
+        if tally is None:
+            tally = account.kinds[kind] = Tally()
+        tally.count(kept)
+        found = [word for text in texts(example) if "{{" in text for word in _PLACEHOLDER.findall(text)]
+        if found:
+            account.placeholders.add(kept.where, list(dict.fromkeys(found)))
+        if isinstance(example, Chat) and example.messages[-1].role != "assistant":
+            account.unanswered.add(kept.where)
+        if self.format in FORMATS:
+            unread = [*detection.unmapped(self.format, value), *(self.names.shadowed(raw) if self.names else ())]
+            if unread:
+                left = [key for key in dict.fromkeys(unread) if key not in self.names.opened]
+                if left:
+                    account.unmapped.add(kept.where, left)
+
+
+def _taker(path: str, format: str, names: Renaming) -> Taker:
+    return Taker(path, format, names, FORMATS[format].parse)
+
+
 class FileScan:
-    """One file while it is read: go through `rows` once, to the end; then `account` and `table` are complete.
+    """One file while it is read: go through `rows` once, to the end; then `account` and `table` are complete. Who looks
+    at the rows elsewhere goes through `blocks`, gives what was found to `add`, in the same order, and calls `close`.
 
     Args:
         path: of the file.
@@ -206,17 +335,58 @@ class FileScan:
         self.names = names
         self.account = Account(str(self.path))
         self._numbers, self._lines, self._hashes = array("q"), array("q"), bytearray()
+        self._before: tuple[int, int] | None = None
+
+    def anew(self) -> FileScan:
+        """The same file, not begun."""
+        return FileScan(str(self.path), self.format, self.names)
 
     @property
     def table(self) -> Table:
         numbers, lines = (np.frombuffer(each, dtype=np.int64) for each in (self._numbers, self._lines))
-        return Table(numbers, lines, np.frombuffer(bytes(self._hashes), dtype=f"V{HASH_BYTES}"))
+        return Table(numbers, lines, np.frombuffer(bytes(self._hashes), dtype=HASH_TYPE))
 
     def rows(self) -> Iterator[Kept]:
         """Every row that is an example; what is wrong with the others goes to `account`."""
-        before = _stamp(self.path)
-        yield from self._rows()
-        account = self.account
+        for taker, block in self.blocks():
+            taken = taker.take(block)
+            self.add(taken.account, taken.table)
+            yield from taken.kept
+        self.close()
+
+    def blocks(self) -> Iterator[tuple[Taker, list[Row | Fault]]]:
+        """All rows in blocks of bounded size (a row of any length is a block of its own at worst), and who makes
+        examples of them. What is wrong with the file as a whole goes to `account`."""
+        self._before = _stamp(self.path)
+        rows = self._raw()
+        head = list(_head(rows))
+        taker = self._choose([each.value for each in head if isinstance(each, Row)])
+        if taker is None:  # what is wrong with the rows before the first that can be read
+            for fault in _faults(itertools.chain(head, rows)):
+                self.account.fault(fault)
+        else:
+            yield from ((taker, block) for block in _blocks(itertools.chain(head, rows)))
+
+    def add(self, account: Account, table: Table) -> None:
+        """Count a block in: its account, and the rows of it that are examples."""
+        self.account.add(account)
+        self._numbers.frombytes(table.numbers.tobytes())
+        self._lines.frombytes(table.lines.tobytes())
+        self._hashes += table.hashes.tobytes()
+
+    def exhaust(self) -> None:
+        """Go through all rows."""
+        for _ in self.rows():
+            pass
+
+    def _raw(self) -> Iterator[Row | Fault]:
+        return readers.read(self.path)
+
+    def close(self) -> None:
+        """Note what is known at the end of the file, once all blocks are counted in."""
+        account, before = self.account, self._before
+        if not account.read and not account.fatal:
+            account.fatal.append(Problem("data.no_rows", str(self.path)))
         if before is None or (account.fatal and not account.read):
             return
         try:
@@ -227,33 +397,8 @@ class FileScan:
         if _stamp(self.path) != before:
             account.fatal.append(Problem("data.changed", str(self.path)))
 
-    def exhaust(self) -> None:
-        """Go through all rows."""
-        for _ in self.rows():
-            pass
-
-    def _rows(self) -> Iterator[Kept]:
-        rows = readers.read(self.path)
-        head: list[Row | Fault] = []
-        found = 0
-        for each in rows:
-            head.append(each)
-            found += isinstance(each, Row)
-            if found == HEAD_ROWS:
-                break
-        parse = self._choose([each.value for each in head if isinstance(each, Row)])
-        for each in itertools.chain(head, rows):
-            if isinstance(each, Fault):
-                self._take_fault(each)
-            elif parse is None:
-                return
-            elif (kept := self._take(each, parse)) is not None:
-                yield kept
-        if not self.account.read and not self.account.fatal:
-            self.account.fatal.append(Problem("data.no_rows", str(self.path)))
-
-    def _choose(self, values: Sequence[Any]) -> Callable[[Any], Example] | None:
-        """The function that makes examples of the rows; None where there are no rows or no format fits them."""
+    def _choose(self, values: Sequence[Any]) -> Taker | None:
+        """Who makes examples of the rows; None where there are no rows or no format fits them."""
         account = self.account
         if not values:
             return None
@@ -264,7 +409,7 @@ class FileScan:
             return None
         if own.is_own(self.format):
             try:
-                return own.load(self.format)
+                return Taker(str(self.path), self.format, self.names, own.load(self.format))
             except DataError as error:
                 account.fatal += error.problems
                 return None
@@ -277,51 +422,47 @@ class FileScan:
                 return None
             rule = readers.document_rule(self.path)
             account.why = say(rule) if rule else account.why
-        return FORMATS[account.format].parse
+        return _taker(str(self.path), account.format, self.names)
 
-    def _take(self, row: Row, parse: Callable[[Any], Example]) -> Kept | None:
-        self.account.read += 1
-        value = self.names.apply(row.value)
-        try:
-            example = wellformed.parse(parse, value)
-            digest = content_hash(example)
-        except RowFault as fault:
-            self._exclude(fault.problem(row.where), row.number)
-            return None
-        self._numbers.append(row.number)
-        self._lines.append(row.line)
-        self._hashes += digest
-        self._look(row, value, example)
-        return Kept(example, row.path, row.number, row.line, digest)
 
-    def _look(self, row: Row, value: Any, example: Example) -> None:
-        """Keep in mind what the notes will tell."""
-        account = self.account
-        account.kinds.setdefault(type(example).__name__, Tally()).add(row.where)
-        found = [word for text in texts(example) if "{{" in text for word in _PLACEHOLDER.findall(text)]
-        if found:
-            account.placeholders.add(row.where, list(dict.fromkeys(found)))
-        if isinstance(example, Chat) and example.messages[-1].role != "assistant":
-            account.unanswered.add(row.where)
-        if account.format in FORMATS:
-            unread = dict.fromkeys([*detection.unmapped(account.format, value), *self.names.shadowed(row.value)])
-            left = [key for key in unread if key not in self.names.opened]
-            if left:
-                account.unmapped.add(row.where, left)
+def _head(rows: Iterator[Row | Fault]) -> Iterator[Row | Fault]:
+    """What a file's format is told from."""
+    found = 0
+    for each in rows:
+        yield each
+        found += isinstance(each, Row)
+        if found == HEAD_ROWS:
+            return
 
-    def _take_fault(self, fault: Fault) -> None:
-        if fault.number:
-            self.account.read += 1
-            self._exclude(fault.problem, fault.number)
-        if fault.fatal:
-            self.account.fatal.append(fault.problem)
 
-    def _exclude(self, problem: Problem, number: int) -> None:
-        reason = f"{problem.field}: {problem.rule}" if problem.field else problem.rule
-        self.account.excluded.append((number, problem.where, problem.id, reason))
-        named = self.account.faults.setdefault(problem.id, [])
-        if len(named) < SHOWN:
-            named.append(problem)
+def _faults(rows: Iterable[Row | Fault]) -> Iterator[Fault]:
+    """Those before the first row that can be read."""
+    for each in rows:
+        if isinstance(each, Row):
+            return
+        yield each
+
+
+def _blocks(rows: Iterable[Row | Fault]) -> Iterator[list[Row | Fault]]:
+    block: list[Row | Fault] = []
+    held = 0
+    for each in rows:
+        block.append(each)
+        held += _characters(each.value) if isinstance(each, Row) else 0
+        if len(block) >= BLOCK_ROWS or held >= BLOCK_CHARACTERS:
+            yield block
+            block, held = [], 0
+    if block:
+        yield block
+
+
+def _characters(value: Any) -> int:
+    """About how much text is in a value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list) else 1
 
 
 def fingerprint(path: Path) -> tuple[str, int]:

@@ -60,7 +60,7 @@ class _Shape:
             return begins[place.piece] + place.offset
 
         answers = tuple(
-            dataclasses.replace(answer, start=at(start), bound=at(bound), weight=weights.get(answer.message, 0.0))
+            Answer(answer.message, answer.number, at(start), at(bound), weights.get(answer.message, 0.0))
             for answer, start, bound in self.answers
         )
         generated = tuple((at(start), at(end)) for start, end in self.generated)

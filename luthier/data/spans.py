@@ -83,7 +83,7 @@ class Conversations:
 
     def distrust_words(self) -> None:
         """From here on the tokenizer alone is asked."""
-        self._by_words = None
+        self._by_words = self._vocabulary.words = None
 
     def by_words(self, layouts: Sequence[Layout]) -> list[Weighted | None]:
         """The training sequences of layouts; None for those that `encode` and `spans` have to tell."""

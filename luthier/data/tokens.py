@@ -14,6 +14,7 @@ import fcntl
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import shutil
@@ -23,23 +24,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from luthier.batch import Floats
-from luthier.data import laws, own
+from luthier.data import helpers, laws, own
+from luthier.data.blocks import Block, BlockMaker, Rendered, at_fault
 from luthier.data.check import Given
-from luthier.data.examples import Chat, Completion, Text, texts
 from luthier.data.laws import LawReport
-from luthier.data.scan import Account, FileScan, Kept, Role, fingerprint
-from luthier.data.store import COLUMNS, FORMAT, META, TokenStore, checksum, computed_tokens, read_meta, verified
+from luthier.data.scan import FileScan, Kept, Role, Table, fingerprint
+from luthier.data.store import COLUMNS, FORMAT, META, TokenStore, checksum, read_meta, verified
 from luthier.data.templates import Renderer
 from luthier.errors import DataError, Problem
 from luthier.text import language
 
 __all__ = ["Built", "TokenStore", "build"]
 
-BLOCK_ROWS, BLOCK_CHARS = 1024, 2**22
-"""Rows and characters tokenised at once: enough for the tokenizer's threads, little beside the tokens. Not tuned."""
 PROBLEMS = 20
 """Problems spelt out before the rest is only counted."""
 PROGRESS_S = 5.0
@@ -111,7 +109,8 @@ def build(
 
 
 class _Foreign(Exception):
-    """A beginning that an earlier process left holds rows of other bytes than the file has."""
+    """What was written so far is not what this file gives: an earlier process left rows of other bytes, or words were
+    told that are none."""
 
 
 def _built(
@@ -124,10 +123,10 @@ def _built(
     """
     folder = path.with_name(f"{BUILDING}{path.name}")
     try:
-        whole = _Writer(folder, renderer, path.name).write(scan, read, drop_bad_rows)
+        whole = _Writer(folder, renderer, path.name, drop_bad_rows).write(scan, read)
     except _Foreign:
-        scan = FileScan(str(scan.path), scan.format, scan.names)
-        whole = _Writer(folder, renderer, path.name).write(scan, read, drop_bad_rows)
+        scan = scan.anew()
+        whole = _Writer(folder, renderer, path.name, drop_bad_rows).write(scan, read)
     if not whole:
         return scan, None
     folder.rename(path)
@@ -214,44 +213,35 @@ def _reopen(path: Path) -> TokenStore | None:
 # ------------------------------------------------------------------------------------------------------ building
 
 
-RENDERED = frozenset(each.__name__ for each in (Chat, Text, Completion))
-"""Kinds of examples that the renderer writes; no method learns from others yet."""
-
-
-def _at_fault(account: Account, drop_bad_rows: bool) -> bool:
-    """Whether what was found so far rules out training on the file."""
-    return bool(account.fatal or (account.excluded and not drop_bad_rows) or account.kinds.keys() - RENDERED)
-
-
 class _Writer:
     """Fills one folder; begins where an earlier process stopped."""
 
-    def __init__(self, folder: Path, renderer: Renderer, key: str) -> None:
+    def __init__(self, folder: Path, renderer: Renderer, key: str, drop_bad_rows: bool) -> None:
         self.folder = folder
         self._renderer = renderer
         self._key = key
+        self._drop_bad_rows = drop_bad_rows
         self._problems: list[Problem] = []
         self._seen: set[tuple[Any, ...]] = set()
         self._laws = NO_LAWS
         self._tokens = 0
         self._done = 0
         self._rows = 0
+        self._by_words = renderer.goes_by_words
         self._said_s = time.monotonic()
 
-    def write(self, scan: FileScan, read: str, drop_bad_rows: bool) -> bool:
+    def write(self, scan: FileScan, read: str) -> bool:
         """Render every example. Ends with the folder complete and on the disk; or gone, where the file is at fault."""
         try:
             with contextlib.ExitStack() as stack:
                 self._open(stack)
-                for block in _blocks(scan.rows()):
-                    # Once a row is at fault there will be no training: the rest is only read.
-                    if _at_fault(scan.account, drop_bad_rows):
-                        continue
-                    self._take(block)
+                for block in self._blocks(scan):
+                    self._take(scan, block)
+            scan.close()
             account = scan.account
             if account.sha256 not in ("", read):
                 account.fatal.append(Problem("data.changed", str(scan.path)))
-            if _at_fault(account, drop_bad_rows):
+            if at_fault(account, self._drop_bad_rows):
                 shutil.rmtree(self.folder)
                 return False
             if self._problems:
@@ -309,56 +299,64 @@ class _Writer:
 
     # ------------------------------------------------------------------------------------------------- rows
 
-    def _take(self, block: Sequence[Kept]) -> None:
-        first = self._rows
-        self._rows += len(block)
-        self._watch(block)
-        for row, kept in enumerate(block[: max(self._done - first, 0)], first):
-            assert self._known is not None
-            if self._known[row].tobytes() != kept.hash:
-                raise _Foreign
-        if self._rows <= self._done:
+    def _blocks(self, scan: FileScan) -> Iterator[Block]:
+        """The file in blocks of tokens."""
+        raw = scan.blocks()
+        first = next(raw, None)
+        if first is None:
             return
-        if first < self._done:
-            block, first = block[self._done - first :], self._done
-        made = self._renderer.train_many([kept.example for kept in block])
-        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-        ids: list[NDArray[np.int32]] = []
-        weights: list[Floats] = []
-        for row, (kept, result) in enumerate(zip(block, made, strict=True), first):
-            columns["numbers"].append(kept.number)
-            columns["lines"].append(kept.line)
-            columns["hashes"].append(kept.hash)
-            if isinstance(result, Problem):
-                self._problems.append(dataclasses.replace(result, where=kept.where))
-                continue
-            for own_ids, own_weights in result:
-                own_weights[:1] = 0  # nothing precedes the first token
-                ids.append(own_ids)
-                weights.append(own_weights)
-                self._tokens += len(own_ids)
-                columns["ends"].append(self._tokens)
-                columns["computed"].append(computed_tokens(own_weights))
-                columns["loss_weight"].append(own_weights.sum(dtype=np.float64))
-                columns["rows"].append(row)
-                columns["texts"].append(isinstance(kept.example, Text))
-        for name, values in columns.items():
-            self._files[name].write(np.asarray(values, dtype=COLUMNS[name]).tobytes())
-        if ids:
-            self._files["ids"].write(np.concatenate(ids).astype(np.int32).tobytes())
-            self._weights.write(np.concatenate(weights))
+        self._maker = BlockMaker(first[0], self._renderer, self._drop_bad_rows)
+        rows = itertools.chain([first[1]], (block for _, block in raw))
+        with contextlib.closing(helpers.made(rows, self._maker, lambda: max(self._done - self._rows, 0))) as blocks:
+            yield from blocks
+
+    def _take(self, scan: FileScan, block: Block) -> None:
+        scan.add(block.account, block.table)
+        first = self._rows
+        self._rows += len(block.table)
+        # Once a row is at fault there will be no training: the rest is only read.
+        if self._maker.only_reads or at_fault(scan.account, self._drop_bad_rows):
+            self._maker.only_reads = True
+            return
+        if not block.by_words and self._by_words:
+            self._renderer.distrust_words()  # what was told by words before may be wrong as well
+            raise _Foreign
+        self._watch(block.new)
+        old = min(max(self._done - first, 0), len(block.table))
+        if old:
+            assert self._known is not None
+            if self._known[first : first + old].tobytes() != block.table.hashes[:old].tobytes():
+                raise _Foreign
+        if old == len(block.table):
+            return
+        assert block.rendered is not None, "nothing is at fault"
+        self._write(block.table, old, block.rendered, first)
         self._note_progress()
 
-    def _watch(self, block: Sequence[Kept]) -> None:
+    def _write(self, table: Table, old: int, made: Rendered, first: int) -> None:
+        """Append a block to the files, less the rows before `old`, which are there."""
+        columns: dict[str, Any] = {
+            "numbers": table.numbers[old:],
+            "lines": table.lines[old:],
+            "hashes": table.hashes[old:],
+            **made.columns,
+        }
+        if made.columns:
+            columns |= {"ends": made.columns["ends"] + self._tokens, "rows": made.columns["rows"] + first}
+        for name, values in columns.items():
+            self._files[name].write(np.asarray(values, dtype=COLUMNS[name]).tobytes())
+        self._problems += made.problems
+        self._tokens += len(made.ids)
+        if len(made.ids):
+            self._files["ids"].write(made.ids.tobytes())
+            self._weights.write(made.weights)
+
+    def _watch(self, new: Sequence[tuple[Kept, set[tuple[Any, ...]]]]) -> None:
         """Hold the first example of every shape to the laws of rendering, as soon as it is met."""
-        new: list[Kept] = []
-        for kept in block:
-            keys = {*laws.keys(kept.example)} - self._seen
-            if keys:
-                self._seen |= keys
-                new.append(kept)
-        if new:
-            report = self._renderer.laws([kept.example for kept in new], [kept.where for kept in new])
+        first = [kept for kept, keys in new if not keys <= self._seen]
+        self._seen.update(*(keys for _, keys in new))
+        if first:
+            report = self._renderer.laws([kept.example for kept in first], [kept.where for kept in first])
             shapes = sum(map(laws.is_shape, self._seen))
             self._laws = dataclasses.replace(laws.joined(self._laws, report), shapes=shapes)
 
@@ -433,17 +431,3 @@ class _Weights:
         wide.replace(self._path)
         self.file = open(self._path, "ab")  # noqa: SIM115 - closed by __exit__
         self._codes = None
-
-
-def _blocks(rows: Iterator[Kept]) -> Iterator[list[Kept]]:
-    """Rows in blocks of bounded size; a row of any length is a block of its own at worst."""
-    block: list[Kept] = []
-    chars = 0
-    for kept in rows:
-        block.append(kept)
-        chars += sum(map(len, texts(kept.example)))
-        if len(block) >= BLOCK_ROWS or chars >= BLOCK_CHARS:
-            yield block
-            block, chars = [], 0
-    if block:
-        yield block

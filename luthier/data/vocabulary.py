@@ -17,6 +17,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from luthier.data.words import Words
@@ -96,11 +98,15 @@ class Vocabulary:
         self.words = Words.of(self._state, self._plain)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_plain", "_tokens", "words")}
+        kept = {name: value for name, value in vars(self).items() if name not in ("_plain", "_tokens", "words")}
+        return {**kept, "_goes_by_words": self.words is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        goes_by_words = state.pop("_goes_by_words")
         vars(self).update(state)
         self._take_up()
+        if not goes_by_words:
+            self.words = None
 
     @property
     def begins_with_bos(self) -> bool:
@@ -127,9 +133,20 @@ class Vocabulary:
         """Many texts at once, on the tokenizer's own threads."""
         return [Tokens(e.ids, e) for e in self._plain.encode_batch(list(texts), add_special_tokens=False)]
 
-    def ids_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """As `encode_many`, without places: faster."""
-        return [e.ids for e in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def ids_many(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """As `encode_many`, without places: faster, by words where they can be told. One text that was told so is held
+        against the tokenizer in every call; should they ever differ, words are not asked again."""
+        told = [None] * len(texts) if self.words is None else self.words.many(texts)
+        first = next(((each, text) for each, text in zip(told, texts, strict=True) if text and each is not None), None)
+        if first is not None and not np.array_equal(first[0], self._ids_of([first[1]])[0]):
+            self.words, told = None, [None] * len(texts)
+        rest = iter(self._ids_of([text for text, each in zip(texts, told, strict=True) if each is None]))
+        return [next(rest) if each is None else each for each in told]
+
+    def _ids_of(self, texts: list[str]) -> list[NDArray[np.int32]]:
+        return [
+            np.asarray(e.ids, dtype=np.int32) for e in self._plain.encode_batch_fast(texts, add_special_tokens=False)
+        ]
 
     def single(self, text: str) -> int | None:
         """The id of an added token with exactly this text."""

@@ -11,6 +11,7 @@ the tokenizer's own cuts; what cannot be told is left to the tokenizer (`split` 
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from array import array
@@ -24,8 +25,10 @@ from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
 from luthier.batch import Ints
 
-MOST_WORDS, MOST_CHARACTERS = 2**20, 2**25
-"""Remembered at most, of different words and of their characters: some 200 MB. Then all are forgotten. Not tuned."""
+SHORT, REMEMBERED = 16, 1024
+"""Texts between added tokens that are cut once (a template's own): their length, and how many. Not tuned."""
+MOST_WORDS, MOST_CHARACTERS = 2**17, 2**22
+"""Remembered at most, of different words and of their characters: some 30 MB. Then all are forgotten. Not tuned."""
 
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """The words of a ByteLevel pre-tokenizer (`use_regex`), from the `tokenizers` library."""
@@ -44,13 +47,8 @@ Cut = Callable[[str], list[str]]
 """Cuts a text into pieces that make it up."""
 
 
-class Mark(NamedTuple):
-    """An added token in a text: characters start..end, and which of the words it is."""
-
-    start: int
-    end: int
-    word: int
-    text: str
+Mark = tuple[int, int, int, str]
+"""An added token in a text: characters first..end, which of the words it is, and its own text."""
 
 
 class Split(NamedTuple):
@@ -84,11 +82,12 @@ class Words:
         self._full = [_cut(regex.compile(each), regex.compile(f"({each})")) for each in patterns]
         self._ascii = [_ascii_cut(each) or full for each, full in zip(patterns, self._full, strict=True)]
         self._added = added
-        self._marks = re.compile(_any_of(added))
+        self._marks = re.compile(f"({_any_of(added)})")
         self._awkward = re.compile(_any_of(awkward)) if awkward else None
         self._composes = composes
         self._known = set(map(chr, range(128)))
         self._foreign: set[str] = set()
+        self._short: dict[str, list[str]] = {}
         # The same model without its cuts: it is given words.
         self._model = Tokenizer(tokenizer.model)
         self._model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -118,15 +117,19 @@ class Words:
             return None
         words: list[str] = []
         marks: list[Mark] = []
-        done = 0
-        for found in self._marks.finditer(text):
-            start, end = found.span()
-            if start > done and not self._cut(text[done:start], words):
-                return None
-            marks.append(Mark(start, end, len(words), text[start:end]))
-            words.append(text[start:end])
-            done = end
-        return Split(words, marks) if done == len(text) or self._cut(text[done:], words) else None
+        at = 0
+        for index, part in enumerate(self._marks.split(text)):
+            end = at + len(part)
+            if index % 2:  # between the texts that it parts stand the added tokens
+                marks.append((at, end, len(words), part))
+                words.append(part)
+            elif part:
+                pieces = self._short.get(part) or self._cut(part)
+                if pieces is None:
+                    return None
+                words += pieces
+            at = end
+        return Split(words, marks)
 
     def tokens(self, words: Sequence[str]) -> tuple[NDArray[np.int32], Ints]:
         """ids int32 [T] of the words W of `split`, and where each word's end among them, int64 [W]."""
@@ -141,6 +144,15 @@ class Words:
         total = int(ends[-1]) if len(ends) else 0
         ids = np.frombuffer(self._ids, np.int32)[np.repeat(shifts, counts) + np.arange(total)]
         return ids, ends
+
+    def many(self, texts: Sequence[str]) -> list[NDArray[np.int32] | None]:
+        """ids of each text; None where its words cannot be told."""
+        splits = [self.split(text) for text in texts]
+        counts = [0 if split is None else len(split.words) for split in splits]
+        ids, ends = self.tokens([word for split in splits if split is not None for word in split.words])
+        borders = np.concatenate([[0], ends])[np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])].tolist()
+        parts = [ids[start:end] for start, end in itertools.pairwise(borders)]
+        return [None if split is None else part for split, part in zip(splits, parts, strict=True)]
 
     # ------------------------------------------------------------------------------------------------- the table
 
@@ -166,19 +178,20 @@ class Words:
 
     # --------------------------------------------------------------------------------------------------- cutting
 
-    def _cut(self, text: str, words: list[str]) -> bool:
-        """Append the words of a text without added tokens; False where they cannot be told."""
+    def _cut(self, text: str) -> list[str] | None:
+        """The words of a text without added tokens; None where they cannot be told."""
         if text.isascii():
             cuts = self._ascii
         elif self._is_familiar(text):
             cuts = self._full
         else:
-            return False
+            return None
         pieces = [text]
         for cut in cuts:
             pieces = cut(pieces[0]) if len(pieces) == 1 else [word for piece in pieces for word in cut(piece)]
-        words += pieces
-        return True
+        if len(text) <= SHORT and len(self._short) < REMEMBERED:
+            self._short[text] = pieces
+        return pieces
 
     def _is_familiar(self, text: str) -> bool:
         """Whether the tokenizer and `regex` take every character of a text for the same kind."""
@@ -267,7 +280,7 @@ def _cut(pattern: Any, captured: Any) -> Cut:
         if not words:
             return [text]
         # Mostly the matches are the whole text.
-        if sum(map(len, words)) == len(text):
+        if len("".join(words)) == len(text):
             return words
         return [piece for piece in split(text) if piece]
 
