@@ -555,9 +555,33 @@ MUTATIONS: dict[str, Mutation] = {
     # ------------------------------------------------------------------------------------------------ importing
     "a key of another program's recipe is dropped without a word": Mutation(
         "importing/draft.py",
-        "        for key in [key for key in self.given if key not in used | named]:",
+        "        for key in [key for key in self.given if key not in self.used | self._noted]:",
         "        for key in ():",
         "test_importing.py::test_what_changes_nothing_is_told_too",
+    ),
+    "a key of a data set is dropped without a word": Mutation(
+        "importing/draft.py",
+        "        part.findings = self.findings",
+        "        pass",
+        "test_importing_data.py::test_what_an_entry_says_and_a_source_cannot_say_is_told",
+    ),
+    "an input that the file's recipe does not read is read": Mutation(
+        "importing/rows.py",
+        'if "input" in names:',
+        "if True:",
+        "test_importing_data.py::test_columns_and_tags_are_read_as_the_catalogue_says",
+    ),
+    "a role by a name that is known keeps its meaning here": Mutation(
+        "importing/rows.py",
+        "if READ_ROLES.get(name) != role}",
+        "if name not in READ_ROLES}",
+        "test_importing_data.py::test_columns_and_tags_are_read_as_the_catalogue_says",
+    ),
+    "a part of a split passes for the whole": Mutation(
+        "importing/rows.py",
+        'draft.note("split", "not yet", "split_part")\n        given',
+        "given",
+        "test_importing_data.py::test_places_of_data_sets",
     ),
     "the batch of several devices counts one": Mutation(
         "importing/trainer.py",
@@ -720,7 +744,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a slice of a split gives the whole split": Mutation(
         "data/hub.py",
-        "if not _SPLIT.fullmatch(split):",
+        "if not SPLIT.fullmatch(split):",
         "if False:",
         "test_sources.py::test_a_data_set_that_cannot_be_had",
     ),

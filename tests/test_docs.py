@@ -174,11 +174,9 @@ def test_examples_load_and_say_how_to_use_them() -> None:
 
 def test_the_translated_recipe_is_what_import_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    theirs, ours = (block for block in blocks("docs/coming-from.md") if block.language in ("text", "yaml"))
+    theirs, catalogue, ours = (block for block in blocks("docs/coming-from.md") if block.language in ("text", "yaml"))
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "dataset_info.json").write_text(
-        json.dumps({"talks": {"file_name": "talks.json", "formatting": "sharegpt"}})
-    )
+    (tmp_path / "data" / "dataset_info.json").write_text(catalogue.text)
     (tmp_path / "theirs.yaml").write_text(theirs.text)
     done = translate.translate(tmp_path / "theirs.yaml")
     assert ours.text in done.text

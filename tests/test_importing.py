@@ -180,14 +180,9 @@ def test_quantised_training_is_the_same_training_with_more_memory(desk: Path) ->
         ("talks", "data/talks.json", "sharegpt", {}),
         ("turns", "data/turns.jsonl", "messages", {}),
         ("asked", "data/asked.json", "qa", {}),
-        (
-            "renamed",
-            "data/renamed.json",
-            "auto",
-            {"columns.prompt": "column", "columns.response": "column", "columns.system": "column"},
-        ),
-        ("roles", "data/roles.json", "sharegpt", {"tags.user_tag": "role"}),
-        ("web", "someone/web", "auto", {"hf_hub_url": "hub_data", "columns.prompt": "column"}),
+        ("renamed", "data/renamed.json", "qa", {}),
+        ("roles", "data/roles.json", "sharegpt", {}),
+        ("web", "hub:someone/web", "auto", {"columns": "value"}),
     ],
 )
 def test_names_of_data_sets_become_files(name: str, path: str, format: str, told: dict[str, str], desk: Path) -> None:
@@ -251,8 +246,8 @@ def test_an_axolotl_recipe_becomes_one_of_ours(desk: Path) -> None:
             "sharegpt",
             "model",
         ),
-        ({"type": "chat_template", "field_messages": "dialog"}, "auto", "model"),
-        ({"type": {"field_instruction": "ask", "field_output": "say"}}, "auto", "model"),
+        ({"type": "chat_template", "field_messages": "dialog"}, "messages", "model"),
+        ({"type": {"field_instruction": "ask", "field_output": "say"}}, "qa", "model"),
     ],
 )
 def test_types_of_data_sets(entry: dict[str, Any], format: str, template: str, desk: Path) -> None:

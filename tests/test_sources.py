@@ -55,6 +55,17 @@ def test_a_folder_stands_for_its_data_files_in_order(folder: Path) -> None:
     assert "README.md" in note.values["names"] and "picture.png" in note.values["names"]
 
 
+def test_a_folder_that_the_library_saved(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list([{"question": "2 + 3?", "answer": "5"}] * 3).save_to_disk(tmp_path / "saved")
+    found = sources.find(Source(path=str(tmp_path / "saved")))
+    assert [Path(each).suffix for each in found.files] == [".arrow"]
+    assert {"dataset_info.json", "state.json"} <= {*found.notes[0].values["names"].split(", ")}
+    (tmp_path / "states" / "state.json").parent.mkdir()
+    (tmp_path / "states" / "state.json").write_text("[]")
+    assert sources.find(Source(path=str(tmp_path / "states"))).files, "a file of that name alone is data"
+
+
 def test_what_runs_wrote_is_no_data(folder: Path) -> None:
     run = folder / "runs" / "first"
     (run / "adapter").mkdir(parents=True)

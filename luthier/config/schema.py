@@ -143,7 +143,7 @@ class Source(Section):
     columns: dict[str, str] = {}
     """Name that the format reads -> column of the file, dotted within objects; empty: the columns have these names."""
     roles: dict[str, str] = {}
-    """Role name in the file -> system, user, assistant or tool; empty: the usual names."""
+    """Role name in the file -> system, user, assistant, tool or function_call; empty: the usual names."""
     subset: str | None = None
     """Configuration of a data set on the hub; None is its default one."""
     split: str = "train"

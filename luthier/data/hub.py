@@ -15,7 +15,8 @@ from luthier.data.strict_json import shorten
 from luthier.errors import DataError, Problem
 
 PREFIX = "hub:"
-_SPLIT = re.compile(r"\w+(?:\.\w+)*")
+SPLIT = re.compile(r"\w+(?:\.\w+)*")
+"""The name of a split; anything else is a slice or a sum of splits."""
 _COMMIT = re.compile(r"@([0-9a-f]{40})(?:/|$)")
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{8,}|://[^/@\s]*@")
 
@@ -43,7 +44,7 @@ def fetch(path: str, subset: str | None, split: str, revision: str | None) -> Fe
         DataError: the extra is missing, the hub does not give the data set, or it has no such subset or split.
     """
     name = path.removeprefix(PREFIX)
-    if not _SPLIT.fullmatch(split):
+    if not SPLIT.fullmatch(split):
         # A slice, or a sum of splits, would be forgotten: its files hold the whole splits.
         raise DataError(Problem("data.hub_split", path, "split", split))
     try:

@@ -62,7 +62,7 @@ def _folder(folder: Path) -> Found:
     others: list[Path] = []
     for path in sorted(_below(folder)):
         hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-        describes = path.name.partition(".")[0].lower() in DESCRIPTIONS
+        describes = path.name.partition(".")[0].lower() in DESCRIPTIONS or _is_state(path)
         wanted = path.is_file() and opening.ending(path) in readers.READERS and not hidden and not describes
         (files if wanted else others).append(path)
     names = ", ".join(str(each.relative_to(folder)) for each in others[:NAMES_SHOWN])
@@ -73,6 +73,11 @@ def _folder(folder: Path) -> Found:
         return Found((), problems=(problem,))
     values = {"files": len(files), "skipped": len(others), "names": names or "-"}
     return Found(tuple(map(str, files)), (Problem("data.folder_read", str(folder), values=values),))
+
+
+def _is_state(path: Path) -> bool:
+    """Whether this is what the library `datasets` writes beside the Arrow files of a folder that it saves."""
+    return path.name == "state.json" and (path.parent / "dataset_info.json").exists()
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -5,12 +5,29 @@ What goes in: the settings of an axolotl YAML file. What comes out: a draft of t
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from luthier.importing import trainer
-from luthier.importing.draft import Draft, Reasons, Translated, names, number, positive, switch, text, whole, word
+from luthier.data import opening, readers
+from luthier.data.turns import ROLES
+from luthier.importing import rows, trainer
+from luthier.importing.draft import (
+    Draft,
+    Reasons,
+    Translated,
+    names,
+    number,
+    positive,
+    section,
+    switch,
+    text,
+    whole,
+    word,
+)
+from luthier.importing.rows import Layout
 
 NAME = "axolotl"
 MODEL_KEY = "base_model"
@@ -63,15 +80,53 @@ TOO_LONG: dict[str, str] = {"drop": "drop", "truncate": "truncate", "raise": "st
 TEMPLATES: dict[str, str] = {"tokenizer_default": "model", "alpaca": "alpaca", "chatml": "chatml"}
 """Templates that render the same here; any other is the model's own."""
 
-TYPES: dict[str, tuple[str, str]] = {
-    "alpaca": ("alpaca", "alpaca"),
-    "chat_template": ("messages", "model"),
-    "sharegpt": ("sharegpt", "model"),
-    "alpaca_chat.load_qa": ("qa", "alpaca"),
-    "completion": ("text", ""),
-    "pretrain": ("text", ""),
+ALPACA = {"instruction": "instruction", "input": "input", "output": "output"}
+ORCA = {"instruction": "question", "output": "response", "system": "system_prompt"}
+ANSWERED: dict[str, dict[str, str]] = {
+    "alpaca": ALPACA,
+    "alpaca_chat": ALPACA,
+    "alpaca_chat.load_camel_ai": {"instruction": "message_1", "output": "message_2"},
+    "alpaca_chat.load_concise": ALPACA,
+    "alpaca_chat.load_no_prompt": ALPACA,
+    "alpaca_chat.load_qa": {"instruction": "question", "output": "answer"},
+    "alpaca_instruct": ALPACA,
+    "alpaca_w_system": {**ALPACA, "system": "system"},
+    "alpaca_w_system.load_chat": {**ALPACA, "system": "system"},
+    "alpaca_w_system.load_instruct": {**ALPACA, "system": "system"},
+    "alpaca_w_system.load_open_orca": ORCA,
+    "alpaca_w_system.load_open_orca_chatml": ORCA,
+    "gpteacher": {**ALPACA, "output": "response"},
+    "oasst": {"instruction": "INSTRUCTION", "output": "RESPONSE"},
+    "summarizetldr": {"instruction": "article", "output": "summary"},
 }
-"""Their `type` -> (our format, our template; none for plain text)."""
+"""Types of a question and its answer, each in a prompt of its own -> our names of their columns."""
+CHAT_TEMPLATE = {
+    "messages": "messages",
+    "role": "role",
+    "content": "content",
+    "system": "system",
+    "tools": "tools",
+}
+SHAREGPT = {"messages": "conversations", "role": "from", "content": "value"}
+TALKS: dict[str, dict[str, str]] = {
+    "chat_template": CHAT_TEMPLATE,
+    "chat_template.default": CHAT_TEMPLATE,
+    "sharegpt": SHAREGPT,
+    "sharegpt.load_guanaco": {**SHAREGPT, "role": "role", "content": "text"},
+    "sharegpt.load_role": {**SHAREGPT, "role": "role"},
+}
+"""Types of conversations -> our names of their columns and keys."""
+SPEAKERS: dict[str, dict[str, str]] = {"sharegpt.load_guanaco": {"prompter": "user"}}
+"""Types of conversations -> role names that they know beside the usual ones."""
+TEXTS = ("completion", "pretrain")
+OWN_ROWS = ("concisechoice", "context_qa", "explainchoice", "input_output", "jeopardy", "reflection")
+"""Types, up to a dot, that make a prompt of columns in a way of their own."""
+COMPARED = ("dpo", "ipo", "orpo", "simpo")
+"""Values of `rl` whose rows are a prompt and two answers."""
+JUDGED = ("kto",)
+"""Values of `rl` whose rows are an answer and whether it is wanted."""
+READ_AS_THEY_ARE = ("argilla", "argilla_chat", "icr", "intel", "prompt_pairs", "ultra")
+"""Types of such rows, after the dot, whose columns are found by their names."""
 
 REASONS: Reasons = {
     **trainer.REASONS,
@@ -223,32 +278,88 @@ REASONS: Reasons = {
     "xformers_attention": ("not needed", "kernels"),
 }
 
+KINDS_OF_FILE: dict[str, tuple[str, ...]] = {
+    "json": (".json", ".jsonl"),
+    "csv": (".csv",),
+    "parquet": (".parquet",),
+    "arrow": (".arrow",),
+    "text": (".txt",),
+}
+"""Values of `ds_type`, and of a `path` that only names a kind of file -> the endings that say the same."""
+TURN_FIELDS: dict[str, str] = {
+    "field_messages": "messages",
+    "field_system": "system",
+    "field_tools": "tools",
+    "field_thinking": "reasoning_content",
+    "message_field_role": "role",
+    "message_field_content": "content",
+    "message_field_training": "train",
+}
+PAIR_FIELDS: dict[str, str] = {"field_chosen": "chosen", "field_rejected": "rejected"}
+PROPERTIES = ("role", "content", "name", "reasoning_content", "tool_calls", "tool_call_id")
+"""Keys of a turn that can be named in `message_property_mappings`."""
+CUSTOM_FIELDS: dict[str, dict[str, str]] = {
+    "answer": {
+        "field_instruction": "instruction",
+        "field_input": "input",
+        "field_output": "output",
+        "field_system": "system",
+    },
+    "pair": {"field_prompt": "instruction", "field_system": "system", **PAIR_FIELDS},
+    "label": {
+        "field_prompt": "instruction",
+        "field_system": "system",
+        "field_completion": "output",
+        "field_label": "label",
+    },
+}
+"""Kind of row -> keys of a prompt of the file's own that name its columns -> our names of these."""
+CUSTOM_USUAL: dict[str, dict[str, str]] = {
+    "answer": {"instruction": "instruction", "output": "output"},
+    "pair": {"instruction": "prompt", "chosen": "chosen", "rejected": "rejected", "system": "system"},
+    "label": {"instruction": "prompt", "output": "completion", "label": "label", "system": "system"},
+}
+"""Kind of row -> the columns that it has where the file names none."""
+CUSTOM_REASONS: Reasons = {
+    "chosen_format": ("not yet", "own_prompt"),
+    "completion_format": ("not yet", "own_prompt"),
+    "format": ("not yet", "own_prompt"),
+    "no_input_format": ("not yet", "own_prompt"),
+    "prompt_format": ("not yet", "own_prompt"),
+    "rejected_format": ("not yet", "own_prompt"),
+    "system_format": ("not yet", "own_prompt"),
+    "system_prompt": ("not yet", "own_system"),
+}
 ENTRY_REASONS: Reasons = {
-    "conversation": ("not needed", "template"),
-    "drop_system_message": ("not yet", "data_part"),
-    "field_chosen": ("not yet", "preference"),
-    "field_human": ("not yet", "column"),
-    "field_model": ("not yet", "column"),
-    "field_rejected": ("not yet", "preference"),
-    "field_thinking": ("not yet", "column"),
-    "input_format": ("not yet", "column"),
-    "input_transform": ("not yet", "column"),
-    "message_field_training": ("not yet", "column"),
-    "message_field_training_detail": ("not yet", "column"),
-    "name": ("not yet", "data_part"),
+    **dict.fromkeys((*TURN_FIELDS, *PAIR_FIELDS), ("not needed", "without_effect")),
+    "chat_template": ("not needed", "no_template"),
+    "chat_template_jinja": ("not needed", "no_template"),
+    "conversation": ("changed", "template"),
+    "drop_system_message": ("not yet", "system_kept"),
+    "field": ("not needed", "without_effect"),
+    "field_human": ("not needed", "without_effect"),
+    "field_model": ("not needed", "without_effect"),
+    "input_format": ("not yet", "own_prompt"),
+    "input_transform": ("not yet", "own_rows"),
+    "message_field_training_detail": ("not yet", "turn_parts"),
+    "message_property_mappings": ("not needed", "without_effect"),
+    "name": ("not needed", "without_effect"),
     "preprocess_shards": ("not needed", "workers"),
-    "revision": ("not yet", "data_part"),
-    "roles": ("not yet", "role"),
+    "revision": ("not needed", "without_effect"),
+    "roles": ("not needed", "without_effect"),
+    "roles_to_train": ("not needed", "without_effect"),
     "shards": ("not yet", "data_part"),
     "shards_idx": ("not yet", "data_part"),
     "skip": ("not yet", "data_part"),
-    "split": ("not yet", "data_part"),
-    "split_thinking": ("not yet", "column"),
+    "split_thinking": ("not yet", "split_thoughts"),
+    "strict": ("not needed", "always"),
+    "template_thinking_key": ("not yet", "thinking_key"),
+    "text_column": ("not needed", "without_effect"),
+    "train_on_eos": ("not needed", "without_effect"),
+    "train_on_eot": ("not needed", "without_effect"),
     "trust_remote_code": ("not needed", "no_code"),
 }
 """Keys of one data set."""
-FILE_TYPES = ("json", "csv", "parquet", "arrow", "text")
-"""Values of `path` that only name a kind of file; the files are in `data_files` then."""
 
 
 def translate(given: Mapping[str, Any], devices: int) -> Draft:
@@ -328,19 +439,19 @@ def _reports(draft: Draft) -> None:
 
 
 def _data(draft: Draft) -> None:
-    plain = draft.has(PRETRAIN_KEY)
-    entries = _entries(draft, PRETRAIN_KEY if plain else DATA_KEY)
-    types = {_type(entry) for _, entry in entries}
-    plain = plain or types == {"completion"}
+    key = PRETRAIN_KEY if draft.has(PRETRAIN_KEY) else DATA_KEY
+    entries = _entries(draft, key)
+    types = {_type(entry) for entry in entries.values()}
+    plain = key == PRETRAIN_KEY or types == {"completion"}
     method = draft.take("rl", word)
     if method and method not in RL_METHODS:
         draft.miss("rl", "stage", stage=method)
     else:
-        draft.put("method.kind", "pretrain" if plain else "sft", PRETRAIN_KEY if plain else DATA_KEY)
-    key = PRETRAIN_KEY if draft.has(PRETRAIN_KEY) else DATA_KEY
-    draft.put("data.train", [_source(draft, place, entry, plain) for place, entry in entries], key)
-    _validation(draft, plain)
-    _template(draft, plain, types)
+        draft.put("method.kind", "pretrain" if plain else "sft", key)
+    kind = "text" if plain else _kind(method)
+    draft.put("data.train", [each for entry in entries.items() for each in _sources(draft, *entry, kind)], key)
+    _validation(draft, kind)
+    _template(draft, plain, entries)
     strategy = draft.take("excess_length_strategy", word)
     if strategy is not None and not plain and strategy in TOO_LONG:
         draft.put("data.too_long", TOO_LONG[strategy], "excess_length_strategy")
@@ -352,25 +463,31 @@ def _data(draft: Draft) -> None:
         _special_tokens(draft)
 
 
-def _validation(draft: Draft, plain: bool) -> None:
+def _kind(method: str | None) -> str:
+    """The kind of rows that a method learns from."""
+    return "pair" if method in COMPARED else "label" if method in JUDGED else "answer"
+
+
+def _validation(draft: Draft, kind: str) -> None:
     share = draft.take("val_set_size", number)
     if draft.has("test_datasets"):
-        entries = _entries(draft, "test_datasets")
-        draft.put("data.validation", [_source(draft, place, entry, plain) for place, entry in entries], "test_datasets")
+        entries = _entries(draft, "test_datasets").items()
+        found = [each for entry in entries for each in _sources(draft, *entry, kind, split="test")]
+        draft.put("data.validation", found, "test_datasets")
         draft.translate({"eval_steps": ("run.validate_every", positive)})
     else:
         trainer.evaluation(draft, share, "val_set_size")
 
 
-def _entries(draft: Draft, key: str) -> list[tuple[str, dict[str, Any]]]:
-    """(place, entry) of each data set; a bare name is one."""
+def _entries(draft: Draft, key: str) -> dict[str, dict[str, Any]]:
+    """Each data set by its place in the file; a bare name is one."""
     value = draft.take(key)
     value = value if isinstance(value, list) else [value]
-    found = []
+    found = {}
     for index, entry in enumerate(value):
         entry = {"path": entry} if isinstance(entry, str) else entry
         if isinstance(entry, dict) and (entry.get("path") or entry.get("data_files")):
-            found.append((f"{key}.{index}", entry))
+            found[f"{key}.{index}"] = entry
         else:
             draft.note(f"{key}.{index}", "unknown", "value", entry)
     return found
@@ -381,116 +498,208 @@ def _type(entry: Mapping[str, Any]) -> str:
     return given.partition(":")[0] if isinstance(given, str) else ""
 
 
-def _source(draft: Draft, place: str, entry: Mapping[str, Any], plain: bool) -> dict[str, Any]:
-    path, files = str(entry.get("path") or ""), entry.get("data_files")
-    files = [files] if isinstance(files, str) else files
-    if isinstance(files, list) and files:
-        first = str(files[0])
-        path = first if path in ("", *FILE_TYPES) else posixpath.join(path, first)
-        for other in files[1:]:
-            draft.note(f"{place}.data_files", "not yet", "more_files", other)
-    elif not entry.get("ds_type") and not path.startswith((".", "/", "~")) and not posixpath.splitext(path)[1]:
-        draft.note(f"{place}.path", "not yet", "hub_data", path)
-    chosen = _format(draft, place, entry, plain)
-    known = ("path", "data_files", "ds_type", "type", "field", "text_column", "chat_template", "chat_template_jinja")
-    for key, value in entry.items():
-        if key not in known and key not in MESSAGE_KEYS and value is not None:
-            kind, reason = ENTRY_REASONS.get(key, ("unknown", "unknown"))
-            if key in ("roles_to_train", "train_on_eos"):
-                same = value in (["assistant"], ["gpt"], ["assistant", "gpt"], ["gpt", "assistant"], "turn", "all")
-                kind, reason = ("not needed", "always") if same else ("not yet", "loss_on_prompt")
-            elif (key, value) == ("split", "train") or (key == "roles" and _are_read(value)):
-                kind, reason = "not needed", "always"
-            draft.unless_off(f"{place}.{key}", kind, reason, value)
-    return {"path": path} if chosen == "auto" else {"path": path, "format": chosen}
+def _sources(
+    draft: Draft, place: str, given: Mapping[str, Any], kind: str, split: str = "train"
+) -> list[dict[str, Any]]:
+    """A data set: a source for each of its files or subsets.
+
+    Args:
+        kind: of its rows: text, answer, pair or label.
+        split: theirs of a data set on a hub where it names none.
+    """
+    entry = draft.part(given, place)
+    layout = _layout(entry, kind)
+    made = [rows.source(entry, at, layout) for at in _places(entry, split)]
+    entry.explain(ENTRY_REASONS)
+    return made
 
 
-def _are_read(roles: Any) -> bool:
-    """Whether the names of roles are read as what they are mapped to."""
-    return isinstance(roles, dict) and all(
-        isinstance(names, list) and {*names} <= ROLES.get(role, set()) for role, names in roles.items()
-    )
+# ---------------------------------------------------------------------------------------------------- places
 
 
-ROLES: dict[str, set[str]] = {
-    "system": {"system", "developer"},
-    "user": {"user", "human"},
-    "assistant": {"assistant", "gpt", "chatgpt", "bot", "model"},
-    "tool": {"tool", "function", "observation", "ipython"},
-}
-"""Role -> the names of it that our formats read."""
-MESSAGE_KEYS: dict[str, str] = {
-    "field_messages": "messages",
-    "message_field_role": "role",
-    "message_field_content": "content",
-    "field_tools": "tools",
-    "message_property_mappings": "",
-}
-"""Keys that say where the turns are -> what they say where they are left out."""
-READ_AS: dict[tuple[str, str, str], str] = {
-    ("messages", "role", "content"): "messages",
-    ("conversations", "from", "value"): "sharegpt",
-}
-"""(column, key of the role, key of the words) -> our format."""
+def _places(entry: Draft, split: str) -> list[dict[str, Any]]:
+    """Where the rows of a data set are: files, a folder, or subsets on the hub."""
+    path, files = entry.take("path", word) or "", entry.take("data_files", _texts) or []
+    entry.use("path", "data_files", "ds_type")
+    if any("://" in each for each in (path, *files)):
+        entry.note("data_files" if files else "path", "not yet", "elsewhere")
+    elif _is_on_hub(entry, path) and not files:
+        subsets = entry.take("name", _texts) or []
+        entry.use("name")
+        at = rows.on_hub(entry, path, split)
+        return [{**at, "subset": each} for each in subsets] or [at]
+    elif _is_on_hub(entry, path):
+        entry.note("data_files", "not yet", "hub_files")
+    elif path in KINDS_OF_FILE and not files:
+        entry.note("path", "unknown", "value")
+    found = [_joined(path, file) for file in files] or [path]
+    rows.on_disk(entry)
+    _endings(entry, found)
+    return [{"path": each} for each in found if each]
 
 
-def _format(draft: Draft, place: str, entry: Mapping[str, Any], plain: bool) -> str:
-    given = entry.get("type")
+def _texts(value: Any) -> list[str]:
+    return [text(each) for each in (value if isinstance(value, list) else [value])]
+
+
+def _is_on_hub(entry: Draft, path: str) -> bool:
+    """Whether a path that is not here can be the name of a data set on the hub."""
+    local = path in ("", *KINDS_OF_FILE) or path.startswith((".", "/", "~")) or os.path.exists(path)
+    file = opening.ending(Path(path)) in readers.READERS or entry.has("ds_type")
+    return not local and not file and path.count("/") <= 1
+
+
+def _joined(path: str, file: str) -> str:
+    """A file of `data_files`: in the folder of `path`, unless it says where it is by itself."""
+    below = posixpath.normpath(file).startswith(f"{posixpath.normpath(path)}/")
+    if below or "://" in file or path in ("", *KINDS_OF_FILE):
+        return file
+    inside = posixpath.join(path, file)
+    return file if os.path.isfile(file) and not os.path.isfile(inside) else inside
+
+
+def _endings(entry: Draft, paths: list[str]) -> None:
+    """Tell of files whose ending says another kind than `ds_type`."""
+    kind = entry.take("ds_type", word)
+    found = {opening.ending(Path(path)) for path in paths} - {"", *KINDS_OF_FILE.get(kind or "", ())}
+    if kind is not None and found & readers.READERS.keys():
+        entry.note("ds_type", "not yet", "ending")
+    if any(path.endswith(".txt") for path in paths):
+        entry.note("path", "changed", "text_lines")
+
+
+# ---------------------------------------------------------------------------------------------------- layouts
+
+
+def _layout(entry: Draft, kind: str) -> Layout:
+    """How the rows of a data set are to be read; unknown where its type has no equal."""
+    given, name = entry.take("type"), _type(entry.given)
+    entry.use("type")
+    if kind == "text":
+        key = "text_column" if entry.has("text_column") else "field"
+        column = entry.take(key, word) or "text"
+        entry.use(key)
+        return Layout("text", {"text": column})
+    entry.use("chat_template", "chat_template_jinja")
+    if isinstance(given, dict):
+        return _custom(entry, given, kind)
+    if name in TALKS:
+        return _talk(entry, TALKS[name], kind)
+    if kind != "answer" and name.rpartition(".")[2] in READ_AS_THEY_ARE:
+        names = {"system": "system", **_named(entry, PAIR_FIELDS)}
+        return Layout({"pair": "preference", "label": "labelled"}[kind], names)
+    if kind == "answer" and name in ANSWERED:
+        entry.note("type", "changed", "alpaca_prompt")
+        return rows.answered(ANSWERED[name])
+    own = "text_beside" if name in TEXTS else "own_rows" if name.partition(".")[0] in OWN_ROWS else "prompt_type"
+    entry.note("type", "not yet", own, given if given is not None else "-")
+    return Layout()
+
+
+def _custom(entry: Draft, given: Mapping[str, Any], kind: str) -> Layout:
+    """A prompt of the file's own; its columns are taken over, its words are not."""
+    custom = entry.part(given, "type")
+    names = {**CUSTOM_USUAL[kind], **_named(custom, CUSTOM_FIELDS[kind])}
+    custom.explain(CUSTOM_REASONS)
+    return {"answer": rows.answered, "pair": rows.compared, "label": rows.judged}[kind](names)
+
+
+def _named(draft: Draft, fields: Mapping[str, str]) -> dict[str, str]:
+    """Our name -> their column, for the keys that are given."""
+    given = {key: draft.take(key, text) for key in fields if draft.has(key)}
+    draft.use(*given)
+    return {fields[key]: column for key, column in given.items() if column}
+
+
+def _talk(entry: Draft, usual: Mapping[str, str], kind: str) -> Layout:
+    """Conversations. usual: columns and keys where the data set names none."""
+    names = {**usual, **_named(entry, TURN_FIELDS), **_properties(entry)}
+    if entry.given.get("template_thinking_key") == "reasoning_content":
+        entry.use("template_thinking_key")
+    roles = _roles(entry)
+    _learnt(entry, roles)
+    if kind == "pair":
+        return rows.compared({**names, "chosen": "chosen", "rejected": "rejected", **_named(entry, PAIR_FIELDS)}, roles)
+    return rows.judged({**names, "label": "label"}, roles) if kind == "label" else rows.talk(names, roles)
+
+
+def _properties(entry: Draft) -> dict[str, str]:
+    mapping = entry.take("message_property_mappings", section) or {}
+    entry.use("message_property_mappings")
+    properties = entry.part(mapping, "message_property_mappings")
+    named = _named(properties, {key: key for key in PROPERTIES})
+    for key in mapping.keys() - {*PROPERTIES}:
+        properties.note(key, "not yet", "turn_key")
+    return named
+
+
+def _roles(entry: Draft) -> dict[str, str]:
+    """Role names of the file -> our roles."""
+    roles = entry.part(entry.take("roles", section) or {}, "roles")
+    found = [("type", name, role) for name, role in SPEAKERS.get(_type(entry.given), {}).items()]
+    for target in roles.given:
+        called, role = roles.take(target, _texts) or [], ROLES.get(target)
+        if role is not None:
+            found += [(f"roles.{target}", name, role) for name in called]
+        elif not {*called} <= ROLES.keys():
+            roles.note(target, "not yet", "role")
+    for key, role in (("field_human", "user"), ("field_model", "assistant")):
+        name = entry.take(key, word)
+        found += [(key, name, role)] if name else []
+    entry.use("roles", "field_human", "field_model")
+    return rows.roles_of(entry, found)
+
+
+def _learnt(entry: Draft, roles: Mapping[str, str]) -> None:
+    """Which turns carry loss: the answers, each with its stop token."""
+    trained = entry.take("roles_to_train")
+    if trained == []:
+        entry.note("roles_to_train", "not yet", "unmarked")
+    elif trained is not None:
+        given = entry.take("roles_to_train", names) or []
+        same = {roles.get(name) or ROLES.get(name) for name in given} == {"assistant"}
+        entry.note("roles_to_train", *(("not needed", "always") if same else ("not yet", "loss_on_prompt")))
+    for key in ("train_on_eos", "train_on_eot"):
+        if entry.has(key):
+            same = entry.take(key) == "turn"
+            entry.note(key, *(("not needed", "always") if same else ("not yet", "stop_tokens")))
+
+
+# ---------------------------------------------------------------------------------------------------- template
+
+
+def _template(draft: Draft, plain: bool, entries: Mapping[str, Mapping[str, Any]]) -> None:
     if plain:
-        column = entry.get("text_column") or entry.get("field") or "text"
-        if column != "text":
-            draft.note(f"{place}.{'field' if entry.get('field') else 'text_column'}", "not yet", "column", column)
-        return "text" if column == "text" else "auto"
-    if _type(entry).startswith("chat_template"):
-        return _chat_format(draft, place, entry)
-    known = TYPES.get(_type(entry)) or TYPES.get(_type(entry).partition(".")[0])
-    if known is None:
-        reason = "own_prompt" if isinstance(given, dict) else "prompt_type"
-        draft.note(f"{place}.type", "not yet", reason, given if given is not None else "-")
-        return "auto"
-    return known[0] if known[1] else "auto"
-
-
-def _chat_format(draft: Draft, place: str, entry: Mapping[str, Any]) -> str:
-    mapping = entry.get("message_property_mappings")
-    mapping = mapping if isinstance(mapping, dict) else {}
-    turn = (
-        entry.get("field_messages") or "messages",
-        mapping.get("role") or entry.get("message_field_role") or "role",
-        mapping.get("content") or entry.get("message_field_content") or "content",
-    )
-    chosen = READ_AS.get(turn, "auto")
-    for key in MESSAGE_KEYS:
-        if chosen == "auto" and entry.get(key) is not None and key != "field_tools":
-            draft.note(f"{place}.{key}", "not yet", "column", entry[key])
-    if entry.get("field_tools") not in (None, "tools"):
-        draft.note(f"{place}.field_tools", "not yet", "column", entry["field_tools"])
-    return chosen
-
-
-def _template(draft: Draft, plain: bool, types: set[str]) -> None:
-    given, own = draft.take("chat_template", word), draft.take("chat_template_jinja", word)
-    system = draft.take("default_system_message", word)
-    if plain:
-        for key in ("chat_template", "chat_template_jinja", "default_system_message", "train_on_inputs"):
-            if draft.has(key):
-                draft.note(key, "not needed", "no_template")
+        draft.leave(
+            ("chat_template", "chat_template_jinja", "default_system_message", "train_on_inputs"), "no_template"
+        )
         return
-    if own and str(own).endswith((".jinja", ".jinja2", ".j2")):
-        draft.put("data.template", own, "chat_template_jinja")
+    given, own = (_of_all(draft, entries, key) for key in ("chat_template", "chat_template_jinja"))
+    system = draft.take("default_system_message", word)
+    if own and own.endswith((".jinja", ".jinja2", ".j2")):
+        draft.put("data.template", own, "chat_template_jinja", "chat_template")
     elif own:
-        draft.note("chat_template_jinja", "not yet", "inline_template")
+        draft.note("chat_template_jinja", "not yet", "inline_template", own)
     elif given:
         draft.put("data.template", TEMPLATES.get(given, "model"), "chat_template")
         if given not in TEMPLATES:
-            draft.note("chat_template", "changed", "template")
-    else:
-        wanted = {TYPES[each][1] for each in types if each in TYPES}
-        if wanted == {"alpaca"}:
-            draft.put("data.template", "alpaca", DATA_KEY)
-            draft.note(DATA_KEY, "changed", "alpaca_prompt", ", ".join(sorted(types)))
+            draft.note("chat_template", "changed", "template", given)
+    elif all(_type(entry) in ANSWERED for entry in entries.values()):
+        draft.put("data.template", "alpaca", DATA_KEY)
     if system:
         draft.put("data.system", system, "default_system_message")
+
+
+def _of_all(draft: Draft, entries: Mapping[str, Mapping[str, Any]], key: str) -> str | None:
+    """The recipe's template, or that of all its data sets; tells of others."""
+    own = draft.take(key, word)
+    theirs = [entry.get(key) for entry in entries.values()]
+    if own is None and theirs and isinstance(theirs[0], str) and theirs.count(theirs[0]) == len(theirs):
+        return theirs[0] or None
+    for place, entry in entries.items():
+        if entry.get(key) not in (None, own):
+            draft.note(f"{place}.{key}", "not yet", "one_template", entry[key])
+    return str(own) if own is not None else None
 
 
 def _special_tokens(draft: Draft) -> None:

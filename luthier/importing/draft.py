@@ -58,17 +58,28 @@ class Draft:
     settings: our dotted field -> value.
     origin: our field -> the keys of theirs that it is made of.
     findings: what has no equal.
+    used: the keys that the recipe is made of.
     missed: whether the kind of training itself is one that we do not have, so that the recipe does something else.
+    place: what stands before the keys in findings.
     """
 
-    def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        self.given = {key: value for key, value in given.items() if value is not None}
+    def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any], place: str = "") -> None:
+        self.given = {str(key): value for key, value in given.items() if value is not None}
         self.settings: dict[str, Any] = {}
         self.origin: dict[str, tuple[str, ...]] = {}
         self.findings: list[Finding] = []
+        self.used: set[str] = set()
         self.missed = False
+        self.place = place
         self._defaults = defaults
         self._told: set[str] = set()
+        self._noted: set[str] = set()
+
+    def part(self, given: Mapping[str, Any], place: str) -> Draft:
+        """A section of the file, with keys of its own; what is found there is told among the rest."""
+        part = Draft(given, {}, f"{self.place}{place}.")
+        part.findings = self.findings
+        return part
 
     def has(self, key: str) -> bool:
         return key in self.given
@@ -93,6 +104,12 @@ class Draft:
     def put(self, name: str, value: Any, *keys: str) -> None:
         self.settings[name] = value
         self.origin[name] = keys
+        self.used |= {*keys}
+
+    def use(self, *keys: str) -> None:
+        """Keys that are dealt with: the recipe is made of them, too."""
+        self._told |= {*keys}
+        self.used |= {*keys}
 
     def note(self, key: str, kind: Kind, reason: str, value: Any = None, **values: Any) -> None:
         """Tell of a key; `value` where it is not one of the file's own keys."""
@@ -100,7 +117,8 @@ class Draft:
         if value is None:
             value = self.given.get(key, self._defaults.get(key, ""))
         shown = "" if SECRET.search(key) else show(value)
-        self.findings.append(Finding(key, shown, kind, reason, values))
+        self._noted |= {key, key.partition(".")[0]}
+        self.findings.append(Finding(f"{self.place}{key}", shown, kind, reason, values))
 
     def unless_off(self, key: str, kind: Kind, reason: str, value: Any = None) -> None:
         """Tell of a key, which says less where it only switches the feature off."""
@@ -146,9 +164,7 @@ class Draft:
         for key in [key for key in self.given if key not in self._told]:
             kind, reason = table.get(key, ("unknown", "unknown"))
             self.unless_off(key, kind, reason)
-        used = {key for keys in self.origin.values() for key in keys}
-        named = {finding.key.partition(".")[0] for finding in self.findings}
-        for key in [key for key in self.given if key not in used | named]:
+        for key in [key for key in self.given if key not in self.used | self._noted]:
             self.note(key, "not needed", "off" if self.given[key] in OFF else "without_effect")
 
 
@@ -200,3 +216,9 @@ def names(value: Any) -> list[str]:
     """A list of names, or names with commas between them."""
     parts = value if isinstance(value, list) else text(value).split(",")
     return [text(part.strip() if isinstance(part, str) else part) for part in parts if part != ""]
+
+
+def section(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(value)
+    return {str(key): item for key, item in value.items()}

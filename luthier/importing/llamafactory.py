@@ -60,6 +60,8 @@ LORA: Translated = {
 }
 FREEZE: Translated = {"freeze_trainable_layers": ("tune.layers", positive)}
 
+EACH_ROW_ONCE = ("concat", "interleave_once")
+"""Values of `mix_strategy` by which every row comes once per epoch."""
 STAGES: dict[str, str] = {"sft": "sft", "pt": "pretrain"}
 KINDS: dict[str, str] = {"lora": "lora", "full": "full", "freeze": "freeze"}
 TEMPLATES: dict[str, str] = {"alpaca": "alpaca", "chatml": "chatml"}
@@ -296,8 +298,10 @@ def _data(draft: Draft, catalogue: Mapping[str, Any] | None, folder: str) -> Non
     else:
         trainer.evaluation(draft, share, "val_size")
     if draft.has("mix_strategy"):
-        one_by_one = draft.take("mix_strategy") == "concat"
-        draft.note("mix_strategy", *(("not needed", "always") if one_by_one else ("not yet", "mixing")))
+        once = draft.take("mix_strategy") in EACH_ROW_ONCE
+        draft.note("mix_strategy", *(("not needed", "always") if once else ("not yet", "mixing")))
+        if once:
+            draft.leave(["interleave_probs"], "without_effect")
     _template(draft, plain)
     if not plain and "cutoff_len" in draft.given:
         draft.note("cutoff_len", "changed", "too_long")

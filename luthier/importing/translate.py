@@ -23,8 +23,8 @@ from luthier.importing.draft import KINDS, Draft, Finding
 from luthier.text import say
 
 WIDTH = 110
-ONLINE = ("ONLINE", "REMOTE:")
-"""Values of `dataset_dir` that are no folder."""
+REMOTE = "REMOTE:"
+"""Beginning of a `dataset_dir` that is a repository of a hub."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def _needed(program: str) -> dict[str, str]:
 def _catalogue(path: Path, folder: str) -> tuple[dict[str, Any] | None, str]:
     """The catalogue of data sets, and its folder as file names need it: as `dataset_dir` says from here, from the
     recipe's folder or one above it, or beside the recipe. None where it is in none of them."""
-    if folder.startswith(ONLINE):
-        return None, ""
+    if folder == catalogue.ONLINE or folder.startswith(REMOTE):
+        return None, folder if folder == catalogue.ONLINE else ""
     above = [parent / folder for parent in path.absolute().parents]
     for place in (Path(folder), *above, path.parent):
         if (place / catalogue.FILE).is_file():
@@ -146,10 +146,16 @@ def _yaml(settings: Mapping[str, Any]) -> str:
         for name in fields:
             key, value = name.partition(".")[2], settings[name]
             if isinstance(value, list) and value and isinstance(value[0], dict):
-                lines += [f"  {key}:", *(f"    - {show_flow(item)}" for item in value)]
+                lines += [f"  {key}:", *(line for item in value for line in _item(item))]
             else:
                 lines.append(f"  {key}: {show_flow(value)}")
     return "\n".join(lines) + "\n"
+
+
+def _item(values: Mapping[str, Any]) -> list[str]:
+    """An item of a list, with a line for each of its keys."""
+    first, *rest = (f"{key}: {show_flow(value)}" for key, value in values.items())
+    return [f"    - {first}", *(f"      {line}" for line in rest)]
 
 
 def _render(draft: Draft, program: str, path: Path, found: tuple[Finding, ...]) -> str:

@@ -85,8 +85,9 @@ HELP: dict[str, tuple[str, str]] = {
     ),
     "config.help.data.train.roles": (
         "Who is who, where turns name their speakers in another way: {{USER: user, BOT: assistant}}. On the right "
-        "stands system, user, assistant or tool.",
-        "对话角色名称不同时，指明各角色：{{USER: user, BOT: assistant}}。右侧为 system、user、assistant 或 tool。",
+        "stands system, user, assistant or tool, or function_call for turns whose text is the call of a tool in JSON.",
+        "对话角色名称不同时，指明各角色：{{USER: user, BOT: assistant}}。右侧为 system、user、assistant 或 tool，"
+        "或 function_call（其文本是 JSON 格式的工具调用）。",
     ),
     "config.help.data.train.subset": (
         "Which configuration of a data set on the hub to take, where it has several; null takes its default one.",

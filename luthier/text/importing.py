@@ -50,6 +50,7 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "importing.why.family": ("read from the model's own files", "从模型自身的文件中读取"),
     "importing.why.from_settles": ("the adapter that is trained further settles it", "由继续训练的适配器决定"),
+    "importing.why.hashed": ("the hash of every file is kept with the run", "每个文件的哈希都随运行记录"),
     "importing.why.inference": ("it is about answering, not about training", "与推理有关，与训练无关"),
     "importing.why.injection": ("text in the data never becomes a control token", "数据中的文本绝不会变成控制标记"),
     "importing.why.kernels": ("the fastest kernels that fit are chosen by themselves", "自动选择合适的最快内核"),
@@ -77,6 +78,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "同一命令会继续未完成的运行；已完成的运行绝不被覆盖",
     ),
     "importing.why.run_name": ("the run is named after the output folder", "运行以输出目录命名"),
+    "importing.why.same_data": ("another key says where this data set is", "另一个键已说明该数据集的位置"),
     "importing.why.saving": (
         "at least one checkpoint per epoch is kept (run.save_every sets the steps)",
         "每轮至少保存一个检查点（run.save_every 设定步数）",
@@ -120,9 +122,17 @@ TEXT: dict[str, tuple[str, str]] = {
         "最后的归一化层和未绑定的输出层也会训练",
     ),
     "importing.why.full_states": ("the optimizer's state is kept in float32", "优化器状态以 float32 保存"),
+    "importing.why.read_too": (
+        "the file has this column: it is read here, and was not there",
+        "文件中有该列：此处会读取，原程序不读取",
+    ),
     "importing.why.template": (
         "the model's own chat template is used, so that chat and training agree",
         "使用模型自带的对话模板，使训练与对话一致",
+    ),
+    "importing.why.text_lines": (
+        "each line is a text there; here blank lines separate texts where there are any",
+        "在那里每行是一段文本；此处若有空行则以空行分隔",
     ),
     "importing.why.too_long": (
         "longer rows are cut there; here they stop the run until data.too_long says truncate or drop",
@@ -135,10 +145,6 @@ TEXT: dict[str, tuple[str, str]] = {
     # ------------------------------------------------------------------------------------------------ not yet
     "importing.why.adapter": ("this kind of adapter or its start is not supported", "尚不支持这种适配器或初始化"),
     "importing.why.architecture": ("changes of the architecture are not supported", "尚不支持更改模型结构"),
-    "importing.why.column": (
-        "rename this column, or write a format of your own (module:function)",
-        "请重命名该列，或自己编写格式（module:function）",
-    ),
     "importing.why.data_part": (
         "choosing a part of a data set: make the file of these rows",
         "选取数据集的一部分：请将这些行另存为文件",
@@ -149,9 +155,17 @@ TEXT: dict[str, tuple[str, str]] = {
         "不会去重；可用 `luthier data check` 查看",
     ),
     "importing.why.each_set": ("one validation loss is kept for all files", "所有文件共用一个验证损失"),
+    "importing.why.elsewhere": (
+        "files are not fetched from there: download it, and put its path here",
+        "不会从该处下载：请下载后填写路径",
+    ),
     "importing.why.early_stop": (
         "there is no early stop; the best weights ship all the same",
         "没有提前停止，但仍采用最佳权重",
+    ),
+    "importing.why.ending": (
+        "the ending of its name decides how a file is read: rename it",
+        "按文件名后缀决定读取方式：请重命名文件",
     ),
     "importing.why.export": ("exporting is not part of training", "导出不属于训练"),
     "importing.why.frozen_parts": ("single modules cannot be chosen for training", "尚不能选择单个模块训练"),
@@ -159,14 +173,15 @@ TEXT: dict[str, tuple[str, str]] = {
         "scoring generated answers or accuracy is not supported",
         "尚不支持对生成结果评分或计算准确率",
     ),
-    "importing.why.hub_data": (
-        "a data set on a hub: download it, and put the file's path here",
-        "模型库上的数据集：请下载后填写文件路径",
+    "importing.why.hub_files": (
+        "single files of a data set on a hub: download them to this path",
+        "数据集中的单个文件：请下载到该路径",
     ),
     "importing.why.inline_template": (
         "a template inside the recipe: save it as a file and name it in data.template",
         "配方内的模板：请存为文件并填入 data.template",
     ),
+    "importing.why.joined_text": ("a text is one column: join them in the file", "文本只取一列：请在文件中合并"),
     "importing.why.loss": ("only the plain likelihood loss is there", "目前只有普通的似然损失"),
     "importing.why.loss_on_prompt": ("only the assistant's words carry loss", "只有助手的内容计入损失"),
     "importing.why.max_samples": (
@@ -175,13 +190,14 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "importing.why.media": ("pictures, sound and video are not supported", "尚不支持图像、音频和视频"),
     "importing.why.mixing": (
-        "mixing by probability; `weight` of a source repeats or thins its rows",
-        "按概率混合；可用数据源的 `weight` 重复或抽稀",
+        "mixing by probability; a source's `weight` in proportion to probability / rows does the same",
+        "按概率混合；数据源的 `weight` 取概率除以行数的比例即可等效",
     ),
-    "importing.why.more_files": (
-        "one file per source: name this one as a source too",
-        "每个数据源一个文件：请将它另列为一个数据源",
+    "importing.why.no_tools": (
+        "tools stand beside turns only, not beside a question and its answer",
+        "工具只能与对话轮次并列，不能与问答并列",
     ),
+    "importing.why.one_template": ("one template holds for all files", "所有文件共用一个模板"),
     "importing.why.old_rows": (
         "only rows of new tokens are trained by themselves (data.new_tokens)",
         "只有新词元的行会单独训练（data.new_tokens）",
@@ -190,10 +206,22 @@ TEXT: dict[str, tuple[str, str]] = {
     "importing.why.noise": ("noise on embeddings is not supported", "尚不支持嵌入噪声"),
     "importing.why.optimizer": ("this optimizer is not there; adamw is used", "没有这种优化器，改用 adamw"),
     "importing.why.order": ("rows are always shuffled", "各行始终会打乱顺序"),
+    "importing.why.other_hub": (
+        "only data sets of the Hugging Face hub are fetched: download this one, and put its path here",
+        "只下载 Hugging Face 上的数据集：请自行下载后填写路径",
+    ),
     "importing.why.other_tokenizer": ("the tokenizer comes from the model's folder", "分词器取自模型目录"),
     "importing.why.own_prompt": (
         "a prompt of your own: write a Jinja template or a format (module:function)",
         "自定义提示词：请编写 Jinja 模板或格式（module:function）",
+    ),
+    "importing.why.own_rows": (
+        "such rows are not read: write a format of your own (module:function)",
+        "不能读取这种行：请自己编写格式（module:function）",
+    ),
+    "importing.why.own_system": (
+        "data.system holds for all conversations without one: put it there",
+        "data.system 用于所有没有系统提示的对话：请填在那里",
     ),
     "importing.why.plugins": ("plugins are programs; none is loaded", "插件是程序，不会加载"),
     "importing.why.preference": ("training on preferences or rewards is not supported", "尚不支持偏好或奖励训练"),
@@ -214,6 +242,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "this schedule is not there; cosine is used where none is set",
         "没有这种调度；未设置时使用 cosine",
     ),
+    "importing.why.script": (
+        "a loading script is a program and is not run: save its rows as a file",
+        "加载脚本是程序，不会运行：请将数据另存为文件",
+    ),
     "importing.why.several_adapters": (
         "one adapter is trained further; merge the earlier ones first",
         "只能继续训练一个适配器；请先合并其余的",
@@ -226,18 +258,48 @@ TEXT: dict[str, tuple[str, str]] = {
         "a number of rows: give a share below 0.5, or a file",
         "按行数留出：请给出小于 0.5 的比例或文件",
     ),
+    "importing.why.split_part": (
+        "a split has one name: make a file of a part of it",
+        "划分只能是一个名称：请将其中一部分另存为文件",
+    ),
+    "importing.why.split_thoughts": (
+        "thoughts are not cut out of answers: put them under reasoning_content",
+        "不会从回答中分出思考内容：请放在 reasoning_content 中",
+    ),
     "importing.why.stage": (
         "training of the kind {stage} is not there; the recipe says sft",
         "没有 {stage} 这种训练；配方写的是 sft",
+    ),
+    "importing.why.stop_tokens": (
+        "the stop token of each learnt answer is learnt, and no other",
+        "只学习每个所学回答的结束标记",
+    ),
+    "importing.why.system_kept": (
+        "the system message stays: take it out of the file",
+        "系统消息会保留：请从文件中删去",
+    ),
+    "importing.why.text_beside": (
+        "plain text beside conversations: pre-train on it in a run of its own (method: pretrain)",
+        "对话之外的纯文本：请另行预训练（method: pretrain）",
+    ),
+    "importing.why.thinking_key": (
+        "templates get thoughts as reasoning_content",
+        "模板以 reasoning_content 得到思考内容",
     ),
     "importing.why.tracker": (
         "trackers are tensorboard, wandb and swanlab",
         "支持的跟踪工具：tensorboard、wandb、swanlab",
     ),
     "importing.why.tracker_names": ("the tracker's own environment variables set it", "由跟踪工具自身的环境变量设定"),
+    "importing.why.turn_key": ("turns have no such key here", "此处的轮次没有这个键"),
+    "importing.why.turn_parts": ("a turn is learnt whole or not at all", "一个轮次要么整体学习，要么不学习"),
     "importing.why.tuning": (
         "tuning of the kind {tuning} is not there; the recipe says lora",
         "没有 {tuning} 这种调优；配方写的是 lora",
+    ),
+    "importing.why.unmarked": (
+        "answers without a mark are learnt too: mark those that are not to be learnt",
+        "没有标记的回答也会学习：请标出不应学习的回答",
     ),
     # ------------------------------------------------------------------------------------------------ unknown
     "importing.why.unknown": ("unknown key", "未知的键"),
