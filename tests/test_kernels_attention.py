@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from luthier.batch import Segments
-from luthier.kernels import reference
+from luthier.kernels import attention, reference
 from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
 
 CASES: dict[str, list[tuple[int, int]]] = {
@@ -51,6 +51,59 @@ def test_equals_masked_softmax_forward_and_backward(
         torch.autograd.grad(ours, (q, k, v), dy), torch.autograd.grad(expected, (q, k, v), dy), strict=True
     ):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("kernel", ["_CpuFlash", "_MaskedAgain"])
+@pytest.mark.parametrize("window", [None, 1, 2, 5, 64])
+@pytest.mark.parametrize("name", CASES)
+def test_chosen_rows_are_attended_as_if_all_were(
+    name: str, window: int | None, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward and backward; `_MaskedAgain` is what runs on a GPU."""
+    monkeypatch.setattr("luthier.kernels.attention.CHOSEN_BLOCK", 2)
+    monkeypatch.setattr("luthier.kernels.attention._CpuFlash", getattr(attention, kernel))
+    segments = segments_of(CASES[name])
+    layout = Layout.of(segments)
+    count = int(segments.end[-1])
+    seen = reference.seen(*(each.tolist() for each in (segments.start, segments.end, segments.parent)), window)
+    order = torch.from_numpy(layout.place(np.arange(count)))
+    for step in (1, 2, 3):
+        rows = np.sort(layout.rows(np.arange(step // 2, count, step)))
+        torch.manual_seed(0)
+        q, k, v = (torch.randn(count, heads, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
+        expected = reference.attention(q, k, v, seen, scale=0.3).flatten(1)[order][rows]
+        chosen = torch.from_numpy(rows)
+        pieces = Attend(layout, rows)(q[order][chosen], k[order], v[order], window, 0.3, chosen)
+        assert max(len(piece) for piece in pieces) <= 2
+        ours = torch.cat(pieces)
+        torch.testing.assert_close(ours, expected)
+        dy = torch.randn_like(expected)
+        for mine, theirs in zip(
+            torch.autograd.grad(ours, (q, k, v), dy), torch.autograd.grad(expected, (q, k, v), dy), strict=True
+        ):
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_chosen_rows_read_no_key_beyond_the_last_of_their_block() -> None:
+    layout = Layout.of(segments_of([(300, -1), (1000, -1), (450, 1)]))
+    rows = np.array([3, 10, 400, 999, 1299, 1300, 1749])
+
+    def keys(window: int | None) -> list[tuple[tuple[int, int], int]]:
+        calls = layout.chosen_calls(rows, window)
+        return [(call.queries, sum(end - start for start, end in call.keys)) for call in calls]
+
+    # places 3 and 10; 100, 699 and 999; 1000 and 1449 behind the parent's 1000
+    assert keys(None) == [((0, 2), 11), ((2, 5), 1000), ((5, 7), 1450)]
+    assert keys(256) == [((0, 2), 11), ((2, 5), 1000), ((5, 7), 255 + 450)]
+
+
+def test_the_mask_of_chosen_rows_is_not_kept() -> None:
+    layout = Layout.of(segments_of([(64, -1)]))
+    q, k, v = (torch.randn(rows, 2, 8, requires_grad=True) for rows in (32, 64, 64))
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        Attend(layout, np.arange(32, 64))(q, k, v, chosen_U=torch.arange(32, 64))
+    assert kept and not any(tuple(tensor.shape[-2:]) == (32, 64) for tensor in kept)
 
 
 def test_segments_of_equal_length_share_a_call_wherever_they_lie() -> None:

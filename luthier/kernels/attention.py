@@ -4,15 +4,20 @@ What goes in: segments (host integers), then queries, keys and values of all tok
 values in the same rows. `Layout` decides on the host, once per micro-batch, which rows go into which call of
 `scaled_dot_product_attention`; segments of equal length are laid side by side so that one call serves them all. A
 segment with a parent sees its ancestors' keys without copying their queries. A segment longer than a sliding window is
-cut into blocks of queries that each see only the keys their window reaches.
+cut into blocks of queries that each see only the keys their window reaches. Where only some rows ask, their queries go
+in blocks too, each of one segment and up to the key of its last query.
 
-Shape legend: N flat tokens, S segments, H heads, K key/value heads, E features per head, B sequences, T cached tokens.
+Shape legend: N flat tokens, U rows that ask (N unless chosen), S segments, H heads, K key/value heads, E features per
+head, B sequences, T cached tokens.
 """
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,9 +27,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from luthier.batch import Ints, Segments
+from luthier.kernels.norm import wide
 
 MIN_WINDOW_BLOCK = 128
 """Fewest queries of a block under a sliding window: smaller calls are mostly overhead. Chosen, not tuned."""
+
+CHOSEN_BLOCK = 256
+"""Most chosen rows of one call: each of them is laid beside all keys of the block's last, half a block of them for
+nothing. Chosen, not tuned."""
 
 WIDE_BACKWARD_BELOW = 192
 """Rows below which torch's CPU kernel works on 32 queries at a time. In half precision its backward pass then spends
@@ -38,9 +48,10 @@ Rows = tuple[int, int]
 class Call:
     """One call of attention.
 
-    queries: rows start:end. count: equal segments side by side in them. keys: row ranges, joined in this order; the
-    last `end - start` rows of a path are the queries' own. offset: keys before the first query. window: as in the spec,
-    None where it reaches every key.
+    queries: rows start:end of those that ask. count: equal segments side by side in them. keys: row ranges, joined in
+    this order; the last `end - start` rows of a path are the queries' own. offset: keys before the first query. window:
+    as in the spec, None where it reaches every key. chosen: the queries are of some rows only; a row's own place among
+    the keys is then its number plus `offset`.
     """
 
     queries: Rows
@@ -48,10 +59,11 @@ class Call:
     count: int = 1
     offset: int = 0
     window: int | None = None
+    chosen: bool = False
 
     @property
     def masked(self) -> bool:
-        return self.offset > 0 or self.window is not None
+        return self.chosen or self.offset > 0 or self.window is not None
 
 
 @dataclass(frozen=True)
@@ -107,6 +119,22 @@ class Layout:
                     calls.append(call)
         return calls
 
+    def chosen_calls(self, rows_U: Ints, window: int | None) -> list[Call]:
+        """The calls that attend some rows, ascending and each once; queries are counted among those rows."""
+        calls: list[Call] = []
+        bounds = np.searchsorted(rows_U, [*self.start, self.end[-1]]).tolist()
+        for segment, (begin, stop) in enumerate(pairwise(bounds)):
+            path = self._path(segment)
+            before = sum(end - start for start, end in path[:-1]) - path[-1][0]
+            for first in range(begin, stop, CHOSEN_BLOCK):
+                last = min(first + CHOSEN_BLOCK, stop)
+                highest = int(rows_U[last - 1]) + before
+                lowest = 0 if window is None else max(int(rows_U[first]) + before - window + 1, 0)
+                keys = _clip(path, lowest, highest + 1)
+                reached = None if window is None or highest < window else window
+                calls.append(Call((first, last), keys, offset=before - lowest, window=reached, chosen=True))
+        return calls
+
     def _segment_calls(self, segment: int, window: int | None) -> list[Call]:
         path = self._path(segment)
         own_start, own_end = path[-1]
@@ -134,55 +162,87 @@ class Layout:
         return path[::-1]
 
 
-class Attend:
-    """Attention for the layers of one forward pass. Masks and call lists are made once and shared by all layers."""
+class _Plan:
+    """Calls, and the row ranges into which keys and values are split for them."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, calls: list[Call], pieces: list[Rows]) -> None:
+        self.calls = calls
+        self.pieces = pieces
+        self.starts = [start for start, _ in pieces]
+
+
+class Attend:
+    """Attention for the layers of one forward pass. Masks and call lists are made once and shared by all layers.
+
+    Args:
+        chosen_U: rows of the layout that ask where only some do, ascending and each once.
+    """
+
+    def __init__(self, layout: Layout, chosen_U: Ints | None = None) -> None:
         self._layout = layout
-        self._plans: dict[int | None, list[Call]] = {}
+        self._chosen_U = chosen_U
+        self._plans: dict[tuple[int | None, bool], _Plan] = {}
         self._masks: dict[tuple[int, int, int, int | None], Tensor] = {}
 
     def __call__(
-        self, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, window: int | None = None, scale: float | None = None
+        self,
+        q_UHE: Tensor,
+        k_NKE: Tensor,
+        v_NKE: Tensor,
+        window: int | None = None,
+        scale: float | None = None,
+        chosen_U: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Attended values of all rows, in pieces [n, H * E] that follow one another: joining them here would keep
-        them twice, because attention keeps its own outputs.
+        """Attended values of all rows that ask, in pieces [n, H * E] that follow one another: joining them here would
+        keep them twice, because attention keeps its own outputs.
 
         Args:
             window: keys a query may see, itself included; None is all before it.
             scale: multiplier of q.k; None is 1/sqrt(E).
+            chosen_U: on the device, the rows that ask where only some do; those that this object was made with.
         """
-        if window not in self._plans:
-            self._plans[window] = self._layout.calls(window)
-        calls = self._plans[window]
-        sizes = [call.queries[1] - call.queries[0] for call in calls]
+        plan = self._plan(window, chosen_U is not None)
         # split, because its backward pass joins once; slices would each write a zero-padded gradient of all N rows
-        q, k, v = (torch.split(x, sizes) if len(sizes) > 1 else (x,) for x in (q_NHE, k_NKE, v_NKE))
+        q = _split(q_UHE, [call.queries for call in plan.calls])
+        k, v = (_split(x, plan.pieces) for x in (k_NKE, v_NKE))
         outputs = []
-        for index, call in enumerate(calls):
-            keys, values = (self._keys(call, calls, index, pieces) for pieces in (k, v))
-            outputs.append(self._one(call, q[index], keys, values, scale))
+        for index, call in enumerate(plan.calls):
+            keys, values = (self._keys(call, plan, pieces) for pieces in (k, v))
+            outputs.append(self._one(call, q[index], keys, values, scale, chosen_U))
         return tuple(outputs)
 
-    def _keys(self, call: Call, calls: list[Call], index: int, pieces: tuple[Tensor, ...]) -> Tensor:
-        if call.keys == (call.queries,):
-            return pieces[index]
-        starts = [each.queries[0] for each in calls]
+    def _plan(self, window: int | None, chosen: bool) -> _Plan:
+        key = (window, chosen)
+        if key not in self._plans:
+            if chosen:
+                assert self._chosen_U is not None, "no rows were chosen"
+                segments = zip(self._layout.start.tolist(), self._layout.end.tolist(), strict=True)
+                self._plans[key] = _Plan(self._layout.chosen_calls(self._chosen_U, window), list(segments))
+            else:
+                calls = self._layout.calls(window)
+                self._plans[key] = _Plan(calls, [call.queries for call in calls])
+        return self._plans[key]
+
+    def _keys(self, call: Call, plan: _Plan, pieces: tuple[Tensor, ...]) -> Tensor:
         parts = []
         for start, end in call.keys:
-            piece = int(np.searchsorted(starts, start, side="right")) - 1
+            piece = bisect.bisect_right(plan.starts, start) - 1
             while start < end:
-                base, stop = calls[piece].queries
+                base, stop = plan.pieces[piece]
                 part = pieces[piece]
                 whole = start == base and end >= stop
                 parts.append(part if whole else part[start - base : min(end, stop) - base])
                 start, piece = min(end, stop), piece + 1
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def _one(self, call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    def _one(self, call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float | None, chosen_U: Tensor | None) -> Tensor:
         q, k, v = (x.view(call.count, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
-        mask = self._mask(call, q.shape[-2], k.shape[-2], q.device) if call.masked else None
-        out = _sdpa(q, k, v, mask, causal=mask is None, scale=scale)
+        if chosen_U is not None:
+            seen = _Seen(chosen_U[slice(*call.queries), None], call.offset, call.window)
+            out = _sdpa_chosen(q, k, v, seen, scale)
+        else:
+            mask = self._mask(call, q.shape[-2], k.shape[-2], q.device) if call.masked else None
+            out = _sdpa(q, k, v, mask, causal=mask is None, scale=scale)
         return out.transpose(1, 2).flatten(2).flatten(0, 1)
 
     def _mask(self, call: Call, queries: int, keys: int, device: torch.device) -> Tensor:
@@ -190,6 +250,10 @@ class Attend:
         if key not in self._masks:
             self._masks[key] = _seen(*key, device)
         return self._masks[key]
+
+
+def _split(x: Tensor, ranges: Sequence[Rows]) -> tuple[Tensor, ...]:
+    return torch.split(x, [end - start for start, end in ranges]) if len(ranges) > 1 else (x,)
 
 
 def attend_last(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor, window: int | None, scale: float | None) -> Tensor:
@@ -223,40 +287,85 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sc
     half = q.dtype in (torch.bfloat16, torch.float16)
     tracked = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if causal and half and tracked and q.device.type == "cpu" and q.shape[2] < WIDE_BACKWARD_BELOW:
-        return cast(Tensor, _WideBackward.apply(q, k, v, scale))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _CpuFlash.apply(q, k, v, None, scale))  # type: ignore[no-untyped-call]
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
 
 
-class _WideBackward(torch.autograd.Function):
-    """Causal attention of short segments on CPU: torch's kernel, with its backward pass in float32."""
+class _Seen(NamedTuple):
+    """Which keys chosen rows see: a row's place among them is its number plus `offset`."""
+
+    row_Q1: Tensor
+    offset: int
+    window: int | None
+
+    def mask(self, k: Tensor) -> Tensor:
+        """0 where a query sees a key, -inf elsewhere, [queries, keys] in the dtype of the keys."""
+        seen = _sees(self.row_Q1 + self.offset, k.shape[-2], self.window)
+        return torch.zeros(seen.shape, dtype=k.dtype, device=k.device).masked_fill_(~seen, -torch.inf)
+
+
+def _sdpa_chosen(q: Tensor, k: Tensor, v: Tensor, seen: _Seen, scale: float | None) -> Tensor:
+    """The same for chosen queries. Their mask is as large as all their scores, so it is not kept but made again."""
+    kernel = _CpuFlash if q.device.type == "cpu" else _MaskedAgain
+    return cast(Tensor, kernel.apply(q, k, v, seen, scale))  # type: ignore[no-untyped-call]
+
+
+class _CpuFlash(torch.autograd.Function):
+    """torch's CPU kernel: causal, or of chosen queries. The backward pass of short calls is in float32."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-        out, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: _Seen | None, scale: float | None) -> Tensor:
+        mask = None if seen is None else seen.mask(k)
+        out, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale
+        )
         ctx.save_for_backward(q, k, v, out, log_sums)
-        ctx.scale = scale
+        ctx.seen, ctx.scale = seen, scale
         return cast(Tensor, out)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        *half, log_sums = ctx.saved_tensors
-        q, k, v, out = (x.float() for x in half)
-        dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            dout.float(), q, k, v, out, log_sums, 0.0, True, scale=ctx.scale
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        *kept, log_sums = ctx.saved_tensors
+        dtype, short = dout.dtype, dout.shape[2] < WIDE_BACKWARD_BELOW
+        dout, q, k, v, out = (x.to(wide(dtype)) if short else x for x in (dout, *kept))
+        mask = None if ctx.seen is None else ctx.seen.mask(k)
+        grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            dout, q, k, v, out, log_sums, 0.0, mask is None, attn_mask=mask, scale=ctx.scale
         )
-        dtype = half[0].dtype
-        return dq.to(dtype), dk.to(dtype), dv.to(dtype), None
+        return (*(grad.to(dtype) for grad in grads), None, None)
+
+
+class _MaskedAgain(torch.autograd.Function):
+    """Attention of chosen queries by whichever kernel torch takes; the backward pass runs it again."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: _Seen, scale: float | None) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        ctx.seen, ctx.scale = seen, scale
+        return _sdpa(q, k, v, seen.mask(k), causal=False, scale=scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            q, k, v = (x.detach().requires_grad_() for x in ctx.saved_tensors)
+            out = _sdpa(q, k, v, ctx.seen.mask(k), causal=False, scale=ctx.scale)
+        return (*torch.autograd.grad(out, (q, k, v), dout), None, None)
 
 
 def _seen(queries: int, keys: int, offset: int, window: int | None, device: torch.device) -> Tensor:
     """Which keys each query sees, bool [queries, keys]; `offset` keys lie before the first query's own."""
-    place = torch.arange(offset, offset + queries, device=device)[:, None]
-    other = torch.arange(keys, device=device)
-    seen = other <= place
-    return seen if window is None else seen & (other > place - window)
+    return _sees(torch.arange(offset, offset + queries, device=device)[:, None], keys, window)
+
+
+def _sees(place_Q1: Tensor, keys: int, window: int | None) -> Tensor:
+    """The same for queries at any places among the keys."""
+    other = torch.arange(keys, device=place_Q1.device)
+    seen = other <= place_Q1
+    return seen if window is None else seen & (other > place_Q1 - window)
 
 
 def _side_by_side(first: Call, second: Call) -> bool:

@@ -4,13 +4,17 @@ What goes in: tensors that may require gradients, trainable weights as float32 m
 outputs, differentiable where anything that went in is. Where nothing is, nothing is kept. Masters are cast to the
 compute dtype once per forward pass. The backward pass computes exactly the gradients that autograd asks for.
 
+How much is kept is a choice: `mlp` can keep its input alone, and so can a whole function under `recomputed`. The
+backward pass then does again what the forward pass did, with the same operations on the same shapes, so that gradients
+come out with the same bits.
+
 Shape legend: as in `luthier.kernels.blocks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +27,10 @@ from luthier.kernels.linear import Grads, Linear, Need, reads_input
 
 PARAMETERS = 4
 """Tensors of one `Linear`: weight, bias, A, B."""
+
+MlpKeep = Literal["all", "input", "unread"]
+"""What `mlp` keeps: all that its matmuls made; its input alone; or that, where nobody will read its output either,
+because it is run again for its backward pass: nothing is then computed before that."""
 
 
 def attention_inputs(
@@ -52,12 +60,24 @@ def attention_output(pieces: Sequence[Tensor], h_ND: Tensor, linear: Linear, dro
     return cast(Tensor, _AttentionOutput.apply(drop, scales, h_ND, *flat, *pieces))  # type: ignore[no-untyped-call]
 
 
-def mlp(h_ND: Tensor, norm_D: Tensor, linears: Sequence[Linear], shape: MlpShape) -> Tensor:
+def mlp(h_ND: Tensor, norm_D: Tensor, linears: Sequence[Linear], shape: MlpShape, keep: MlpKeep = "all") -> Tensor:
     """`blocks.mlp` with gradients."""
     flat, scales = _flat(linears)
     if not _tracked(h_ND, norm_D, *flat):
         return blocks.mlp(h_ND, norm_D, _linears(flat, scales, h_ND.dtype), shape)[0]
-    return cast(Tensor, _Mlp.apply(shape, scales, h_ND, norm_D, *flat))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Mlp.apply(shape, scales, keep, h_ND, norm_D, *flat))  # type: ignore[no-untyped-call]
+
+
+def recomputed(run: Callable[[Tensor, bool], Tensor], h_ND: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """run(h), of which nothing is kept for the backward pass but h: it is run again there.
+
+    Args:
+        run: called with h, and whether it is run again: the values of its output are not read then.
+        parameters: what trains inside, leaves all of them.
+    """
+    if not _tracked(h_ND, *parameters):
+        return run(h_ND, False)
+    return cast(Tensor, _Recomputed.apply(run, parameters, h_ND, *parameters))  # type: ignore[no-untyped-call]
 
 
 def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -102,6 +122,7 @@ class _AttentionInputs(torch.autograd.Function):
         ctx.save_for_backward(
             *saved.input,
             saved.inner_NS,
+            saved.inner_US,
             *(saved.q or (None,) * 3),
             *(saved.k or (None,) * 3),
             *(angles or (None, None)),
@@ -112,7 +133,7 @@ class _AttentionInputs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Any, ...]:
-        h_ND, rstd_N1, norm_D, inner_NS, *rest = ctx.saved_tensors
+        h_ND, rstd_N1, norm_D, inner_NS, inner_US, *rest = ctx.saved_tensors
         q, k, (cos_NE, sin_NE, *flat) = rest[:3], rest[3:6], rest[6:]
         saved = QkvSaved(
             Kept(h_ND, rstd_N1, norm_D),
@@ -121,6 +142,7 @@ class _AttentionInputs(torch.autograd.Function):
             None if k[0] is None else Kept(*k),
             cos_NE,
             sin_NE,
+            inner_US,
         )
         wanted = ctx.needs_input_grad
         need_h, need_norm, need_q_norm, need_k_norm = wanted[3:7]
@@ -163,26 +185,58 @@ class _Mlp(torch.autograd.Function):
         ctx: Any,
         shape: MlpShape,
         scales: tuple[float, ...],
+        keep: MlpKeep,
         h_ND: Tensor,
         norm_D: Tensor,
         *flat: Tensor | None,
     ) -> Tensor:
         linears = _linears(flat, scales, h_ND.dtype)
-        y_ND, saved = blocks.mlp(h_ND, norm_D, linears, shape)
         ctx.shape, ctx.scales = shape, scales
-        kept, *others = saved
-        ctx.save_for_backward(*kept, *others, *_flat(linears)[0])
+        if keep == "unread":
+            y_ND, kept = h_ND.new_empty(()).expand_as(h_ND), blocks.keep(h_ND, norm_D, shape.eps)
+        else:
+            y_ND, (kept, *made) = blocks.mlp(h_ND, norm_D, linears, shape)
+        ctx.save_for_backward(*kept, *(made if keep == "all" else [None] * 4), *_flat(linears)[0])
         return y_ND
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_ND: Tensor) -> tuple[Any, ...]:
         h_ND, rstd_N1, norm_D, inner_NS, e_NF, g_NF, inner_down_NR, *flat = ctx.saved_tensors
-        saved = MlpSaved(Kept(h_ND, rstd_N1, norm_D), inner_NS, e_NF, g_NF, inner_down_NR)
-        need_h, need_norm = ctx.needs_input_grad[2:4]
-        need = MlpNeed(need_h, need_norm, _needs(ctx.needs_input_grad[4:]))
-        grads = blocks.mlp_backward(saved, dy_ND, _linears(flat, ctx.scales), ctx.shape, need)
-        return (None, None, grads.h_ND if need_h else None, grads.norm_D, *_flat_grads(grads.linears))
+        kept, linears = Kept(h_ND, rstd_N1, norm_D), _linears(flat, ctx.scales)
+        if e_NF is None:
+            saved = blocks.mlp_again(kept, linears, ctx.shape)
+        else:
+            saved = MlpSaved(kept, inner_NS, e_NF, g_NF, inner_down_NR)
+        need_h, need_norm = ctx.needs_input_grad[3:5]
+        need = MlpNeed(need_h, need_norm, _needs(ctx.needs_input_grad[5:]))
+        grads = blocks.mlp_backward(saved, dy_ND, linears, ctx.shape, need)
+        return (None, None, None, grads.h_ND if need_h else None, grads.norm_D, *_flat_grads(grads.linears))
+
+
+class _Recomputed(torch.autograd.Function):
+    """Both times with gradients enabled, because what is tracked may run other kernels than what is not."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, run: Callable[[Tensor, bool], Tensor], parameters: Sequence[Tensor], h_ND: Tensor, *_: Tensor
+    ) -> Tensor:
+        ctx.run, ctx.parameters = run, parameters
+        ctx.save_for_backward(h_ND)
+        with torch.enable_grad():
+            return run(h_ND.detach().requires_grad_(ctx.needs_input_grad[2]), False).detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_ND: Tensor) -> tuple[Tensor | None, ...]:
+        (h_ND,) = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
+        with torch.enable_grad():
+            h_ND = h_ND.detach().requires_grad_(wanted[0])
+            y_ND = ctx.run(h_ND, True)
+        inputs = [each for each, want in zip((h_ND, *ctx.parameters), wanted, strict=True) if want]
+        found = iter(torch.autograd.grad(y_ND, inputs, dy_ND, allow_unused=True))
+        return (None, None, *(next(found) if want else None for want in wanted))
 
 
 def _joined(pieces: Sequence[Tensor]) -> Tensor:

@@ -8,9 +8,11 @@ nobody else keeps them, and adapters' inner rows. Normed inputs and activations 
     attention_output   o projection, residual                keeps the attention output, as attention does anyway
     mlp                norm, gate, up, activation, down, residual      keeps h, gate, up
 
-`luthier.kernels.autograd` puts them under autograd.
+`mlp_again` forms what `mlp` keeps once more from h alone. `attention_inputs` computes queries of chosen rows only,
+where nobody reads the others. `luthier.kernels.autograd` puts the blocks under autograd.
 
-Shape legend: N flat tokens, D hidden, H heads, K key/value heads, E features per head, F MLP width, S sum of ranks.
+Shape legend: N flat tokens, U rows whose queries are computed (N of them unless rows are chosen), D hidden, H heads,
+K key/value heads, E features per head, F MLP width, S sum of ranks.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from torch import Tensor
 from luthier.arch.spec import Rope
 from luthier.kernels import norm, rotary
 from luthier.kernels.dropout import Dropout
-from luthier.kernels.linear import Grads, Linear, Need, project, project_backward, reads_input
+from luthier.kernels.linear import Grads, Linear, Need, inner_rows, project, project_backward, reads_input
 
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     "silu": (F.silu, lambda dy, e: torch.ops.aten.silu_backward.grad_input(dy, e, grad_input=dy)),
@@ -59,16 +61,19 @@ def keep(h_ND: Tensor, weight_D: Tensor, eps: float) -> Kept:
 
 @dataclass(frozen=True)
 class QkvShape:
-    """eps: of all norms; rope: None without rotary; drop: on the adapters' input."""
+    """eps: of all norms; rope: None without rotary; drop: on the adapters' input; rows: the rows whose queries are
+    computed, each once, None for all."""
 
     eps: float
     head_dim: int
     rope: Rope | None = None
     drop: Dropout | None = None
+    rows_U: Tensor | None = None
 
 
 class QkvSaved(NamedTuple):
-    """q, k: kept only under q/k norm, before it; cos, sin: None without rotary."""
+    """q, k: kept only under q/k norm, before it; cos, sin: None without rotary. inner_US: where queries are of chosen
+    rows only, the inner rows of their own adapter; `inner_NS` is then of keys and values."""
 
     input: Kept
     inner_NS: Tensor | None
@@ -76,6 +81,7 @@ class QkvSaved(NamedTuple):
     k: Kept | None
     cos_NE: Tensor | None
     sin_NE: Tensor | None
+    inner_US: Tensor | None = None
 
 
 class QkvNeed(NamedTuple):
@@ -102,7 +108,7 @@ def attention_inputs(
     linears: Sequence[Linear],
     shape: QkvShape,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], QkvSaved]:
-    """Queries [N, H, E], keys and values [N, K, E], normed and rotated, ready for attention.
+    """Queries [U, H, E], keys and values [N, K, E], normed and rotated, ready for attention.
 
     Args:
         qk_norms: weights [E] of the norms on each head of q and k, where the model has them.
@@ -110,15 +116,22 @@ def attention_inputs(
         linears: q, k, v.
     """
     kept = keep(h_ND, norm_D, shape.eps)
-    (q_NO, k_NO, v_NO), inner_NS = project(kept.normed(), linears, shape.drop)
-    q, k, v = (y_NO.view(len(y_NO), -1, shape.head_dim) for y_NO in (q_NO, k_NO, v_NO))
+    x_ND, inner_US = kept.normed(), None
+    if shape.rows_U is None:
+        projected, inner_NS = project(x_ND, linears, shape.drop)
+    else:
+        keys_values, inner_NS = project(x_ND, linears[1:], shape.drop)
+        queries, inner_US = project(x_ND[shape.rows_U], linears[:1], _at(shape.drop, shape.rows_U))
+        projected = [*queries, *keys_values]
+    q, k, v = (y_NO.view(len(y_NO), -1, shape.head_dim) for y_NO in projected)
     q_kept = k_kept = None
     if qk_norms is not None:
         q_kept, k_kept = keep(q, qk_norms[0], shape.eps), keep(k, qk_norms[1], shape.eps)
         q, k = q_kept.normed(), k_kept.normed()
     if shape.rope is not None and angles is not None:
-        q, k = rotary.rotate(q, *angles, shape.rope), rotary.rotate(k, *angles, shape.rope)
-    return (q, k, v), QkvSaved(kept, inner_NS, q_kept, k_kept, *(angles or (None, None)))
+        q, k = rotary.rotate(q, *_of_queries(angles, shape), shape.rope), rotary.rotate(k, *angles, shape.rope)
+    cos_NE, sin_NE = angles or (None, None)
+    return (q, k, v), QkvSaved(kept, inner_NS, q_kept, k_kept, cos_NE, sin_NE, inner_US)
 
 
 def attention_inputs_backward(
@@ -132,19 +145,43 @@ def attention_inputs_backward(
     dq, dk, dv = grads
     dq_norm = dk_norm = None
     if shape.rope is not None and saved.cos_NE is not None and saved.sin_NE is not None:
-        dq = rotary.rotate(dq, saved.cos_NE, saved.sin_NE, shape.rope, adjoint=True)
-        dk = rotary.rotate(dk, saved.cos_NE, saved.sin_NE, shape.rope, adjoint=True)
+        angles = saved.cos_NE, saved.sin_NE
+        dq = rotary.rotate(dq, *_of_queries(angles, shape), shape.rope, adjoint=True)
+        dk = rotary.rotate(dk, *angles, shape.rope, adjoint=True)
     if saved.q is not None and saved.k is not None:
         dq, dq_norm = norm.backward(*saved.q, dq, need.q_norm)
         dk, dk_norm = norm.backward(*saved.k, dk, need.k_norm)
-    x_ND = saved.input.normed() if reads_input(need.linears) else None
     dys = [dy.flatten(1) for dy in (dq, dk, dv)]
-    need_dx = need.h or need.norm
-    dx_ND, linear_grads = project_backward(x_ND, saved.inner_NS, dys, linears, need.linears, shape.drop, need_dx)
+    dx_ND, linear_grads = _qkv_backward(saved, dys, linears, shape, need)
     if dx_ND is None:
         return QkvGrads(None, None, dq_norm, dk_norm, linear_grads)
     dh_ND, dnorm_D = norm.backward(*saved.input, dx_ND, need.norm)
     return QkvGrads(dh_ND, dnorm_D, dq_norm, dk_norm, linear_grads)
+
+
+def _qkv_backward(
+    saved: QkvSaved, dys: Sequence[Tensor], linears: Sequence[Linear], shape: QkvShape, need: QkvNeed
+) -> tuple[Tensor | None, list[Grads]]:
+    """Gradients of the normed input and of the projections."""
+    x_ND = saved.input.normed() if reads_input(need.linears) else None
+    need_dx, needs, rows_U = need.h or need.norm, need.linears, shape.rows_U
+    if rows_U is None:
+        return project_backward(x_ND, saved.inner_NS, dys, linears, needs, shape.drop, need_dx)
+    dx_ND, grads = project_backward(x_ND, saved.inner_NS, dys[1:], linears[1:], needs[1:], shape.drop, need_dx)
+    x_UD, drop = None if x_ND is None else x_ND[rows_U], _at(shape.drop, rows_U)
+    dx_UD, q_grads = project_backward(x_UD, saved.inner_US, dys[:1], linears[:1], needs[:1], drop, need_dx)
+    if dx_ND is not None and dx_UD is not None:
+        dx_ND.index_add_(0, rows_U, dx_UD)
+    return dx_ND, [*q_grads, *grads]
+
+
+def _at(drop: Dropout | None, rows_U: Tensor) -> Dropout | None:
+    return None if drop is None else drop.at(rows_U)
+
+
+def _of_queries(angles: tuple[Tensor, Tensor], shape: QkvShape) -> tuple[Tensor, Tensor]:
+    cos_NE, sin_NE = angles
+    return angles if shape.rows_U is None else (cos_NE[shape.rows_U], sin_NE[shape.rows_U])
 
 
 # ------------------------------------------------------------------------------------------- attention's output
@@ -220,6 +257,16 @@ def mlp(h_ND: Tensor, norm_D: Tensor, linears: Sequence[Linear], shape: MlpShape
     m_NF = act(e_NF).mul_(g_NF)
     (y_ND,), inner_down_NR = project(m_NF, (down,), shape.drop_down, residual_NO=h_ND)
     return y_ND, MlpSaved(kept, inner_NS, e_NF, g_NF, inner_down_NR)
+
+
+def mlp_again(kept: Kept, linears: Sequence[Linear], shape: MlpShape) -> MlpSaved:
+    """What `mlp` keeps, bit for bit, from its input alone: gate and up once more, and no product with down's weight."""
+    gate, up, down = linears
+    (e_NF, g_NF), inner_NS = project(kept.normed(), (gate, up), shape.drop)
+    if not down.rank:
+        return MlpSaved(kept, inner_NS, e_NF, g_NF, None)
+    act, _ = ACTIVATIONS[shape.act]
+    return MlpSaved(kept, inner_NS, e_NF, g_NF, inner_rows(act(e_NF).mul_(g_NF), (down,), shape.drop_down))
 
 
 def mlp_backward(saved: MlpSaved, dy_ND: Tensor, linears: Sequence[Linear], shape: MlpShape, need: MlpNeed) -> MlpGrads:

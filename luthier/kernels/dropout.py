@@ -9,7 +9,7 @@ Shape legend: N flat tokens, I features, W words of two features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,10 @@ class Dropout:
     def survivor_scale(self) -> float:
         """1 / (1 - p), by which the survivors are scaled."""
         return LEVELS / (LEVELS - self.threshold)
+
+    def at(self, rows_U: Tensor) -> Dropout:
+        """The same for some of the tokens."""
+        return replace(self, token_N=self.token_N[rows_U])
 
     def mask(self, width: int) -> Tensor:
         """True where a feature is dropped, bool [N, width]."""

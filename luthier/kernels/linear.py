@@ -60,7 +60,7 @@ def project(
         drop: dropout on the adapters' input.
         residual_NO: added to the output of a single projection.
     """
-    inner_NS = _inner(x_NI, linears, drop)
+    inner_NS = inner_rows(x_NI, linears, drop)
     outputs, column = [], 0
     for linear in linears:
         y_NO = _base(x_NI, linear, residual_NO)
@@ -70,6 +70,16 @@ def project(
             column += linear.rank
         outputs.append(y_NO)
     return outputs, inner_NS
+
+
+def inner_rows(x_NI: Tensor, linears: Sequence[Linear], drop: Dropout | None) -> Tensor | None:
+    """The adapters' inner rows x A^T, [N, S]; None without adapters."""
+    a_SI = _stacked_a(linears, x_NI.dtype)
+    if a_SI is None:
+        return None
+    if drop is not None:
+        x_NI = x_NI.masked_fill(drop.mask(x_NI.shape[1]), 0)
+    return x_NI @ a_SI.T
 
 
 def project_backward(
@@ -123,15 +133,6 @@ def _base(x_NI: Tensor, linear: Linear, residual_NO: Tensor | None) -> Tensor:
         return torch.nn.functional.linear(x_NI, linear.weight_OI, linear.bias_O)
     y_NO = torch.addmm(residual_NO, x_NI, linear.weight_OI.T)
     return y_NO if linear.bias_O is None else y_NO.add_(linear.bias_O)
-
-
-def _inner(x_NI: Tensor, linears: Sequence[Linear], drop: Dropout | None) -> Tensor | None:
-    a_SI = _stacked_a(linears, x_NI.dtype)
-    if a_SI is None:
-        return None
-    if drop is not None:
-        x_NI = x_NI.masked_fill(drop.mask(x_NI.shape[1]), 0)
-    return x_NI @ a_SI.T
 
 
 def _stacked_a(linears: Sequence[Linear], dtype: torch.dtype) -> Tensor | None:
