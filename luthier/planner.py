@@ -1,16 +1,31 @@
 """Closed-form memory of a training run, before any weight is loaded.
 
 What goes in: the architecture, the recipe's tuning kind, the compute dtype and the bytes that are free. What comes out:
-bytes per part and the micro-batch budget in tokens. Torch-free arithmetic; the counts follow what `luthier.kernels`
-keeps for the backward pass.
+bytes per part, the micro-batch budget in tokens, and what each layer keeps for the backward pass. Torch-free
+arithmetic; the counts follow what `luthier.kernels` keeps.
+
+**Which layers keep less.** Most is held when the backward pass of the top layer begins. What a layer forms again lies
+beside what the layers below it keep, so that the top layer frees nothing, and a lower one never less than one above it.
+Layers therefore keep less from the lowest trained one up: `drop_layer` below, `drop_mlp` above it, `keep` on top. Of
+all such stacks the plan takes the one that computes least again and still holds `ENOUGH_TOKENS`. Which of the two
+policies is the cheaper per byte depends on the model and on the length of its rows: dropping gate and up costs 4 D F
+FLOPs for 2 F numbers, which is 2 D per number; the rest of a layer costs 4 D (Q + K) and attention for about 2 Q + 2 K
++ D numbers, between 1.3 D and 2 D where rows are short and more where they are long.
+
+`offload` is never chosen. What a layer keeps takes longer over PCIe than its matmuls take to be done again: the 27 KB
+per token of a layer of Qwen2.5-0.5B take 1.1 us at 25 GB/s, its 30 MFLOP 0.1 us at 300 TFLOP/s (Llama 8B: 94 KB, 3.8
+us; 436 MFLOP, 1.5 us).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from luthier.arch.spec import DecoderSpec, Layer
+from luthier.config.schema import Policy
 
 FLOAT32_BYTES = 4
 HEAD_CHUNK_BYTES = 256 * 2**20
@@ -21,6 +36,25 @@ tuned."""
 CAP_TOKENS = {"cpu": 4096, "cuda": 32768}
 """Micro-batches beyond this gain nothing: matmuls of this many rows already run at full rate (CPU: `bench/`, GPU: not
 studied)."""
+ENOUGH_TOKENS = 1024
+"""Micro-batches from here up do not win back what recomputing costs, a sixth to a third more arithmetic: a matmul of
+220 rows runs at 60 % of the rate of one of 880 (`luthier.kernels.head.CHUNK_BYTES`); above that there is little left to
+gain. GPU: not studied."""
+
+Policies = tuple[Policy, ...]
+"""What each layer keeps, from the lowest up."""
+
+
+class Ranks(NamedTuple):
+    """Ranks of a layer's adapters; 0 where there is none."""
+
+    q: int = 0
+    k: int = 0
+    v: int = 0
+    o: int = 0
+    gate: int = 0
+    up: int = 0
+    down: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +70,7 @@ class MemoryPlan:
     bytes_per_token: int
     budget_tokens: int
     free_bytes: int
+    policies: Policies
 
     @property
     def peak_bytes(self) -> int:
@@ -46,7 +81,10 @@ class MemoryPlan:
         return self.peak_bytes <= self.free_bytes
 
     def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "peak_bytes": self.peak_bytes}
+        """The bytes and the budget; the policies stand beside them in `plan.json`."""
+        facts = {**dataclasses.asdict(self), "peak_bytes": self.peak_bytes}
+        del facts["policies"]
+        return facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +95,9 @@ class Workload:
     frozen_parameters: held in the compute dtype, `compute_bytes` each;
     first_trained_layer: lowest layer that trains anything; layers below it keep nothing for the backward pass;
     longest_tokens: the longest example, which has to fit into one micro-batch;
-    inner_features: sum of the ranks of all adapters, whose inner rows are kept;
-    cast_parameters: trained weights of the base itself, of which a forward pass makes copies in the compute dtype;
+    ranks: of each layer's adapters, whose inner rows are kept; empty without adapters;
+    cast_parameters: trained weights of the base itself, of which a forward pass makes copies in the compute dtype (they
+    are counted under every policy, though under drop_layer those of one layer at a time are there);
     head_parameters: of the head (or the embedding tied to it) where it trains.
     """
 
@@ -68,29 +107,39 @@ class Workload:
     compute_bytes: int
     optimizer_slots: int
     longest_tokens: int
-    inner_features: int = 0
+    ranks: tuple[Ranks, ...] = ()
     cast_parameters: int = 0
     head_parameters: int = 0
 
 
 def plan(
-    spec: DecoderSpec, load: Workload, *, free_bytes: int, device: str, asked_tokens: int | None = None
+    spec: DecoderSpec,
+    load: Workload,
+    *,
+    free_bytes: int,
+    device: str,
+    asked_tokens: int | None = None,
+    policies: Policies | None = None,
 ) -> MemoryPlan:
-    """Choose the micro-batch budget in tokens, or take the one that is asked for (`optim.budget_tokens`).
+    """Choose the micro-batch budget in tokens and what layers keep, or take what is asked for (`optim.budget_tokens`,
+    `optim.activations`).
 
     The budget is what fits into the free memory, at most `CAP_TOKENS`, and never less than the longest example; where
     even that does not fit, `fits` is False.
     """
     kind = "cuda" if device.startswith("cuda") else "cpu"
     cap = max(CAP_TOKENS[kind], asked_tokens or 0, load.longest_tokens)
-    per_token = token_bytes(spec, load)
     weights = load.frozen_parameters * load.compute_bytes
     if load.compute_bytes < FLOAT32_BYTES:
         weights += load.cast_parameters * load.compute_bytes
     trained = load.trainable_parameters * FLOAT32_BYTES
     head = head_bytes(spec, load, rows=cap, kind=kind)
-    room = max(int(free_bytes * USABLE) - weights - trained * (2 + load.optimizer_slots) - head, 0) // per_token
-    budget = max(asked_tokens or min(room, CAP_TOKENS[kind]), load.longest_tokens)
+    room_bytes = max(int(free_bytes * USABLE) - weights - trained * (2 + load.optimizer_slots) - head, 0)
+    if policies is None:
+        wanted = max(asked_tokens or ENOUGH_TOKENS, load.longest_tokens)
+        policies = choose(spec, load, room_bytes // wanted)
+    per_token = token_bytes(spec, load, policies)
+    budget = max(asked_tokens or min(room_bytes // per_token, CAP_TOKENS[kind]), load.longest_tokens)
     return MemoryPlan(
         weights=weights,
         trainable=trained,
@@ -101,34 +150,120 @@ def plan(
         bytes_per_token=per_token,
         budget_tokens=budget,
         free_bytes=free_bytes,
+        policies=policies,
     )
 
 
-def token_bytes(spec: DecoderSpec, load: Workload) -> int:
-    """Bytes per token at the moment most is held: when the backward pass of the last layer's MLP begins.
+def uniform(spec: DecoderSpec, policy: Policy) -> Policies:
+    """One policy for all layers. The top layer is not offloaded: its backward pass is the first thing that follows."""
+    below: Policies = (policy,) * (len(spec.layers) - 1)
+    return (*below, "keep" if policy == "offload" else policy)
 
-    What every trained layer keeps, the adapters' inner rows, the rotary tables (shared by the layers), and what that
-    MLP works with: three buffers of its width, and the gradients that enter and leave it.
-    """
-    layers = spec.layers[load.first_trained_layer :]
+
+def in_words(policies: Sequence[str]) -> str:
+    """`drop_layer x 3, keep x 21`, from the lowest layer up."""
+    return ", ".join(f"{policy} x {len(list(layers))}" for policy, layers in itertools.groupby(policies))
+
+
+def choose(spec: DecoderSpec, load: Workload, token_limit_bytes: int) -> Policies:
+    """Of the stacks that hold at most so many bytes per token, the one that computes least again; where none does, the
+    one that holds least."""
+    count, first = len(spec.layers), load.first_trained_layer
+    stacks = [_stack(first, low, high, count) for low in range(first, count + 1) for high in range(low, count + 1)]
+    keys = load.longest_tokens // 2  # that a query sees on average, at most
+    costs = {
+        policy: [recomputed_flops(layer, spec, policy, keys) for layer in spec.layers]
+        for policy in ("keep", "drop_mlp", "drop_layer")
+    }
+
+    def flops(stack: Policies) -> int:
+        return sum(costs[policy][index] for index, policy in enumerate(stack))
+
+    for stack in sorted(stacks, key=flops):
+        if token_bytes(spec, load, stack) <= token_limit_bytes:
+            return stack
+    return min(stacks, key=lambda stack: (token_bytes(spec, load, stack), flops(stack)))
+
+
+def _stack(first: int, low: int, high: int, count: int) -> Policies:
+    """`drop_layer` from `first` on, `drop_mlp` from `low` on, `keep` from `high` on; below `first` nothing is kept."""
+
+    def policy(index: int) -> Policy:
+        if index < first or index >= high:
+            return "keep"
+        return "drop_layer" if index < low else "drop_mlp"
+
+    return tuple(policy(index) for index in range(count))
+
+
+def token_bytes(spec: DecoderSpec, load: Workload, policies: Policies) -> int:
+    """Bytes per token at the moment most is held, when the backward pass of some layer's MLP begins: what the layers up
+    to it keep, what it forms again, the rotary tables (shared by the layers), and what the MLP works with: three
+    buffers of its width, and the gradients that enter and leave it. As if every row were scored; a last layer of fewer
+    rows holds less (`last_layer_bytes`)."""
     ropes = {(layer.mixer.rope, layer.mixer.head_dim) for layer in spec.layers if layer.mixer.rope is not None}
     working = max((3 * layer.ffn.width for layer in spec.layers), default=0) + 3 * spec.d
-    shared = load.inner_features + sum(2 * head_dim for _, head_dim in ropes) + working
-    return sum(layer_bytes(layer, spec, load.compute_bytes) for layer in layers) + shared * load.compute_bytes
+    shared = sum(2 * head_dim for _, head_dim in ropes) + working
+    held = most = 0
+    for index in range(load.first_trained_layer, len(spec.layers)):
+        held += layer_bytes(spec, load, index, policies[index])
+        most = max(most, held + _formed_again_bytes(spec, load, index, policies))
+    return most + shared * load.compute_bytes
 
 
-def layer_bytes(layer: Layer, spec: DecoderSpec, compute_bytes: int) -> int:
-    """Bytes per token that a layer keeps for the backward pass, adapters aside: the residual stream before attention
-    and before the MLP (2 d), q, k, v and the attention output, gate and up; in float32 the reciprocal RMS of each norm
-    and the log-sum-exp of each head."""
+def layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Policy) -> int:
+    """Bytes per token that a layer keeps for the backward pass."""
+    per_token, per_row = last_layer_bytes(spec, load, index, policy)
+    return per_token + per_row
+
+
+def last_layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Policy) -> tuple[int, int]:
+    """The same for a layer of which only the scored rows are computed beyond keys and values: bytes per token, and
+    bytes per scored row besides.
+
+    keep: per token the residual stream before attention (d), k and v; per row q, the attention output, the residual
+    stream before the MLP (d), gate and up; the adapters' inner rows; in float32 the reciprocal RMS of each norm and the
+    log-sum-exp of each head; under q/k norm q and k before it. drop_mlp: of the MLP its input and its reciprocal RMS
+    alone. drop_layer: the residual stream before attention alone. offload: nothing on the device.
+    """
+    if policy == "offload":
+        return 0, 0
+    if policy == "drop_layer":
+        return spec.d * load.compute_bytes, 0
+    layer, ranks = spec.layers[index], load.ranks[index] if load.ranks else Ranks()
     mixer, width = layer.mixer, layer.ffn.width
     query, key = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
-    kept = 2 * spec.d + 2 * query + 2 * key + 2 * width
-    scalars = 2 + mixer.heads
+    of_tokens, of_rows = spec.d + 2 * key + ranks.k + ranks.v, 2 * query + spec.d + ranks.q + ranks.o
+    token_scalars, row_scalars = 1, 1 + mixer.heads
     if mixer.qk_norm:
-        kept += query + key  # before their norm
-        scalars += mixer.heads + mixer.kv_heads
-    return kept * compute_bytes + scalars * FLOAT32_BYTES
+        of_tokens, token_scalars = of_tokens + key, token_scalars + mixer.kv_heads
+        of_rows, row_scalars = of_rows + query, row_scalars + mixer.heads
+    if policy == "keep":
+        of_rows += 2 * width + ranks.gate + ranks.up + ranks.down
+    size = load.compute_bytes
+    return of_tokens * size + token_scalars * FLOAT32_BYTES, of_rows * size + row_scalars * FLOAT32_BYTES
+
+
+def _formed_again_bytes(spec: DecoderSpec, load: Workload, index: int, policies: Policies) -> int:
+    """Bytes per token that come back for the backward pass of a layer, beside what it keeps: all that `keep` would have
+    kept; under `offload` also what is on its way for the layer below."""
+    whole = layer_bytes(spec, load, index, "keep") - layer_bytes(spec, load, index, policies[index])
+    if policies[index] == "offload" and index > load.first_trained_layer and policies[index - 1] == "offload":
+        whole += layer_bytes(spec, load, index - 1, "keep")
+    return whole
+
+
+def recomputed_flops(layer: Layer, spec: DecoderSpec, policy: Policy, keys: int) -> int:
+    """FLOPs per token that a layer's backward pass does again, adapters aside: gate and up; for `drop_layer` also q, k,
+    v, o and attention over so many keys, though never down, whose output nobody reads again."""
+    if policy in ("keep", "offload"):
+        return 0
+    mixer = layer.mixer
+    query, key = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
+    again = 4 * spec.d * layer.ffn.width
+    if policy == "drop_layer":
+        again += 4 * spec.d * (query + key) + 4 * query * keys
+    return again
 
 
 def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> int:

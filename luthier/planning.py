@@ -1,4 +1,4 @@
-"""The plan of a run: device, dtype and micro-batch budget, decided before the run folder is touched.
+"""The plan of a run: device, dtype, micro-batch budget and what layers keep, decided before the run folder is touched.
 
 What goes in: the recipe, the base, the longest row, and the plan of an earlier attempt where there is one. What comes
 out: a `Plan`, with what had to change since then; or the problem, with the field that mends it.
@@ -15,14 +15,18 @@ from luthier import planner
 from luthier.arch import count
 from luthier.arch.count import AnyTune
 from luthier.arch.families.gated import EMBEDDING, HEAD
+from luthier.arch.spec import Architecture
 from luthier.config.schema import Lora, RunConfig
 from luthier.engine import backend
 from luthier.engine.backend import Backend
 from luthier.errors import Problem, RunError
 from luthier.kernels import select
-from luthier.planner import MemoryPlan, Workload
+from luthier.planner import MemoryPlan, Policies, Ranks, Workload
 from luthier.runs.store import RunFolder
 from luthier.session import Base
+
+OF_MEMORY = frozenset({"plan.budget_tokens", "plan.activations"})
+"""Changes that are written into `plan.json`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,18 +42,23 @@ class Plan:
     def budget_tokens(self) -> int:
         return self.memory.budget_tokens
 
+    @property
+    def policies(self) -> Policies:
+        return self.memory.policies
+
     def save(self, run: RunFolder) -> None:
         """Write `plan.json`, unless the one that is obeyed is there already. A device that is back later is used again;
-        a budget stays as small as it once had to be."""
+        a budget stays as small as it once had to be, and layers keep as little."""
         if self.saved is None:
             kernels = select.choose(self.backend.device).to_json()
             facts = {"backend": self.backend.to_json(), **self._budget(), "kernels": kernels}
             run.write_json("plan.json", facts)
-        elif self.saved["budget_tokens"] != self.budget_tokens or not run.has("plan.json"):
+        elif not run.has("plan.json") or not OF_MEMORY.isdisjoint(field for field, _, _ in self.changes):
             run.write_json("plan.json", {**self.saved, **self._budget()})
 
     def _budget(self) -> dict[str, Any]:
-        return {"budget_tokens": self.budget_tokens, "memory": self.memory.to_json()}
+        facts = {"budget_tokens": self.budget_tokens, "activations": list(self.policies)}
+        return {**facts, "memory": self.memory.to_json()}
 
 
 def decide(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, saved: Mapping[str, Any] | None) -> Plan:
@@ -67,25 +76,32 @@ def decide(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, sa
     changes = [(f"plan.{field}", saved["backend"][field], getattr(chosen, field)) for field in lost] if saved else []
     if saved is not None and saved["budget_tokens"] != memory.budget_tokens:
         changes.append(("plan.budget_tokens", saved["budget_tokens"], memory.budget_tokens))
+    if saved is not None and (before := _saved_policies(base, saved)) != memory.policies:
+        changes.append(("plan.activations", planner.in_words(before), planner.in_words(memory.policies)))
     return Plan(chosen, memory, tuple(changes), saved)
 
 
 def _memory(
     config: RunConfig, load: Workload, base: Base, chosen: Backend, saved: Mapping[str, Any] | None
 ) -> MemoryPlan:
-    """The budget of the saved plan or of the recipe. Where less memory is free than when the plan was made, a smaller
-    one that still holds the longest row; a recipe's own budget is not made smaller on a first start."""
+    """Budget and policies of the saved plan, or of the recipe. Where less memory is free than when the plan was made,
+    layers keep less, which changes no bit; then the budget is made smaller, as long as it holds the longest row. A
+    recipe's own policy stands, and its own budget is not made smaller on a first start."""
     asked = int(saved["budget_tokens"]) if saved else config.optim.budget_tokens
-    free_bytes = backend.free_memory_bytes(chosen.device)
+    spec, free_bytes, activations = base.arch.spec, backend.free_memory_bytes(chosen.device), config.optim.activations
+    fixed = None if activations == "auto" else _possible(planner.uniform(spec, activations), chosen)
 
-    def plan(tokens: int | None) -> MemoryPlan:
-        spec = base.arch.spec
-        return planner.plan(spec, load, free_bytes=free_bytes, device=chosen.device, asked_tokens=tokens)
+    def plan(tokens: int | None, policies: Policies | None) -> MemoryPlan:
+        return planner.plan(
+            spec, load, free_bytes=free_bytes, device=chosen.device, asked_tokens=tokens, policies=policies
+        )
 
-    memory = plan(asked)
+    memory = plan(asked, fixed or (_possible(_saved_policies(base, saved), chosen) if saved else None))
+    if not memory.fits:
+        memory = plan(asked, fixed)
     if memory.fits:
         return memory
-    smallest = plan(None)
+    smallest = plan(None, fixed)
     if smallest.fits and saved is not None:
         return smallest
     short = memory if smallest.fits else smallest
@@ -96,6 +112,27 @@ def _memory(
     else:
         problem = Problem("engine.row_too_large", field="data.max_tokens", values=values)
     raise RunError(problem)
+
+
+def _possible(policies: Policies, chosen: Backend) -> Policies:
+    """On a CPU there is no other memory to offload to."""
+    return tuple("keep" if chosen.device == "cpu" and policy == "offload" else policy for policy in policies)
+
+
+def _saved_policies(base: Base, saved: Mapping[str, Any]) -> Policies:
+    """A plan without them is of a version that kept everything."""
+    return tuple(saved.get("activations", planner.uniform(base.arch.spec, "keep")))
+
+
+def ranks(arch: Architecture, tune: AnyTune) -> tuple[Ranks, ...]:
+    """Ranks of each layer's adapters; empty without adapters."""
+    if not isinstance(tune, Lora):
+        return ()
+    layers: list[dict[str, int]] = [{} for _ in arch.spec.layers]
+    for unit, rank, _ in count.select_units(arch, tune):
+        (part,) = unit.parts
+        layers[unit.layer][part.role] = rank
+    return tuple(Ranks(**roles) for roles in layers)
 
 
 def _workload(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, chosen: Backend) -> Workload:
@@ -110,7 +147,7 @@ def _workload(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int,
         compute_bytes=chosen.compute_dtype.itemsize,
         optimizer_slots=2 if config.optim.kind == "adamw" else int(config.optim.momentum > 0),
         longest_tokens=longest_tokens,
-        inner_features=sum(rank for _, rank, _ in count.select_units(base.arch, tune)) if isinstance(tune, Lora) else 0,
+        ranks=ranks(base.arch, tune),
         cast_parameters=in_place,
         head_parameters=math.prod(base.arch.tensors[head]) if head_trains else 0,
     )

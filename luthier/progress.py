@@ -22,6 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from luthier.planner import in_words
 from luthier.runs.events import FIRST_OF_ATTEMPT, Event
 from luthier.runs.tables import count, decimal, duration, size
 from luthier.text import say
@@ -241,6 +242,7 @@ def _plan(event: Event) -> str:
         device=backend.get("device"),
         dtype=backend.get("dtype"),
         budget=count(event.data.get("budget_tokens")),
+        activations=in_words(event.data.get("activations") or ["keep"]),
         memory=size(memory["peak_bytes"]),
     )
 

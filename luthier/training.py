@@ -357,7 +357,7 @@ def assemble(
     job = loop.Job(
         model=decoder,
         named=named,
-        method=METHODS[config.method.kind](ADAPTER if isinstance(tune, Lora) else None, config.run.seed),
+        method=METHODS[config.method.kind](ADAPTER if isinstance(tune, Lora) else None, config.run.seed, plan.policies),
         stream=steps,
         validation=held_out,
         optimizer=optim.build(named, config.optim, rate),

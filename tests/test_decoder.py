@@ -19,7 +19,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from luthier.arch.families import FAMILIES
-from luthier.batch import Batch, Ints, Segments
+from luthier.arch.spec import Unit
+from luthier.batch import Batch, Ints, Rendered, Segments
+from luthier.data import pack
+from luthier.kernels import head
 from luthier.models.decoder import Cache, Copy, Decoder, Delta, DropoutKey, Want
 
 Document = tuple[Ints, Ints]
@@ -149,7 +152,7 @@ def test_hidden_states_and_log_probabilities_equal_transformers(name: str) -> No
         logp = out.logits[0].log_softmax(-1)
         own = slice(scored, scored + len(rows))
         assert difference(hidden[start : start + len(ids)], out.hidden_states[-1][0]) <= BOUND
-        assert torch.equal(scores.hidden[own], hidden[start + rows])
+        assert difference(scores.hidden[own], hidden[start + rows]) <= BOUND
         assert difference(scores.logp[own], logp[rows, torch.from_numpy(ids[rows + 1])]) <= BOUND
         assert difference(scores.entropy[own], -(logp.exp() * logp).sum(-1)[rows]) <= BOUND
         start, scored = start + len(ids), scored + len(rows)
@@ -248,6 +251,119 @@ def test_packing_and_splitting_change_nothing(kind: str, name: str) -> None:
         assert_same(other, results[0])
 
 
+SETTINGS = ["lora", "lora with dropout", "full", "freeze", "a norm and a bias"]
+
+
+def _setting(setting: str, name: str, dtype: torch.dtype = torch.float32) -> tuple[Decoder, dict[str, Any]]:
+    """Three layers; `freeze` trains the top one, final norm and head."""
+    trains = {
+        "full": everything,
+        "freeze": lambda key: key.startswith(("model.layers.2.", "model.norm.", "lm_head.")),
+        "a norm and a bias": lambda key: key.endswith(("1.post_attention_layernorm.weight", "0.self_attn.q_proj.bias")),
+    }
+    decoder = decoder_of(build(name).to(dtype), name, dtype, trains.get(setting, lambda _: False))
+    if not setting.startswith("lora"):
+        return decoder, {}
+    add_adapter(decoder, ranks=ALL_LINEAR, dropout=0.3 if "dropout" in setting else 0.0)
+    return decoder, {"adapter": "a.b", "dropout": DropoutKey(11, 4)}
+
+
+STACKS = [
+    ("drop_mlp",) * 3,
+    ("drop_layer",) * 3,
+    ("drop_layer", "drop_mlp", "keep"),
+    ("keep", "drop_layer", "drop_mlp"),
+    ("offload", "offload", "keep"),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", ["llama_biased", "mistral_window", "qwen2_tied", "qwen3_biased"])
+def test_no_bit_depends_on_what_layers_keep(name: str, setting: str, dtype: torch.dtype) -> None:
+    """Several documents, some of equal length, and a shared prompt; two micro-batches are summed."""
+    decoder, options = _setting(setting, name, dtype)
+    random = np.random.default_rng(3)
+    prompt, _ = shared_prompt(random.integers(0, VOCABULARY, 11), [random.integers(0, VOCABULARY, n) for n in (6, 9)])
+    results = []
+    for policies in ((), *STACKS):
+        losses = []
+        for batch in (flat(documents()), prompt):
+            loss = nll(decoder, batch, policies=policies, **options)
+            loss.backward()
+            losses.append(loss.detach())
+        results.append({"loss": torch.stack(losses), **gradients(decoder)})
+    assert len(results[0]) > 1
+    for policies, other in zip(STACKS, results[1:], strict=True):
+        assert other.keys() == results[0].keys()
+        assert [key for key in other if not torch.equal(other[key], results[0][key])] == [], policies
+
+
+def test_a_layer_that_trains_nothing_under_this_adapter_is_not_run_again() -> None:
+    decoder = decoder_of(build("llama"), "llama")
+    add_adapter(decoder, "other", ranks={"layers.0.self_attn.q_proj": 4})
+    add_adapter(decoder, ranks={"layers.2.mlp.up_proj": 4})
+    batch = flat(documents())
+    nll(decoder, batch, adapter="a.b", policies=("drop_layer",) * 3).backward()
+    found = gradients(decoder)
+    assert len(found) == 2 and all("layers.2.mlp.up_proj" in key for key in found)
+    nll(decoder, batch, adapter="a.b").backward()
+    assert all(torch.equal(gradient, found[key]) for key, gradient in gradients(decoder).items())
+
+
+def sparse(docs: Sequence[Document]) -> list[Document]:
+    """Scored: one row in three, the last row, none, all, two stretches."""
+    made = []
+    for index, (ids, _) in enumerate(docs):
+        n = len(ids) - 1
+        rows = [range(0, n, 3), [n - 1], [], range(n), [*range(1, n // 3), *range(n // 2, n - 2)]][index % 5]
+        made.append((ids, np.array(rows, dtype=np.int64)))
+    return made
+
+
+def full_form(decoder: Decoder, batch: Batch, adapter: str | None = None, dropout: DropoutKey | None = None) -> Tensor:
+    """`nll` with every row of every layer computed."""
+    x_MD = decoder.hidden(batch, adapter=adapter, dropout=dropout)[batch.rows]
+    weight_VD = decoder.weighted["model.embed_tokens" if decoder.spec.tied else "lm_head"].weight_for(adapter)
+    coefficients_M = -torch.from_numpy(batch.weights["nll"])
+    total = head.score(x_MD, weight_VD, torch.from_numpy(batch.targets), "linear", coefficients_M).total
+    assert total is not None
+    return total
+
+
+@pytest.mark.parametrize("block", [3, 256])
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", [*FAMILY_CASES, "llama_biased", "qwen2_window", "qwen3_biased"])
+def test_a_last_layer_of_scored_rows_equals_a_whole_one(
+    name: str, setting: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.kernels.attention.CHOSEN_BLOCK", block)
+    decoder, options = _setting(setting, name)
+    random = np.random.default_rng(3)
+    prompt, _ = shared_prompt(
+        random.integers(0, VOCABULARY, 11), [random.integers(0, VOCABULARY, n) for n in (6, 9, 1, 6)]
+    )
+    for batch in (flat(documents()), flat(sparse(documents([20, 9, 7, 9, 30]))), prompt):
+        results = []
+        for compute in (nll, full_form):
+            loss = compute(decoder, batch, **options)
+            loss.backward()
+            results.append({"loss": loss.detach(), **gradients(decoder)})
+        assert_same(*results)
+
+
+def test_where_every_row_is_scored_nothing_is_chosen() -> None:
+    """The plain form, bit for bit."""
+    decoder = decoder_of(build("qwen3"), "qwen3", trains=everything)
+    (batch,) = pack.microbatches([Rendered(0, np.arange(9, dtype=np.int32), np.ones(9, dtype=np.float32))], 64)
+    assert len(batch.rows) == batch.num_tokens
+    results = []
+    for compute in (nll, full_form):
+        compute(decoder, batch).backward()
+        results.append(gradients(decoder))
+    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+
+
 def test_dropout_changes_with_the_step_and_without_a_key_there_is_none() -> None:
     decoder, options = _trained("lora", "llama")
     batch = flat(documents())
@@ -340,64 +456,125 @@ def test_a_batch_without_scored_rows_gives_zero_and_no_error() -> None:
 
 
 def flop_counter() -> FlopCounterMode:
-    """torch's counter, which by itself overlooks products that are added in place."""
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_flops})
+    """torch's counter, which by itself overlooks products that are added in place and the CPU's attention."""
+    aten = torch.ops.aten
+    mapping = {
+        aten.addmm_: _addmm_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    }
+    return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 def _addmm_flops(_: Any, a_shape: Sequence[int], b_shape: Sequence[int], **__: Any) -> int:
     return 2 * a_shape[0] * a_shape[1] * b_shape[1]
 
 
-def linear_flops(decoder: Decoder, tokens: int, rank: int) -> int:
+def _attention_flops(q_shape: Sequence[int], k_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    return 4 * math.prod(q_shape) * k_shape[2]  # q k^T and p v
+
+
+def _attention_backward_flops(_: Any, q_shape: Sequence[int], k_shape: Sequence[int], *__: Any, **___: Any) -> int:
+    return 10 * math.prod(q_shape) * k_shape[2]  # q k^T again, dv, dp, dq, dk
+
+
+def rows_of(unit: Unit, decoder: Decoder, tokens: int, scored: int) -> int:
+    """Rows that a projection computes: in the last layer all of k and v, and of the others those with loss."""
+    last = unit.layer == len(decoder.spec.layers) - 1
+    return scored if last and unit.parts[0].role not in ("k", "v") else tokens
+
+
+def linear_flops(decoder: Decoder, tokens: int, scored: int, rank: int) -> int:
     """Multiply-adds times two of a LoRA step through all units: x W^T and dy W; for A and B three products each
     (forward, own gradient, gradient passed on). The lowest layer's q, k, v pass no gradient on to their input."""
     total = 0
     for unit in decoder.arch.units:
+        rows = rows_of(unit, decoder, tokens, scored)
         inputs, outputs = unit.in_features, unit.out_features
-        total += 4 * tokens * inputs * outputs + 6 * tokens * rank * (inputs + outputs)
+        total += 4 * rows * inputs * outputs + 6 * rows * rank * (inputs + outputs)
         if unit.layer == 0 and unit.parts[0].role in "qkv":
-            total -= 2 * tokens * inputs * outputs + 2 * tokens * rank * inputs
+            total -= 2 * rows * inputs * outputs + 2 * rows * rank * inputs
     return total
 
 
-def test_a_lora_step_does_exactly_the_counted_matmuls() -> None:
-    decoder = decoder_of(build("qwen2_tied"), "qwen2_tied")
-    add_adapter(decoder, ranks=ALL_LINEAR)
+def attention_flops(decoder: Decoder, lengths: Sequence[int], products: Sequence[int]) -> int:
+    """Of `documents`: every token beside every key of its document (the kernel leaves out what lies ahead); in the last
+    layer the rows from n // 3 to n - 2 beside the n - 1 keys that the last of them sees. products: of each layer, two
+    forward and five backward."""
+    width = decoder.spec.layers[0].mixer.heads * decoder.spec.layers[0].mixer.head_dim
+    whole = sum(n * n for n in lengths)
+    scored = sum((n - 1 - n // 3) * (n - 1) for n in lengths)
+    return 2 * width * (whole * sum(products[:-1]) + scored * products[-1])
+
+
+def again_flops(decoder: Decoder, policy: str, lengths: Sequence[int], scored: int, rank: int) -> int:
+    """What a policy computes twice: gate and up, and the inner rows of down; under drop_layer all but down."""
+    roles = {"drop_mlp": ("gate", "up"), "drop_layer": ("q", "k", "v", "o", "gate", "up")}.get(policy, ())
+    total = 0
+    for unit in decoder.arch.units:
+        rows, role = rows_of(unit, decoder, sum(lengths), scored), unit.parts[0].role
+        if role in roles:
+            total += 2 * rows * (unit.in_features * unit.out_features + rank * (unit.in_features + unit.out_features))
+        elif roles and role == "down":
+            total += 2 * rows * rank * unit.in_features
+    layers = len(decoder.spec.layers)
+    return total + (attention_flops(decoder, lengths, [2] * layers) if policy == "drop_layer" else 0)
+
+
+@pytest.mark.parametrize("policy", ["keep", "drop_mlp", "drop_layer"])
+@pytest.mark.parametrize("rank", [4, 0])
+def test_a_step_does_exactly_the_counted_matmuls(policy: str, rank: int) -> None:
+    """LoRA on every projection; and a frozen model below an embedding that trains, for the same without adapters."""
+    name = "qwen2" if rank == 0 else "qwen2_tied"
+    decoder = decoder_of(build(name), name, trains=lambda key: rank == 0 and "embed_tokens" in key)
+    options: dict[str, Any] = {"policies": (policy,) * 3}
+    if rank:
+        add_adapter(decoder, ranks=ALL_LINEAR)
+        options["adapter"] = "a.b"
     batch = flat(documents())
     with flop_counter() as counter:
-        nll(decoder, batch, adapter="a.b").backward()
-    spec = decoder.spec
-    head = 2 * 2 * len(batch.rows) * spec.d * spec.vocab  # scored rows only; the frozen head has no weight gradient
-    assert counter.get_total_flops() == linear_flops(decoder, batch.num_tokens, 4) + head
+        nll(decoder, batch, **options).backward()
+    spec, scored = decoder.spec, len(batch.rows)
+    expected = linear_flops(decoder, batch.num_tokens, scored, rank)
+    if rank == 0:  # the gradient goes all the way down
+        expected += sum(2 * batch.num_tokens * u.in_features * u.out_features for u in decoder.arch.units[:3])
+    expected += attention_flops(decoder, LENGTHS, [7, 7, 7])
+    expected += again_flops(decoder, policy, LENGTHS, scored, rank)
+    expected += 2 * 2 * scored * spec.d * spec.vocab  # scored rows only; the frozen head has no weight gradient
+    assert counter.get_total_flops() == expected
 
 
 @pytest.mark.parametrize("train", ["lora", "freeze"])
 def test_below_the_lowest_trained_layer_there_is_only_the_forward_pass(train: str) -> None:
     """Three layers of which the top one trains: the lower two cost their forward matmuls and keep nothing."""
-    name = "llama"
+    name, lengths = "llama", (12, 20)
     decoder = decoder_of(build(name), name, trains=lambda key: train == "freeze" and "layers.2." in key)
     options = {}
     if train == "lora":
         add_adapter(decoder, ranks={f"layers.2.{end}": 4 for end in ("self_attn.q_proj", "mlp.down_proj")})
         options["adapter"] = "a.b"
-    batch = flat(documents([12, 20]))
+    batch = flat(documents(lengths))
     kept = _KeptBytes(decoder)
     with flop_counter() as counter, kept:
         nll(decoder, batch, **options).backward()
-    tokens, spec = batch.num_tokens, decoder.spec
-    sizes = {unit.name: unit.in_features * unit.out_features for unit in decoder.arch.units}
-    lower = sum(2 * tokens * size for key, size in sizes.items() if "layers.2." not in key)
-    top = {key.rsplit(".", 1)[1]: 2 * tokens * size for key, size in sizes.items() if "layers.2." in key}
-    expected = lower + 2 * sum(top.values()) + 4 * len(batch.rows) * spec.d * spec.vocab
+    tokens, scored, spec = batch.num_tokens, len(batch.rows), decoder.spec
+    products = {
+        unit.name: 2 * rows_of(unit, decoder, tokens, scored) * unit.in_features * unit.out_features
+        for unit in decoder.arch.units
+    }
+    top = {key.rsplit(".", 1)[1]: flops for key, flops in products.items() if "layers.2." in key}
+    expected = sum(products.values()) + sum(top.values()) + 4 * scored * spec.d * spec.vocab
+    expected += attention_flops(decoder, lengths, [2, 2, 7])
     if train == "freeze":  # weight gradients; the layer's own first norm needs the gradient of q, k and v's input
         expected += sum(top.values())
     else:
         expected -= sum(top[key] for key in ("q_proj", "k_proj", "v_proj"))  # no gradient of the layer's input
-        expected += 6 * tokens * 4 * (spec.d + spec.d) - 2 * tokens * 4 * spec.d  # A and B of q; again no input
-        expected += 6 * tokens * 4 * (spec.layers[2].ffn.width + spec.d)  # of down
+        expected += 6 * scored * 4 * (spec.d + spec.d) - 2 * scored * 4 * spec.d  # A and B of q; again no input
+        expected += 6 * scored * 4 * (spec.layers[2].ffn.width + spec.d)  # of down
     assert counter.get_total_flops() == expected
     width = spec.layers[0].ffn.width
-    assert kept.rows_of_width(tokens, width) == 2, "gate and up of the top layer, and of no other"
+    assert kept.rows_of_width(scored, width) == 2, "gate and up of the top layer's scored rows"
+    assert kept.rows_of_width(tokens, width) == 0, "and of no other layer"
 
 
 class _KeptBytes(torch.autograd.graph.saved_tensors_hooks):
@@ -433,14 +610,16 @@ def test_a_lora_step_keeps_exactly_the_counted_bytes() -> None:
     spec, tokens, rows = decoder.spec, batch.num_tokens, len(batch.rows)
     mixer, width = spec.layers[0].mixer, spec.layers[0].ffn.width
     query, key = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
-    layer = 2 * spec.d + 2 * query + 2 * key + 2 * width  # h twice, q and attention's output, k, v, gate, up
-    layer += mixer.heads + 2 + 7 * 4  # log-sum-exps, reciprocal norms, adapters' inner rows
-    per_token = len(spec.layers) * layer + 2 * mixer.head_dim  # one table of cosines and one of sines for all layers
+    of_tokens = spec.d + 2 * key + 1 + 2 * 4  # h and its reciprocal norm, k, v, their adapters' inner rows
+    of_rows = 2 * query + mixer.heads  # q and attention's output, log-sum-exps
+    of_rows += spec.d + 1 + 2 * width + 5 * 4  # h and its reciprocal norm, gate, up, the other adapters' inner rows
+    layers = 2 * (of_tokens + of_rows) * tokens + of_tokens * tokens + of_rows * rows
+    tables = 2 * mixer.head_dim * tokens  # one of cosines and one of sines for all layers
     head = (
         rows * (spec.d + 1) + rows * spec.d + 1
     )  # final norm: rows and their reciprocal norm; the formed gradient; scale
-    row_numbers = 8 * rows  # which rows are scored, int64
-    assert kept.total_bytes == 4 * (per_token * tokens + head) + row_numbers
+    row_numbers = 2 * 8 * rows  # int64: which rows the last layer computes, and where each scored one is among them
+    assert kept.total_bytes == 4 * (layers + tables + head) + row_numbers
 
 
 def test_only_what_trains_gets_a_gradient() -> None:

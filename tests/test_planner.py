@@ -5,21 +5,28 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
+import weakref
+from typing import get_args
 
 import numpy as np
 import pytest
+import test_decoder
+import tiny_models
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from luthier import planner
+from luthier import planner, planning
 from luthier.arch import count, families
 from luthier.arch.spec import Attention, DecoderSpec, Layer, Mlp, Rope
 from luthier.batch import Rendered
-from luthier.config.schema import Full, Lora
+from luthier.config.schema import Full, Lora, Policy
 from luthier.data import pack
 from luthier.kernels import head
 from luthier.models import adapters, weights
 from luthier.models.decoder import Want
-from luthier.planner import Workload
+from luthier.planner import Ranks, Workload
 
 LAYER = Layer(Attention(heads=4, kv_heads=2, head_dim=8, rope=Rope("default", 1e4, 8)), Mlp(width=48))
 SPEC = DecoderSpec("llama", vocab=100, d=32, layers=(LAYER,) * 3, tied=False, norm_eps=1e-6, max_positions=256)
@@ -34,8 +41,16 @@ LOAD = Workload(
 GIB = 2**30
 
 
-def plan(free=GIB, device="cpu", asked=None, **load):
-    return planner.plan(SPEC, dataclasses.replace(LOAD, **load), free_bytes=free, device=device, asked_tokens=asked)
+RANKS = Ranks(q=1, k=2, v=3, o=4, gate=5, up=6, down=7)
+
+
+def plan(free=GIB, device="cpu", asked=None, policies=None, **load):
+    changed = dataclasses.replace(LOAD, **load)
+    return planner.plan(SPEC, changed, free_bytes=free, device=device, asked_tokens=asked, policies=policies)
+
+
+def layer_bytes(policy="keep", spec=SPEC, load=LOAD):
+    return planner.layer_bytes(spec, load, 0, policy)
 
 
 # --------------------------------------------------------------------------------------------------------- by hand
@@ -44,26 +59,78 @@ def plan(free=GIB, device="cpu", asked=None, **load):
 def test_the_bytes_of_a_layer_by_hand():
     # residual stream twice, q and output of 4 heads of 8, k and v of 2 heads of 8, gate and up of 48; two reciprocal
     # RMS and four log-sum-exps in float32
-    assert planner.layer_bytes(LAYER, SPEC, 2) == 2 * (2 * 32 + 2 * 32 + 2 * 16 + 2 * 48) + 4 * (2 + 4)
+    assert layer_bytes() == 2 * (2 * 32 + 2 * 32 + 2 * 16 + 2 * 48) + 4 * (2 + 4)
     normed = dataclasses.replace(LAYER, mixer=dataclasses.replace(LAYER.mixer, qk_norm=True))
-    assert planner.layer_bytes(normed, SPEC, 2) == planner.layer_bytes(LAYER, SPEC, 2) + 2 * (32 + 16) + 4 * (4 + 2)
+    spec = dataclasses.replace(SPEC, layers=(normed,))
+    assert layer_bytes(spec=spec) == layer_bytes() + 2 * (32 + 16) + 4 * (4 + 2)
+    assert layer_bytes(load=dataclasses.replace(LOAD, ranks=(RANKS,))) == layer_bytes() + 2 * 28
+
+
+def test_the_bytes_of_a_layer_by_policy():
+    load = dataclasses.replace(LOAD, ranks=(RANKS,))
+    assert layer_bytes("drop_mlp", load=load) == layer_bytes(load=load) - 2 * (2 * 48 + 5 + 6 + 7)
+    assert layer_bytes("drop_layer", load=load) == 2 * 32
+    assert layer_bytes("offload", load=load) == 0
+
+
+def test_the_bytes_of_a_last_layer_by_hand():
+    """Keys and values of all tokens, everything behind them of the scored rows."""
+    load = dataclasses.replace(LOAD, ranks=(RANKS,))
+    of_tokens = 2 * (32 + 2 * 16 + 2 + 3) + 4
+    of_rows = 2 * (32 + 2 * 32 + 1 + 4) + 4 * (1 + 4)
+    assert planner.last_layer_bytes(SPEC, load, 0, "keep") == (of_tokens, of_rows + 2 * (2 * 48 + 5 + 6 + 7))
+    assert planner.last_layer_bytes(SPEC, load, 0, "drop_mlp") == (of_tokens, of_rows)
+    assert planner.last_layer_bytes(SPEC, load, 0, "drop_layer") == (2 * 32, 0)
+
+
+def test_the_flops_that_are_done_again_by_hand():
+    """Multiply-adds times two: gate and up; q, o, k and v, and scores and values over 10 keys."""
+    flops = {policy: planner.recomputed_flops(LAYER, SPEC, policy, 10) for policy in get_args(Policy)}
+    widened = 2 * 32 * 48 * 2
+    projected, attended = 2 * 32 * (32 + 32 + 16 + 16), 2 * 2 * 32 * 10
+    assert flops == {
+        "keep": 0,
+        "drop_mlp": widened,
+        "drop_layer": widened + projected + attended,
+        "offload": 0,
+    }
 
 
 def test_the_bytes_of_a_run_by_hand():
-    made = plan(asked=128, inner_features=10)
-    per_token = 3 * planner.layer_bytes(LAYER, SPEC, 2) + 2 * (10 + 2 * 8 + 3 * 48 + 3 * 32)
-    assert made.bytes_per_token == per_token
+    ranks = (Ranks(o=3), Ranks(down=2), Ranks(q=5))
+    made = plan(asked=128, ranks=ranks)
+    per_token = 3 * layer_bytes() + 2 * (10 + 2 * 8 + 3 * 48 + 3 * 32)
+    assert made.bytes_per_token == per_token and made.policies == ("keep",) * 3
     assert (made.weights, made.trainable, made.gradients, made.optimizer) == (10_000, 4000, 4000, 8000)
     assert made.activations == 128 * per_token
     assert made.head == planner.CAP_TOKENS["cpu"] * 100 * 2
     assert made.peak_bytes == 26_000 + 128 * per_token + made.head
     assert made.to_json()["peak_bytes"] == made.peak_bytes and made.to_json()["budget_tokens"] == 128
+    assert "policies" not in made.to_json(), "they stand beside the memory in plan.json"
+
+
+@pytest.mark.parametrize(
+    ("policies", "moment", "held"),
+    [
+        # layer whose backward pass holds most; what every layer keeps then, what comes back to that one
+        (("keep",) * 3, 2, "kkk"),
+        (("drop_mlp",) * 3, 2, "mmk"),
+        (("drop_layer",) * 3, 2, "iik"),
+        (("drop_layer", "drop_mlp", "keep"), 2, "imk"),
+        (("keep", "keep", "drop_layer"), 2, "kkk"),  # nothing is gained on top
+        (("keep", "drop_layer", "drop_layer"), 2, "kik"),
+        (("offload", "offload", "keep"), 1, "kk"),  # the middle one's is back, the lowest one's on its way
+        (("offload",) * 3, 2, "kk"),
+    ],
+)
+def test_the_moment_when_most_is_held(policies, moment, held):
+    size = {"k": layer_bytes(), "m": layer_bytes("drop_mlp"), "i": layer_bytes("drop_layer")}
+    working = 2 * (2 * 8 + 3 * 48 + 3 * 32)
+    assert planner.token_bytes(SPEC, LOAD, policies) == sum(size[each] for each in held) + working, moment
 
 
 def test_layers_below_the_lowest_trained_one_keep_nothing():
-    assert plan().bytes_per_token - plan(first_trained_layer=2).bytes_per_token == 2 * planner.layer_bytes(
-        LAYER, SPEC, 2
-    )
+    assert plan().bytes_per_token - plan(first_trained_layer=2).bytes_per_token == 2 * layer_bytes()
 
 
 def test_weights_that_train_have_a_copy_in_the_compute_dtype_unless_that_is_their_own():
@@ -87,10 +154,10 @@ def test_the_head_works_on_chunks_and_a_trained_one_forms_its_gradient():
 def test_the_budget_is_what_the_free_memory_holds():
     fixed = plan().peak_bytes - plan().activations
     per_token = plan().bytes_per_token
-    made = plan(free=round((fixed + 1000.5 * per_token) / planner.USABLE))
-    assert made.budget_tokens == 1000 and made.fits
+    made = plan(free=round((fixed + 2000.5 * per_token) / planner.USABLE))
+    assert made.budget_tokens == 2000 and made.fits
     assert made.peak_bytes <= planner.USABLE * made.free_bytes < made.peak_bytes + per_token
-    assert plan(free=2 * made.free_bytes).budget_tokens > 1000
+    assert plan(free=2 * made.free_bytes).budget_tokens > 2000
 
 
 @pytest.mark.parametrize(("device", "cap"), [("cpu", 4096), ("cuda", 32768), ("cuda:1", 32768)])
@@ -111,8 +178,85 @@ def test_a_budget_that_is_asked_for_is_taken():
 
 
 def test_it_fits_to_the_byte():
-    need = plan(asked=64, free=GIB).peak_bytes
-    assert plan(asked=64, free=need).fits and not plan(asked=64, free=need - 1).fits
+    keep = ("keep",) * 3
+    need = plan(asked=64, free=GIB, policies=keep).peak_bytes
+    assert plan(asked=64, free=need, policies=keep).fits and not plan(asked=64, free=need - 1, policies=keep).fits
+
+
+# ------------------------------------------------------------------------------------------------------- policies
+
+
+def test_layers_keep_everything_where_that_fits():
+    assert plan().policies == plan(free=1000 * GIB).policies == ("keep",) * 3
+
+
+def test_the_stack_computes_least_again_of_all_that_fit():
+    """Against all 27 stacks of three policies, those that are not ordered from below included."""
+    load = dataclasses.replace(LOAD, ranks=(RANKS,) * 3, longest_tokens=20)
+
+    def flops(stack):
+        return sum(planner.recomputed_flops(LAYER, SPEC, policy, 10) for policy in stack)
+
+    stacks = list(itertools.product(("keep", "drop_mlp", "drop_layer"), repeat=3))
+    sizes = sorted({planner.token_bytes(SPEC, load, stack) for stack in stacks})
+    chosen = set()
+    for limit in sizes:
+        stack = planner.choose(SPEC, load, limit)
+        assert planner.token_bytes(SPEC, load, stack) <= limit
+        best = min(flops(each) for each in stacks if planner.token_bytes(SPEC, load, each) <= limit)
+        assert flops(stack) == best, limit
+        chosen.add(stack)
+    assert len(chosen) > 3
+    assert planner.choose(SPEC, load, 0) == planner.choose(SPEC, load, sizes[0]), "the least, where nothing fits"
+
+
+def test_layers_that_keep_nothing_are_left_alone():
+    load = dataclasses.replace(LOAD, first_trained_layer=1)
+    assert planner.choose(SPEC, load, 0)[0] == "keep"
+
+
+def test_long_rows_make_attention_dear():
+    """A whole layer frees 2 * (64 + 32 + 32) + 24 + 256 = 536 bytes for 14336 FLOPs and 128 per key; two MLPs free 512
+    for 16384."""
+    spec = dataclasses.replace(SPEC, layers=(dataclasses.replace(LAYER, ffn=Mlp(width=64)),) * 3)
+    limit = planner.token_bytes(spec, LOAD, ("drop_mlp", "drop_mlp", "keep"))
+
+    def chosen(longest_tokens):
+        return planner.choose(spec, dataclasses.replace(LOAD, longest_tokens=longest_tokens), limit)
+
+    assert chosen(2 * 15) == ("drop_layer", "keep", "keep")
+    assert chosen(2 * 17) == ("drop_mlp", "drop_mlp", "keep")
+
+
+def test_the_budget_comes_before_what_is_kept():
+    """Less memory: first fewer tokens down to ENOUGH_TOKENS, then less is kept, then fewer tokens again."""
+    fixed = plan().peak_bytes - plan().activations
+    keep, least = (planner.token_bytes(SPEC, LOAD, stack) for stack in (("keep",) * 3, planner.choose(SPEC, LOAD, 0)))
+
+    def with_room(room_bytes, **given):
+        return plan(free=round((fixed + room_bytes) / planner.USABLE) + 1, **given)
+
+    enough = planner.ENOUGH_TOKENS
+    roomy = with_room(1.5 * enough * keep)
+    assert roomy.policies == ("keep",) * 3 and enough < roomy.budget_tokens < 2 * enough
+    tight = with_room(0.9 * enough * keep)
+    assert tight.policies != roomy.policies and enough <= tight.budget_tokens < 1.2 * enough
+    tighter = with_room(0.5 * enough * least)
+    assert tighter.policies == planner.choose(SPEC, LOAD, 0) and 64 < tighter.budget_tokens < enough
+    asked = with_room(1.5 * enough * keep, asked=2 * enough)
+    assert asked.policies != roomy.policies and asked.budget_tokens == 2 * enough and asked.fits
+    assert with_room(0.9 * enough * keep, policies=("keep",) * 3).budget_tokens < enough
+
+
+def test_offload_is_never_chosen_and_spares_the_top_layer():
+    for limit in range(0, 3000, 50):
+        assert "offload" not in planner.choose(SPEC, LOAD, limit)
+    assert planner.uniform(SPEC, "offload") == ("offload", "offload", "keep")
+    assert planner.uniform(SPEC, "drop_layer") == ("drop_layer",) * 3
+
+
+def test_a_stack_in_words():
+    assert planner.in_words(("drop_layer", "drop_mlp", "drop_mlp", "keep")) == "drop_layer x 1, drop_mlp x 2, keep x 1"
 
 
 def test_planning_loads_no_torch():
@@ -122,36 +266,46 @@ def test_planning_loads_no_torch():
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
     }
-    assert names == {"__future__", "dataclasses", "typing", "luthier.arch.spec"}
+    allowed = {"luthier.arch.spec", "luthier.config.schema"}
+    assert names == {"__future__", "collections.abc", "dataclasses", "itertools", "typing", *allowed}
 
 
 # ------------------------------------------------------------------------------------- what a pass really keeps
 
 
-def held_memory(decoder, tokens: int, adapter: str | None) -> dict[int, torch.Tensor]:
+@dataclasses.dataclass(eq=False)
+class Held:
+    """A tensor that autograd holds; the object lives as long as that is so."""
+
+    tensor: torch.Tensor
+
+
+def held_memory(decoder, tokens: int, adapter: str | None, scored_rows: int = 1, policies=()):
     """Address of each distinct memory that autograd holds at the end of a forward pass over one row of `tokens`
-    computed tokens, and a tensor in it. Only the last token is scored, so that the head's share stays the same."""
+    computed tokens, of which the last are scored, and a tensor in it; the scores, by which it is held."""
     rng = np.random.default_rng(0)
     scored = np.zeros(tokens + 1, dtype=np.float32)
-    scored[-1] = 1.0
+    scored[-scored_rows:] = 1.0
     ids = rng.integers(0, decoder.spec.vocab, tokens + 1).astype(np.int32)
     (batch,) = pack.microbatches([Rendered(0, ids, scored)], 10**6)
-    assert batch.num_tokens == tokens
-    held: dict[int, torch.Tensor] = {}
+    assert batch.num_tokens == tokens and len(batch.rows) == scored_rows
+    all_held: weakref.WeakSet[Held] = weakref.WeakSet()
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        held[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+    def keep(tensor: torch.Tensor) -> Held:
+        held = Held(tensor.detach())  # with its graph, an output that is kept would hold itself
+        all_held.add(held)
+        return held
 
     coefficients = torch.from_numpy(-batch.weights["nll"])
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        scores = decoder(batch, Want("linear", coefficients=coefficients), adapter=adapter)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor):
+        scores = decoder(batch, Want("linear", coefficients=coefficients), adapter=adapter, policies=policies)
     assert scores.total is not None
-    return held
+    return {held.tensor.untyped_storage().data_ptr(): held.tensor for held in all_held}, scores
 
 
-def kept_bytes(decoder, tokens: int, adapter: str | None) -> int:
-    return sum(tensor.untyped_storage().nbytes() for tensor in held_memory(decoder, tokens, adapter).values())
+def kept_bytes(decoder, tokens: int, adapter: str | None, scored_rows: int = 1, policies=()) -> int:
+    held, _ = held_memory(decoder, tokens, adapter, scored_rows, policies)
+    return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
 
 def build(tiny_model, family, layers, dtype, tune):
@@ -163,40 +317,118 @@ def build(tiny_model, family, layers, dtype, tune):
     return arch, decoder
 
 
+def workload(arch, tune, dtype):
+    """As `luthier.planning` makes it, as far as a layer's bytes depend on it."""
+    ranks = planning.ranks(arch, tune)
+    return dataclasses.replace(LOAD, compute_bytes=dtype.itemsize, ranks=ranks)
+
+
+@pytest.mark.parametrize("policy", ["keep", "drop_mlp", "drop_layer"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("tune", [Lora(rank=4), Lora(rank=4, dropout=0.1), Full()])
-def test_a_layer_keeps_what_is_planned_to_the_byte(tiny_model, family, dtype, tune):
-    """The difference of two lengths leaves out weights; the difference of two depths, everything but one layer."""
-    short, long = 32, 96
-    per_token = {}
-    for layers in (2, 3):
-        arch, decoder = build(tiny_model, family, layers, dtype, tune)
-        adapter = "default" if isinstance(tune, Lora) else None
-        grown = kept_bytes(decoder, long, adapter) - kept_bytes(decoder, short, adapter)
-        assert grown % (long - short) == 0
-        per_token[layers] = grown // (long - short)
-    inner = sum(rank for _, rank, _ in count.select_units(arch, tune)) // 3 if isinstance(tune, Lora) else 0
-    planned = planner.layer_bytes(arch.spec.layers[0], arch.spec, dtype.itemsize) + inner * dtype.itemsize
-    assert per_token[3] - per_token[2] == planned
-    # The rest does not grow with the depth: rotary tables, and for a trained embedding the ids.
-    tables = 2 * arch.spec.layers[0].mixer.head_dim * dtype.itemsize
-    ids = 8 if isinstance(tune, Full) else 0
-    assert per_token[2] == 2 * planned + tables + ids
+def test_layers_keep_what_is_planned_to_the_byte(tiny_model, family, dtype, tune, policy):
+    """Differences of two lengths, and of two numbers of scored rows, leave out weights."""
+    arch, decoder = build(tiny_model, family, 3, dtype, tune)
+    adapter = "default" if isinstance(tune, Lora) else None
+    load, policies = workload(arch, tune, dtype), (policy,) * 3
+    short, long, more = (
+        kept_bytes(decoder, tokens, adapter, rows, policies) for tokens, rows in ((32, 1), (96, 1), (96, 33))
+    )
+    of_tokens, of_rows = planner.last_layer_bytes(arch.spec, load, 2, policy)
+    tables = 2 * arch.spec.layers[0].mixer.head_dim * dtype.itemsize if policy != "drop_layer" else 0
+    ids = 8 if isinstance(tune, Full) else 0  # for a trained embedding
+    assert long - short == 64 * (2 * planner.layer_bytes(arch.spec, load, 0, policy) + of_tokens + tables + ids)
+    # Per scored row besides: its number in the last layer, unless that is run again, and among its rows; the final
+    # norm's input and reciprocal RMS; the gradient that the head has formed.
+    numbers = 8 if policy == "drop_layer" else 16
+    assert more - long == 32 * (of_rows + numbers + 2 * arch.spec.d * dtype.itemsize + 4)
+
+
+@pytest.mark.parametrize("policy", ["keep", "drop_mlp", "drop_layer"])
+def test_every_layer_keeps_by_its_own_policy(tiny_model, policy):
+    tune, dtype = Lora(rank=4), torch.bfloat16
+    arch, decoder = build(tiny_model, "qwen3", 3, dtype, tune)
+    load = workload(arch, tune, dtype)
+    policies = ("drop_layer", policy, "keep")
+    grown = kept_bytes(decoder, 96, "default", 1, policies) - kept_bytes(decoder, 32, "default", 1, policies)
+    lower = sum(planner.layer_bytes(arch.spec, load, index, policies[index]) for index in (0, 1))
+    of_tokens, _ = planner.last_layer_bytes(arch.spec, load, 2, "keep")
+    assert grown == 64 * (lower + of_tokens + 2 * arch.spec.layers[0].mixer.head_dim * 2)
 
 
 def test_frozen_layers_below_keep_nothing(tiny_model):
-    tune = Lora(rank=4, layers=(2,))
+    tune = Lora(rank=4, layers=(1, 2))
     arch, decoder = build(tiny_model, "llama", 3, torch.float32, tune)
-    assert count.first_trained_layer(arch, tune) == 2
-    grown = kept_bytes(decoder, 96, "default") - kept_bytes(decoder, 32, "default")
-    layer = planner.layer_bytes(arch.spec.layers[2], arch.spec, 4) + 7 * 4 * 4
-    assert grown // 64 == layer + 2 * 8 * 4
+    assert count.first_trained_layer(arch, tune) == 1
+    load = workload(arch, tune, torch.float32)
+    for policy in ("keep", "drop_layer"):
+        policies = (policy, policy, "keep")
+        grown = kept_bytes(decoder, 96, "default", 1, policies) - kept_bytes(decoder, 32, "default", 1, policies)
+        of_tokens, _ = planner.last_layer_bytes(arch.spec, load, 2, "keep")
+        assert grown == 64 * (planner.layer_bytes(arch.spec, load, 1, policy) + of_tokens + 2 * 8 * 4)
+
+
+class Live(TorchDispatchMode):
+    """The most bytes of tensors that were alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._now = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and (key := tensor.untyped_storage()._cdata) not in self._sizes:
+                self._sizes[key] = tensor.untyped_storage().nbytes()
+                self._now += self._sizes[key]
+                self.peak = max(self.peak, self._now)
+                weakref.finalize(tensor.untyped_storage(), self._freed, key)
+        return made
+
+    def _freed(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)
+
+
+def peak_bytes(decoder, tokens: int, policies) -> int:
+    """Of a forward and backward pass over one row whose every token is learnt."""
+    row = Rendered(0, np.zeros(tokens + 1, np.int32), np.ones(tokens + 1, np.float32))
+    (batch,) = pack.microbatches([row], 10**6)
+    coefficients = torch.from_numpy(-batch.weights["nll"])
+    with Live() as live:
+        scores = decoder(batch, Want("linear", coefficients=coefficients), adapter="default", policies=policies)
+        assert scores.total is not None
+        scores.total.backward()
+        del scores
+    decoder.zero_grad()
+    return live.peak
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_the_peak_moves_with_the_policy_as_planned(family, dtype, monkeypatch):
+    """Per token, to 8 bytes (row numbers). What the head holds besides is the same under every policy; its vocabulary
+    is so small that the peak is in the layers, and the MLP so wide, as in real models, that it is there."""
+    monkeypatch.setitem(tiny_models.TINY, "intermediate_size", 96)
+    decoder = test_decoder.decoder_of(tiny_models.build(family).to(dtype), family, dtype)
+    tune = Lora(rank=4)
+    adapters.attach(decoder, decoder.arch, tune, name="default", seed=0)
+    load = workload(decoder.arch, tune, dtype)
+    stacks = [("keep",) * 3, ("drop_mlp",) * 3, ("drop_layer",) * 3, ("drop_layer", "drop_mlp", "keep")]
+    measured, planned = [], []
+    for stack in stacks:
+        peak_bytes(decoder, 200, stack)
+        measured.append((peak_bytes(decoder, 600, stack) - peak_bytes(decoder, 200, stack)) / 400)
+        planned.append(planner.token_bytes(decoder.spec, load, stack))
+    for stack, real, said in zip(stacks, measured, planned, strict=True):
+        assert abs((measured[0] - real) - (planned[0] - said)) <= 8, stack
 
 
 @pytest.mark.parametrize(("dtype", "copied"), [(torch.float32, False), (torch.bfloat16, True)])
 def test_trained_weights_are_kept_as_copies_in_the_compute_dtype(tiny_model, dtype, copied):
     _, decoder = build(tiny_model, "llama", 2, dtype, Full())
     own = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
-    shapes = {tuple(each.shape) for pointer, each in held_memory(decoder, 5, None).items() if pointer not in own}
+    held, _ = held_memory(decoder, 5, None)
+    shapes = {tuple(each.shape) for pointer, each in held.items() if pointer not in own}
     assert {tuple(unit.weight.shape) in shapes for unit in decoder.units.values()} == {copied}

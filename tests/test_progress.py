@@ -106,7 +106,11 @@ def test_other_events_have_their_lines() -> None:
             event("data", kept=47, excluded={"a": 2, "b": 1}, train=45, validation=2, tokens=9_999),
             event("model", trainable=10, total=1_000),
             event(
-                "plan", backend={"device": "cpu", "dtype": "bfloat16"}, budget_tokens=4096, memory={"peak_bytes": 3e9}
+                "plan",
+                backend={"device": "cpu", "dtype": "bfloat16"},
+                budget_tokens=4096,
+                activations=["drop_layer", "drop_mlp", "drop_mlp", "keep"],
+                memory={"peak_bytes": 3e9},
             ),
             event("validation", 0, loss=3.0),
             event("validation", 4, loss=2.0),
@@ -121,7 +125,8 @@ def test_other_events_have_their_lines() -> None:
     assert text.splitlines() == [
         "data    47 rows kept, 3 left out; 45 to train, 2 held out; 9,999 tokens",
         "model   10 of 1,000 weights train (1 %)",
-        "plan    cpu, bfloat16, 4,096 tokens at once, about 3.0 GB of memory",
+        "plan    cpu, bfloat16, 4,096 tokens at once, about 3.0 GB of memory; "
+        "activations: drop_layer x 1, drop_mlp x 2, keep x 1",
         "step 0  validation loss 3.0000",
         "step 4  validation loss 2.0000  best so far",
         "step 8  validation loss 2.5000",

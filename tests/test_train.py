@@ -23,6 +23,7 @@ from luthier.engine import backend, loop
 from luthier.errors import ConfigError, DataError, Interrupted, ModelError, Problem, RunError, TrainingFailed
 from luthier.methods import supervised
 from luthier.models import weights
+from luthier.planner import in_words
 from luthier.runs import commands, reporters
 from luthier.text import set_language
 
@@ -500,7 +501,62 @@ def test_a_start_that_fails_does_not_bind_the_corrected_command(recipe, monkeypa
     assert luthier.train(recipe).receipt.summary.attempts[0].number == 1
 
 
+def test_no_bit_depends_on_what_layers_keep_and_the_plan_says_it(recipe):
+    trained, recipe["optim"]["steps"] = {}, 3
+    for policy in ("auto", "drop_mlp", "drop_layer", "offload"):
+        recipe["run"]["name"], recipe["optim"]["activations"] = policy, policy
+        run = luthier.train(recipe)
+        trained[policy] = (run.adapter_path / "adapter_model.safetensors").read_bytes()
+        (said,) = [event.data for event in run.events if event.kind == "plan"]
+        planned = run.folder.read_json("plan.json")["activations"]
+        assert planned == said["activations"] and len(planned) > 1
+        # all that fits is kept; on a CPU there is no other memory to offload to
+        assert set(planned) == {"keep" if policy in ("auto", "offload") else policy}
+    assert len(set(trained.values())) == 1
+
+
+def test_less_memory_on_a_resume_makes_layers_keep_less_at_the_same_bits(recipe, monkeypatch):
+    """What fits without a smaller budget needs none."""
+    recipe["optim"]["budget_tokens"] = 2048
+    straight = luthier.train({**recipe, "run": {**recipe["run"], "name": "straight"}})
+    with pytest.raises(Killed):
+        luthier.train(recipe, on_event=killed_at("step", 3))
+    path = Path(recipe["run"]["dir"]) / "first"
+    before = json.loads((path / "plan.json").read_text())
+    memory = before["memory"]
+    monkeypatch.setattr(backend, "free_memory_bytes", lambda device: memory["peak_bytes"] - memory["activations"] // 8)
+    run = luthier.train(recipe)
+    after = json.loads((path / "plan.json").read_text())
+    assert after["budget_tokens"] == before["budget_tokens"] == 2048 and after["backend"] == before["backend"]
+    assert set(before["activations"]) == {"keep"} and after["activations"] != before["activations"]
+    (revision,) = [event.data for event in run.events if event.kind == "revised"]
+    words = [in_words(each["activations"]) for each in (before, after)]
+    assert revision == {"changes": [["plan.activations", *words]], "reason": "plan"}
+    files = [each.adapter_path / "adapter_model.safetensors" for each in (straight, run)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    found = luthier.reproduce(path)
+    assert found["same"] and found["revised"] == [], "a change that changes no bit is none for a repetition"
+
+
+def test_a_saved_plan_s_policies_are_obeyed_and_may_be_changed(recipe):
+    """Without a word they stay, whatever memory is free; asked for otherwise, they change without a fuss."""
+    recipe["optim"]["activations"] = "drop_mlp"
+    with pytest.raises(Killed):
+        luthier.train(recipe, on_event=killed_at("step", 3))
+    path = Path(recipe["run"]["dir"]) / "first"
+    recipe["optim"]["activations"] = "auto"
+    with pytest.raises(Killed):
+        luthier.train(recipe, on_event=killed_at("step", 4))
+    assert set(json.loads((path / "plan.json").read_text())["activations"]) == {"drop_mlp"}
+    recipe["optim"]["activations"] = "drop_layer"
+    run = luthier.train(recipe)
+    assert set(json.loads((path / "plan.json").read_text())["activations"]) == {"drop_layer"}
+    fields = [change[0] for event in run.events if event.kind == "revised" for change in event.data["changes"]]
+    assert fields == ["optim.activations", "optim.activations", "plan.activations"]
+
+
 def test_less_memory_on_a_resume_makes_a_smaller_budget_and_says_so(recipe, monkeypatch):
+    recipe["optim"]["activations"] = "keep"
     with pytest.raises(Killed):
         luthier.train(recipe, on_event=killed_at("step", 3))
     path = Path(recipe["run"]["dir"]) / "first"

@@ -39,6 +39,9 @@ FORMATS = (
     "text",
 )
 """Built-in data formats; anything else must be the user's own `module:function`."""
+Policy = Literal["keep", "drop_mlp", "drop_layer", "offload"]
+"""What a layer keeps for its backward pass. keep: all that a matmul made; drop_mlp: of the MLP its input alone;
+drop_layer: the layer's input alone; offload: as keep, in the host's memory where the device is a GPU."""
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -336,6 +339,9 @@ class OptimSection(Section):
     budget_tokens: int | None = Field(default=None, ge=1)
     """Most tokens in one micro-batch; None lets the plan choose from free memory. Does not change the result beyond
     float rounding."""
+    activations: Literal["auto", "keep", "drop_mlp", "drop_layer", "offload"] = "auto"
+    """What layers keep between forward and backward pass; auto lets the plan choose from free memory. Changes no bit of
+    the result."""
 
 
 # ---------------------------------------------------------------------------------------------------- run

@@ -6,12 +6,14 @@ negative log-likelihood in nats, term `nll`. The two methods differ only in the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from luthier.batch import TERM, Batch, Step
+from luthier.config.schema import Policy
 from luthier.engine.loop import Loss
 from luthier.models.decoder import Decoder, DropoutKey, Want
 
@@ -23,11 +25,13 @@ class Supervised:
     Args:
         adapter: name of the adapter that trains; None trains base weights.
         seed: keys the dropout.
+        policies: what each layer keeps for the backward pass; empty: everything.
     """
 
-    def __init__(self, adapter: str | None, seed: int) -> None:
+    def __init__(self, adapter: str | None, seed: int, policies: Sequence[Policy] = ()) -> None:
         self.adapter = adapter
         self.seed = seed
+        self.policies = policies
 
     def prepare(self, step: Step, model: nn.Module) -> Step:
         return step
@@ -36,7 +40,8 @@ class Supervised:
         assert isinstance(model, Decoder)
         weights = torch.from_numpy(batch.weights[TERM]).to(model.device, non_blocking=True)
         key = DropoutKey(self.seed, step) if step >= 0 else None
-        scores = model(batch, Want("linear", coefficients=-weights), adapter=self.adapter, dropout=key)
+        want = Want("linear", coefficients=-weights)
+        scores = model(batch, want, adapter=self.adapter, dropout=key, policies=self.policies)
         assert scores.total is not None
         return Loss({TERM: scores.total}, {TERM: (scores.total.detach(), float(batch.weights[TERM].sum()))})
 

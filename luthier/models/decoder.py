@@ -2,17 +2,19 @@
 
 What goes in: an `Architecture`, then flat micro-batches. What comes out: log-probabilities of the scored rows,
 differentiable as the method asks, or logits of next tokens with a key/value cache. It computes nothing for rows that
-are not scored beyond the last layer, nothing across documents, and no gradient below the lowest trainable weight.
+are not scored beyond the last layer's keys and values, nothing across documents, and no gradient below the lowest
+trainable weight. A policy per layer says what is kept for the backward pass; no bit of the result depends on it.
 
     ids ─> embedding ─> [norm q k v rotary ─> attention ─> o + h ─> norm gate up down + h] x L ─> scored rows ─> head
 
-Shape legend: N flat tokens, M scored rows, D hidden, V vocabulary, H heads, K key/value heads, E features per head,
-B sequences, T cached tokens.
+Shape legend: N flat tokens, M scored rows, U distinct rows among them, D hidden, V vocabulary, H heads, K key/value
+heads, E features per head, B sequences, T cached tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -24,10 +26,12 @@ from torch import Tensor, nn
 from luthier.arch.spec import Architecture, Attention, DecoderSpec, Rope, Unit
 from luthier.arch.spec import Layer as LayerSpec
 from luthier.batch import Batch, Ints
+from luthier.config.schema import Policy
 from luthier.kernels import autograd, head, rotary
 from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
 from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
+from luthier.kernels.offload import Mover, Offload, copies
 from luthier.models.modules import AdapterLinear, Copy, Delta, TokenRows, Weighted
 
 __all__ = [
@@ -51,7 +55,7 @@ SITES = {"q": 0, "k": 0, "v": 0, "o": 1, "gate": 2, "up": 2, "down": 3}
 SITES_PER_LAYER = 4
 
 Mix = Callable[[int, Tensor, Tensor, Tensor], Sequence[Tensor]]
-"""(layer, q, k, v) -> attended values of all rows in consecutive pieces [n, H * E]."""
+"""(layer, q, k, v) -> attended values of the queries in consecutive pieces [n, H * E]."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +125,16 @@ class Cache:
 
 @dataclass
 class _Pass:
-    """What one forward pass shares among its layers."""
+    """What one forward pass shares among its layers. rows_U: of the last layer, where only some are computed there."""
 
     positions_N: Tensor
     adapter: str | None
     mix: Mix
     token_N: Tensor | None = None
     dropout: DropoutKey | None = None
+    policies: Sequence[Policy] = ()
+    rows_U: Tensor | None = None
+    offload: Offload | None = None
     angles: dict[Rope, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def angles_of(self, mixer: Attention, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
@@ -137,15 +144,19 @@ class _Pass:
             self.angles[mixer.rope] = rotary.tables(mixer.rope, self.positions_N, mixer.head_dim, dtype)
         return self.angles[mixer.rope]
 
-    def drop(self, *projections: AdapterLinear) -> Dropout | None:
-        """The dropout on the adapters' input, which projections of one input share."""
+    def policy(self, index: int) -> Policy:
+        return self.policies[index] if self.policies else "keep"
+
+    def drop(self, *projections: AdapterLinear, rows_U: Tensor | None = None) -> Dropout | None:
+        """The dropout on the adapters' input, which projections of one input share; of some rows only where given."""
         if self.dropout is None or self.token_N is None:
             return None
         shares = {share for each in projections if (share := each.dropout(self.adapter)) is not None}
         if not shares:
             return None
         assert len(shares) == 1, f"projections that read one input need one dropout, not {sorted(shares)}"
-        return site(self.token_N, self.dropout, projections[0].site, shares.pop())
+        dropped = site(self.token_N, self.dropout, projections[0].site, shares.pop())
+        return dropped if dropped is None or rows_U is None else dropped.at(rows_U)
 
 
 class Layer(nn.Module):
@@ -158,15 +169,28 @@ class Layer(nn.Module):
         self.self_attn = nn.Module()
         self.mlp = nn.Module()
 
-    def forward(self, index: int, h_ND: Tensor, run: _Pass) -> Tensor:
-        """[N, D] -> [N, D]."""
-        q, k, v = self._attention_inputs(h_ND, run)
+    def forward(self, index: int, h_ND: Tensor, run: _Pass, rows_U: Tensor | None = None) -> Tensor:
+        """[N, D] -> [N, D]; or [U, D], the rows that are asked for, each once."""
+        policy = run.policy(index)
+        if policy == "drop_layer":
+
+            def compute(h_ND: Tensor, again: bool) -> Tensor:
+                return self._compute(index, h_ND, run, rows_U, "unread" if again else "all")
+
+            return autograd.recomputed(compute, h_ND, self._trained(run.adapter))
+        tables = run.angles_of(self.spec.mixer, h_ND.dtype) or ()
+        with run.offload.layer(tables) if policy == "offload" and run.offload is not None else nullcontext():
+            return self._compute(index, h_ND, run, rows_U, "input" if policy == "drop_mlp" else "all")
+
+    def _compute(self, index: int, h_ND: Tensor, run: _Pass, rows_U: Tensor | None, keep: autograd.MlpKeep) -> Tensor:
+        q, k, v = self._attention_inputs(h_ND, run, rows_U)
         attended = run.mix(index, q, k, v)
         o = _unit(self.self_attn, "o_proj")
-        h_ND = autograd.attention_output(attended, h_ND, o.linear(run.adapter), run.drop(o))
-        return self._mlp(h_ND, run)
+        h_UD = h_ND if rows_U is None else h_ND[rows_U]
+        h_UD = autograd.attention_output(attended, h_UD, o.linear(run.adapter), run.drop(o, rows_U=rows_U))
+        return self._mlp(h_UD, run, rows_U, keep)
 
-    def _attention_inputs(self, h_ND: Tensor, run: _Pass) -> tuple[Tensor, Tensor, Tensor]:
+    def _attention_inputs(self, h_ND: Tensor, run: _Pass, rows_U: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         mixer, adapter = self.spec.mixer, run.adapter
         units = [_unit(self.self_attn, name) for name in ("q_proj", "k_proj", "v_proj")]
         qk_norms = None
@@ -179,17 +203,30 @@ class Layer(nn.Module):
             qk_norms,
             run.angles_of(mixer, h_ND.dtype),
             [unit.linear(adapter) for unit in units],
-            QkvShape(self.eps, mixer.head_dim, mixer.rope, run.drop(*units)),
+            QkvShape(self.eps, mixer.head_dim, mixer.rope, run.drop(*units), rows_U),
         )
 
-    def _mlp(self, h_ND: Tensor, run: _Pass) -> Tensor:
+    def _mlp(self, h_UD: Tensor, run: _Pass, rows_U: Tensor | None, keep: autograd.MlpKeep) -> Tensor:
         gate, up, down = (_unit(self.mlp, name) for name in ("gate_proj", "up_proj", "down_proj"))
+        drop, drop_down = run.drop(gate, up, rows_U=rows_U), run.drop(down, rows_U=rows_U)
         return autograd.mlp(
-            h_ND,
-            _child(self, "post_attention_layernorm").rounded_for(run.adapter, h_ND.dtype),
+            h_UD,
+            _child(self, "post_attention_layernorm").rounded_for(run.adapter, h_UD.dtype),
             [unit.linear(run.adapter) for unit in (gate, up, down)],
-            MlpShape(self.eps, self.spec.ffn.act, run.drop(gate, up), run.drop(down)),
+            MlpShape(self.eps, self.spec.ffn.act, drop, drop_down),
+            keep,
         )
+
+    def _trained(self, adapter: str | None) -> list[Tensor]:
+        """What trains among the tensors that apply under an adapter."""
+        tensors: list[Tensor | None] = []
+        for module in self.modules():
+            if isinstance(module, AdapterLinear):
+                linear = module.linear(adapter)
+                tensors += [linear.weight_OI, linear.bias_O, linear.a_RI, linear.b_OR]
+            elif isinstance(module, Weighted):
+                tensors.append(module.weight_for(adapter))
+        return [each for each in tensors if each is not None and each.requires_grad]
 
 
 class Decoder(nn.Module):
@@ -247,18 +284,31 @@ class Decoder(nn.Module):
         return names
 
     def forward(
-        self, batch: Batch, want: Want, *, adapter: str | None = None, dropout: DropoutKey | None = None
+        self,
+        batch: Batch,
+        want: Want,
+        *,
+        adapter: str | None = None,
+        dropout: DropoutKey | None = None,
+        policies: Sequence[Policy] = (),
     ) -> Scores:
         """Score the batch's rows.
 
         Args:
             adapter: name of the adapter that applies; None is exactly the base.
             dropout: what masks are drawn from; None for none.
+            policies: what each layer keeps for the backward pass; empty: all of them `keep`. `offload` is `keep` on a
+                CPU.
         """
         layout = Layout.of(batch.segments)
-        h_ND = self._body(batch, layout, adapter, dropout)
-        rows_M = _to_device(layout.rows(batch.rows), self.device)
-        x_MD = self._final_norm(h_ND[rows_M], adapter)
+        rows_M = layout.rows(batch.rows)
+        rows_U = np.unique(rows_M)
+        if 0 < len(rows_U) < batch.num_tokens:
+            h_UD = self._body(batch, layout, adapter, dropout, policies, rows_U)
+            rows_M = np.searchsorted(rows_U, rows_M)
+        else:
+            h_UD = self._body(batch, layout, adapter, dropout, policies)
+        x_MD = self._final_norm(h_UD[_to_device(rows_M, self.device)], adapter)
         targets_M = _to_device(batch.targets, self.device)
         top = self._head
         weight_VD, rows = top.weight_for(adapter), top.rows_for(adapter)
@@ -302,7 +352,7 @@ class Decoder(nn.Module):
                 for b, (end, count, total) in enumerate(zip(ends, counts, before + counts, strict=True))
             ]
 
-        h_ND = self._layers(ids, positions, adapter, mix)
+        h_ND = self._layers(ids, _Pass(_to_device(positions, self.device), adapter, mix))
         cache.lengths = before + counts
         return self._next_logits(h_ND[_to_device(ends - 1, self.device)], adapter)
 
@@ -322,42 +372,54 @@ class Decoder(nn.Module):
             keys, values = keys[:, :longest], values[:, :longest]
             return (attend_cache(q, keys, values, places_B + 1, mixer.window, mixer.scale),)
 
-        h_BD = self._layers(np.asarray(ids, dtype=np.int64), cache.lengths, adapter, mix)
+        run = _Pass(_to_device(cache.lengths, self.device), adapter, mix)
+        h_BD = self._layers(np.asarray(ids, dtype=np.int64), run)
         cache.lengths = lengths
         return self._next_logits(h_BD, adapter)
 
     # ------------------------------------------------------------------------------------------------ parts
 
-    def _body(self, batch: Batch, layout: Layout, adapter: str | None, dropout: DropoutKey | None) -> Tensor:
-        """The residual stream after the last layer, [N, D], in the layout's order."""
+    def _body(
+        self,
+        batch: Batch,
+        layout: Layout,
+        adapter: str | None,
+        dropout: DropoutKey | None,
+        policies: Sequence[Policy] = (),
+        rows: Ints | None = None,
+    ) -> Tensor:
+        """The residual stream after the last layer, in the layout's order: [N, D], or [U, D] of some rows, ascending
+        and each once."""
         assert batch.inject is None and not batch.segments.adapter.any(), "one adapter per batch, tokens only"
-        attend = Attend(layout)
+        assert not policies or len(policies) == len(self.spec.layers), "one policy per layer"
+        attend = Attend(layout, rows)
+        rows_U = None if rows is None else _to_device(rows, self.device)
 
         def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
             mixer = self.spec.layers[index].mixer
-            return attend(q, k, v, mixer.window, mixer.scale)
+            chosen_U = rows_U if index == len(self.spec.layers) - 1 else None
+            return attend(q, k, v, mixer.window, mixer.scale, chosen_U)
 
         token_N = None
         if dropout is not None:
             uid_N, position_N = (_to_device(layout.place(array), self.device) for array in (batch.uid, batch.positions))
             token_N = token_hashes(uid_N, position_N)
-        ids, positions = layout.place(batch.ids), layout.place(batch.positions)
-        return self._layers(ids, positions, adapter, mix, token_N, dropout)
+        positions_N = _to_device(layout.place(batch.positions), self.device)
+        run = _Pass(positions_N, adapter, mix, token_N, dropout, policies, rows_U)
+        if "offload" in policies and (mover := self._mover()) is not None:
+            run.offload = Offload(mover, self.parameters())
+        return self._layers(layout.place(batch.ids), run)
 
-    def _layers(
-        self,
-        ids: Ints,
-        positions: Ints,
-        adapter: str | None,
-        mix: Mix,
-        token_N: Tensor | None = None,
-        dropout: DropoutKey | None = None,
-    ) -> Tensor:
-        assert adapter is None or adapter in self.adapters, f"no adapter named {adapter!r}"
-        run = _Pass(_to_device(positions, self.device), adapter, mix, token_N, dropout)
-        h_ND = self._embed(ids, adapter)
+    def _mover(self) -> Mover | None:
+        """On a CPU there is no other memory."""
+        return copies() if self.device.type == "cuda" else None
+
+    def _layers(self, ids: Ints, run: _Pass) -> Tensor:
+        assert run.adapter is None or run.adapter in self.adapters, f"no adapter named {run.adapter!r}"
+        h_ND = self._embed(ids, run.adapter)
         for index, layer in enumerate(self._layer_modules):
-            h_ND = layer(index, h_ND, run)
+            last = index == len(self.spec.layers) - 1
+            h_ND = layer(index, h_ND, run, run.rows_U if last else None)
         return h_ND
 
     def _embed(self, ids: Ints, adapter: str | None) -> Tensor:

@@ -17,7 +17,9 @@ from luthier.errors import Problem, RunError
 
 MAX_NAME_BYTES = 180
 """File systems allow 255 bytes; marks for unfinished work are added to names."""
-FREE_FIELDS = frozenset({"run.keep", "run.log_every", "run.save_every", "run.report"})
+FREE_FIELDS = frozenset(
+    {"run.keep", "run.log_every", "run.save_every", "run.report", "optim.activations", "plan.activations"}
+)
 """May change on an unfinished run: nothing that is learnt depends on them."""
 IDENTITY_FIELDS = frozenset({"run.name", "run.dir", "run.on_change"})
 """Say where the run is and how to judge a change, not what it does."""

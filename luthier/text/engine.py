@@ -57,9 +57,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "最长的一行（{tokens} 个词元）单独一个微批就需要约 {need} 内存，而可用的只有 {free}",
     ),
     "engine.row_too_large.remedy": (
-        "End other programs, lower data.max_tokens, choose a smaller model, or train fewer weights (tune.kind=lora, "
-        "freeze).",
-        "请关闭其他程序，减小 data.max_tokens，换更小的模型，或训练更少的权重（tune.kind=lora 或 freeze）。",
+        "End other programs, leave optim.activations at auto, lower data.max_tokens, choose a smaller model, or train "
+        "fewer weights (tune.kind=lora, freeze).",
+        "请关闭其他程序，保持 optim.activations 为 auto，减小 data.max_tokens，换更小的模型，或训练更少的权重（"
+        "tune.kind=lora 或 freeze）。",
     ),
     "engine.budget_too_large.rule": (
         "micro-batches of this many tokens need about {need} of memory, and {free} is free",

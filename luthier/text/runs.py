@@ -455,8 +455,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "模型    {total} 个参数中训练 {trainable} 个（{percent} %）",
     ),
     "runs.progress.plan": (
-        "plan    {device}, {dtype}, {budget} tokens at once, about {memory} of memory",
-        "计划    {device}，{dtype}，每次 {budget} 个词元，约需内存 {memory}",
+        "plan    {device}, {dtype}, {budget} tokens at once, about {memory} of memory; activations: {activations}",
+        "计划    {device}，{dtype}，每次 {budget} 个词元，约需内存 {memory}；激活值：{activations}",
     ),
     "runs.progress.resumed": ("going on from step {step} (attempt {attempt})", "从第 {step} 步继续（第 {attempt} 次）"),
     "runs.progress.validation": ("step {step}  validation loss {loss}", "第 {step} 步  验证损失 {loss}"),
