@@ -20,19 +20,24 @@ from test_decoder import (
     documents,
     everything,
     flat,
+    full_form,
     gradients,
     reference_nll,
     shared_prompt,
+    sparse,
 )
-from tiny_models import BOUND, CASES, build, difference, logits_of
+from tiny_models import BOUND, CASES, build, config_of, difference, logits_of
 from torch import Tensor
 
 import luthier
+from luthier import planner
+from luthier.arch.families import FAMILIES
 from luthier.batch import Batch
 from luthier.config.schema import OptimSection
 from luthier.engine import backend, optim
 from luthier.engine.checkpoint import TrainState
 from luthier.errors import Interrupted
+from luthier.models import weights
 from luthier.models.decoder import Decoder, DropoutKey, Want
 
 pytestmark = pytest.mark.gpu
@@ -121,6 +126,53 @@ def test_a_shared_prompt_equals_its_duplicates(name: str) -> None:
     for each in (batch, flat(docs)):
         nll(decoder, each).backward()
         results.append(gradients(decoder))
+    assert_same(*results)
+
+
+STACKS = [("drop_mlp",) * 3, ("drop_layer",) * 3, ("drop_layer", "drop_mlp", "keep"), ("offload", "offload", "keep")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_no_bit_depends_on_what_layers_keep(name: str, dtype: torch.dtype) -> None:
+    decoder = decoder_of(build(name).to(dtype), name, dtype, everything).to(DEVICE)
+    results = []
+    for policies in ((), *STACKS):
+        loss = nll(decoder, flat(documents([40, 200, 7, 200, 65])), policies=policies)
+        loss.backward()
+        results.append({"loss": loss.detach(), **gradients(decoder)})
+    for policies, other in zip(STACKS, results[1:], strict=True):
+        assert [key for key in other if not torch.equal(other[key], results[0][key])] == [], policies
+
+
+def test_offloaded_layers_leave_the_device() -> None:
+    """Peaks of the allocator, by policy: 24 layers that differ from the tiny ones in number and width."""
+    fields = {**config_of("llama"), "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24}
+    decoder = weights.random(FAMILIES["llama"](fields, "config.json"), 0, dtype=torch.bfloat16, device=DEVICE)
+    add_adapter(decoder, ranks=ALL_LINEAR)
+    decoder.to(DEVICE)
+    batch, peaks = flat(documents([4096])), {}
+    for policy in ("keep", "drop_mlp", "drop_layer", "offload"):
+        for _ in range(2):
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            nll(decoder, batch, adapter="a.b", policies=planner.uniform(decoder.spec, policy)).backward()
+            decoder.zero_grad(set_to_none=True)
+            peaks[policy] = torch.cuda.max_memory_allocated() - before
+    print(peaks)
+    assert peaks["drop_layer"] < peaks["drop_mlp"] < peaks["keep"] and peaks["offload"] < peaks["drop_mlp"]
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_a_last_layer_of_scored_rows_equals_a_whole_one(name: str) -> None:
+    decoder = decoder_of(build(name), name, trains=everything).to(DEVICE)
+    docs = sparse(documents([300, 9, 700, 9, 30]))
+    results = []
+    for device in (DEVICE, "cpu"):
+        decoder.to(device)
+        loss = nll(decoder, flat(docs)) if device == DEVICE else full_form(decoder, flat(docs))
+        loss.backward()
+        results.append(cpu({"loss": loss.detach(), **gradients(decoder)}))
     assert_same(*results)
 
 
