@@ -443,9 +443,21 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a copy of a held-out row is trained on": Mutation(
         "data/split.py",
-        "np.isin(group_of, chosen)",
-        "np.isin(np.arange(len(hashes)), np.unique(hashes, return_index=True)[1][chosen])",
+        "return chosen[groups.of_row]",
+        "return np.isin(np.arange(len(groups.of_row)), groups.firsts[chosen])",
         "test_check.py::test_no_copy_of_a_held_out_row_is_trained",
+    ),
+    "near duplicates are parted by the split": Mutation(
+        "data/split.py",
+        "together = equal if pairs is None or not len(pairs.later) else equal.joined(pairs)",
+        "together = equal",
+        "test_check.py::test_no_near_duplicate_of_a_held_out_row_is_trained",
+    ),
+    "large groups of near duplicates leave nothing to validate": Mutation(
+        "data/split.py",
+        "held_out.sum() < PARTED_BELOW * wanted",
+        "held_out.sum() < 0",
+        "test_check.py::test_groups_too_large_to_be_held_out_are_parted_and_told",
     ),
     "targets are one token off": Mutation(
         "data/pack.py",
@@ -493,15 +505,21 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a sample parts rows that are alike": Mutation(
         "data/near.py",
-        "np.where(smallest < top, smallest, contents)",
+        "np.where(smallest < _NO_RUN, smallest, contents)",
         "contents",
         "test_near.py::test_a_sample_keeps_pairs_together_and_memory_bounded",
     ),
     "a shared instruction makes rows alike": Mutation(
         "data/near.py",
-        "frame = common > FRAME_SHARE",
-        "frame = common > 2 * FRAME_SHARE",
+        "max(FRAME_LEAST_ROWS, FRAME_SHARE * len(texts))",
+        "max(FRAME_LEAST_ROWS, len(texts))",
         "test_near.py::test_a_long_instruction_before_every_question_makes_no_duplicates",
+    ),
+    "what many rows share is learnt from the first rows": Mutation(
+        "data/near.py",
+        "        if content < self._bound:",
+        "        if len(self._texts) < FRAME_ROWS:",
+        "test_near.py::test_what_many_rows_share_is_learnt_wherever_it_stands",
     ),
     "cutting a row costs all of it": Mutation(
         "data/statistics.py",
