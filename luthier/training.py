@@ -25,9 +25,10 @@ from luthier.arch.structure import structure
 from luthier.config import load as config_load
 from luthier.config.schema import Lora, RunConfig
 from luthier.data import cache as data_cache
-from luthier.data import check, laws, pack, stream, templates, tokens
+from luthier.data import check, findings, laws, pack, stream, templates, tokens
 from luthier.data.laws import LawReport
 from luthier.data.sequences import Sequences
+from luthier.data.survey import Surveyed, survey
 from luthier.engine import checkpoint, loop, optim
 from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
@@ -200,6 +201,7 @@ class Data:
     checked: check.Checked
     excluded: tuple[check.Excluded, ...]
     laws: LawReport
+    surveyed: Surveyed
 
     @property
     def truncated(self) -> int:
@@ -221,9 +223,12 @@ def prepare(config: RunConfig, base: Base) -> Data:
         tokens.build(scan, renderer, cache, role=role, source_index=index, drop_bad_rows=drop)
         for scan, role, index in found.files
     ]
-    checked = check.judge(data, config.run.seed, config.method.kind, found, [each.given for each in built])
+    surveyed, files = survey(built), [each.given for each in built]
+    alike = surveyed.alike if surveyed is not None else None
+    checked = check.judge(data, config.run.seed, config.method.kind, found, files, alike)
     if checked.problems:
         raise DataError(checked.problems)
+    assert surveyed is not None, "files without problems are tokenised"
 
     def sequences(rows: check.Rows) -> Sequences:
         stores = [each.store for file in rows.files for each in built if each.given is file]
@@ -234,7 +239,7 @@ def prepare(config: RunConfig, base: Base) -> Data:
     data_cache.trim(cache, config_load.environment().cache_bytes)
     excluded = (*checked.excluded, *train.excluded, *(held_out.excluded if held_out else ()))
     held = laws.joined(*(each.laws for each in built))
-    return Data(renderer.trained_on(held.trained), train, held_out, checked, excluded, held)
+    return Data(renderer.trained_on(held.trained), train, held_out, checked, excluded, held, surveyed)
 
 
 def _with_tokens(base: Base, tune: AnyTune, ids: Sequence[int]) -> Base:
@@ -419,6 +424,8 @@ def _start(job: loop.Job, base: Base, data: Data, notes: Sequence[Problem]) -> T
     rows = (*data.checked.notes, *cut, *unread, *_unrolled(data), *far)
     for each in (*base.notes, *notes, *data.renderer.notes, *rows, *problems):
         job.emit("note", {"text": str(each)})
+    for line in findings.brief(data.surveyed.findings, data.surveyed.looked, data.surveyed.rows):
+        job.emit("note", {"text": line})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)
         proof.Probe(prompts, proof.next_token_logits(job.model, prompts, None)).save(job.run)

@@ -491,6 +491,18 @@ MUTATIONS: dict[str, Mutation] = {
         "answer",
         "test_findings.py::test_secrets_are_never_shown",
     ),
+    "other files get the findings of the first one": Mutation(
+        "data/survey.py",
+        "for store, file in zip(stores, files, strict=True)]]",
+        "for store, file in zip(stores[:1], files, strict=False)]]",
+        "test_survey.py::test_a_later_run_reads_nothing_and_an_edited_file_is_read",
+    ),
+    "training says nothing of what stands in rows": Mutation(
+        "training.py",
+        "for line in findings.brief(",
+        "for line in () and findings.brief(",
+        "test_train.py::test_what_rows_hold_is_told_once_and_written_down",
+    ),
     "the page lets data in as HTML": Mutation(
         "data/report_page.py",
         "<p>{escape(rule)}</p>",

@@ -323,14 +323,15 @@ def judge(
     Args:
         method: kind of method that the examples are for; None where any is fine.
         files: what came of the files found.
-        alike: rows that are nearly the same, which a split keeps together; those for training count from 0. Of a sample
-            they are no use, as it does not hold all rows.
+        alike: rows that are nearly the same, which a split of at most `SAMPLE_ROWS` rows keeps together; those for
+            training count from 0.
     """
     train, valid = ([file for file in files if file.role == role] for role in ("train", "validation"))
     equal = split.Groups.equal(_hashes(train))
     share = 0.0 if isinstance(data.validation, tuple) else data.validation
-    wanted = split.wanted_rows(share, len(equal.of_row))
-    chosen = split.hold_out(equal, None if alike is None or alike.sampled else alike, wanted, seed)
+    rows = len(equal.of_row)
+    wanted = split.wanted_rows(share, rows)
+    chosen = split.hold_out(equal, alike if rows <= SAMPLE_ROWS else None, wanted, seed)
     held_out = np.split(chosen.held_out, np.cumsum([len(file.table) for file in train])[:-1])[: len(train)]
     validation = Rows(tuple(train), tuple(np.flatnonzero(each) for each in held_out))
     if valid:
@@ -345,7 +346,7 @@ def judge(
             *found.notes,
             *(note for file in files if method is None for note in _methods(file.account)),
             *_notes(train, valid, data, equal),
-            *_split_notes(chosen, data.validation, len(equal.of_row), alike),
+            *_split_notes(chosen, data.validation, rows),
         ),
         problems=problems,
         files=tuple(FileReport.of(file) for file in files),
@@ -444,7 +445,7 @@ def _repeats(train: Sequence[Given], equal: split.Groups) -> Iterator[Problem]:
         yield tally.note("data.duplicates", "", all=rows)
 
 
-def _split_notes(chosen: split.Split, share: object, rows: int, alike: Pairs | None) -> Iterator[Problem]:
+def _split_notes(chosen: split.Split, share: object, rows: int) -> Iterator[Problem]:
     if share == "auto" and 0 < rows < split.AUTO_LEAST_ROWS:
         yield Problem("data.too_few_to_hold_out", values={"rows": rows, "least": split.AUTO_LEAST_ROWS})
     elif chosen.wanted and not chosen.held_out.any():
@@ -454,7 +455,7 @@ def _split_notes(chosen: split.Split, share: object, rows: int, alike: Pairs | N
         yield Problem("data.copies_held_out", values={"copies": chosen.copies, "rows": held_out})
     if chosen.parted:
         yield Problem("data.near_parted", values={"rows": int(chosen.held_out.sum())})
-    if chosen.wanted and alike is not None and alike.sampled:
+    if chosen.wanted and rows > SAMPLE_ROWS:
         yield Problem("data.near_not_searched", values={"most": SAMPLE_ROWS})
 
 

@@ -47,6 +47,7 @@ SEVERITIES: dict[str, Severity] = {
     "findings.not_rendered": "error",
     "findings.near_leak": "warning",
     "findings.question_leak": "warning",
+    "findings.damage_control": "warning",
     "findings.damage_mojibake": "warning",
     "findings.damage_lost": "warning",
     "findings.unclosed_think": "warning",
@@ -90,7 +91,7 @@ class Findings:
     Args:
         max_tokens: the recipe's bound on a row; None where there is none.
         too_long: the recipe's data.too_long.
-        sample_rows: different rows that are searched for near duplicates.
+        sample_rows: different rows that are searched for near duplicates; of more, a sample.
     """
 
     def __init__(
@@ -285,6 +286,16 @@ def _severity(problem: Problem) -> Severity:
 def ordered(findings: Collection[Finding]) -> list[Finding]:
     """The worst first, then those with the most rows."""
     return sorted(findings, key=lambda each: (RANKS[each.severity], -each.rows, each.problem.id))
+
+
+def brief(findings: Sequence[Finding], looked: int, rows: int) -> list[str]:
+    """What training says of them: a line for each but the notes, which are counted, and where to see all. looked: at
+    how many of how many rows."""
+    worse = [finding.problem.rule for finding in findings if finding.severity != "note"]
+    id = "findings.brief" if looked == rows else "findings.brief_of_some"
+    if not findings and looked == rows:
+        return []
+    return [*worse, say(id, warnings=len(worse), notes=len(findings) - len(worse), looked=looked, rows=rows)]
 
 
 def _key(content_hash: bytes) -> int:

@@ -576,9 +576,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "验证结果会偏好；请在 data.validation 中指定单独的文件。",
     ),
     "data.near_not_searched.rule": (
-        "of more than {most:,} different rows, the split keeps equal ones on one side, but not those that are nearly "
-        "the same",
-        "不同的数据超过 {most:,} 条：划分时相同的数据在同一边，几乎相同的则未必",
+        "of more than {most:,} rows, the split keeps equal ones on one side, but not those that are nearly the same",
+        "数据超过 {most:,} 条：划分时相同的数据在同一边，几乎相同的则未必",
     ),
     "data.near_not_searched.remedy": (
         "`luthier data check` looks for near duplicates in a sample; where there are many, name a file of your own in "
