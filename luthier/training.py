@@ -306,7 +306,14 @@ def open_run(config: RunConfig, given: manifest.Manifest, rows: Data, on_event: 
 def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Parent | None) -> manifest.Manifest:
     files = [
         manifest.DataFile(
-            report.path, report.role, report.sha256, report.bytes, report.read, report.read - len(left), _reasons(left)
+            report.path,
+            report.role,
+            report.sha256,
+            report.bytes,
+            report.read,
+            report.read - len(left),
+            _reasons(left),
+            dataclasses.asdict(report.origin) if report.origin is not None else None,
         )
         for report in data.checked.files
         for left in [[row for row in data.excluded if row.path == report.path]]

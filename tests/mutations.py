@@ -778,6 +778,12 @@ MUTATIONS: dict[str, Mutation] = {
         "if False:",
         "test_sources.py::test_a_data_set_that_cannot_be_had",
     ),
+    "the commit of a hub's rows is told in a note only": Mutation(
+        "data/check.py",
+        "made.origins.update(dict.fromkeys((scan.account.path for scan in files), found.origin))",
+        "pass",
+        "test_sources.py::test_where_rows_come_from_is_told_of_each_file",
+    ),
     # ------------------------------------------------------------------------------------- the laws of rendering
     "an unrolled answer is followed by what came later": Mutation(
         "data/lessons.py",

@@ -646,6 +646,19 @@ def test_rows_that_are_nearly_the_same_are_held_out_together(recipe, write_rows)
     assert list(shown.validation.hashes()) == list(data.checked.validation.hashes())
 
 
+def test_where_rows_of_a_hub_come_from_is_in_the_manifest(recipe, rows, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    rows.rename(tmp_path / "set" / "train.json")
+    recipe["data"]["train"] = f"hub:{tmp_path / 'set'}"
+    run = luthier.train(recipe)
+    (file,) = run.folder.read_json("manifest.json")["data"]
+    origin = {"source": recipe["data"]["train"], "subset": None, "split": "train", "revision": None, "commit": None}
+    assert file["origin"] == origin and file["path"].endswith(".arrow")
+    assert run.receipt.manifest["data"][0]["origin"] == origin
+
+
 def test_names_with_dots_train_and_answer(recipe):
     recipe["run"]["name"] = "qwen1.5-v0.1"
     run = luthier.train(recipe)

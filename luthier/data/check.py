@@ -21,6 +21,7 @@ from luthier.config.schema import DataSection, RunConfig, Source
 from luthier.data import own, sources, split
 from luthier.data.examples import LEARNS, MISFITS, misfit
 from luthier.data.formats import Example
+from luthier.data.hub import Origin
 from luthier.data.near import SAMPLE_ROWS, NearIndex, Pairs, settled
 from luthier.data.readers import place
 from luthier.data.renaming import Renaming
@@ -134,6 +135,7 @@ class FileReport:
         read, kept, distinct: rows; `kept` ones are examples, of which `distinct` differ.
         faults: message id -> number of rows left out for it.
         sha256, bytes: of the file as it lies on the disk.
+        origin: where on a hub it comes from; None for a file that was given.
     """
 
     path: str
@@ -147,13 +149,14 @@ class FileReport:
     faults: Mapping[str, int]
     sha256: str
     bytes: int
+    origin: Origin | None
 
     @property
     def excluded(self) -> int:
         return self.read - self.kept
 
     @staticmethod
-    def of(file: Given) -> FileReport:
+    def of(file: Given, origin: Origin | None) -> FileReport:
         account, table = file.account, file.table
         report = FileReport(
             account.path,
@@ -167,6 +170,7 @@ class FileReport:
             account.counts,
             account.sha256,
             account.bytes,
+            origin,
         )
         assert report.excluded == len(account.excluded) == sum(report.faults.values()), "a row was lost"
         return report
@@ -277,17 +281,19 @@ class Scans(NamedTuple):
 
     files: a scan, not begun, of every file, its role and its source's place; those for training come first.
     notes, problems: what there is to tell about sources.
+    origins: file -> where on a hub it comes from.
     """
 
     files: list[tuple[FileScan, Role, int]]
     notes: list[Problem]
     problems: list[Problem]
+    origins: dict[str, Origin]
 
 
 def scans(data: DataSection) -> Scans:
     """The files of all sources."""
     given = data.validation if isinstance(data.validation, tuple) else ()
-    made = Scans([], [], [])
+    made = Scans([], [], [], {})
     roles: tuple[tuple[Role, tuple[Source, ...]], ...] = (("train", data.train), ("validation", given))
     for role, of_role in roles:
         for index, source in enumerate(of_role):
@@ -296,7 +302,10 @@ def scans(data: DataSection) -> Scans:
             made.problems.extend(found.problems)
             format = source.format if source.format != "auto" else data.format
             names = Renaming(source.columns, source.roles)
-            made.files.extend((FileScan(path, format, names), role, index) for path in found.files)
+            files = [FileScan(path, format, names) for path in found.files]
+            made.files.extend((scan, role, index) for scan in files)
+            if found.origin is not None:
+                made.origins.update(dict.fromkeys((scan.account.path for scan in files), found.origin))
     return made
 
 
@@ -349,7 +358,7 @@ def judge(
             *_split_notes(chosen, data.validation, rows),
         ),
         problems=problems,
-        files=tuple(FileReport.of(file) for file in files),
+        files=tuple(FileReport.of(file, found.origins.get(file.path)) for file in files),
         plugins={} if problems else {format: own.source_file(format) for format in formats},
     )
 
