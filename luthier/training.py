@@ -230,8 +230,10 @@ def prepare(config: RunConfig, base: Base) -> Data:
         raise DataError(checked.problems)
     assert surveyed is not None, "files without problems are tokenised"
 
+    store_of = {id(each.given): each.store for each in built}
+
     def sequences(rows: check.Rows) -> Sequences:
-        stores = [each.store for file in rows.files for each in built if each.given is file]
+        stores = [store_of[id(file)] for file in rows.files]
         return Sequences(rows, [store for store in stores if store is not None], data.max_tokens, data.too_long)
 
     train = sequences(checked.train)
