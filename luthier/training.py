@@ -296,7 +296,7 @@ def open_run(config: RunConfig, given: manifest.Manifest, rows: Data, on_event: 
             for changed in manifest.environment(before, given):
                 emit("note", {"text": say("engine.environment_changed", **changed._asdict())})
         given.save(run)
-        run.write_jsonl("excluded.jsonl", [dataclasses.asdict(row) for row in rows.excluded])
+        run.write_jsonl("excluded.jsonl", map(dataclasses.asdict, rows.excluded))
         try:
             yield Desk(run, emit)
         except UserError as error:
@@ -306,6 +306,9 @@ def open_run(config: RunConfig, given: manifest.Manifest, rows: Data, on_event: 
 
 
 def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Parent | None) -> manifest.Manifest:
+    left: dict[str, dict[str, int]] = {report.path: {} for report in data.checked.files}
+    for row in data.excluded:
+        left[row.path][row.reason_id] = left[row.path].get(row.reason_id, 0) + 1
     files = [
         manifest.DataFile(
             report.path,
@@ -313,12 +316,11 @@ def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Paren
             report.sha256,
             report.bytes,
             report.read,
-            report.read - len(left),
-            _reasons(left),
+            report.read - sum(left[report.path].values()),
+            left[report.path],
             dataclasses.asdict(report.origin) if report.origin is not None else None,
         )
         for report in data.checked.files
-        for left in [[row for row in data.excluded if row.path == report.path]]
     ]
     return manifest.build(
         config.run.name or "",
