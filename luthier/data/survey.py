@@ -27,7 +27,7 @@ from luthier.errors import Problem
 
 MOST_ROWS = SAMPLE_ROWS
 """Rows that are looked at before training, in the proportion of the files; `luthier data check` looks at all. It takes
-some 80 microseconds a row, so that no start waits longer than about 15 s for it."""
+some 100 microseconds a row, so that no start waits longer than about 20 s for it."""
 FORMAT = 1
 """Version of what is kept."""
 
