@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,36 @@ def one(side: str, folder: Path, *, exact: bool) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def share_of_matmul_rate(folder: Path, seconds: float) -> tuple[float, float]:
+    """10^12 FLOPs of our step as counted (attention, a few per cent, left out); and the share of the step that they take
+    at the rate at which this machine multiplies matrices of the model's own shapes, in the dtype that is chosen."""
+    import torch
+
+    from luthier.arch import families, flops
+    from luthier.config.schema import Lora
+    from luthier.engine import backend
+
+    arch = families.read(folder / "model")
+    masks = [row["completion_mask"] for row in json.loads((folder / "tokens.json").read_text(encoding="utf-8"))]
+    # A row's last learnt token is only a target: it and what follows do not enter the model.
+    lengths = [max(at for at, learnt in enumerate(mask) if learnt) for mask in masks]
+    counted = flops.step(arch, Lora(rank=RANK), flops.Rows(lengths, sum(map(sum, masks))))
+    dtype = backend.choose("cpu", "auto").compute_dtype
+    shapes = Counter((unit.in_features, unit.out_features) for unit in arch.units)
+    done = took = 0.0
+    for (inputs, outputs), count in shapes.items():
+        x, w = torch.randn(sum(lengths), inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
+        times = []
+        for _ in range(7):
+            started = time.perf_counter()
+            torch.nn.functional.linear(x, w)
+            times.append(time.perf_counter() - started)
+        done += count * 2.0 * sum(lengths) * inputs * outputs
+        took += count * statistics.median(times)
+    work = counted.total - counted.attention
+    return work / 1e12, work / (done / took) / seconds
+
+
 def report(side: str, folder: Path, how: str) -> None:
     exact = how == "exact"
     losses, seconds = ours(folder, exact=exact) if side == "ours" else peer(folder, side, exact=exact)
@@ -210,10 +241,13 @@ def main(shape: str, rounds: int) -> None:
                 print(
                     f"round {number + 1} {side}: {', '.join(f'{each:.2f}' for each in made['seconds'])} s", flush=True
                 )
-        middle = {side: statistics.median(seconds) for side, seconds in found.items()}
-        for side in SIDES:
+        middle = {side: statistics.median(seconds) for side, seconds in found.items() if seconds}
+        for side in middle:
             speed = f"{tokens / middle[side]:,.0f} tokens/s, {middle['ours'] / middle[side]:.3f} of ours"
             print(f"{side}: {middle[side]:.2f} s a step, {speed}, peak {mib[side]:,.0f} MiB")
+        if rounds:
+            work, share = share_of_matmul_rate(folder, middle["ours"])
+            print(f"ours: {work:.3f} TFLOP a step as counted, {share:.2f} of the step at the rate of bare matmuls")
 
 
 if __name__ == "__main__":
