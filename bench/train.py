@@ -177,7 +177,7 @@ def one(side: str, folder: Path, *, exact: bool) -> dict[str, Any]:
 
 
 def share_of_matmul_rate(folder: Path, seconds: float) -> tuple[float, float]:
-    """10^12 FLOPs of our step as counted (attention, a few per cent, left out); and the share of the step that they take
+    """10^12 FLOPs of our step as counted (attention, a few per cent, left out); the share of the step that they take
     at the rate at which this machine multiplies matrices of the model's own shapes, in the dtype that is chosen."""
     import torch
 
