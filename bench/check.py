@@ -23,10 +23,10 @@ started = time.perf_counter()
 from luthier.data import check, report, report_page
 from luthier.data.findings import Findings
 imported = time.perf_counter()
-findings = Findings()
-checked = check.check_path(sys.argv[1], "auto", findings.see)
+look = report.Look(Findings(), None, "no model")
+checked = check.check_path(sys.argv[1], "auto", look)
 seen = time.perf_counter()
-made = report.make(checked, findings, None, "no model")
+made = report.make(checked, look)
 page = report_page.page(made, "bench")
 ended, computed = time.perf_counter(), time.process_time()
 rows, peak = made.statistics.rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

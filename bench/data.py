@@ -3,17 +3,19 @@
     python bench/data.py [ROWS]        # 1,000,000 where not given
 
 What goes in: chat rows made by seed, nano's tokenizer, a ChatML template with `{% generation %}` tags, so that the peer
-can say what is learnt. What comes out, printed: seconds and peak memory of each side, the ratio, and whether ids and
-masks of every row are the same. Both sides may use two processes or threads; nothing is cached beforehand. Needs the
-`hub` extra.
+can say what is learnt. What comes out, printed: seconds and peak memory of each side (all of its processes, shared
+pages counted once), the ratio, whether ids and masks of every row are the same, and how long opening the finished store
+takes. Both sides may use two processes; nothing is cached beforehand. Needs the `hub` extra.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import random
-import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,12 +35,17 @@ TEMPLATE = (
 
 
 def write_rows(path: Path, count: int) -> None:
-    """Conversations of one to three questions, about 650 bytes a row."""
+    """Conversations of one to three questions, about 700 bytes a row. Words are as unlike each other as in real text:
+    50,000 of them, the n-th used in proportion to 1/n (Zipf's law), with numbers, commas and paragraphs among them."""
     rng = random.Random(SEED)
-    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(5000)]
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(50_000)]
+    shares = list(itertools.accumulate(1 / rank for rank in range(1, len(words) + 1)))
 
     def say(length: int) -> str:
-        return " ".join(rng.choices(words, k=length)).capitalize() + "."
+        said = rng.choices(words, cum_weights=shares, k=length)
+        for place in range(6, length, 9):
+            said[place] += rng.choice([",", ".", ":", "\n\n", f" {rng.randint(0, 2000)}", "'s"])
+        return " ".join(said).capitalize() + "."
 
     with open(path, "w", encoding="utf-8") as file:
         for _ in range(count):
@@ -83,13 +90,56 @@ def peer(model: Path, rows: Path, scratch: Path) -> Any:
 
 
 def measure(side: str, model: Path, rows: Path, scratch: Path) -> None:
-    """In a process of its own: prints seconds and the peak memory of it and its children, together, in MiB."""
+    """In a process of its own: prints the seconds it took; for ours also those that opening the store takes."""
     started = time.monotonic()
     {"ours": ours, "peer": peer}[side](model, rows, scratch)
-    seconds = time.monotonic() - started
-    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    # The kernel gives the largest child; the peer has two alike.
-    print(json.dumps({"seconds": seconds, "mib": (own + PROCESSES * children) / 1024}))
+    print(time.monotonic() - started)
+
+
+def opened_s(scratch: Path) -> float:
+    """Median of five, in this process."""
+    from luthier.data.store import TokenStore
+
+    (path,) = (scratch / "tokens").iterdir()
+    seconds = []
+    for _ in range(5):
+        started = time.monotonic()
+        TokenStore.open(path)
+        seconds.append(time.monotonic() - started)
+    return statistics.median(seconds)
+
+
+def run(side: str, model: Path, rows: Path, scratch: Path) -> tuple[float, float]:
+    """Seconds, and the most memory that the process and its children held together, in MiB."""
+    command = [sys.executable, __file__, side, str(model), str(rows), str(scratch)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    most = 0
+    while process.poll() is None:
+        most = max(most, sum(map(proportional_kib, family(process.pid))))
+        time.sleep(0.25)
+    if process.returncode:
+        raise SystemExit(f"{side} failed: run `{' '.join(command)}` to see why")
+    assert process.stdout is not None
+    return float(process.stdout.read().split()[-1]), most / 1024
+
+
+def family(pid: int) -> list[int]:
+    """The process and all that descend from it."""
+    found = [pid]
+    for each in found:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{each}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def proportional_kib(pid: int) -> int:
+    """Resident memory, shared pages split among those who share them."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0
 
 
 def same(model: Path, rows: Path, ours_at: Path, peer_at: Path) -> int:
@@ -119,16 +169,12 @@ def main(count: int) -> None:
         print(f"{count:,} rows, {rows.stat().st_size / 1e6:,.0f} MB")
         found = {}
         for side in ("ours", "peer"):
-            command = [sys.executable, __file__, side, str(model), str(rows), str(folder / side)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[side] = json.loads(done.stdout.splitlines()[-1])
-            print(
-                f"{side}: {found[side]['seconds']:.1f} s, {count / found[side]['seconds']:,.0f} rows/s, "
-                f"peak {found[side]['mib']:,.0f} MiB"
-            )
+            seconds, mib = found[side] = run(side, model, rows, folder / side)
+            print(f"{side}: {seconds:.1f} s, {count / seconds:,.0f} rows/s, peak {mib:,.0f} MiB", flush=True)
         print(
-            f"ratio {found['peer']['seconds'] / found['ours']['seconds']:.2f}, "
-            f"memory {found['ours']['mib'] / found['peer']['mib']:.2f}"
+            f"ratio {found['peer'][0] / found['ours'][0]:.2f}, memory {found['ours'][1] / found['peer'][1]:.2f}, "
+            f"opening the store {opened_s(folder / 'ours'):.3f} s",
+            flush=True,
         )
         print(f"{same(model, rows, folder / 'ours', folder / 'peer'):,} of {count:,} rows have the same ids and mask")
 

@@ -119,15 +119,15 @@ def data_check(
 
     if len(arguments) == 1 and not is_recipe(arguments[0]):
         source = load(None, {"model": "-", "data.train": {"path": arguments[0], "format": format}}).data.train[0]
-        findings = Findings()
-        checked = check.check_path(source.path, source.format, findings.see)
-        made = report.make(checked, findings, None, say("findings.no_model"))
+        look = report.Look(Findings(), None, say("findings.no_model"))
+        checked = check.check_path(source.path, source.format, look)
     else:
         config = load(*split(arguments))
         # Plain text longer than the bound becomes several sequences.
         findings = Findings(None if config.method.kind == "pretrain" else config.data.max_tokens, config.data.too_long)
-        checked = check.inspect(config, findings.see)
-        made = report.make(checked, findings, *tokenizer_of(config))
+        look = report.Look(findings, *tokenizer_of(config))
+        checked = check.inspect(config, look)
+    made = report.make(checked, look)
     lines = report.lines(made)
     if html is not None:
         write_page(html, report_page.page(made, __version__))

@@ -25,9 +25,10 @@ from luthier.arch.structure import structure
 from luthier.config import load as config_load
 from luthier.config.schema import Lora, RunConfig
 from luthier.data import cache as data_cache
-from luthier.data import check, laws, pack, stream, templates, tokens
+from luthier.data import check, findings, laws, pack, stream, templates, tokens
 from luthier.data.laws import LawReport
 from luthier.data.sequences import Sequences
+from luthier.data.survey import Surveyed, survey
 from luthier.engine import checkpoint, loop, optim
 from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
@@ -200,6 +201,7 @@ class Data:
     checked: check.Checked
     excluded: tuple[check.Excluded, ...]
     laws: LawReport
+    surveyed: Surveyed
 
     @property
     def truncated(self) -> int:
@@ -221,12 +223,17 @@ def prepare(config: RunConfig, base: Base) -> Data:
         tokens.build(scan, renderer, cache, role=role, source_index=index, drop_bad_rows=drop)
         for scan, role, index in found.files
     ]
-    checked = check.judge(data, config.run.seed, config.method.kind, found, [each.given for each in built])
+    surveyed, files = survey(built), [each.given for each in built]
+    alike = surveyed.alike if surveyed is not None else None
+    checked = check.judge(data, config.run.seed, config.method.kind, found, files, alike)
     if checked.problems:
         raise DataError(checked.problems)
+    assert surveyed is not None, "files without problems are tokenised"
+
+    store_of = {id(each.given): each.store for each in built}
 
     def sequences(rows: check.Rows) -> Sequences:
-        stores = [each.store for file in rows.files for each in built if each.given is file]
+        stores = [store_of[id(file)] for file in rows.files]
         return Sequences(rows, [store for store in stores if store is not None], data.max_tokens, data.too_long)
 
     train = sequences(checked.train)
@@ -234,7 +241,7 @@ def prepare(config: RunConfig, base: Base) -> Data:
     data_cache.trim(cache, config_load.environment().cache_bytes)
     excluded = (*checked.excluded, *train.excluded, *(held_out.excluded if held_out else ()))
     held = laws.joined(*(each.laws for each in built))
-    return Data(renderer.trained_on(held.trained), train, held_out, checked, excluded, held)
+    return Data(renderer.trained_on(held.trained), train, held_out, checked, excluded, held, surveyed)
 
 
 def _with_tokens(base: Base, tune: AnyTune, ids: Sequence[int]) -> Base:
@@ -289,7 +296,7 @@ def open_run(config: RunConfig, given: manifest.Manifest, rows: Data, on_event: 
             for changed in manifest.environment(before, given):
                 emit("note", {"text": say("engine.environment_changed", **changed._asdict())})
         given.save(run)
-        run.write_jsonl("excluded.jsonl", [dataclasses.asdict(row) for row in rows.excluded])
+        run.write_jsonl("excluded.jsonl", map(dataclasses.asdict, rows.excluded))
         try:
             yield Desk(run, emit)
         except UserError as error:
@@ -299,12 +306,21 @@ def open_run(config: RunConfig, given: manifest.Manifest, rows: Data, on_event: 
 
 
 def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Parent | None) -> manifest.Manifest:
+    left: dict[str, dict[str, int]] = {report.path: {} for report in data.checked.files}
+    for row in data.excluded:
+        left[row.path][row.reason_id] = left[row.path].get(row.reason_id, 0) + 1
     files = [
         manifest.DataFile(
-            report.path, report.role, report.sha256, report.bytes, report.read, report.read - len(left), _reasons(left)
+            report.path,
+            report.role,
+            report.sha256,
+            report.bytes,
+            report.read,
+            report.read - sum(left[report.path].values()),
+            left[report.path],
+            dataclasses.asdict(report.origin) if report.origin is not None else None,
         )
         for report in data.checked.files
-        for left in [[row for row in data.excluded if row.path == report.path]]
     ]
     return manifest.build(
         config.run.name or "",
@@ -419,6 +435,8 @@ def _start(job: loop.Job, base: Base, data: Data, notes: Sequence[Problem]) -> T
     rows = (*data.checked.notes, *cut, *unread, *_unrolled(data), *far)
     for each in (*base.notes, *notes, *data.renderer.notes, *rows, *problems):
         job.emit("note", {"text": str(each)})
+    for line in findings.brief(data.surveyed.findings, data.surveyed.looked, data.surveyed.rows):
+        job.emit("note", {"text": line})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)
         proof.Probe(prompts, proof.next_token_logits(job.model, prompts, None)).save(job.run)

@@ -533,9 +533,21 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a copy of a held-out row is trained on": Mutation(
         "data/split.py",
-        "np.isin(group_of, chosen)",
-        "np.isin(np.arange(len(hashes)), np.unique(hashes, return_index=True)[1][chosen])",
+        "return chosen[groups.of_row]",
+        "return np.isin(np.arange(len(groups.of_row)), groups.firsts[chosen])",
         "test_check.py::test_no_copy_of_a_held_out_row_is_trained",
+    ),
+    "near duplicates are parted by the split": Mutation(
+        "data/split.py",
+        "together = equal if pairs is None or not len(pairs.later) else equal.joined(pairs)",
+        "together = equal",
+        "test_check.py::test_no_near_duplicate_of_a_held_out_row_is_trained",
+    ),
+    "large groups of near duplicates leave nothing to validate": Mutation(
+        "data/split.py",
+        "held_out.sum() < PARTED_BELOW * wanted",
+        "held_out.sum() < 0",
+        "test_check.py::test_groups_too_large_to_be_held_out_are_parted_and_told",
     ),
     "targets are one token off": Mutation(
         "data/pack.py",
@@ -569,6 +581,18 @@ MUTATIONS: dict[str, Mutation] = {
         "answer",
         "test_findings.py::test_secrets_are_never_shown",
     ),
+    "other files get the findings of the first one": Mutation(
+        "data/survey.py",
+        "for store, file in zip(stores, files, strict=True)]]",
+        "for store, file in zip(stores[:1], files, strict=False)]]",
+        "test_survey.py::test_a_later_run_reads_nothing_and_an_edited_file_is_read",
+    ),
+    "training says nothing of what stands in rows": Mutation(
+        "training.py",
+        "for line in findings.brief(",
+        "for line in () and findings.brief(",
+        "test_train.py::test_what_rows_hold_is_told_once_and_written_down",
+    ),
     "the page lets data in as HTML": Mutation(
         "data/report_page.py",
         "<p>{escape(rule)}</p>",
@@ -583,15 +607,21 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a sample parts rows that are alike": Mutation(
         "data/near.py",
-        "np.where(smallest < top, smallest, contents)",
+        "np.where(smallest < _NO_RUN, smallest, contents)",
         "contents",
         "test_near.py::test_a_sample_keeps_pairs_together_and_memory_bounded",
     ),
     "a shared instruction makes rows alike": Mutation(
         "data/near.py",
-        "frame = common > FRAME_SHARE",
-        "frame = common > 2 * FRAME_SHARE",
+        "max(FRAME_LEAST_ROWS, FRAME_SHARE * len(texts))",
+        "max(FRAME_LEAST_ROWS, len(texts))",
         "test_near.py::test_a_long_instruction_before_every_question_makes_no_duplicates",
+    ),
+    "what many rows share is learnt from the first rows": Mutation(
+        "data/near.py",
+        "        if content < self._bound:",
+        "        if len(self._texts) < FRAME_ROWS:",
+        "test_near.py::test_what_many_rows_share_is_learnt_wherever_it_stands",
     ),
     "cutting a row costs all of it": Mutation(
         "data/statistics.py",
@@ -837,6 +867,12 @@ MUTATIONS: dict[str, Mutation] = {
         "if not SPLIT.fullmatch(split):",
         "if False:",
         "test_sources.py::test_a_data_set_that_cannot_be_had",
+    ),
+    "the commit of a hub's rows is told in a note only": Mutation(
+        "data/check.py",
+        "made.origins.update(dict.fromkeys((scan.account.path for scan in files), found.origin))",
+        "pass",
+        "test_sources.py::test_where_rows_come_from_is_told_of_each_file",
     ),
     # ------------------------------------------------------------------------------------- the laws of rendering
     "an unrolled answer is followed by what came later": Mutation(

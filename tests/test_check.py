@@ -408,6 +408,54 @@ def test_no_copy_of_a_held_out_row_is_trained(write_rows: WriteRows) -> None:
     assert note(checked, "data.copies_held_out").values == {"copies": 12, "rows": 24}
 
 
+def near_rows(groups: int, of_each: int) -> list[dict[str, str]]:
+    """Groups of rows that differ in their last word, and no two groups alike; `question` is the group's number."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(2000)]
+    answers = [" ".join(rng.choices(words, k=40)) for _ in range(groups)]
+    return [
+        {"instruction": f"{group}", "output": f"{answers[group]} {rng.choice(words)}"}
+        for _ in range(of_each)
+        for group in range(groups)
+    ]
+
+
+def test_no_near_duplicate_of_a_held_out_row_is_trained(write_rows: WriteRows) -> None:
+    """Sixty groups of five; exact groups alone would part nearly all that have a row held out."""
+    values = near_rows(60, 5)
+    recipe = config(str(write_rows("a.jsonl", values)), validation=0.1)
+    train, validation = parts(check_sources(recipe))
+    assert len(validation) == 6 and not train & validation and len(train | validation) == 60
+    random.Random(1).shuffle(values)
+    assert parts(check_sources(config(str(write_rows("b.json", values)), validation=0.1))) == (train, validation)
+    loose_train, loose = parts(check.inspect(recipe))
+    assert len(loose_train & loose) > 20
+
+
+def test_near_duplicates_below_one_long_instruction(write_rows: WriteRows) -> None:
+    """A second look at the rows says which ones are alike beside what all share."""
+    header = " ".join(f"rule{number}" for number in range(300))
+    values = [{"instruction": header + row["instruction"], "output": row["output"]} for row in near_rows(60, 5)]
+    train, validation = parts(check_sources(config(str(write_rows("a.jsonl", values)), validation=0.1)))
+    assert len(validation) == 6 and not train & validation
+
+
+def test_groups_too_large_to_be_held_out_are_parted_and_told(write_rows: WriteRows) -> None:
+    checked = check_sources(config(str(write_rows("a.jsonl", near_rows(2, 45))), validation=0.1))
+    assert len(checked.validation) == 9
+    assert note(checked, "data.near_parted").values == {"rows": 9}
+    assert not notes(check_sources(config(str(write_rows("b.jsonl", near_rows(60, 5))), validation=0.1)))
+
+
+def test_above_the_limit_only_equal_rows_stay_together(write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "SAMPLE_ROWS", 299)
+    path = str(write_rows("a.jsonl", near_rows(60, 5)))
+    checked = check_sources(config(path, validation=0.1))
+    assert note(checked, "data.near_not_searched").values == {"most": 299}
+    assert parts(checked) == parts(check.inspect(config(path, validation=0.1)))
+    assert not notes(check_sources(config(path, validation=0.0)))
+
+
 def test_nothing_small_enough_to_hold_out(write_rows: WriteRows) -> None:
     checked = check_sources(config(str(write_rows("a.json", rows(2) * 50))))
     assert not len(checked.validation) and len(checked.train) == 100
@@ -420,12 +468,12 @@ def test_nothing_small_enough_to_hold_out(write_rows: WriteRows) -> None:
 @given(st.lists(st.integers(0, 12), max_size=60), st.integers(0, 70), st.integers(0, 2**32 - 1))
 def test_laws_of_the_split(numbers: list[int], wanted: int, seed: int) -> None:
     hashes = np.asarray([bytes([number] * scan.HASH_BYTES) for number in numbers], dtype=f"V{scan.HASH_BYTES}")
-    found = split.hold_out(hashes, wanted, seed)
+    found = split.hold_out(split.Groups.equal(hashes), None, wanted, seed)
     held, kept = ([each.tobytes() for each in hashes[mask]] for mask in (found.held_out, ~found.held_out))
     assert not set(held) & set(kept)
     assert len(held) <= wanted and found.copies == len(held) - len(set(held))
     assert kept or not numbers
-    backwards = split.hold_out(hashes[::-1], wanted, seed)
+    backwards = split.hold_out(split.Groups.equal(hashes[::-1]), None, wanted, seed)
     assert sorted(held) == sorted(each.tobytes() for each in hashes[::-1][backwards.held_out])
 
 

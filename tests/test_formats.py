@@ -462,6 +462,14 @@ def test_the_recipe_knows_the_same_formats() -> None:
     assert ("auto", *FORMATS) == schema.FORMATS
 
 
+def test_names_of_turns_do_not_reach_into_tools() -> None:
+    schema = [{"name": "f", "description": "Says text.", "text": "no turn", "role": "USER"}]
+    row = {"messages": [{"role": "USER", "text": "Hi"}, {"role": "assistant", "text": "Yes"}], "tools": schema}
+    made = Renaming({"content": "text"}, {"USER": "user"}).apply(row)
+    assert made["tools"] == schema
+    assert made["messages"][0] == {"role": "user", "content": "Hi"}
+
+
 def test_the_format_of_most_rows_is_taken_and_explained() -> None:
     name, why = detection.detect([ALPACA, ALPACA, {"text": "a"}])
     assert (name, why) == ("alpaca", "2 of the first 3 rows have: instruction, output")

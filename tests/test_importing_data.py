@@ -70,8 +70,8 @@ def sources(done: Imported) -> list[dict[str, Any]]:
 
 def read(done: Imported) -> list[Example]:
     """Every row of the recipe's data, as training reads it."""
-    found: list[Example] = []
-    checked = check.inspect(done.config, lambda where, path, role, example, hash: found.append(example))
+    checked = check.inspect(done.config)
+    found = list(check.examples(checked.given))
     unfit = {"Preference": "data.preference", "Labelled": "data.feedback"}
     refused = {unfit[type(each).__name__] for each in found if type(each).__name__ in unfit}
     assert not checked.excluded and {each.id for each in checked.problems} == refused

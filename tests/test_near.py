@@ -6,14 +6,17 @@ recall are stated where they are asserted.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from luthier.data import near
-from luthier.data.near import NearIndex, Pairs, evened
+from luthier.data.near import NearIndex, Pairs, evened, families, settled
 
 
 def made_words(rng: random.Random, count: int = 3000) -> list[str]:
@@ -38,15 +41,16 @@ def made_texts(seed: int, chinese: bool) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def indexed(texts: list[str], **arguments: int) -> NearIndex:
+def indexed(texts: list[str], **arguments: Any) -> NearIndex:
     index = NearIndex(**arguments)
-    for row, text in enumerate(texts):
-        index.add(row, hash_of(text), text)
-    return index
+    contents = [hash_of(text) for text in texts]
+    for row, (content, text) in enumerate(zip(contents, texts, strict=True)):
+        index.add(row, content, text)
+    return settled(index, contents, texts)
 
 
 def hash_of(text: str) -> int:
-    return hash(text) & 0xFFFFFFFFFFFFFFFF
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def found_pairs(pairs: Pairs) -> set[tuple[int, int]]:
@@ -113,6 +117,77 @@ def test_a_long_instruction_before_every_question_makes_no_duplicates() -> None:
     assert found_pairs(indexed([instruction + each for each in reviews]).pairs()) == {(7, 300)}
 
 
+def with_headers(rng: random.Random) -> list[str]:
+    """Rows as three sources left them: 1,000 of the first, then 300 of each other below a header of 120 words of its
+    own, one of each source a near duplicate of another."""
+    words = made_words(rng)
+    texts = [" ".join(rng.choices(words, k=25)) for _ in range(1000)]
+    for _ in range(2):
+        header = " ".join(rng.choices(words, k=120)) + ": "
+        texts += [header + " ".join(rng.choices(words, k=12)) for _ in range(300)]
+    for row in (1000, 1300):
+        texts.append(texts[row] + " indeed")
+    return texts
+
+
+def test_what_many_rows_share_is_learnt_wherever_it_stands() -> None:
+    """Below such a header two unrelated rows are more than 0.8 alike."""
+    texts = with_headers(random.Random(4))
+    assert jaccard([texts[1001], texts[1002]])[0, 1] > near.SIMILAR
+    assert found_pairs(indexed(texts).pairs()) == {(1000, 1600), (1300, 1601)}
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    rng = random.Random(5)
+    texts = with_headers(rng) + made_texts(6, False)
+
+    def found(order: list[str]) -> set[frozenset[str]]:
+        pairs = indexed(order).pairs()
+        return {frozenset((order[a], order[b])) for a, b in found_pairs(pairs)}
+
+    first = found(texts)
+    assert len(first) > 200
+    for _ in range(2):
+        rng.shuffle(texts)
+        assert found(texts) == first
+
+
+def test_a_group_of_near_duplicates_is_no_form() -> None:
+    """Forty copies, each changed elsewhere, among 2,000 rows."""
+    rng = random.Random(7)
+    words = made_words(rng)
+    texts = [" ".join(rng.choices(words, k=40)) for _ in range(2000)]
+    first = rng.choices(words, k=40)
+    for at in range(40):
+        texts.append(" ".join([*first[:at], rng.choice(words), *first[at + 1 :]]))
+    found = families(indexed(texts).pairs(), len(texts))
+    assert np.array_equal(found[:2000], np.arange(2000)) and set(found[2000:]) == {2000}
+
+
+def test_a_second_look_is_taken_only_where_it_is_needed() -> None:
+    """Where no stretch is shared, nothing is asked for again."""
+
+    def unasked() -> Iterator[str]:
+        raise AssertionError
+        yield ""
+
+    texts = made_texts(8, False)
+    index = indexed(texts)
+    assert settled(index, map(hash_of, texts), unasked()) is index
+
+
+def test_too_many_rows_are_given_up_rather_than_sampled() -> None:
+    texts = made_texts(9, False)
+    pairs = indexed(texts, sample_rows=len(texts) - 1, gives_up=True).pairs()
+    assert pairs.sampled and not pairs.compared and not len(pairs.later)
+    assert len(indexed(texts, sample_rows=len(texts), gives_up=True).pairs().later) > 100
+
+
+def test_families_are_joined_by_way_of_others() -> None:
+    pairs = Pairs(np.asarray([4, 2, 0]), np.asarray([5, 4, 3]), 7, False)
+    assert families(pairs, 7).tolist() == [0, 1, 2, 0, 2, 2, 6]
+
+
 def test_rows_set_apart_count_as_later() -> None:
     """So that a row for validation is held against those that are trained, wherever it stands."""
     texts = ["The old boats pass the green hills.", "The old boats pass the green hills!"]
@@ -139,6 +214,6 @@ def test_a_sample_keeps_pairs_together_and_memory_bounded() -> None:
 
 def test_what_is_found_is_the_same_everywhere() -> None:
     """No use of Python's own hashes, which differ from process to process."""
-    hashes, owners = near._pieces(["the old boats pass"])
-    signature = near._signatures(hashes, owners, np.zeros(len(hashes)), 1)
+    hashes, owners, _ = near._pieces(["the old boats pass"], None)
+    signature = near._signatures(hashes, owners, 1)
     assert int(signature.astype(np.int64).sum()) == 4284126

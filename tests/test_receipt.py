@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,26 @@ def test_page_says_everything(finished: Callable[..., RunFolder], language: Any)
     assert len(tables) >= 6
     for table in tables:  # what a Markdown reader needs: the same number of cells in each line
         assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+
+
+@pytest.mark.parametrize("commit", ["ab" * 20, None])
+def test_rows_of_a_hub_are_told_with_their_commit(finished: Callable[..., RunFolder], commit: str | None) -> None:
+    """On the page, in the manifest, and where the rows are verified, also when they are gone."""
+    run = finished()
+    given = manifest.load(run)
+    origin = {"source": "hub:org/name", "subset": "en", "split": "train", "revision": None, "commit": commit}
+    with RunFolder.open(run.path, write=True) as opened:
+        dataclasses.replace(given, data=(dataclasses.replace(given.data[0], origin=origin),)).save(opened)
+    assert manifest.load(run).data[0].commit == commit
+    made = receipt.build(run)
+    page = "\n".join(receipt_page.lines(made))
+    assert re.search(r"\| `hub:org/name` +\| `en` +\| `train` +\|", page)
+    assert (commit is None) == ("`abab" not in page)
+    told = f"from hub:org/name, split train, commit {commit or '-'}"
+    for status in ("pass", "not run"):
+        check = next(each for each in commands.verify(run).value["checks"] if each["name"] == "data_unchanged")
+        assert check["status"] == status and check["evidence"].endswith(told)
+        Path("rows.jsonl").unlink(missing_ok=True)
 
 
 def test_page_of_a_run_that_has_hardly_begun(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from luthier.config.load import load
 from luthier.data import check, report, report_page
 from luthier.data.findings import Findings
 from luthier.data.report import Report
+from luthier.data.scan import FileScan, Kept
 from luthier.data.statistics import lengths
 from luthier.data.templates import load_renderer
 from luthier.text import set_language
@@ -45,11 +46,11 @@ def rows(count: int) -> list[dict[str, str]]:
 
 def made(path: Path, model: Path | None = None, **data: Any) -> Report:
     if model is None:
-        findings = Findings()
-        return report.make(check.check_path(str(path), "auto", findings.see), findings, None, "no model")
+        look = report.Look(Findings(), None, "no model")
+        return report.make(check.check_path(str(path), "auto", look), look)
     config = load({"model": str(model), "data": {"train": str(path), **data}})
-    findings = Findings(config.data.max_tokens, config.data.too_long)
-    return report.make(check.inspect(config, findings.see), findings, load_renderer(model, config))
+    look = report.Look(Findings(config.data.max_tokens, config.data.too_long), load_renderer(model, config))
+    return report.make(check.inspect(config, look), look)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -118,6 +119,29 @@ def test_tokens_are_those_of_training(write_rows: WriteRows, tiny_model: Callabl
     for policy, kept in (("drop", measured.sum() - costs["drop"]), ("truncate", measured.sum() - costs["truncate"])):
         bounded = load(recipe, {"data.max_tokens": 60, "data.too_long": policy})
         assert stores.sequences(bounded, built).num_tokens == kept
+
+
+@pytest.mark.parametrize(("header", "readings"), [("", 1), ("rule " * 40, 2)])
+def test_files_are_read_once_and_again_only_for_stretches_that_many_rows_share(
+    write_rows: WriteRows,
+    tiny_model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    header: str,
+    readings: int,
+) -> None:
+    given = [{**row, "instruction": header + row["instruction"]} for row in rows(150)]
+    path, model, read = write_rows("a.jsonl", given), tiny_model(), []
+    scan_rows = FileScan.rows
+
+    def counted(scan: FileScan) -> Iterator[Kept]:
+        read.append(scan.path)
+        return scan_rows(scan)
+
+    monkeypatch.setattr(FileScan, "rows", counted)
+    report_ = made(path, model, validation=0.1)
+    assert read == [path] * readings
+    assert report_.statistics.tokens is not None and report_.statistics.tokens.lengths.rows == 150
+    assert len(report_.checked.validation) == 15
 
 
 def test_rows_that_are_too_long_stop_as_training_does(

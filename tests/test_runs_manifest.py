@@ -146,6 +146,17 @@ def test_differences_that_matter(build: Callable[..., Manifest], change: Any, fi
     assert field in found
 
 
+def test_another_commit_is_told_where_the_rows_are_others(build: Callable[..., Manifest]) -> None:
+    origins = [
+        {"source": "hub:org/name", "subset": None, "split": "train", "revision": None, "commit": commit * 40}
+        for commit in "ab"
+    ]
+    old, same = (changed_file(build(), origin=origin) for origin in origins)
+    assert manifest.differences(old, same) == []
+    other = changed_file(same, sha256="1" * 64)
+    assert ("data.train: rows.jsonl (commit)", "a" * 40, "b" * 40) in manifest.differences(old, other)
+
+
 def test_another_version_is_another_environment_but_no_difference(build: Callable[..., Manifest]) -> None:
     old = build()
     new = replace(old, versions={**old.versions, "torch": "9"}, code={"source_sha256": "2" * 64})

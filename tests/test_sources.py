@@ -180,6 +180,18 @@ def test_the_commit_is_read_from_what_was_downloaded() -> None:
     assert hub._commit(SimpleNamespace(download_checksums=None)) == ""
 
 
+def test_where_rows_come_from_is_told_of_each_file(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was given comes from nowhere. The library knows no commit of a folder on disk."""
+    monkeypatch.setattr(hub, "_commit", lambda info: "ab" * 20)
+    path = data_set / "test.jsonl"
+    checked = inspect([{"path": f"hub:{data_set}", "revision": "main"}, str(path)])
+    from_hub, by_hand = checked.files
+    assert from_hub.origin == hub.Origin(f"hub:{data_set}", None, "train", "main", "ab" * 20)
+    assert by_hand.path == str(path) and by_hand.origin is None
+    told = json.loads(json.dumps(check.report(checked)))["files"]
+    assert told[0]["origin"]["commit"] == "ab" * 20 and told[1]["origin"] is None
+
+
 def test_without_the_library_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match="pip install datasets"):

@@ -19,6 +19,9 @@ from transformers import AutoModelForCausalLM
 
 import luthier
 import luthier.proof
+from luthier import training
+from luthier.config import load as config_load
+from luthier.data import check
 from luthier.engine import backend, loop
 from luthier.errors import ConfigError, DataError, Interrupted, ModelError, Problem, RunError, TrainingFailed
 from luthier.methods import supervised
@@ -664,6 +667,52 @@ def test_what_each_file_gave_is_on_the_receipt(recipe, write_rows):
     assert sources[1]["seen"] == 12 and 20 <= sources[0]["seen"] <= 24
     page = (run.path / "receipt.md").read_text()
     assert "seen in training" in page and f"`{few}` |" in page
+
+
+def test_what_rows_hold_is_told_once_and_written_down(recipe, write_rows):
+    """A warning for what most likely harms, a count for the rest; nothing stops."""
+    answers = [" ".join(WORDS[j % 12] for j in range(i, i + 6)) for i in range(40)]
+    values = [{"instruction": f"Name {i} {i * i}", "output": answer} for i, answer in enumerate(answers)]
+    values[5]["output"] += " \x07"
+    values[9]["instruction"] += " Write to john.smith@acme-corp.io."
+    path = write_rows("faulty.jsonl", values)
+    recipe["data"]["train"] = str(path)
+    run = luthier.train(recipe)
+    assert run.state == "finished"
+    notes = [event.data["text"] for event in run.events if event.kind == "note"]
+    told = [f"1 rows hold control characters (first: {path}:6)"]
+    told.append("what stands in the rows: 1 warnings, 1 notes; `luthier data check` shows all, with remedies")
+    assert [each for each in notes if each in told] == told
+    assert all(each in run.receipt.notes for each in told)
+    assert told[0] in (run.path / "receipt.md").read_text()
+
+
+def test_rows_that_are_nearly_the_same_are_held_out_together(recipe, write_rows):
+    """Ten groups of six; and the split is the one that `data check` and `data show` show."""
+    texts = [" ".join(f"{WORDS[(k * k * g + 7 * k + g) % 12]}{k * g}" for k in range(40)) for g in range(10)]
+    values = [{"instruction": f"{g}", "output": f"{texts[g]} {WORDS[n]}"} for n in range(6) for g in range(10)]
+    recipe["data"] |= {"train": str(write_rows("near.jsonl", values)), "validation": 0.2, "max_tokens": 1024}
+    config = config_load.load(recipe)
+    data = training.prepare(config, training.find_base(config.model))
+    trained, held_out = (
+        {item.example.messages[0].content for item in side} for side in (data.checked.train, data.checked.validation)
+    )
+    assert len(held_out) == 2 and len(data.checked.validation) == 12 and not trained & held_out
+    shown = check.check_sources(config)
+    assert list(shown.validation.hashes()) == list(data.checked.validation.hashes())
+
+
+def test_where_rows_of_a_hub_come_from_is_in_the_manifest(recipe, rows, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    rows.rename(tmp_path / "set" / "train.json")
+    recipe["data"]["train"] = f"hub:{tmp_path / 'set'}"
+    run = luthier.train(recipe)
+    (file,) = run.folder.read_json("manifest.json")["data"]
+    origin = {"source": recipe["data"]["train"], "subset": None, "split": "train", "revision": None, "commit": None}
+    assert file["origin"] == origin and file["path"].endswith(".arrow")
+    assert run.receipt.manifest["data"][0]["origin"] == origin
 
 
 def test_names_with_dots_train_and_answer(recipe):

@@ -7,10 +7,11 @@ JSON. Examples are read again when asked for: none is held in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,12 @@ from luthier.config.schema import DataSection, RunConfig, Source
 from luthier.data import own, sources, split
 from luthier.data.examples import LEARNS, MISFITS, misfit
 from luthier.data.formats import Example
+from luthier.data.hub import Origin
+from luthier.data.near import SAMPLE_ROWS, NearIndex, Pairs, settled
 from luthier.data.readers import place
 from luthier.data.renaming import Renaming
 from luthier.data.scan import HASH_BYTES, PLACES_SHOWN, Account, Excluded, FileScan, Role, Table, Tally
-from luthier.data.split import Split
+from luthier.data.speech import speech
 from luthier.errors import DataError, Problem
 from luthier.text import say
 
@@ -33,19 +36,18 @@ __all__ = [
     "FileReport",
     "Given",
     "Item",
-    "Observer",
     "Rows",
+    "Watcher",
     "check_path",
     "check_sources",
+    "examples",
     "inspect",
     "judge",
     "lines",
     "report",
     "scans",
+    "splits",
 ]
-
-Observer = Callable[[str, str, Role, Example, bytes], None]
-"""Takes where a kept row stands, its file, that file's role, the example and its content hash."""
 
 REPEATS_ROWS, REPEATS_MEAN = 20, 4
 """From so many rows on, each occurring so often on average, the data is a few rows repeated; chosen, not tuned."""
@@ -133,6 +135,7 @@ class FileReport:
         read, kept, distinct: rows; `kept` ones are examples, of which `distinct` differ.
         faults: message id -> number of rows left out for it.
         sha256, bytes: of the file as it lies on the disk.
+        origin: where on a hub it comes from; None for a file that was given.
     """
 
     path: str
@@ -146,13 +149,14 @@ class FileReport:
     faults: Mapping[str, int]
     sha256: str
     bytes: int
+    origin: Origin | None
 
     @property
     def excluded(self) -> int:
         return self.read - self.kept
 
     @staticmethod
-    def of(file: Given) -> FileReport:
+    def of(file: Given, origin: Origin | None) -> FileReport:
         account, table = file.account, file.table
         report = FileReport(
             account.path,
@@ -166,6 +170,7 @@ class FileReport:
             account.counts,
             account.sha256,
             account.bytes,
+            origin,
         )
         assert report.excluded == len(account.excluded) == sum(report.faults.values()), "a row was lost"
         return report
@@ -187,6 +192,38 @@ class Checked:
     files: tuple[FileReport, ...]
     plugins: Mapping[str, Path]
 
+    @property
+    def given(self) -> tuple[Given, ...]:
+        """Every file, those for training first."""
+        return (*self.train.files, *(file for file in self.validation.files if file.role == "validation"))
+
+
+class Watcher(Protocol):
+    """Sees rows while they are read."""
+
+    def see(self, where: str, path: str, role: Role, example: Example, content_hash: bytes) -> None:
+        """A kept row: where it stands, its file, that file's role. Called for every row in order."""
+
+    def alike(self, again: Iterable[Example]) -> Pairs:
+        """Rows that are nearly the same, counted from 0 as they were seen. again: reads all of them once more."""
+
+
+class Alike:
+    """Watches for near duplicates only, and gives up where there are too many rows: what a split needs."""
+
+    def __init__(self) -> None:
+        self._index = NearIndex(SAMPLE_ROWS, gives_up=True)
+        self._contents = array("Q")
+
+    def see(self, where: str, path: str, role: Role, example: Example, content_hash: bytes) -> None:
+        content = int.from_bytes(content_hash[:8], "little")
+        self._index.add(len(self._contents), content, speech(example).own_text)
+        self._contents.append(content)
+
+    def alike(self, again: Iterable[Example]) -> Pairs:
+        self._index = settled(self._index, self._contents, (speech(example).own_text for example in again))
+        return self._index.pairs()
+
 
 def check_sources(config: RunConfig) -> Checked:
     """Read and check every file of the recipe.
@@ -194,29 +231,46 @@ def check_sources(config: RunConfig) -> Checked:
     Raises:
         DataError: a file cannot be read, or rows cannot be used and `data.bad_rows` is `stop`; every problem is listed.
     """
-    checked = inspect(config)
+    checked = inspect(config, Alike() if splits(config.data) else None)
     if checked.problems:
         raise DataError(checked.problems)
     return checked
 
 
-def inspect(config: RunConfig, observer: Observer | None = None) -> Checked:
-    """`check_sources`, with the problems beside what could be read instead of an error. `observer` is told of every
-    kept row as it is read."""
+def inspect(config: RunConfig, watcher: Watcher | None = None) -> Checked:
+    """`check_sources`, with the problems beside what could be read instead of an error.
+
+    Args:
+        watcher: sees every kept row as it is read, and says which ones stay on one side of a split; without one only
+            equal rows do.
+    """
     found = scans(config.data)
-    return judge(config.data, config.run.seed, config.method.kind, found, _exhausted(found, observer))
+    files = _exhausted(found, watcher)
+    alike = watcher.alike(examples(files)) if watcher is not None and splits(config.data) else None
+    return judge(config.data, config.run.seed, config.method.kind, found, files, alike)
 
 
-def check_path(path: str, format: str = "auto", observer: Observer | None = None) -> Checked:
+def check_path(path: str, format: str = "auto", watcher: Watcher | None = None) -> Checked:
     """`inspect` of one file without a recipe: nothing is held out, and any method is fine.
 
     Args:
         format: a name of `FORMATS`, the user's `module:function`, or auto.
-        observer: is told of every kept row as it is read.
+        watcher: sees every kept row as it is read.
     """
     data = DataSection(train=(Source(path=path, format=format),), validation=0.0)
     found = scans(data)
-    return judge(data, 0, None, found, _exhausted(found, observer))
+    return judge(data, 0, None, found, _exhausted(found, watcher))
+
+
+def splits(data: DataSection) -> bool:
+    """Whether rows for validation are split off those for training."""
+    return not isinstance(data.validation, tuple) and data.validation != 0
+
+
+def examples(files: Sequence[Given]) -> Iterator[Example]:
+    """Every kept row of all files once more, in the order in which they were read. Raises DataError where one has
+    changed since."""
+    return (item.example for item in Rows(tuple(files), tuple(np.arange(len(file.table)) for file in files)))
 
 
 # ----------------------------------------------------------------------------------------------------- all files
@@ -227,17 +281,19 @@ class Scans(NamedTuple):
 
     files: a scan, not begun, of every file, its role and its source's place; those for training come first.
     notes, problems: what there is to tell about sources.
+    origins: file -> where on a hub it comes from.
     """
 
     files: list[tuple[FileScan, Role, int]]
     notes: list[Problem]
     problems: list[Problem]
+    origins: dict[str, Origin]
 
 
 def scans(data: DataSection) -> Scans:
     """The files of all sources."""
     given = data.validation if isinstance(data.validation, tuple) else ()
-    made = Scans([], [], [])
+    made = Scans([], [], [], {})
     roles: tuple[tuple[Role, tuple[Source, ...]], ...] = (("train", data.train), ("validation", given))
     for role, of_role in roles:
         for index, source in enumerate(of_role):
@@ -246,31 +302,45 @@ def scans(data: DataSection) -> Scans:
             made.problems.extend(found.problems)
             format = source.format if source.format != "auto" else data.format
             names = Renaming(source.columns, source.roles)
-            made.files.extend((FileScan(path, format, names), role, index) for path in found.files)
+            files = [FileScan(path, format, names) for path in found.files]
+            made.files.extend((scan, role, index) for scan in files)
+            if found.origin is not None:
+                made.origins.update(dict.fromkeys((scan.account.path for scan in files), found.origin))
     return made
 
 
-def _exhausted(found: Scans, observer: Observer | None) -> list[Given]:
+def _exhausted(found: Scans, watcher: Watcher | None) -> list[Given]:
     made: list[Given] = []
     for scan, role, source_index in found.files:
         for kept in scan.rows():
-            if observer is not None:
-                observer(kept.where, kept.path, role, kept.example, kept.hash)
+            if watcher is not None:
+                watcher.see(kept.where, kept.path, role, kept.example, kept.hash)
         made.append(Given(scan.account, scan.table, role, source_index, scan.names))
     return made
 
 
-def judge(data: DataSection, seed: int, method: str | None, found: Scans, files: Sequence[Given]) -> Checked:
+def judge(
+    data: DataSection,
+    seed: int,
+    method: str | None,
+    found: Scans,
+    files: Sequence[Given],
+    alike: Pairs | None = None,
+) -> Checked:
     """What the accounts of all files come to, together with the recipe.
 
     Args:
         method: kind of method that the examples are for; None where any is fine.
         files: what came of the files found.
+        alike: rows that are nearly the same, which a split of at most `SAMPLE_ROWS` rows keeps together; those for
+            training count from 0.
     """
     train, valid = ([file for file in files if file.role == role] for role in ("train", "validation"))
-    hashes = _hashes(train)
+    equal = split.Groups.equal(_hashes(train))
     share = 0.0 if isinstance(data.validation, tuple) else data.validation
-    chosen = split.hold_out(hashes, split.wanted_rows(share, len(hashes)), seed)
+    rows = len(equal.of_row)
+    wanted = split.wanted_rows(share, rows)
+    chosen = split.hold_out(equal, alike if rows <= SAMPLE_ROWS else None, wanted, seed)
     held_out = np.split(chosen.held_out, np.cumsum([len(file.table) for file in train])[:-1])[: len(train)]
     validation = Rows(tuple(train), tuple(np.flatnonzero(each) for each in held_out))
     if valid:
@@ -284,11 +354,11 @@ def judge(data: DataSection, seed: int, method: str | None, found: Scans, files:
         notes=(
             *found.notes,
             *(note for file in files if method is None for note in _methods(file.account)),
-            *_notes(train, valid, data),
-            *_split_notes(chosen, data.validation, len(hashes)),
+            *_notes(train, valid, data, equal),
+            *_split_notes(chosen, data.validation, rows),
         ),
         problems=problems,
-        files=tuple(FileReport.of(file) for file in files),
+        files=tuple(FileReport.of(file, found.origins.get(file.path)) for file in files),
         plugins={} if problems else {format: own.source_file(format) for format in formats},
     )
 
@@ -346,7 +416,7 @@ def _methods(account: Account) -> Iterator[Problem]:
 # --------------------------------------------------------------------------------------------------------- notes
 
 
-def _notes(train: Sequence[Given], valid: Sequence[Given], data: DataSection) -> Iterator[Problem]:
+def _notes(train: Sequence[Given], valid: Sequence[Given], data: DataSection, equal: split.Groups) -> Iterator[Problem]:
     for file in (each.account for each in (*train, *valid)):
         path = file.path
         if file.excluded and data.bad_rows == "drop":
@@ -357,36 +427,34 @@ def _notes(train: Sequence[Given], valid: Sequence[Given], data: DataSection) ->
             yield file.unanswered.note("data.unanswered", path)
         if file.unmapped.rows:
             yield file.unmapped.note("data.unread_keys", path)
-    yield from _repeats(train)
-    trained = _hashes(train)
+    yield from _repeats(train, equal)
     for given in valid:
         leaked = Tally()
-        for row in np.flatnonzero(np.isin(given.table.hashes, trained)):
+        for row in np.flatnonzero(np.isin(given.table.hashes, equal.hashes)):
             leaked.add(given.table.where(given.path, int(row)))
         if leaked.rows:
             yield leaked.note("data.leak", given.path)
 
 
-def _repeats(train: Sequence[Given]) -> Iterator[Problem]:
+def _repeats(train: Sequence[Given], equal: split.Groups) -> Iterator[Problem]:
     """Rows that occur more than once in the training data, within and across files."""
-    hashes = _hashes(train)
-    _, firsts, group_of = np.unique(hashes, return_index=True, return_inverse=True)
-    first_of = firsts[group_of]
-    again = np.flatnonzero(first_of != np.arange(len(hashes)))
+    rows, different = len(equal.of_row), len(equal.firsts)
+    first_of = equal.firsts[equal.of_row]
+    repeated = np.flatnonzero(first_of != np.arange(rows))
     starts = np.cumsum([0, *(len(file.table) for file in train)])
 
     def where(row: int) -> str:
         file = int(np.searchsorted(starts, row, side="right")) - 1
         return train[file].table.where(train[file].path, row - int(starts[file]))
 
-    tally = Tally(len(again), [f"{where(row)} = {where(first_of[row])}" for row in again[:PLACES_SHOWN]])
-    if len(hashes) >= REPEATS_ROWS and len(hashes) >= REPEATS_MEAN * len(firsts):
-        yield tally.note("data.few_distinct", "", distinct=len(firsts), all=len(hashes))
-    elif len(again):
-        yield tally.note("data.duplicates", "", all=len(hashes))
+    tally = Tally(len(repeated), [f"{where(row)} = {where(first_of[row])}" for row in repeated[:PLACES_SHOWN]])
+    if rows >= REPEATS_ROWS and rows >= REPEATS_MEAN * different:
+        yield tally.note("data.few_distinct", "", distinct=different, all=rows)
+    elif len(repeated):
+        yield tally.note("data.duplicates", "", all=rows)
 
 
-def _split_notes(chosen: Split, share: object, rows: int) -> Iterator[Problem]:
+def _split_notes(chosen: split.Split, share: object, rows: int) -> Iterator[Problem]:
     if share == "auto" and 0 < rows < split.AUTO_LEAST_ROWS:
         yield Problem("data.too_few_to_hold_out", values={"rows": rows, "least": split.AUTO_LEAST_ROWS})
     elif chosen.wanted and not chosen.held_out.any():
@@ -394,6 +462,10 @@ def _split_notes(chosen: Split, share: object, rows: int) -> Iterator[Problem]:
     elif chosen.copies:
         held_out = int(chosen.held_out.sum())
         yield Problem("data.copies_held_out", values={"copies": chosen.copies, "rows": held_out})
+    if chosen.parted:
+        yield Problem("data.near_parted", values={"rows": int(chosen.held_out.sum())})
+    if chosen.wanted and rows > SAMPLE_ROWS:
+        yield Problem("data.near_not_searched", values={"most": SAMPLE_ROWS})
 
 
 # -------------------------------------------------------------------------------------------------------- output

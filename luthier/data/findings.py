@@ -8,7 +8,7 @@ are kept for a row, never the row (`ledger`, `answers`, `near` say how many byte
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from luthier.data.answers import Answers, Count, Odd
 from luthier.data.defects import defects, unclosed
 from luthier.data.examples import Example
 from luthier.data.ledger import Ledger
-from luthier.data.near import SAMPLE_ROWS, NearIndex, Pairs
+from luthier.data.near import SAMPLE_ROWS, NearIndex, Pairs, families, settled
 from luthier.data.scan import PLACES_SHOWN, Role, Tally
 from luthier.data.speech import speech
 from luthier.data.statistics import Frequent, Statistics, Tokens
@@ -47,6 +47,7 @@ SEVERITIES: dict[str, Severity] = {
     "findings.not_rendered": "error",
     "findings.near_leak": "warning",
     "findings.question_leak": "warning",
+    "findings.damage_control": "warning",
     "findings.damage_mojibake": "warning",
     "findings.damage_lost": "warning",
     "findings.unclosed_think": "warning",
@@ -90,7 +91,7 @@ class Findings:
     Args:
         max_tokens: the recipe's bound on a row; None where there is none.
         too_long: the recipe's data.too_long.
-        sample_rows: different rows that are searched for near duplicates.
+        sample_rows: different rows that are searched for near duplicates; of more, a sample.
     """
 
     def __init__(
@@ -109,10 +110,10 @@ class Findings:
     def see(self, where: str, path: str, role: Role, example: Example, content_hash: bytes) -> None:
         """A kept row."""
         said, row = speech(example), len(self._rows)
-        text, own = said.all, "\n".join(said.own)
+        text = said.all
         content, is_validation = _key(content_hash), role == "validation"
         self._rows.add(where, path, is_validation, content, said.asked, len(text))
-        self._near.add(row, content, own)
+        self._near.add(row, content, said.own_text)
         for defect in defects(text):
             self._tally(f"findings.damage_{defect}", where)
         for left_open in {each for answer in said.answers for each in unclosed(answer)}:
@@ -139,6 +140,13 @@ class Findings:
     def not_rendered(self, problem: Problem, where: str) -> None:
         """A row that the template cannot render."""
         self._tally("findings.not_rendered", where, words=problem.rule)
+
+    def alike(self, again: Iterable[Example]) -> Pairs:
+        """Rows that are nearly the same. again: every row once more, in the same order; gone through only where many
+        rows share a stretch (see `near`)."""
+        texts = (speech(example).own_text for example in again)
+        self._near = settled(self._near, map(int, self._rows.contents), texts)
+        return self._near.pairs()
 
     def finish(self, held_out: Collection[bytes] = ()) -> tuple[tuple[Finding, ...], Statistics]:
         """All findings, the worst first. held_out: content hashes of rows that are kept for validation."""
@@ -170,11 +178,15 @@ class Findings:
     def _near_problems(self, validation: Mask, pairs: Pairs) -> Iterator[Problem]:
         across = validation[pairs.later] & ~validation[pairs.earlier]
         within = ~validation[pairs.later] & ~validation[pairs.earlier]
-        for id, chosen in (("findings.near", within), ("findings.near_leak", across)):
-            later, first = np.unique(pairs.later[chosen], return_index=True)
+        first_of = families(pairs.only(within), len(self._rows))
+        near = np.flatnonzero(first_of != np.arange(len(first_of)))
+        leaked, first = np.unique(pairs.later[across], return_index=True)
+        values = {"all": pairs.compared, "sampled": self._sampled(pairs)}
+        for id, later, earlier in (
+            ("findings.near", near, first_of[near]),
+            ("findings.near_leak", leaked, pairs.earlier[across][first]),
+        ):
             if len(later):
-                earlier = pairs.earlier[chosen][first]
-                values = {"all": pairs.compared, "sampled": self._sampled(pairs)}
                 yield self._pair_note(id, later.tolist(), earlier.tolist(), **values)
 
     def _sampled(self, pairs: Pairs) -> str:
@@ -274,6 +286,16 @@ def _severity(problem: Problem) -> Severity:
 def ordered(findings: Collection[Finding]) -> list[Finding]:
     """The worst first, then those with the most rows."""
     return sorted(findings, key=lambda each: (RANKS[each.severity], -each.rows, each.problem.id))
+
+
+def brief(findings: Sequence[Finding], looked: int, rows: int) -> list[str]:
+    """What training says of them: a line for each but the notes, which are counted, and where to see all. looked: at
+    how many of how many rows."""
+    worse = [finding.problem.rule for finding in findings if finding.severity != "note"]
+    id = "findings.brief" if looked == rows else "findings.brief_of_some"
+    if not findings and looked == rows:
+        return []
+    return [*worse, say(id, warnings=len(worse), notes=len(findings) - len(worse), looked=looked, rows=rows)]
 
 
 def _key(content_hash: bytes) -> int:

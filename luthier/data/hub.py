@@ -22,14 +22,25 @@ _SECRET = re.compile(r"hf_[A-Za-z0-9]{8,}|://[^/@\s]*@")
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where rows come from: the data set and what of it, as asked for, and the commit that the hub gave; None where it
+    is not known (a folder on disk)."""
+
+    source: str
+    subset: str | None
+    split: str
+    revision: str | None
+    commit: str | None
+
+
+@dataclass(frozen=True)
 class Fetched:
     """Attributes:
-    commit: empty where it is not known (a folder on disk).
     note: what was fetched, for the report.
     """
 
     files: tuple[str, ...]
-    commit: str
+    origin: Origin
     note: Problem
 
 
@@ -57,10 +68,11 @@ def fetch(path: str, subset: str | None, split: str, revision: str | None) -> Fe
     except (OSError, ValueError, NotImplementedError, datasets.exceptions.DatasetsError) as error:
         reason = shorten(_SECRET.sub("***", str(error)), 300)
         raise DataError(Problem("data.hub_refused", path, values={"reason": reason})) from error
-    commit = _commit(rows.info) or (revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else "")
+    commit = _commit(rows.info) or (revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else None)
     files = tuple(each["filename"] for each in rows.cache_files)
     values = {"split": split, "rows": rows.num_rows, "files": len(files), "commit": commit or "-"}
-    return Fetched(files, commit, Problem("data.hub_read", path, values=values))
+    origin = Origin(path, subset, split, revision, commit)
+    return Fetched(files, origin, Problem("data.hub_read", path, values=values))
 
 
 def _commit(info: Any) -> str:

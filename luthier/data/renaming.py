@@ -23,6 +23,8 @@ TARGETS = OF_TURNS | frozenset(
     key for form in FORMATS.values() for keys in (*form.required, form.optional) for key in keys
 )
 """Names that a column can be given: those of rows, and those of turns, which are then renamed in each turn."""
+TOOLS = "tools"
+"""A list of objects that are no turns: schemas keep their own names."""
 _ABSENT = object()
 
 
@@ -53,7 +55,7 @@ class Renaming:
         if isinstance(row, dict):
             row = _moved(row, of_row)
             if of_turn or self.roles:
-                row = {key: self._turns(value, of_turn) for key, value in row.items()}
+                row = {key: value if key == TOOLS else self._turns(value, of_turn) for key, value in row.items()}
         elif isinstance(row, list):
             row = self._turns(row, of_turn)
         return row

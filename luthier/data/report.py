@@ -5,7 +5,6 @@ What goes in: what was read, and what was found in it. What comes out: a `Report
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,8 @@ from luthier.data.check import Checked
 from luthier.data.examples import Example
 from luthier.data.findings import RANKS, Finding, Findings, ordered
 from luthier.data.laws import Shapes
+from luthier.data.near import Pairs
+from luthier.data.scan import Role
 from luthier.data.speech import speech
 from luthier.data.statistics import Frequent, Lengths, Statistics, Tokens
 from luthier.errors import ModelError, Problem
@@ -56,51 +57,76 @@ class Report:
         return sum(each.severity == severity for each in self.findings)
 
 
-def make(checked: Checked, findings: Findings, renderer: Renders | None, why_no_tokens: str = "") -> Report:
-    """The report on rows that `findings` has seen while `checked` was made.
+class Look:
+    """Takes from every row, while it is read for the check, what the report will say (a `check.Watcher`).
 
     Args:
         renderer: counts tokens as they will be trained; None where there is none, which `why_no_tokens` says then. One
             that cannot render these rows, for want of a template, is an error among the findings, and so is each law
             of rendering that it breaks on them.
     """
-    unusable: tuple[Problem, ...] = ()
-    broken: tuple[Problem, ...] = ()
-    if renderer is not None:
+
+    def __init__(self, findings: Findings, renderer: Renders | None = None, why_no_tokens: str = "") -> None:
+        self.findings = findings
+        self.why_no_tokens = why_no_tokens
+        self.broken: tuple[Problem, ...] = ()
+        self._renderer = renderer
+        self._shapes = Shapes()
+        self._waiting: list[tuple[str, Example]] = []
+
+    def see(self, where: str, path: str, role: Role, example: Example, content_hash: bytes) -> None:
+        self.findings.see(where, path, role, example, content_hash)
+        if self._renderer is not None:
+            self._waiting.append((where, example))
+            if len(self._waiting) == BLOCK_ROWS:
+                self._measure(self._renderer)
+
+    def alike(self, again: Iterable[Example]) -> Pairs:
+        return self.findings.alike(again)
+
+    def close(self) -> bool:
+        """Measure the last rows and hold the shapes of all to the laws of rendering. Whether tokens were counted."""
+        if self._renderer is not None:
+            self._measure(self._renderer)
+        if self._renderer is None:
+            return False
         try:
-            shapes = measure(checked, findings, renderer)
+            self._renderer.hold(self._shapes)
         except ModelError as error:
-            unusable, why_no_tokens = error.problems, error.problems[0].rule
-        else:
-            try:
-                renderer.hold(shapes)
-            except ModelError as error:
-                broken = error.problems
+            self.broken = error.problems
+        return True
+
+    def _measure(self, renderer: Renders) -> None:
+        """Tell the findings how many tokens each of the waiting rows has."""
+        waiting, self._waiting = self._waiting, []
+        try:
+            made = renderer.train_many([example for _, example in waiting])
+        except ModelError as error:
+            self._renderer, self.broken, self.why_no_tokens = None, error.problems, error.problems[0].rule
+            return
+        for (where, example), sequences in zip(waiting, made, strict=True):
+            if isinstance(sequences, Problem):
+                self.findings.not_rendered(sequences, where)
+                continue
+            self._shapes.add(example, where)
+            # A conversation that the template rewrites makes several sequences; it is as long as the longest.
+            ids, weights = max(sequences, key=lambda each: len(each[0]))
+            self.findings.measured(len(ids), int((weights > 0).sum()), len(speech(example).all), where)
+
+
+def make(checked: Checked, look: Look) -> Report:
+    """The report on rows that `look` has seen while `checked` was made."""
+    counted = look.close()
+    look.alike(check.examples(checked.given))
     # Rows of a validation file are known as such; those that are split off are not, while they are read.
     own_files = any(file.role == "validation" for file in checked.files)
     split_off = frozenset() if own_files else frozenset(checked.validation.hashes())
-    found, statistics = findings.finish(split_off)
-    if unusable:
+    found, statistics = look.findings.finish(split_off)
+    if not counted:
         statistics = replace(statistics, tokens=None)
-    stopping = [Finding.of(problem, "error") for problem in (*checked.problems, *unusable, *broken)]
+    stopping = [Finding.of(problem, "error") for problem in (*checked.problems, *look.broken)]
     notes = [Finding.of(problem) for problem in checked.notes]
-    return Report(checked, (*stopping, *ordered([*notes, *found])), statistics, why_no_tokens)
-
-
-def measure(checked: Checked, findings: Findings, renderer: Renders) -> Shapes:
-    """Tell `findings` how many tokens each row has; returns an example of each shape."""
-    shapes = Shapes()
-    items = itertools.chain(checked.train, checked.validation)
-    while block := list(itertools.islice(items, BLOCK_ROWS)):
-        for item, made in zip(block, renderer.train_many([each.example for each in block]), strict=True):
-            if isinstance(made, Problem):
-                findings.not_rendered(made, item.where)
-                continue
-            shapes.add(item.example, item.where)
-            # A conversation that the template rewrites makes several sequences; it is as long as the longest.
-            ids, weights = max(made, key=lambda each: len(each[0]))
-            findings.measured(len(ids), int((weights > 0).sum()), len(speech(item.example).all), item.where)
-    return shapes
+    return Report(checked, (*stopping, *ordered([*notes, *found])), statistics, look.why_no_tokens)
 
 
 # --------------------------------------------------------------------------------------------------------- programs

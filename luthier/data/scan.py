@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -153,7 +154,8 @@ class Account:
 
     def exclude(self, problem: Problem, number: int) -> None:
         """Leave a row out."""
-        reason = f"{problem.field}: {problem.rule}" if problem.field else problem.rule
+        # Many rows have the same fault, and their words need not be kept once for each.
+        reason = sys.intern(f"{problem.field}: {problem.rule}" if problem.field else problem.rule)
         self.excluded.append((number, problem.where, problem.id, reason))
         named = self.faults.setdefault(problem.id, [])
         if len(named) < SHOWN:

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 
 COVER = "█████"
 
-_KEY_HINTS = (
-    "sk-", "AKIA", "ASIA", "ghp_", "gho_", "ghs_", "ghu_", "github_pat_", "glpat-", "xox", "AIza", "hf_", "sk_live_",
-    "rk_live_", "npm_", "pypi-AgE", "SG.", "LTAI", "AKID", "eyJ", "bot", "dop_v1_",
-)  # fmt: skip
-"""Beginnings that are looked for first: a text without any needs no regular expression."""
+_KEY_HINTS = {
+    "_": ("ghp_", "gho_", "ghs_", "ghu_", "ghr_", "github_pat_", "hf_", "sk_live_", "rk_live_", "npm_", "dop_v1_"),
+    "-": ("sk-", "glpat-", "xox", "pypi-AgE"),
+    ":": ("bot",),
+    "": ("AKI", "ASIA", "AIza", "SG.", "LTAI", "eyJ"),
+}
+"""A character -> beginnings of keys that hold it. They are looked for first: a text without any needs no regular
+expression."""
 _KEY = re.compile(
     r"(?<![A-Za-z0-9_\-])(?:"
     r"sk-(?:ant-|proj-|svcacct-|or-v1-)?[A-Za-z0-9_\-]{20,}"  # OpenAI, Anthropic, OpenRouter, DeepSeek
@@ -72,7 +75,7 @@ def covered(text: str) -> str:
 def _places(text: str) -> Iterator[tuple[str, int, int]]:
     if "PRIVATE KEY" in text:
         yield from (("private", *each.span()) for each in _PRIVATE.finditer(text))
-    if any(hint in text for hint in _KEY_HINTS):
+    if any(hint in text for mark, hints in _KEY_HINTS.items() if mark in text for hint in hints):
         yield from (("key", *each.span()) for each in _KEY.finditer(text))
     if "@" in text:
         yield from (("mail", *each.span()) for each in _MAIL.finditer(text) if not _INVENTED.search(each[2]))

@@ -95,7 +95,8 @@ class Sequences:
         if not len(self.lengths):
             raise DataError(Problem("tokens.empty", values={"rows": len(rows), "excluded": len(self._excluded)}))
         self.num_rows = sum(
-            len(np.unique(store.rows[piece.sequence])) for store, piece in zip(self._stores, pieces, strict=True)
+            int(_marked(store.rows[piece.sequence], len(table)).sum())
+            for store, table, piece in zip(self._stores, self._tables, pieces, strict=True)
         )
 
     def __len__(self) -> int:
@@ -129,9 +130,7 @@ class Sequences:
     def _of_rows(self, file: int, chosen: Ints) -> Ints:
         """The sequences that come from the chosen rows."""
         store = self._stores[file]
-        wanted = np.zeros(len(self._tables[file]), dtype=np.bool_)
-        wanted[chosen] = True
-        return np.flatnonzero(wanted[store.rows])
+        return np.flatnonzero(_marked(chosen, len(self._tables[file]))[store.rows])
 
     def _table_of_lengths(self, rows: Rows, max_tokens: int) -> TooLong | None:
         """Over everything but plain texts, which may be cut anywhere."""
@@ -165,7 +164,7 @@ class Sequences:
 
     def _cut(self, file: int, chosen: Ints, max_tokens: int, policy: Policy) -> _Pieces:
         """The chosen rows of one file, in pieces that keep to the bound."""
-        store = self._stores[file]
+        store, all_rows = self._stores[file], len(self._tables[file])
         sequences = self._of_rows(file, chosen)
         starts, ends = store.starts[sequences], np.array(store.ends[sequences])
         lengths = ends - starts
@@ -179,7 +178,7 @@ class Sequences:
         cut = kept & long & ~texts
         if policy == "drop":
             left.append((cut, "tokens.too_long_dropped"))
-            kept = kept & ~np.isin(rows, rows[cut])  # a row is dropped whole
+            kept = kept & ~_marked(rows[cut], all_rows)[rows]  # a row is dropped whole
         else:
             for place in np.flatnonzero(cut):
                 ends[place] = starts[place] + max_tokens
@@ -188,9 +187,9 @@ class Sequences:
             lost = cut & (loss_weight <= 0)
             left.append((lost, "tokens.answer_cut_off"))
             kept = kept & ~lost
-            self.truncated += int((cut & np.isin(rows, rows[kept])).sum())
+            self.truncated += int((cut & _marked(rows[kept], all_rows)[rows]).sum())
         # A row that gave several sequences is left out, once, where none of them is kept.
-        gone = ~np.isin(rows, rows[kept])
+        gone = ~_marked(rows[kept], all_rows)[rows]
         named: set[int] = set()
         for mask, id in left:
             places = np.flatnonzero(mask & gone)
@@ -204,6 +203,13 @@ class Sequences:
                 self._excluded.append(Excluded(self._paths[file], number, where, id, say(id, **values)))
         pieces = _Pieces(sequences[kept], starts[kept], ends[kept], computed[kept], loss_weight[kept])
         return _chunked(store, pieces, (long & texts)[kept], max_tokens)
+
+
+def _marked(rows: Ints, count: int) -> NDArray[np.bool_]:
+    """Which of `count` rows are among `rows`, bool [count]."""
+    found = np.zeros(count, dtype=np.bool_)
+    found[rows] = True
+    return found
 
 
 def _chunked(store: TokenStore, whole: _Pieces, long: NDArray[np.bool_], max_tokens: int) -> _Pieces:

@@ -29,11 +29,13 @@ class Found:
     """Attributes:
     notes: what should be known but stops nothing.
     problems: why there are no files.
+    origin: where on a hub they come from; None for files that were given.
     """
 
     files: tuple[str, ...]
     notes: tuple[Problem, ...] = ()
     problems: tuple[Problem, ...] = ()
+    origin: hub.Origin | None = None
 
 
 def find(source: Source) -> Found:
@@ -43,7 +45,7 @@ def find(source: Source) -> Found:
             made = hub.fetch(source.path, source.subset, source.split, source.revision)
         except DataError as error:
             return Found((), problems=error.problems)
-        return Found(made.files, (made.note,))
+        return Found(made.files, (made.note,), origin=made.origin)
     path = Path(source.path).expanduser()
     try:
         if path.is_dir():

@@ -40,6 +40,11 @@ class Speech:
         """What belongs to this row alone."""
         return (*self.asked, *self.answers, self.document) if self.document else (*self.asked, *self.answers)
 
+    @property
+    def own_text(self) -> str:
+        """The same as one text, by which rows are compared."""
+        return "\n".join(self.own)
+
 
 def speech(example: Example) -> Speech:
     match example:

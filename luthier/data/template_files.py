@@ -83,7 +83,3 @@ def read_json(path: Path) -> dict[str, Any]:
             Problem("templates.tokenizer_unreadable", where=str(path), values={"reason": str(error)})
         ) from error
     return value if isinstance(value, dict) else {}
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

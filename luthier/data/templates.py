@@ -23,6 +23,7 @@ from luthier.data.laws import LawReport
 from luthier.data.renderer import FORMAT, Choices, RowRenderer
 from luthier.data.stops import EmbeddingRows
 from luthier.data.vocabulary import Vocabulary
+from luthier.disk import write_json
 from luthier.errors import ModelError, Problem
 
 __all__ = ["LawReport", "Renderer", "load_renderer"]
@@ -72,18 +73,18 @@ class Renderer(RowRenderer):
             "stop_ids": list(self.stop_ids),
             "probe": {"text": PROBE_TEXT, "ids": self.vocabulary.ids(PROBE_TEXT)},
         }
-        files.write_json(folder / files.OWN_FILE, own)
+        write_json(folder / files.OWN_FILE, own)
         generation = {
             **files.read_json(self._folder / files.GENERATION_FILE),
             **files.read_json(folder / files.GENERATION_FILE),
         }
-        files.write_json(folder / files.GENERATION_FILE, {**generation, "eos_token_id": list(self.stop_ids)})
+        write_json(folder / files.GENERATION_FILE, {**generation, "eos_token_id": list(self.stop_ids)})
         if not self.template_source:
             return
         (folder / files.TEMPLATE_FILE).write_text(self.template_source, encoding="utf-8", newline="")
         config = files.read_json(folder / files.CONFIG_FILE)
         if config.get("chat_template", self.template_source) != self.template_source:
-            files.write_json(folder / files.CONFIG_FILE, {**config, "chat_template": self.template_source})
+            write_json(folder / files.CONFIG_FILE, {**config, "chat_template": self.template_source})
 
     @classmethod
     def load(cls, folder: Path) -> Renderer:

@@ -33,6 +33,7 @@ from luthier.data.laws import LawReport
 from luthier.data.scan import FileScan, Kept, Role, Table, fingerprint
 from luthier.data.store import COLUMNS, FORMAT, META, TokenStore, checksum, read_meta, verified
 from luthier.data.templates import Renderer
+from luthier.disk import fsync_file, fsync_folder
 from luthier.errors import DataError, Problem
 from luthier.text import language
 
@@ -130,7 +131,7 @@ def _built(
     if not whole:
         return scan, None
     folder.rename(path)
-    _sync(path.parent)
+    fsync_folder(path.parent)
     return scan, TokenStore.open(path)
 
 
@@ -179,16 +180,6 @@ def _sole_builder(path: Path) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)
             return
-
-
-def _sync(path: Path) -> None:
-    """Make a folder's entries survive a power cut, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _reopen(path: Path) -> TokenStore | None:
@@ -372,10 +363,9 @@ class _Writer:
         }
         (self.folder / META).write_text(json.dumps(meta), encoding="utf-8")
         for name in [*names, META]:
-            with open(self.folder / name, "rb+") as file:
-                os.fsync(file.fileno())
+            fsync_file(self.folder / name)
         (self.folder / PROGRESS).unlink(missing_ok=True)
-        _sync(self.folder)
+        fsync_folder(self.folder)
 
 
 class _Weights:
@@ -422,7 +412,7 @@ class _Weights:
         """Rewrite what is there as float32. A build that is killed from here on begins anew: its note of how far it
         came speaks of the file as it was."""
         self._path.with_name(PROGRESS).unlink(missing_ok=True)
-        _sync(self._path.parent)
+        fsync_folder(self._path.parent)
         self.file.close()
         values, wide = np.asarray(table, dtype=np.float32), self._path.with_suffix(".wide")
         with open(self._path, "rb") as codes, open(wide, "wb") as file:

@@ -27,6 +27,7 @@ from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
 from luthier.arch.tokens import token_modules
 from luthier.config.schema import Lora
+from luthier.disk import write_json
 from luthier.errors import ModelError, Problem
 from luthier.models import shards
 from luthier.models.decoder import Copy, Decoder, Delta, TokenRows
@@ -80,7 +81,7 @@ def save_adapter(decoder: Decoder, folder: Path, lora: Lora, base: str, name: st
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     needed = sum(math.prod(shape) for shape in shapes.values()) * torch.float32.itemsize
     with shards.fresh_folder(folder, needed) as fresh:
-        shards.write_json(fresh / adapter_config.CONFIG_FILE, adapter_config.to_json(arch, lora, base))
+        write_json(fresh / adapter_config.CONFIG_FILE, adapter_config.to_json(arch, lora, base))
         shards.write_file(fresh / WEIGHTS_FILE, shapes, torch.float32, iter(tensors.values()))
 
 

@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from luthier.disk import fsync_folder, fsync_tree, write_json
 from luthier.errors import ModelError, Problem
-from luthier.runs.files import fsync_folder, fsync_tree, user_errors
+from luthier.runs.files import user_errors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -147,10 +147,6 @@ def write_checkpoint(
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         total = sum(_num_elements(shape) * dtype.itemsize for shape in shapes.values())
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 @contextmanager

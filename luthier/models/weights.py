@@ -28,6 +28,7 @@ from luthier.arch.families import read_config
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
 from luthier.arch.tokens import token_modules
+from luthier.disk import write_json
 from luthier.errors import ModelError, Problem
 from luthier.models import shards
 from luthier.models.decoder import Decoder
@@ -220,7 +221,7 @@ def write_model(
     needed = sum(math.prod(shape) for shape in arch.tensors.values()) * dtype.itemsize
     with shards.fresh_folder(out_folder, needed) as folder:
         shards.write_checkpoint(folder, arch.tensors, dtype, tensors, max_shard_bytes)
-        shards.write_json(folder / "config.json", config)
+        write_json(folder / "config.json", config)
         generation = base_folder / "generation_config.json"
         if generation.is_file():
             shutil.copyfile(generation, folder / generation.name)

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from luthier.disk import write_json
 from luthier.nano import corpus, start
 
 SEED = 0
@@ -87,8 +88,8 @@ def write_init(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     train_tokenizer().save(str(folder / "tokenizer.json"))
     save_file(start.weights(CONFIG, SEED), folder / "model.safetensors", {"format": "pt"})
-    _write_json(folder / "config.json", CONFIG)
-    _write_json(
+    write_json(folder / "config.json", CONFIG)
+    write_json(
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -100,7 +101,7 @@ def write_init(folder: Path) -> None:
             "chat_template": CHAT_TEMPLATE,
         },
     )
-    _write_json(folder / "generation_config.json", {"eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": False})
+    write_json(folder / "generation_config.json", {"eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": False})
 
 
 def train_tokenizer() -> Tokenizer:
@@ -127,10 +128,6 @@ def _texts() -> Iterator[str]:
         for token in SPECIAL_TOKENS:
             text = text.replace(token, "")
         yield text
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

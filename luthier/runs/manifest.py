@@ -111,7 +111,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 @dataclass(frozen=True)
 class DataFile:
     """A data file as it went in: `read` rows, of which `kept` trained or validated and the others were left out, by
-    reason."""
+    reason. origin: {source, subset, split, revision, commit} of rows from a hub; None for a file that was given."""
 
     path: str
     role: Literal["train", "validation"]
@@ -120,6 +120,12 @@ class DataFile:
     read: int
     kept: int
     excluded: Mapping[str, int]
+    origin: Mapping[str, Any] | None = None
+
+    @property
+    def commit(self) -> str | None:
+        """Of the hub's data set."""
+        return self.origin["commit"] if self.origin is not None else None
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,10 @@ class Manifest:
         return reasons
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        made = dataclasses.asdict(self)
+        # As older versions wrote it, where there is nothing to tell.
+        data = [{name: value for name, value in file.items() if name != "origin" or value} for file in made["data"]]
+        return {**made, "data": data}
 
     def save(self, run: RunFolder) -> None:
         """Write it into the run folder, under that run's name; secrets in addresses are cut out."""
@@ -237,6 +246,8 @@ def differences(old: Manifest, new: Manifest) -> list[Difference]:
         path = (one or other).path  # type: ignore[union-attr]
         pairs.append((f"data.{key[0]}: {path}", one and one.sha256, other and other.sha256))
         pairs.append((f"data.{key[0]}: {path} (rows kept)", one and one.kept, other and other.kept))
+        if one and other and one.sha256 != other.sha256:  # another commit may well hold the same rows
+            pairs.append((f"data.{key[0]}: {path} (commit)", one.commit, other.commit))
     for name in [*old.plugins, *(name for name in new.plugins if name not in old.plugins)]:
         one_hash, other_hash = (m.plugins.get(name, {}).get("sha256") for m in (old, new))
         pairs.append((f"plugin {name}", one_hash, other_hash))

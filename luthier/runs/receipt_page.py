@@ -20,6 +20,8 @@ from luthier.text import say
 MARKS = {"pass": "✔", "fail": "✘", "not run": "○"}
 MAX_VALIDATIONS = 12
 """Longer tables of validations show the first, the best and the last ones."""
+ORIGIN = ("source", "subset", "split", "revision", "commit")
+"""What is told of rows from a hub."""
 MAX_FILES = 40
 """Of results; a sharded model has more, and `receipt.json` lists them all."""
 
@@ -116,6 +118,10 @@ def _material(receipt: Receipt) -> list[str]:
     ]
     header = [say(f"runs.page.data.{name}") for name in ("file", "read", "kept", "excluded", "size", "sha256")]
     page = [*_facts(facts), "", *markdown_table(header, files, right=(1, 2, 3, 4))]
+    origins = dict.fromkeys(tuple(f["origin"].get(name) for name in ORIGIN) for f in given["data"] if f.get("origin"))
+    if origins:
+        cells = [[f"`{value}`" if value else NOTHING for value in each] for each in origins]
+        page += ["", *markdown_table([say(f"runs.page.data.{name}") for name in ORIGIN], cells)]
     sources = receipt.data.get("sources", [])
     if len(sources) > 1:
         shares = [[f"`{each['path']}`", count(each["sequences"]), count(each["seen"])] for each in sources]

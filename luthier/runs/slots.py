@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from luthier.disk import fsync_folder, fsync_tree
 from luthier.errors import LuthierError, Problem, RunError
 from luthier.runs import files
 from luthier.runs.tables import size
@@ -42,7 +43,7 @@ def commit(temp: Path, final: Path, hashed: bool) -> Path:
         if hashed:
             listed = {"format": files.FORMAT, "files": files.fingerprints(temp, skip=(HASHES,))}
             (temp / HASHES).write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
-        files.fsync_tree(temp)
+        fsync_tree(temp)
         _swap_in(temp, final)
     except (OSError, RunError) as error:
         raise _abandon(temp, final, error, 0) from error
@@ -134,7 +135,7 @@ def _swap_in(temp: Path, final: Path) -> None:
         _remove(aside)
         os.rename(final, aside)
     os.rename(temp, final)
-    files.fsync_folder(final.parent)
+    fsync_folder(final.parent)
     _remove(aside)
 
 

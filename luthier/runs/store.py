@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -290,7 +290,7 @@ class RunFolder:
         assert self.writable and name in FILES, name
         files.write_json(self.path / name, value)
 
-    def write_jsonl(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         assert self.writable and name in FILES, name
         files.write_jsonl(self.path / name, rows)
 

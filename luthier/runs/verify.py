@@ -64,8 +64,12 @@ is not what it was."""
 
 
 def _verify_data(run: RunFolder) -> Check:
+    """Where rows came from a hub, with the commit to fetch them at again."""
     given = manifest.load(run) if run.has("manifest.json") else None
-    return _compare_files("data_unchanged", {f.path: f.sha256 for f in given.data} if given else {})
+    check = _compare_files("data_unchanged", {f.path: f.sha256 for f in given.data} if given else {})
+    origins = [f.origin for f in given.data if f.origin] if given else []
+    told = dict.fromkeys(say("runs.evidence.origin", **{**each, "commit": each["commit"] or "-"}) for each in origins)
+    return dataclasses.replace(check, evidence="; ".join((check.evidence, *told)))
 
 
 def _verify_plugins(run: RunFolder) -> Check:

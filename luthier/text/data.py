@@ -566,6 +566,24 @@ TEXT: dict[str, tuple[str, str]] = {
         "Nothing need be done; a row in both would make validation look better than it is.",
         "无需处理；同一条若两边都有，验证结果会偏好。",
     ),
+    "data.near_parted.rule": (
+        "rows that are nearly the same stand on both sides of the split ({rows} rows are held out): their groups are "
+        "so large that hardly any could be held out whole",
+        "划分的两边有几乎相同的数据（留出 {rows} 条）：它们的组太大，几乎没有一组能整体留出",
+    ),
+    "data.near_parted.remedy": (
+        "Validation will look better than it is; name a file of your own in data.validation.",
+        "验证结果会偏好；请在 data.validation 中指定单独的文件。",
+    ),
+    "data.near_not_searched.rule": (
+        "of more than {most:,} rows, the split keeps equal ones on one side, but not those that are nearly the same",
+        "数据超过 {most:,} 条：划分时相同的数据在同一边，几乎相同的则未必",
+    ),
+    "data.near_not_searched.remedy": (
+        "`luthier data check` looks for near duplicates in a sample; where there are many, name a file of your own in "
+        "data.validation.",
+        "`luthier data check` 会在抽样中查找近似重复；若很多，请在 data.validation 中指定单独的文件。",
+    ),
     # ---- the report
     "data.line_file": (
         "{path}: {read} rows read = {kept} kept + {excluded} left out",

@@ -228,6 +228,16 @@ TEXT: dict[str, tuple[str, str]] = {
         "{errors} errors, {warnings} warnings, {notes} notes",
         "{errors} 个错误，{warnings} 个警告，{notes} 个提示",
     ),
+    "findings.brief": (
+        "what stands in the rows: {warnings} warnings, {notes} notes; `luthier data check` shows all, with remedies",
+        "数据内容：{warnings} 个警告，{notes} 个提示；`luthier data check` 会列出全部及处理方法",
+    ),
+    "findings.brief_of_some": (
+        "what stands in {looked:,} of {rows:,} rows, the first of each file: {warnings} warnings, {notes} notes; "
+        "`luthier data check` looks at all and shows remedies",
+        "数据内容（{rows:,} 条中的 {looked:,} 条，每个文件的开头部分）：{warnings} 个警告，{notes} 个提示；"
+        "`luthier data check` 会检查全部并给出处理方法",
+    ),
     "findings.distinct": ("{distinct} of {rows} rows are different", "{rows} 条中有 {distinct} 条互不相同"),
     "findings.line_characters": (
         "characters per row: {percentiles}; longest {longest}; {total} in all",

@@ -1,0 +1,123 @@
+"""FLOPs of a micro-batch, exactly as the decoder and the fused blocks do them.
+
+What goes in: the architecture, the tuning kind, and the rows of a micro-batch. What comes out: multiply-adds times two,
+forward and backward, by part. Attention is counted as it has to be done, each query with the keys it may see; what a
+kernel does beyond that (whole tiles, the scores formed again) is its own business. Element-wise work is left out: it
+costs bytes, not FLOPs. Torch-free.
+
+Shape legend: N tokens that enter the model, M scored rows, I inputs and O outputs of a linear module, R adapter rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from luthier.arch import count
+from luthier.arch.count import AnyTune
+from luthier.arch.families.gated import EMBEDDING, HEAD
+from luthier.arch.spec import Architecture, Attention, Unit
+from luthier.config.schema import Lora
+
+MULTIPLY_ADD = 2
+BACKWARD_ATTENTION = 2.5
+"""Products of the backward pass over those of the forward pass: scores again, and the gradients of probabilities,
+values, queries and keys (Dao et al. 2022, arXiv 2205.14135)."""
+
+
+ORDER = {"q": 1.0, "k": 1.0, "v": 1.0, "o": 2.0, "gate": 4.0, "up": 4.0, "down": 5.0}
+NORMS = {"input_layernorm": 0.0, "self_attn.q_norm": 1.5, "self_attn.k_norm": 1.5, "post_attention_layernorm": 3.0}
+"""The order in which a row passes the parts of a layer."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A micro-batch.
+
+    Attributes:
+        lengths: tokens of each segment that enter the model.
+        scored: rows that carry loss.
+        last: rows of the top layer that are computed beyond their keys and values; None is all.
+    """
+
+    lengths: Sequence[int]
+    scored: int
+    last: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """By part. linear: base weights of the layers; adapters; attention; head."""
+
+    linear: int
+    adapters: int
+    attention: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        return self.linear + self.adapters + self.attention + self.head
+
+
+def step(arch: Architecture, tune: AnyTune, rows: Rows) -> Flops:
+    """Forward and backward pass of one micro-batch.
+
+    Raises:
+        ModelError: the tuning kind asks for modules or layers that the model does not have.
+    """
+    ranks = {unit.name: rank for unit, rank, _ in count.select_units(arch, tune)} if isinstance(tune, Lora) else {}
+    trained = count.trained_tensors(arch, tune)
+    lowest = _lowest(arch, tune, trained)
+    linear = adapters = attention = 0
+    for unit in arch.units:
+        n = _rows_of(unit, arch, rows)
+        goes_on = (unit.layer, ORDER[unit.parts[0].role]) > lowest
+        products = 1 + goes_on + (f"{unit.name}.weight" in trained)
+        linear += MULTIPLY_ADD * n * unit.in_features * unit.out_features * products
+        if unit.name in ranks:
+            # A and B: forward, their own gradients, and the gradients passed on: to the inner rows, and to the input.
+            passed = (2 + goes_on) * unit.in_features + 3 * unit.out_features
+            adapters += MULTIPLY_ADD * n * ranks[unit.name] * passed
+    top = len(arch.spec.layers) - 1
+    for index, layer in enumerate(arch.spec.layers):
+        share = 1.0 if rows.last is None or index < top else rows.last / max(rows.tokens, 1)
+        once = share * sum(attention_flops(layer.mixer, length) for length in rows.lengths)
+        attention += round(once * (1 + (BACKWARD_ATTENTION if (index, ORDER["o"]) > lowest else 0)))
+    head_trains = (EMBEDDING if arch.spec.tied else HEAD) + ".weight" in trained
+    head = MULTIPLY_ADD * rows.scored * arch.spec.d * arch.spec.vocab * (2 + head_trains)
+    return Flops(linear, adapters, attention, head)
+
+
+def attention_flops(mixer: Attention, length: int) -> int:
+    """Scores and weighted values of one segment: each query with the keys that it may see."""
+    window = length if mixer.window is None else min(mixer.window, length)
+    pairs = window * (window + 1) // 2 + (length - window) * window
+    return 2 * MULTIPLY_ADD * pairs * mixer.heads * mixer.head_dim
+
+
+def _rows_of(unit: Unit, arch: Architecture, rows: Rows) -> int:
+    top = unit.layer == len(arch.spec.layers) - 1
+    keys_only = all(part.role in "kv" for part in unit.parts)
+    return rows.tokens if rows.last is None or not top or keys_only else rows.last
+
+
+def _lowest(arch: Architecture, tune: AnyTune, trained: frozenset[str]) -> tuple[int, float]:
+    """The first thing on a row's way that trains: its layer and its place within, in the terms of `ORDER`. What lies
+    below takes no part in the backward pass."""
+    if EMBEDDING + ".weight" in trained or arch.new_ids:
+        return (-1, 0.0)
+    found = [(len(arch.spec.layers), 0.0)]
+    if isinstance(tune, Lora):
+        found += [(unit.layer, ORDER[unit.parts[0].role]) for unit, _, _ in count.select_units(arch, tune)]
+    found += [(unit.layer, ORDER[unit.parts[0].role]) for unit in arch.units if _has(trained, unit.name)]
+    for index in range(len(arch.spec.layers)):
+        found += [(index, place) for norm, place in NORMS.items() if f"model.layers.{index}.{norm}.weight" in trained]
+    return min(found)
+
+
+def _has(trained: frozenset[str], module: str) -> bool:
+    return f"{module}.weight" in trained or f"{module}.bias" in trained

@@ -1,0 +1,65 @@
+"""FLOPs on paper against torch's own counter."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from test_decoder import add_adapter, build, decoder_of, documents, flat, flop_counter, nll
+
+from luthier.arch import count, flops
+from luthier.config.schema import Freeze, Full, Lora
+
+LORAS: dict[str, Any] = {
+    "all": Lora(rank=4),
+    "down of the top layer": Lora(rank=4, targets=("down_proj",), layers=(2,)),
+    "gate of the middle": Lora(rank=4, targets=("gate_proj",), layers=(1, 2)),
+    "o everywhere": Lora(rank=4, targets=("o_proj",)),
+    "k alone": Lora(rank=4, targets=("k_proj",), layers=(1,)),
+}
+
+
+def counted(name: str, tune: Any) -> tuple[int, Any, Any]:
+    """FLOPs that torch counts, the architecture, and the batch."""
+    arch = decoder_of(build(name), name).arch
+    trained = count.trained_tensors(arch, tune)
+    decoder = decoder_of(build(name), name, trains=lambda key: key in trained)
+    options = {}
+    if isinstance(tune, Lora):
+        add_adapter(
+            decoder, ranks={unit.name.removeprefix("model."): rank for unit, rank, _ in count.select_units(arch, tune)}
+        )
+        options["adapter"] = "a.b"
+    batch = flat(documents([12, 20]))
+    with flop_counter() as counter:
+        nll(decoder, batch, **options).backward()
+    return counter.get_total_flops(), arch, batch
+
+
+@pytest.mark.parametrize("tune", LORAS)
+@pytest.mark.parametrize("name", ["llama", "qwen2_tied", "qwen3"])
+def test_a_lora_step(name: str, tune: str) -> None:
+    check(name, LORAS[tune])
+
+
+@pytest.mark.parametrize("tune", [Full(), Freeze(layers=1), Freeze(layers=2)], ids=["full", "freeze 1", "freeze 2"])
+@pytest.mark.parametrize("name", ["llama", "qwen2_tied"])
+def test_a_step_in_place(name: str, tune: Any) -> None:
+    check(name, tune)
+
+
+def check(name: str, tune: Any) -> None:
+    total, arch, batch = counted(name, tune)
+    lengths = [int(end - start) for start, end in zip(batch.segments.start, batch.segments.end, strict=True)]
+    made = flops.step(arch, tune, flops.Rows(lengths, len(batch.rows)))
+    # Attention is a kernel of its own, whose products torch's counter does not see.
+    assert total == dataclasses.replace(made, attention=0).total
+
+
+def test_attention_counts_what_each_query_may_see() -> None:
+    mixer = decoder_of(build("llama"), "llama").spec.layers[0].mixer
+    features = mixer.heads * mixer.head_dim
+    assert flops.attention_flops(mixer, 3) == 4 * (1 + 2 + 3) * features
+    windowed = dataclasses.replace(mixer, window=2)
+    assert flops.attention_flops(windowed, 4) == 4 * (1 + 2 + 2 + 2) * features
