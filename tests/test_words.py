@@ -37,6 +37,7 @@ PATTERNS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "signs": r"\s?\p{L}+|\s?\p{P}+|\p{Sm}|[\p{Sc}\p{Zs}]+|\p{Cc}|\p{N}",
     "gaps": r"\p{L}+",  # what stands between is a word too
 }
 """Published expressions of the models named."""
@@ -161,7 +162,9 @@ def test_what_is_no_byte_level_bpe_is_left_to_the_tokenizer() -> None:
     assert words_of(word_level) is None
 
 
-@pytest.mark.parametrize("pattern", [r"(\p{L})+", r"\p{L}*", r"\p{NoSuchScript}+"])
+@pytest.mark.parametrize(
+    "pattern", [r"(\p{L})+", r"\p{L}*", r"\p{NoSuchScript}+", r"^\p{L}+|.", r"\p{L}+$|\n| ", r"\b\p{L}+\b|\s"]
+)
 def test_expressions_that_cannot_be_followed_are_left_to_the_tokenizer(pattern: str) -> None:
     state = json.loads(tokenizer("gpt2").to_str())
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}

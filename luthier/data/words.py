@@ -33,9 +33,8 @@ MOST_WORDS, MOST_CHARACTERS = 2**17, 2**22
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """The words of a ByteLevel pre-tokenizer (`use_regex`), from the `tokenizers` library."""
 
-_ASCII_CLASSES = {"L": "A-Za-z", "Lu": "A-Z", "Ll": "a-z", "N": "0-9", "Nd": "0-9"}
-"""Unicode category -> its ASCII characters, as they stand in a character class; those absent here have none."""
 _CATEGORY = re.compile(r"\\p\{(\w+)\}")
+_ANCHOR = re.compile(r"(?<!\\)(?<!\[)[$^]|\\[AzZGbB]")
 _CLASS = re.compile(r"\[\^?(?:\\.|[^\]\\])*\]|\\p\{\w+\}|\\.")
 _PROBES = (
     *("a{0}b", "A{0}a{0}A", "1{0}2", " {0} ", ".{0}.", "\n{0}\n", "{0}{0} {0}{0}"),
@@ -101,15 +100,18 @@ class Words:
         patterns = _patterns(state.get("pre_tokenizer"))
         if model.get("type") != "BPE" or model.get("dropout") or affixes or patterns is None:
             return None
+        if any(map(_ANCHOR.search, patterns)):
+            return None  # the tokenizer's engine takes lines for texts
         if normalizer is not None and normalizer != {"type": "NFC"}:
             return None
         tokens = {token.content: (i, token) for i, token in tokenizer.get_added_tokens_decoder().items()}
         awkward = [content for content, (_, token) in tokens.items() if content and _is_awkward(token)]
         added = {content: i for content, (i, _) in tokens.items() if content and content not in awkward}
         try:
-            return cls(tokenizer, patterns, added, awkward, composes=normalizer is not None)
+            made = cls(tokenizer, patterns, added, awkward, composes=normalizer is not None)
         except (regex.error, ValueError):
             return None
+        return made if all(map(made._is_alike, map(chr, range(128)))) else None
 
     def split(self, text: str) -> Split | None:
         """The words of a text; None where they cannot be told. They make up the text."""
@@ -186,9 +188,7 @@ class Words:
             cuts = self._full
         else:
             return None
-        pieces = [text]
-        for cut in cuts:
-            pieces = cut(pieces[0]) if len(pieces) == 1 else [word for piece in pieces for word in cut(piece)]
+        pieces = _pieces(text, cuts)
         if len(text) <= SHORT and len(self._short) < REMEMBERED:
             self._short[text] = pieces
         return pieces
@@ -208,13 +208,19 @@ class Words:
         for probe in (each.format(character) for each in _PROBES):
             if self._composes and self._tokenizer.normalizer.normalize_str(probe) != probe:
                 return False
-            pieces = [probe]
-            for cut in self._full:
-                pieces = [word for piece in pieces for word in cut(piece)]
             cuts = self._tokenizer.pre_tokenizer.pre_tokenize_str(probe)
-            if pieces != [probe[start:end] for _, (start, end) in cuts]:
+            words = [probe[start:end] for _, (start, end) in cuts]
+            if _pieces(probe, self._full) != words or (probe.isascii() and _pieces(probe, self._ascii) != words):
                 return False
         return True
+
+
+def _pieces(text: str, cuts: Sequence[Cut]) -> list[str]:
+    """A text cut by one expression after the other."""
+    pieces = [text]
+    for cut in cuts:
+        pieces = cut(pieces[0]) if len(pieces) == 1 else [word for piece in pieces for word in cut(piece)]
+    return pieces
 
 
 class _Numbers(dict[str, int]):
@@ -300,13 +306,24 @@ def _in_ascii(found: re.Match[str]) -> str:
     """A character class, or a category that stands alone, with categories spelt out."""
     text = found.group()
     if text.startswith("["):
-        spelt = _CATEGORY.sub(lambda each: _ASCII_CLASSES.get(each.group(1), ""), text)
+        spelt = _CATEGORY.sub(lambda each: _ascii_of(each.group(1)), text)
         if "&&" in spelt or "[" in spelt[1:]:
             raise ValueError(text)
         return spelt if spelt not in ("[]", "[^]") else {"[]": "(?!)", "[^]": r"[\s\S]"}[spelt]
-    if text.startswith(r"\p"):
-        name = found.group()[3:-1]
-        return f"[{_ASCII_CLASSES[name]}]" if name in _ASCII_CLASSES else "(?!)"
+    if text.startswith(r"\p{"):
+        characters = _ascii_of(text[3:-1])
+        return f"[{characters}]" if characters else "(?!)"
     if text[1] in "PpX":
         raise ValueError(text)
     return text
+
+
+def _ascii_of(category: str) -> str:
+    """The ASCII characters of a Unicode category or class of categories, as they stand in a character class.
+
+    Raises:
+        ValueError: it is none (a script, or a property).
+    """
+    if not re.fullmatch(r"[LMNPSZC][a-z]?", category):
+        raise ValueError(category)
+    return "".join(re.escape(each) for each in map(chr, range(128)) if unicodedata.category(each).startswith(category))
