@@ -189,7 +189,8 @@ def share_of_matmul_rate(folder: Path, seconds: float) -> tuple[float, float]:
     masks = [row["completion_mask"] for row in json.loads((folder / "tokens.json").read_text(encoding="utf-8"))]
     # A row's last learnt token is only a target: it and what follows do not enter the model.
     lengths = [max(at for at, learnt in enumerate(mask) if learnt) for mask in masks]
-    counted = flops.step(arch, Lora(rank=RANK), flops.Rows(lengths, sum(map(sum, masks))))
+    scored = sum(map(sum, masks))
+    counted = flops.step(arch, Lora(rank=RANK), flops.Rows(lengths, scored, last=scored))
     dtype = backend.choose("cpu", "auto").compute_dtype
     shapes = Counter((unit.in_features, unit.out_features) for unit in arch.units)
     done = took = 0.0
