@@ -117,12 +117,17 @@ def data_check(
     from luthier.data import check, report, report_page
     from luthier.data.findings import Findings
 
-    if len(arguments) == 1 and not is_recipe(arguments[0]):
+    files = [each for each in arguments if not is_recipe(each)]
+    if files and len(arguments) > 1:
+        values = {"files": ",".join(files), "changes": "".join(f" {each}" for each in arguments if "=" in each)}
+        raise UserError(Problem("shell.file_alone", value=files[0], values=values))
+    if files:
         source = load(None, {"model": "-", "data.train": {"path": arguments[0], "format": format}}).data.train[0]
         look = report.Look(Findings(), None, say("findings.no_model"))
         checked = check.check_path(source.path, source.format, look)
     else:
-        config = load(*split(arguments))
+        recipe, overrides = split(arguments)
+        config = load(recipe, overrides if format == "auto" else [*overrides, "=".join(("data.format", format))])
         # Plain text longer than the bound becomes several sequences.
         findings = Findings(None if config.method.kind == "pretrain" else config.data.max_tokens, config.data.too_long)
         look = report.Look(findings, *tokenizer_of(config))

@@ -202,6 +202,20 @@ def test_help_of_fields(capsys: pytest.CaptureFixture[str]) -> None:
     assert [field["name"] for field in json.loads(out)["fields"]] == ["optim.lr"]
 
 
+def test_data_check_takes_a_format_beside_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("x.jsonl").write_text('{"prompt": "q", "completion": "a"}\n' * 3)
+    line = ["data", "check", "model=m", "data.train=x.jsonl", "--json"]
+    assert json.loads(run(capsys, *line)[1])["files"][0]["format"] == "prompt"
+    checked = json.loads(run(capsys, *line, "--format", "alpaca")[1])
+    assert checked["files"][0]["format"] == "alpaca" and checked["problems"]
+
+
+def test_a_data_file_is_checked_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    for more in (["b.jsonl"], ["data.max_tokens=3"]):
+        code, _, err = run(capsys, "data", "check", "a.jsonl", *more)
+        assert code == 2 and "a.jsonl" in err and "data.train=[a.jsonl" in err and more[0] in err
+
+
 def test_data_check(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"instruction": f"Say {n}", "output": str(n)} for n in range(3)]
     Path("x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -243,7 +257,7 @@ def test_data_show(capsys: pytest.CaptureFixture[str], tiny_model: Callable[...,
     assert "Say" not in learned and 0 < shown["learned"] < shown["tokens"]
     assert (shown["sequence"], shown["sequences"]) == (1, 1)
     code, out, _ = run(capsys, "data", "show", *given)
-    assert re.search(r"⟦It is 1\.<\|im_end\|>⟧", out) and re.search(r"^Say 1", out, re.M)
+    assert re.search(r"⟦It is 1\.‹<\|im_end\|>›⟧", out) and re.search(r"^Say 1", out, re.M)
     assert "\x1b" not in out and "x.jsonl:2: " in out
     code, _, err = run(capsys, "data", "show", *given[:2], "data.validation=0", "--first", "100")
     assert code == 2 and "--first = 100: there are only 3 rows" in err

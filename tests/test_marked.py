@@ -50,7 +50,7 @@ def test_brackets_stand_around_exactly_what_is_learnt(renderers: dict[str, Rende
     made = shown(renderers["chatml"], WEIGHTED)
     lines = list(marked.lines(made, colour=False))
     assert "⟦" in lines[0] and lines[2].startswith(f"x.jsonl:3: {made[0].tokens} tokens, {made[0].learned} learnt")
-    assert re.findall("⟦.*?⟧", lines[3], re.S) == ["⟦×0.25 Fine.\n\nYes.<|im_end|>⟧", "⟦Paris<|im_end|>⟧"]
+    assert re.findall("⟦.*?⟧", lines[3], re.S) == ["⟦×0.25 Fine.\n\nYes.‹<|im_end|>›⟧", "⟦Paris‹<|im_end|>›⟧"]
     assert "\x1b" not in "".join(lines)
     ids, weights = renderers["chatml"].train(WEIGHTED)
     assert (made[0].tokens, made[0].learned) == (len(ids), int((weights > 0).sum()))

@@ -21,7 +21,8 @@ from luthier.errors import Problem
 from luthier.text import language, say
 
 OPEN, CLOSE = "⟦", "⟧"
-"""Around what is learnt, where there is no colour; hardly any text holds these."""
+TOKEN, END = "‹", "›"
+"""Around what is learnt, and around control tokens, where there is no colour; hardly any text holds these."""
 RESET = "\x1b[0m"
 COLOURS = {"trained": "\x1b[32m", "trained special": "\x1b[1;4;32m", "context": "", "special": "\x1b[2;34m"}
 WEIGHT_COLOUR = "\x1b[33m"
@@ -128,7 +129,7 @@ def lines(shown: Iterable[Shown], *, colour: bool) -> Iterator[str]:
         words = [_coloured(say(f"data.show_{name}"), kind) for kind, name in named.items()]
         yield " · ".join([*words, f"{WEIGHT_COLOUR}×0.5{RESET} {say('data.show_weight')}"])
     else:
-        yield say("data.show_brackets", open=OPEN, close=CLOSE)
+        yield say("data.show_brackets", open=OPEN, close=CLOSE, token=TOKEN, end=END)
     for each in shown:
         yield ""
         yield f"\x1b[1m{each.head()}{RESET}" if colour else each.head()
@@ -160,7 +161,7 @@ def _coloured(text: str, look: str) -> str:
 
 
 def _in_brackets(stretch: list[Piece]) -> str:
-    text = "".join(visible(piece.text) for piece in stretch)
+    text = "".join(f"{TOKEN}{visible(each.text)}{END}" if each.special else visible(each.text) for each in stretch)
     weight = _weight(stretch[0])
     return f"{OPEN}{weight + ' ' if weight else ''}{text}{CLOSE}" if stretch[0].weight else text
 

@@ -123,11 +123,12 @@ def _built(
         read: SHA-256 of the file, which the key speaks of.
     """
     folder = path.with_name(f"{BUILDING}{path.name}")
-    try:
-        whole = _Writer(folder, renderer, path.name, drop_bad_rows).write(scan, read)
-    except _Foreign:
-        scan = scan.anew()
-        whole = _Writer(folder, renderer, path.name, drop_bad_rows).write(scan, read)
+    while True:
+        try:
+            whole = _Writer(folder, renderer, path.name, drop_bad_rows).write(scan, read)
+            break
+        except _Foreign:  # at most twice: what was there is gone, and words are asked no more
+            scan = scan.anew()
     if not whole:
         return scan, None
     folder.rename(path)

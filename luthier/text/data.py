@@ -602,8 +602,8 @@ TEXT: dict[str, tuple[str, str]] = {
     "data.show_weight": ("weight of the loss, where it is not 1", "损失权重（不为 1 时）"),
     "data.show_brackets": (
         "{open}learnt{close}; everything else is context. {open}×0.5 learnt{close} with a weight of the loss other "
-        "than 1.",
-        "{open}学习{close}，其余为上下文；{open}×0.5 学习{close} 表示损失权重不为 1。",
+        "than 1. {token}control token{end}.",
+        "{open}学习{close}，其余为上下文；{open}×0.5 学习{close} 表示损失权重不为 1。{token}控制词元{end}。",
     ),
     "data.show_fact_model": ("Model", "模型"),
     "data.show_fact_template": ("Template", "模板"),

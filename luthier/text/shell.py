@@ -131,6 +131,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "How the rows of a data file are laid out; auto finds out.",
         "数据文件中各行的格式；auto 表示自动识别。",
     ),
+    "shell.file_alone.rule": (
+        "a data file is checked alone; several of them, or settings, belong to a recipe",
+        "数据文件只能单独检查；多个文件或设置项需要配方",
+    ),
+    "shell.file_alone.remedy": (
+        "write it on the line: `data check model=MODEL data.train=[{files}]{changes}`",
+        "请写在命令行上：`data check model=模型 data.train=[{files}]{changes}`",
+    ),
     "shell.option.html": ("Write what is shown to this file as a page too.", "同时把所示内容写成网页文件。"),
     "shell.option.rows": ("How many rows to show.", "显示多少行。"),
     "shell.option.first": ("The row to begin with, from 1.", "从第几行开始（从 1 数起）。"),
