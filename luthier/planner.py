@@ -21,13 +21,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luthier.arch.spec import DecoderSpec, Layer
 from luthier.config.schema import Policy
 
 FLOAT32_BYTES = 4
+WEIGHT_BYTES = {"float32": 4, "bfloat16_stochastic": 2, "bfloat16_kahan": 2}
+STATE_BYTES = {"float32": 4, "bfloat16": 2, "8bit": 1}
+"""Of a trained matrix, per weight and, for states, per slot; what else `luthier.engine.adamw` keeps is in `Trained`."""
+STATE_BLOCK = 256
+"""Weights that share a scale: `luthier.kernels.rounding.BLOCK`, which imports torch."""
 HEAD_CHUNK_BYTES = 256 * 2**20
 """Most logits formed at once, in the compute dtype: `luthier.kernels.head.CHUNK_BYTES`, which imports torch."""
 USABLE = 0.8
@@ -88,24 +94,79 @@ class MemoryPlan:
 
 
 @dataclasses.dataclass(frozen=True)
+class Trained:
+    """What trains, and how it is kept.
+
+    matrices: elements of each; vectors: elements of all together, kept in float32 whatever the recipe says;
+    weights, states: `optim.weights` and `optim.states` of the recipe, which concern matrices;
+    slots: numbers of state that the optimizer has for each weight;
+    at_once: gradients that live at one time where they are used up in the backward pass; None holds all of them.
+    """
+
+    matrices: tuple[int, ...]
+    vectors: int = 0
+    weights: str = "float32"
+    states: str = "float32"
+    slots: int = 2
+    at_once: int | None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.vectors * FLOAT32_BYTES + sum(self.matrices) * WEIGHT_BYTES[self.weights]
+
+    @property
+    def gradient_bytes(self) -> int:
+        """In float32, whatever the weights are."""
+        return FLOAT32_BYTES * (self.vectors + sum(self.matrices) if self.at_once is None else self.at_once)
+
+    @property
+    def state_bytes(self) -> int:
+        """Step counters aside, which are four bytes for each tensor."""
+        per_weight, scales = STATE_BYTES[self.states], 0
+        if self.states == "8bit":
+            scales = sum(-(-elements // STATE_BLOCK) for elements in self.matrices) * FLOAT32_BYTES
+        kept = self.slots * (self.vectors * FLOAT32_BYTES + sum(self.matrices) * per_weight + scales)
+        return kept + (sum(self.matrices) * 2 if self.weights == "bfloat16_kahan" else 0)
+
+
+def trained(shapes: Mapping[str, tuple[int, ...]], in_backward: bool, **kept: Any) -> Trained:
+    """From the shapes of what trains (`arch.count.trained_shapes`); `kept` as in `Trained`.
+
+    The gradients of one module (a layer's attention or MLP, a norm, embedding, head) come out of one piece of the
+    backward pass together.
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    together: dict[str, int] = {}
+    for name, elements in sizes.items():
+        module = ".".join(name.split(".")[:4])
+        together[module] = together.get(module, 0) + elements
+    return Trained(
+        matrices=tuple(sizes[name] for name, shape in shapes.items() if len(shape) > 1),
+        vectors=sum(sizes[name] for name, shape in shapes.items() if len(shape) == 1),
+        at_once=max(together.values(), default=0) if in_backward else None,
+        **kept,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Workload:
     """What a run holds and keeps.
 
-    trainable_parameters: master weights in fp32, with an fp32 gradient and `optimizer_slots` fp32 states each;
+    trained: what trains;
     frozen_parameters: held in the compute dtype, `compute_bytes` each;
     first_trained_layer: lowest layer that trains anything; layers below it keep nothing for the backward pass;
     longest_tokens: the longest example, which has to fit into one micro-batch;
     ranks: of each layer's adapters, whose inner rows are kept; empty without adapters;
-    cast_parameters: trained weights of the base itself, of which a forward pass makes copies in the compute dtype (they
-    are counted under every policy, though under drop_layer those of one layer at a time are there);
+    cast_parameters: trained weights of the base itself that are not kept in the compute dtype, so that a forward pass
+    makes copies of them (they are counted under every policy, though under drop_layer those of one layer at a time are
+    there);
     head_parameters: of the head (or the embedding tied to it) where it trains.
     """
 
-    trainable_parameters: int
+    trained: Trained
     frozen_parameters: int
     first_trained_layer: int
     compute_bytes: int
-    optimizer_slots: int
     longest_tokens: int
     ranks: tuple[Ranks, ...] = ()
     cast_parameters: int = 0
@@ -132,9 +193,10 @@ def plan(
     weights = load.frozen_parameters * load.compute_bytes
     if load.compute_bytes < FLOAT32_BYTES:
         weights += load.cast_parameters * load.compute_bytes
-    trained = load.trainable_parameters * FLOAT32_BYTES
+    kept = load.trained
+    held = weights + kept.weight_bytes + kept.gradient_bytes + kept.state_bytes
     head = head_bytes(spec, load, rows=cap, kind=kind)
-    room_bytes = max(int(free_bytes * USABLE) - weights - trained * (2 + load.optimizer_slots) - head, 0)
+    room_bytes = max(int(free_bytes * USABLE) - held - head, 0)
     if policies is None:
         wanted = max(asked_tokens or ENOUGH_TOKENS, load.longest_tokens)
         policies = choose(spec, load, room_bytes // wanted)
@@ -142,9 +204,9 @@ def plan(
     budget = max(asked_tokens or min(room_bytes // per_token, CAP_TOKENS[kind]), load.longest_tokens)
     return MemoryPlan(
         weights=weights,
-        trainable=trained,
-        gradients=trained,
-        optimizer=trained * load.optimizer_slots,
+        trainable=kept.weight_bytes,
+        gradients=kept.gradient_bytes,
+        optimizer=kept.state_bytes,
         activations=per_token * budget,
         head=head,
         bytes_per_token=per_token,

@@ -1,7 +1,8 @@
 """The plan of a run: device, dtype, micro-batch budget and what layers keep, decided before the run folder is touched.
 
-What goes in: the recipe, the base, the longest row, and the plan of an earlier attempt where there is one. What comes
-out: a `Plan`, with what had to change since then; or the problem, with the field that mends it.
+What goes in: the recipe, the base, the tokens that one micro-batch has to hold, and the plan of an earlier attempt
+where there is one. What comes out: a `Plan`, with what had to change since then; or the problem, with the field that
+mends it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from luthier import planner
 from luthier.arch import count
@@ -19,7 +20,7 @@ from luthier.arch.spec import Architecture
 from luthier.config.schema import Lora, RunConfig
 from luthier.engine import backend
 from luthier.engine.backend import Backend
-from luthier.errors import Problem, RunError
+from luthier.errors import ConfigError, Problem, RunError
 from luthier.kernels import select
 from luthier.planner import MemoryPlan, Policies, Ranks, Workload
 from luthier.runs.store import RunFolder
@@ -65,13 +66,18 @@ def decide(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, sa
     """Choose the plan, or restore the saved one as far as this machine can give it.
 
     Raises:
-        ConfigError: the device cannot be used; RunError: not even the longest row fits, or a budget asked for does not.
+        ConfigError: the device cannot be used, or its arithmetic not with `optim.in_backward`.
+        RunError: what one micro-batch has to hold does not fit, or a budget asked for does not.
     """
+    # Weights kept in bfloat16 are computed with as they are, on whatever device.
+    kept: Literal["bfloat16"] | None = None if config.optim.weights == "float32" else "bfloat16"
     lost: list[str] = []
     if saved is None:
-        chosen = backend.choose(config.run.device, config.model.dtype)
+        chosen = backend.choose(config.run.device, kept or config.model.dtype)
     else:
-        chosen, lost = backend.restore(saved["backend"])
+        chosen, lost = backend.restore(saved["backend"], kept)
+    if config.optim.in_backward and chosen.loss_scaling:
+        raise ConfigError(Problem("engine.float16_in_backward", field="optim.in_backward"))
     memory = _memory(config, _workload(config, base, tune, longest_tokens, chosen), base, chosen, saved)
     changes = [(f"plan.{field}", saved["backend"][field], getattr(chosen, field)) for field in lost] if saved else []
     if saved is not None and saved["budget_tokens"] != memory.budget_tokens:
@@ -88,6 +94,8 @@ def _memory(
     layers keep less, which changes no bit; then the budget is made smaller, as long as it holds the longest row. A
     recipe's own policy stands, and its own budget is not made smaller on a first start."""
     asked = int(saved["budget_tokens"]) if saved else config.optim.budget_tokens
+    if config.optim.in_backward and config.optim.budget_tokens is not None:
+        _refuse_split(config.optim.budget_tokens, load.longest_tokens)
     spec, free_bytes, activations = base.arch.spec, backend.free_memory_bytes(chosen.device), config.optim.activations
     fixed = None if activations == "auto" else _possible(planner.uniform(spec, activations), chosen)
 
@@ -109,6 +117,8 @@ def _memory(
     values = {"tokens": load.longest_tokens, "need": need, "free": free, "most": smallest.budget_tokens}
     if smallest.fits:
         problem = Problem("engine.budget_too_large", field="optim.budget_tokens", value=str(asked), values=values)
+    elif config.optim.in_backward:
+        problem = Problem("engine.step_too_large", field="optim.batch", value=str(config.optim.batch), values=values)
     else:
         problem = Problem("engine.row_too_large", field="data.max_tokens", values=values)
     raise RunError(problem)
@@ -135,19 +145,37 @@ def ranks(arch: Architecture, tune: AnyTune) -> tuple[Ranks, ...]:
     return tuple(Ranks(**roles) for roles in layers)
 
 
+def _refuse_split(budget_tokens: int, step_tokens: int) -> None:
+    """Weights that change in the backward pass allow one micro-batch per step.
+
+    Raises:
+        RunError: the budget is smaller than the largest step.
+    """
+    if budget_tokens < step_tokens:
+        values = {"tokens": step_tokens}
+        field, value = "optim.budget_tokens", str(budget_tokens)
+        raise RunError(Problem("engine.split_in_backward", field=field, value=value, values=values))
+
+
 def _workload(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, chosen: Backend) -> Workload:
-    trained = count.count(base.arch, tune).trainable
-    in_place = 0 if isinstance(tune, Lora) else trained
+    optim = config.optim
+    trained = planner.trained(
+        count.trained_shapes(base.arch, tune),
+        optim.in_backward,
+        weights=optim.weights,
+        states=optim.states,
+        slots=2 if optim.kind == "adamw" else int(optim.momentum > 0),
+    )
+    in_place = 0 if isinstance(tune, Lora) else trained.vectors + sum(trained.matrices)
     head = (EMBEDDING if base.arch.spec.tied else HEAD) + ".weight"
     head_trains = head in count.trained_tensors(base.arch, tune)
     return Workload(
-        trainable_parameters=trained,
+        trained=trained,
         frozen_parameters=base.arch.num_parameters - in_place,
         first_trained_layer=count.first_trained_layer(base.arch, tune),
         compute_bytes=chosen.compute_dtype.itemsize,
-        optimizer_slots=2 if config.optim.kind == "adamw" else int(config.optim.momentum > 0),
         longest_tokens=longest_tokens,
         ranks=ranks(base.arch, tune),
-        cast_parameters=in_place,
+        cast_parameters=in_place if optim.weights == "float32" else trained.vectors,
         head_parameters=math.prod(base.arch.tensors[head]) if head_trains else 0,
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from luthier import checks, finish, parent, planning, proof
 from luthier.arch import adapter_config, count
@@ -101,7 +102,7 @@ def _train(
     notes = [*parent.notes(came_from, given.base, rendering.data.template), *_repeated(original, given)]
     saved = begun.read_json("plan.json") if begun is not None and begun.has("plan.json") else plan
     base = _with_tokens(base, tune, data.renderer.new_ids)
-    decided = planning.decide(config, base, tune, _longest_tokens(data), saved)
+    decided = planning.decide(config, base, tune, _least_tokens(config, data), saved)
     with open_run(config, given, data, on_event) as desk:
         job, state = assemble(config, base, tune, data, desk, decided, notes)
         state = loop.fit(job, state)
@@ -376,7 +377,7 @@ def assemble(
         method=METHODS[config.method.kind](ADAPTER if isinstance(tune, Lora) else None, config.run.seed, plan.policies),
         stream=steps,
         validation=held_out,
-        optimizer=optim.build(named, config.optim, rate),
+        optimizer=optim.build(named, config.optim, rate, config.run.seed),
         optim=config.optim,
         learning_rate=rate,
         settings=config.run,
@@ -393,20 +394,28 @@ def assemble(
     return job, state
 
 
-def _longest_tokens(data: Data) -> int:
-    return max(int(store.lengths.max()) for store in (data.train, data.validation) if store is not None)
+def _least_tokens(config: RunConfig, data: Data) -> int:
+    """What one micro-batch has to hold: the longest row, or the largest step where steps cannot be split."""
+    longest = max(int(store.lengths.max()) for store in (data.train, data.validation) if store is not None)
+    if not config.optim.in_backward:
+        return longest
+    return max(longest, stream.Stream.of(data.train, config, longest).most_tokens)
 
 
 def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend) -> Decoder:
-    """Weights with what trains in float32 and the rest in the compute dtype; adapters attached."""
+    """Weights with what trains as `optim.weights` says and the rest in the compute dtype; adapters attached."""
     # With an adapter nothing of the base trains: modules saved beside it are copies.
     trained = frozenset() if isinstance(tune, Lora) else count.trained_tensors(base.arch, tune)
-    dtype, device = chosen.compute_dtype, chosen.device
+    placed: dict[str, Any] = {
+        "dtype": chosen.compute_dtype,
+        "device": chosen.device,
+        "trainable": trained.__contains__,
+        "trained_dtype": torch.float32 if config.optim.weights == "float32" else torch.bfloat16,
+    }
     if config.model.init == "random":
-        seed = config.run.seed
-        decoder = weights.random(base.arch, seed, dtype=dtype, device=device, trainable=trained.__contains__)
+        decoder = weights.random(base.arch, config.run.seed, **placed)
     else:
-        decoder = weights.load(base.folder, base.arch, dtype=dtype, device=device, trainable=trained.__contains__)
+        decoder = weights.load(base.folder, base.arch, **placed)
         if not isinstance(tune, Lora):
             weights.start_tokens(decoder, base.arch)
     if isinstance(tune, Lora):

@@ -74,6 +74,79 @@ MUTATIONS: dict[str, Mutation] = {
         '"weight_decay": optim.weight_decay}',
         "test_optim.py::test_weight_decay_spares_vectors",
     ),
+    # --------------------------------------------------------------------------- weights and states in fewer bytes
+    "stochastic rounding always cuts off": Mutation(
+        "kernels/rounding.py",
+        "values_N.view(torch.int32).add_(noise_N).add_(1 << 15)",
+        "values_N.view(torch.int32)",
+        "test_kernels_rounding.py::test_stochastic_rounding_takes_a_neighbour_and_is_right_on_average",
+    ),
+    "random bits begin anew with each piece": Mutation(
+        "kernels/rounding.py",
+        "torch.arange(start // 2, (start + count + 1) // 2, device=device)",
+        "torch.arange((count + 1) // 2, device=device)",
+        "test_kernels_rounding.py::test_random_bits_do_not_depend_on_how_a_tensor_is_cut",
+    ),
+    "small second moments become 0": Mutation(
+        "kernels/rounding.py",
+        "torch.maximum(codes_BK, ratio_BK.sign())",
+        "codes_BK",
+        "test_kernels_rounding.py::test_a_second_moment_is_never_lost_where_a_first_one_is_kept",
+    ),
+    "chance forgets the step": Mutation(
+        "engine/adamw.py",
+        "key = mix(self._keys[parameter] ^ step)",
+        "key = mix(self._keys[parameter])",
+        "test_adamw.py::test_chance_depends_on_seed_step_and_name",
+    ),
+    "Kahan's compensation is not read": Mutation(
+        "engine/adamw.py",
+        ".add_(self.compensation[part])",
+        "",
+        "test_adamw.py::test_small_steps_add_up_where_plain_rounding_loses_them",
+    ),
+    "8-bit steps are taken from what was rounded": Mutation(
+        "engine/adamw.py",
+        "            root_N = v_N.sqrt()",
+        "            second.write(part, v_N)\n            v_N = second.read(part)\n            root_N = v_N.sqrt()",
+        "test_adamw.py::test_the_first_step_is_that_of_float32",
+    ),
+    "state that is kept in another way is taken up": Mutation(
+        "engine/optim.py",
+        "if {slot: value.dtype for slot, value in slots.items()} != _layout(optimizer, parameter):",
+        "if not slots:",
+        "test_adamw.py::test_state_that_is_kept_in_another_way_is_refused",
+    ),
+    "bfloat16 weights add up gradients in bfloat16": Mutation(
+        "models/weights.py",
+        "parameter.grad_dtype = torch.float32",
+        "parameter.grad_dtype = kept",
+        "test_weights.py::test_gradients_of_weights_kept_in_bfloat16_are_those_of_masters",
+    ),
+    "the embedding's gradient is summed in bfloat16": Mutation(
+        "kernels/autograd.py",
+        "wide_ND = dy_ND.to(norm.wide(dy_ND.dtype))",
+        "wide_ND = dy_ND",
+        "test_kernels_blocks.py::test_the_gradient_of_an_embedding_is_summed_in_float32",
+    ),
+    "gradients outlive their step within the backward pass": Mutation(
+        "engine/optim.py",
+        "        parameter.grad = None\n",
+        "        pass\n",
+        "test_loop.py::test_within_the_backward_pass_one_gradient_lives_at_a_time",
+    ),
+    "a spoilt model trains on": Mutation(
+        "engine/loop.py",
+        'spoilt = job.optim.in_backward and what == "gradient"',
+        "spoilt = False",
+        "test_loop.py::test_within_the_backward_pass_a_gradient_that_is_not_finite_ends_the_run_unsaved",
+    ),
+    "the plan forgets the scales of 8-bit states": Mutation(
+        "planner.py",
+        "for elements in self.matrices) * FLOAT32_BYTES",
+        "for elements in self.matrices) * 0",
+        "test_adamw.py::test_the_plan_counts_what_is_held_to_the_byte",
+    ),
     # ------------------------------------------------------------------------------------------------ resume
     "a resume forgets the optimizer's state": Mutation(
         "engine/checkpoint.py",

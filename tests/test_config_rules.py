@@ -31,6 +31,12 @@ BROKEN: dict[str, list[str]] = {
     "sgd_has_no_moments": ["optim.kind=sgd", "optim.lr=1", "optim.eps=1e-6"],
     "sgd_needs_rate": ["optim.kind=sgd"],
     "momentum_is_of_sgd": ["optim.momentum=0.9"],
+    "compact_is_of_adamw": ["optim.kind=sgd", "optim.lr=1", "optim.states=8bit"],
+    "adapters_stay_float32": ["optim.weights=bfloat16_kahan"],
+    "bfloat16_computes_in_it": ["tune=full", "optim.weights=bfloat16_stochastic", "model.dtype=float32"],
+    "in_backward_of_adapters": ["optim.in_backward=true", "optim.clip=0"],
+    "in_backward_unclipped": ["tune=freeze", "optim.in_backward=true"],
+    "in_backward_unscaled": ["tune=full", "optim.in_backward=true", "optim.clip=0", "model.dtype=float16"],
     "power_is_of_polynomial": ["optim.power=3"],
     "constant_has_no_floor": ["optim.schedule=constant", "optim.min_lr_ratio=0.1"],
     "warmup_never_ends": ["optim.steps=10", "optim.warmup=10"],
@@ -58,6 +64,16 @@ FINE: dict[str, list[list[str]]] = {
     "sgd_has_no_moments": [["optim.kind=sgd", "optim.lr=1", "optim.betas=[0.9, 0.999]"], ["optim.eps=1e-6"]],
     "sgd_needs_rate": [["optim.kind=sgd", "optim.lr=0.01"], ["optim.kind=adamw"]],
     "momentum_is_of_sgd": [["optim.kind=sgd", "optim.lr=1", "optim.momentum=0.9"], ["optim.momentum=0"]],
+    "compact_is_of_adamw": [["optim.states=bfloat16"], ["optim.kind=sgd", "optim.lr=1", "optim.states=float32"]],
+    "adapters_stay_float32": [["tune=full", "optim.weights=bfloat16_kahan"], ["optim.states=8bit"]],
+    "bfloat16_computes_in_it": [
+        ["tune=full", "optim.weights=bfloat16_stochastic"],
+        ["tune=freeze", "optim.weights=bfloat16_kahan", "model.dtype=bfloat16"],
+        ["tune=full", "optim.states=8bit", "model.dtype=float32"],
+    ],
+    "in_backward_of_adapters": [["tune=full", "optim.in_backward=true", "optim.clip=0"], ["optim.in_backward=false"]],
+    "in_backward_unclipped": [["tune=freeze", "optim.in_backward=true", "optim.clip=0"], ["optim.clip=1"]],
+    "in_backward_unscaled": [["tune=full", "optim.in_backward=true", "optim.clip=0", "model.dtype=bfloat16"]],
     "power_is_of_polynomial": [["optim.power=3", "optim.schedule=polynomial"], ["optim.power=2"]],
     "constant_has_no_floor": [["optim.schedule=linear", "optim.min_lr_ratio=0.1"], ["optim.schedule=constant"]],
     "warmup_never_ends": [["optim.steps=10", "optim.warmup=9"], ["optim.steps=1", "optim.warmup=0.9"]],
@@ -110,6 +126,12 @@ STILL_BROKEN = {
     ("pretrain_without_chat", 2),
     ("from_settles_shape", 1),
     ("from_settles_shape", 2),
+    ("compact_is_of_adamw", 1),
+    ("in_backward_of_adapters", 1),  # clip is only there to keep another rule silent
+    ("bfloat16_computes_in_it", 0),  # so are these
+    ("in_backward_unclipped", 0),
+    ("in_backward_unscaled", 0),
+    ("in_backward_unscaled", 2),
     ("sgd_has_no_moments", 1),  # the learning rate is only there to keep another rule silent
 }
 

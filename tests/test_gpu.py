@@ -246,16 +246,25 @@ def test_an_fp16_overflow_halves_the_scale_and_does_the_step_again(tiny_model, r
     assert all(0 < scale <= TrainState().loss_scale for scale in scales)
 
 
-def test_the_optimizer_step_equals_the_cpu_s() -> None:
-    """AdamW and clipping over two steps on both devices, from the same gradients."""
+@pytest.mark.parametrize("states", ["float32", "bfloat16", "8bit"])
+@pytest.mark.parametrize("weights", ["float32", "bfloat16_stochastic", "bfloat16_kahan"])
+def test_the_optimizer_step_equals_the_cpu_s(weights: str, states: str) -> None:
+    """AdamW and clipping over two steps on both devices, from the same gradients; random bits are the same too."""
     results = []
     for device in ("cpu", DEVICE):
         torch.manual_seed(0)
-        weight = torch.nn.Parameter(torch.randn(64, 32).to(device))
-        made = optim.build([("w", weight)], OptimSection(), 1e-2)
+        dtype = torch.float32 if weights == "float32" else torch.bfloat16
+        weight = torch.nn.Parameter(torch.randn(64, 32).to(dtype).to(device))
+        weight.grad_dtype = torch.float32
+        made = optim.build([("w", weight)], OptimSection(weights=weights, states=states), 1e-2)
         for step in range(2):
             weight.grad = torch.linspace(-1, 1, weight.numel(), device=device).view_as(weight) * (step + 1)
             optim.clip([weight], 1.0)
             made.step()
-        results.append({"w": weight.detach().cpu()})
-    assert_same(results[1], results[0])
+        results.append(weight.detach().cpu().float())
+    if weights == "float32":
+        assert_same({"w": results[1]}, {"w": results[0]})
+    else:  # float32 differs in its last bit, which now and then decides how a weight is rounded
+        different = results[1] != results[0]
+        assert float(different.float().mean()) < 0.01
+        assert float((results[1] - results[0]).abs().max()) <= 2**-6

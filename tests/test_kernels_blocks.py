@@ -215,3 +215,17 @@ def test_gradients_have_the_dtype_of_their_parameters(master: torch.dtype) -> No
     assert h.grad is not None and h.grad.dtype == torch.bfloat16
     for tensor in linear[:4]:
         assert isinstance(tensor, Tensor) and tensor.grad is not None and tensor.grad.dtype == master
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_an_embedding_is_summed_in_float32(dtype):
+    """In bfloat16 the sum of 3000 times 1/1024 stands still at 1/2."""
+    weight_VD = torch.nn.Parameter(torch.randn(5, 4).to(dtype))
+    weight_VD.grad_dtype = torch.float32
+    ids_N = torch.tensor([2] * 3000 + [4])
+    rows_ND = autograd.embedding(ids_N, weight_VD, torch.bfloat16)
+    assert torch.equal(rows_ND, weight_VD.detach()[ids_N].bfloat16())
+    rows_ND.backward(torch.full_like(rows_ND, 1 / 1024))
+    expected = torch.zeros(5, 4)
+    expected[2], expected[4] = 3000 / 1024, 1 / 1024
+    assert torch.equal(weight_VD.grad, expected)

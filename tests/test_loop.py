@@ -201,6 +201,59 @@ def test_the_rate_of_a_step_is_that_of_its_index(make_job):
     assert [event.data["lr"] for event in events_of(job, "step")] == expected
 
 
+# --------------------------------------------------------------------------------------- the step within backward
+
+IN_BACKWARD = {"in_backward": True, "clip": 0}
+
+
+@pytest.mark.parametrize("given", [{}, {"kind": "sgd", "momentum": 0.9}, {"states": "8bit"}, {"states": "bfloat16"}])
+def test_within_the_backward_pass_every_bit_is_that_of_the_ordinary_step(make_job, given):
+    ordinary = make_job("ordinary", optim=given)
+    loop.fit(ordinary, TrainState())
+    job = make_job(optim={**given, **IN_BACKWARD})
+    loop.fit(job, TrainState())
+    assert checkpoint.compare(ordinary.run.checkpoint_dir(10), job.run.checkpoint_dir(10))["same"]
+    slots, theirs = (optim.state_tensors(each.optimizer, each.named) for each in (job, ordinary))
+    assert slots.keys() == theirs.keys() and all(torch.equal(slots[key], theirs[key]) for key in slots)
+    for ours, usual in zip(events_of(job, "step"), events_of(ordinary, "step"), strict=True):
+        assert ours.data["loss"] == usual.data["loss"] and ours.data["lr"] == usual.data["lr"]
+        assert ours.data["grad_norm"] == pytest.approx(usual.data["grad_norm"], rel=1e-6)
+
+
+def test_within_the_backward_pass_one_gradient_lives_at_a_time(make_job, monkeypatch):
+    job = make_job(steps=1, optim=IN_BACKWARD)
+    held = []
+    step = job.optimizer.step
+
+    def counted():
+        held.append([name for name, parameter in job.named if parameter.grad is not None])
+        step()
+
+    monkeypatch.setattr(job.optimizer, "step", counted)
+    loop.fit(job, TrainState())
+    assert sorted(held) == [["bias"], ["weight"]]
+    assert all(parameter.grad is None for _, parameter in job.named)
+    assert [len(group["params"]) for group in job.optimizer.param_groups] == [1, 1]
+
+
+def test_within_the_backward_pass_a_loss_that_is_not_finite_changes_nothing(make_job):
+    uid = FakeSteps(1).step(0).uids[5]
+    job = make_job(method=Spoilt({uid}, "loss"), steps=1, optim=IN_BACKWARD)
+    before = weights_of(job)
+    state = loop.fit(job, TrainState())
+    assert torch.equal(weights_of(job), before) and not job.optimizer.state and state.bad_streak == 1
+
+
+def test_within_the_backward_pass_a_gradient_that_is_not_finite_ends_the_run_unsaved(make_job):
+    uid = FakeSteps(1).step(0).uids[5]
+    job = make_job(method=Spoilt({uid}, "gradient"), optim=IN_BACKWARD)
+    with pytest.raises(TrainingFailed, match=r"optim\.in_backward=false"):
+        loop.fit(job, TrainState())
+    (fault,) = events_of(job, "fault")
+    assert fault.data["what"] == "gradient" and fault.step == 1
+    assert not job.run.checkpoints()
+
+
 # ---------------------------------------------------------------------------------------------------------- faults
 
 

@@ -23,7 +23,7 @@ from luthier.arch.spec import Attention, DecoderSpec, Layer, Mlp, Rope
 from luthier.batch import Rendered
 from luthier.config.schema import Full, Lora, Policy
 from luthier.data import pack
-from luthier.kernels import head
+from luthier.kernels import head, rounding
 from luthier.models import adapters, weights
 from luthier.models.decoder import Want
 from luthier.planner import Ranks, Workload
@@ -31,11 +31,10 @@ from luthier.planner import Ranks, Workload
 LAYER = Layer(Attention(heads=4, kv_heads=2, head_dim=8, rope=Rope("default", 1e4, 8)), Mlp(width=48))
 SPEC = DecoderSpec("llama", vocab=100, d=32, layers=(LAYER,) * 3, tied=False, norm_eps=1e-6, max_positions=256)
 LOAD = Workload(
-    trainable_parameters=1000,
+    trained=planner.Trained((600, 300), vectors=100),
     frozen_parameters=5000,
     first_trained_layer=0,
     compute_bytes=2,
-    optimizer_slots=2,
     longest_tokens=64,
 )
 GIB = 2**30
@@ -127,6 +126,32 @@ def test_the_moment_when_most_is_held(policies, moment, held):
     size = {"k": layer_bytes(), "m": layer_bytes("drop_mlp"), "i": layer_bytes("drop_layer")}
     working = 2 * (2 * 8 + 3 * 48 + 3 * 32)
     assert planner.token_bytes(SPEC, LOAD, policies) == sum(size[each] for each in held) + working, moment
+
+
+def test_the_bytes_of_what_trains_by_hand():
+    shapes = {
+        "model.embed_tokens.weight": (100, 8),
+        "model.layers.0.self_attn.q_proj.weight": (8, 8),
+        "model.layers.0.self_attn.q_proj.bias": (8,),
+        "model.layers.0.mlp.up_proj.weight": (30, 30),
+        "model.layers.0.mlp.down_proj.weight": (30, 30),
+    }
+
+    def made(in_backward=False, **kept):
+        found = planner.trained(shapes, in_backward, **kept)
+        return found.weight_bytes, found.gradient_bytes, found.state_bytes
+
+    matrices, vectors = 800 + 64 + 2 * 900, 8
+    every = 4 * (matrices + vectors)
+    assert made() == (every, every, 2 * every)
+    assert made(slots=0) == (every, every, 0)
+    half = 2 * matrices + 4 * vectors
+    assert made(weights="bfloat16_stochastic") == (half, every, 2 * every)
+    assert made(weights="bfloat16_kahan", states="bfloat16") == (half, every, 2 * half + 2 * matrices)
+    scales = 4 + 1 + 4 + 4  # blocks of 256
+    assert made(states="8bit") == (every, every, 2 * (matrices + 4 * scales + 4 * vectors))
+    assert made(in_backward=True) == (every, 4 * 1800, 2 * every), "gate, up and down come out together"
+    assert planner.STATE_BLOCK == rounding.BLOCK
 
 
 def test_layers_below_the_lowest_trained_one_keep_nothing():
@@ -267,7 +292,7 @@ def test_planning_loads_no_torch():
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
     }
     allowed = {"luthier.arch.spec", "luthier.config.schema"}
-    assert names == {"__future__", "collections.abc", "dataclasses", "itertools", "typing", *allowed}
+    assert names == {"__future__", "collections.abc", "dataclasses", "itertools", "math", "typing", *allowed}
 
 
 # ------------------------------------------------------------------------------------- what a pass really keeps

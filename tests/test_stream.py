@@ -228,3 +228,12 @@ def test_validation_batches_hold_the_store_once_and_can_be_read_again(store_of: 
     assert len(made) == len(list(made)) > 1 and len(made[1:3]) == 2
     assert all(batch.num_tokens <= 50 for batch in made)
     assert sum(float(batch.weights["nll"].sum()) for batch in made) == float(store.loss_weight.sum())
+
+
+def test_the_largest_step_is_known_beforehand(store_of: Make) -> None:
+    for settings_ in ({"epochs": 2.5}, {"steps": 7}, {"steps": 1}, {"batch": 100}):
+        asked = stream(store_of(13, 6), source_weights=(1.0, 0.5), **settings_)
+        steps = [asked.step(index) for index in range(asked.num_steps)]
+        assert asked.most_tokens == max(step.tokens for step in steps)
+        whole = stream(store_of(13, 6), source_weights=(1.0, 0.5), **settings_, budget_tokens=asked.most_tokens)
+        assert all(len(whole.step(index).micro) == 1 for index in range(whole.num_steps))

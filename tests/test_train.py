@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 import luthier
 import luthier.proof
-from luthier import training
+from luthier import planning, training
 from luthier.config import load as config_load
 from luthier.data import check
 from luthier.engine import backend, loop
@@ -186,6 +186,113 @@ def test_whole_weights_become_an_ordinary_model_folder(recipe, tune):
         assert moved == set(base)
     else:
         assert moved and all(name.startswith(("model.layers.1.", "model.norm", "lm_head")) for name in moved)
+
+
+# --------------------------------------------------------------------------------- weights and states in fewer bytes
+
+COMPACT = {
+    "stochastic": ("full", {"weights": "bfloat16_stochastic", "states": "8bit"}),
+    "kahan": ({"kind": "freeze", "layers": 1}, {"weights": "bfloat16_kahan", "states": "bfloat16"}),
+    "adapter": ({"kind": "lora", "rank": 4, "dropout": 0.1}, {"states": "8bit"}),
+    "in backward": ("full", {"in_backward": True, "clip": 0}),
+    "least": ("full", {"weights": "bfloat16_stochastic", "states": "8bit", "in_backward": True, "clip": 0}),
+}
+
+
+@pytest.fixture(params=COMPACT)
+def compact(recipe, request):
+    """A recipe whose trained weights or states take fewer bytes."""
+    tune, optim = COMPACT[request.param]
+    dtype = "auto" if "weights" in optim else "float32"
+    recipe["model"]["dtype"] = dtype
+    recipe["optim"] |= {"lr": 3e-3, **optim}
+    return recipe | {"tune": tune}
+
+
+def test_in_fewer_bytes_it_learns_and_says_how(compact):
+    run = luthier.train(compact)
+    steps = steps_of(run)
+    assert run.state == "finished" and steps[-1]["loss"] < steps[0]["loss"]
+    optim = {"weights": "float32", "states": "float32", **compact["optim"]}
+    page = (run.path / "receipt.md").read_text()
+    assert f"weights {optim['weights']}, optimizer state {optim['states']}" in page
+    assert not [check.name for check in run.receipt.checks if check.status == "fail"]
+    plan = json.loads((run.path / "plan.json").read_text())
+    assert plan["backend"]["dtype"] == ("float32" if optim["weights"] == "float32" else "bfloat16")
+
+
+def test_in_fewer_bytes_a_run_goes_on_to_the_same_bits(compact):
+    straight = luthier.train(compact | {"run": compact["run"] | {"name": "straight", "save_every": 1}})
+    with pytest.raises(Killed):
+        luthier.train(compact | {"run": compact["run"] | {"save_every": 1}}, on_event=killed_at("step", 5))
+    resumed = luthier.train(compact | {"run": compact["run"] | {"save_every": 1}})
+    assert any(event.kind == "resumed" and event.data["from_step"] == 4 for event in resumed.events)
+    assert same_bits(final_state(straight), final_state(resumed))
+
+
+def test_weights_kept_in_bfloat16_ship_as_they_are(recipe):
+    recipe["model"]["dtype"] = "auto"
+    recipe |= {"tune": "full", "optim": recipe["optim"] | {"weights": "bfloat16_stochastic"}}
+    run = luthier.train(recipe)
+    trained, shipped = final_state(run), load_file(run.model_path / "model.safetensors")
+    for name, tensor in shipped.items():
+        assert tensor.dtype == torch.bfloat16
+        assert trained[name].dtype == (torch.bfloat16 if tensor.ndim > 1 else torch.float32)
+        assert torch.equal(tensor, trained[name].bfloat16()), name
+
+
+def test_the_plan_counts_weights_and_states_to_the_byte(compact):
+    run = luthier.train(compact)
+    folder = max((run.path / "checkpoints").iterdir(), key=lambda p: int(p.name.split("-")[1]))
+    memory = json.loads((run.path / "plan.json").read_text())["memory"]
+    trained, slots = (load_file(folder / f"{name}.safetensors") for name in ("trainable", "optim"))
+    assert memory["trainable"] == sum(each.nbytes for each in trained.values())
+    assert memory["optimizer"] == sum(each.nbytes for each in slots.values() if each.ndim)
+    total = 4 * sum(each.numel() for each in trained.values())
+    if compact["optim"].get("in_backward"):
+        largest = 4 * max(each.numel() for each in trained.values())
+        assert largest <= memory["gradients"] < total / 2
+    else:
+        assert memory["gradients"] == total
+
+
+def test_within_the_backward_pass_a_run_ends_with_the_usual_bits(recipe):
+    recipe |= {"tune": "full", "optim": recipe["optim"] | {"clip": 0, "lr": 1e-3}}
+    usual = luthier.train(recipe)
+    recipe |= {"optim": recipe["optim"] | {"in_backward": True}, "run": recipe["run"] | {"name": "early"}}
+    assert same_bits(final_state(usual), final_state(luthier.train(recipe)))
+
+
+def test_within_the_backward_pass_a_step_is_one_micro_batch_or_refused(recipe, monkeypatch):
+    recipe |= {"tune": "full", "optim": recipe["optim"] | {"clip": 0, "in_backward": True}}
+    monkeypatch.setattr(planning.planner, "CAP_TOKENS", {"cpu": 1, "cuda": 1})
+    run = luthier.train(recipe)
+    budget = json.loads((run.path / "plan.json").read_text())["budget_tokens"]
+    assert max(step["tokens"] for step in steps_of(run)) <= budget, "the least that a micro-batch has to hold"
+    recipe["run"]["name"] = "split"
+    recipe["data"]["max_tokens"] = 80
+    recipe["optim"]["budget_tokens"] = 80
+    with pytest.raises(RunError, match=r"optim\.budget_tokens") as caught:
+        luthier.train(recipe)
+    assert caught.value.problems[0].id == "engine.split_in_backward"
+    del recipe["optim"]["budget_tokens"]
+    monkeypatch.setattr(backend, "free_memory_bytes", lambda device: 1000)
+    with pytest.raises(RunError) as caught:
+        luthier.train(recipe)
+    assert caught.value.problems[0].id == "engine.step_too_large"
+    monkeypatch.setattr(backend, "choose", lambda *_: backend.Backend("cuda", "float16", 1, "test", "test"))
+    with pytest.raises(ConfigError, match="float16"):
+        luthier.train(recipe)
+    assert not (Path(recipe["run"]["dir"]) / "split").exists()
+
+
+def test_another_way_to_keep_states_does_not_take_up_a_run(recipe):
+    with pytest.raises(Killed):
+        luthier.train(recipe | {"run": recipe["run"] | {"save_every": 1}}, on_event=killed_at("step", 3))
+    recipe["optim"]["states"] = "8bit"
+    recipe["run"] |= {"save_every": 1, "on_change": "continue"}
+    with pytest.raises(RunError, match=r"optim\.states"):
+        luthier.train(recipe)
 
 
 @pytest.mark.parametrize(("max_tokens", "status"), [(48, "pass"), (28, "fail")])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,9 +18,11 @@ from tiny_models import BOUND, CASES, TINY, build, difference, logits_of, refere
 from transformers import AutoModelForCausalLM
 
 from luthier.arch import families
+from luthier.batch import Rendered
+from luthier.data import pack
 from luthier.errors import ModelError, RunError
 from luthier.models import shards, weights
-from luthier.models.decoder import Decoder
+from luthier.models.decoder import Decoder, Want
 
 
 def load(folder: Path, **options: Any) -> Decoder:
@@ -40,6 +43,33 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> P
     change(tensors)
     save_file(tensors, folder / shards.SINGLE, metadata={"format": "pt"})
     return folder
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2_tied"])
+def test_gradients_of_weights_kept_in_bfloat16_are_those_of_masters(name: str, tmp_path: Path) -> None:
+    """Of equal value, computed with in bfloat16: every bit, however often a token comes; and they are float32."""
+    save(name, tmp_path)
+    arch = families.read(tmp_path)
+    rng = np.random.default_rng(0)
+    ids = np.where(rng.random(200) < 0.8, 7, rng.integers(0, arch.spec.vocab, 200)).astype(np.int32)
+    weight = np.ones(200, dtype=np.float32)
+    weight[0] = 0
+    (batch,) = pack.microbatches([Rendered(0, ids, weight)], 10**6)
+    found = []
+    for trained_dtype in (torch.bfloat16, torch.float32):
+        decoder = load(tmp_path, dtype=torch.bfloat16, trainable=lambda _: True, trained_dtype=trained_dtype)
+        for parameter in decoder.parameters():
+            parameter.data = parameter.data.bfloat16().to(parameter.dtype)
+        for _ in range(2):  # two micro-batches add up
+            scores = decoder(batch, Want("linear", coefficients=torch.from_numpy(-batch.weights["nll"])))
+            assert scores.total is not None
+            scores.total.backward()
+        found.append({each: parameter.grad for each, parameter in decoder.named_parameters()})
+        matrices = {parameter.dtype for parameter in decoder.parameters() if parameter.ndim > 1}
+        assert matrices == {trained_dtype}
+    for each, gradient in found[0].items():
+        assert gradient is not None and gradient.dtype == torch.float32
+        assert torch.equal(gradient, found[1][each]), each
 
 
 @pytest.mark.parametrize("name", CASES)

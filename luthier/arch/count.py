@@ -39,12 +39,23 @@ def count(arch: Architecture, tune: AnyTune) -> Counts:
     Raises:
         ModelError: the tuning kind asks for modules or layers that the model does not have.
     """
-    trained = sum(math.prod(arch.tensors[name]) for name in trained_tensors(arch, tune))
-    if not isinstance(tune, Lora):
-        return Counts(trained, arch.num_parameters)
-    adapters = sum(rank * (unit.in_features + unit.out_features) for unit, rank, _ in select_units(arch, tune))
-    adapters += len(arch.new_ids) * arch.spec.d * len(token_modules(arch))
-    return Counts(adapters + trained, arch.num_parameters + adapters + trained)
+    trained = sum(map(math.prod, trained_shapes(arch, tune).values()))
+    return Counts(trained, arch.num_parameters + (trained if isinstance(tune, Lora) else 0))
+
+
+def trained_shapes(arch: Architecture, tune: AnyTune) -> dict[str, tuple[int, ...]]:
+    """Every tensor that trains, with its shape: those of the checkpoint by their names, adapters beside their units.
+
+    Raises:
+        ModelError: as `trained_tensors` and `select_units`.
+    """
+    shapes = {name: arch.tensors[name] for name in sorted(trained_tensors(arch, tune))}
+    if isinstance(tune, Lora):
+        for unit, rank, _ in select_units(arch, tune):
+            shapes[f"{unit.name}.A"], shapes[f"{unit.name}.B"] = (rank, unit.in_features), (unit.out_features, rank)
+        if arch.new_ids:
+            shapes.update({f"{module}.rows": (len(arch.new_ids), arch.spec.d) for module in token_modules(arch)})
+    return shapes
 
 
 def trained_tensors(arch: Architecture, tune: AnyTune) -> frozenset[str]:

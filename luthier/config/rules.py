@@ -192,6 +192,33 @@ def momentum_is_of_sgd(config: RunConfig) -> Values | None:
     return {} if config.optim.kind != "sgd" and config.optim.momentum > 0 else None
 
 
+def compact_is_of_adamw(config: RunConfig) -> Values | None:
+    found = changed(config.optim, "weights", "states")
+    return {"fields": ", ".join(f"optim.{key}" for key in found)} if config.optim.kind != "adamw" and found else None
+
+
+def adapters_stay_float32(config: RunConfig) -> Values | None:
+    return {} if isinstance(config.tune, Lora) and changed(config.optim, "weights") else None
+
+
+def bfloat16_computes_in_it(config: RunConfig) -> Values | None:
+    other = config.model.dtype not in ("auto", "bfloat16")
+    return {"dtype": config.model.dtype} if other and changed(config.optim, "weights") else None
+
+
+def in_backward_of_adapters(config: RunConfig) -> Values | None:
+    return {} if config.optim.in_backward and isinstance(config.tune, Lora) else None
+
+
+def in_backward_unclipped(config: RunConfig) -> Values | None:
+    clip = config.optim.clip
+    return {"clip": f"{clip:g}"} if config.optim.in_backward and clip > 0 else None
+
+
+def in_backward_unscaled(config: RunConfig) -> Values | None:
+    return {} if config.optim.in_backward and config.model.dtype == "float16" else None
+
+
 def power_is_of_polynomial(config: RunConfig) -> Values | None:
     optim = config.optim
     return {"schedule": optim.schedule} if optim.schedule != "polynomial" and changed(optim, "power") else None
@@ -236,6 +263,12 @@ RULES: dict[str, Rule] = {
     "sgd_has_no_moments": Rule(("optim.betas", "optim.eps", "optim.kind"), sgd_has_no_moments),
     "sgd_needs_rate": Rule(("optim.kind", "optim.lr"), sgd_needs_rate),
     "momentum_is_of_sgd": Rule(("optim.momentum", "optim.kind"), momentum_is_of_sgd),
+    "compact_is_of_adamw": Rule(("optim.weights", "optim.states", "optim.kind"), compact_is_of_adamw),
+    "adapters_stay_float32": Rule(("optim.weights", "tune.kind"), adapters_stay_float32),
+    "bfloat16_computes_in_it": Rule(("optim.weights", "model.dtype"), bfloat16_computes_in_it),
+    "in_backward_of_adapters": Rule(("optim.in_backward", "tune.kind"), in_backward_of_adapters),
+    "in_backward_unclipped": Rule(("optim.in_backward", "optim.clip"), in_backward_unclipped),
+    "in_backward_unscaled": Rule(("optim.in_backward", "model.dtype"), in_backward_unscaled),
     "power_is_of_polynomial": Rule(("optim.power", "optim.schedule"), power_is_of_polynomial),
     "constant_has_no_floor": Rule(("optim.min_lr_ratio", "optim.schedule"), constant_has_no_floor),
     "warmup_never_ends": Rule(("optim.warmup", "optim.steps"), warmup_never_ends),

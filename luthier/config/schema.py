@@ -342,6 +342,19 @@ class OptimSection(Section):
     activations: Literal["auto", "keep", "drop_mlp", "drop_layer", "offload"] = "auto"
     """What layers keep between forward and backward pass; auto lets the plan choose from free memory. Changes no bit of
     the result."""
+    weights: Literal["float32", "bfloat16_stochastic", "bfloat16_kahan"] = "float32"
+    """How trained matrices are kept between steps. float32: a change of lr 2e-5 is below half a unit of bfloat16 for
+    every weight above 0.01, and would be lost."""
+    states: Literal["float32", "bfloat16", "8bit"] = "float32"
+    """How AdamW keeps the moments of matrices. float32: the others differ from it by what `bench/RESULTS.md` says."""
+    in_backward: bool = False
+    """Update each weight as soon as its gradient is there, and free the gradient. Off, because then nothing can be
+    clipped, summed over micro-batches or taken back."""
+
+    @property
+    def in_float32(self) -> bool:
+        """Whether weights and states are kept in float32."""
+        return self.weights == self.states == "float32"
 
 
 # ---------------------------------------------------------------------------------------------------- run

@@ -107,6 +107,17 @@ class Stream:
         return max(self._steps_of(0), 1)
 
     @property
+    def most_tokens(self) -> int:
+        """Computed tokens of the largest step."""
+        largest = 0
+        for epoch in range(self._epoch_of(self.num_steps - 1) + 1):
+            steps = min(self.num_steps, self._before(epoch + 1)) - self._before(epoch)
+            tokens = self._store.computed[self._epoch_order(epoch)[: steps * self._batch]]
+            sums = np.add.reduceat(tokens, np.arange(0, len(tokens), self._batch))
+            largest = max(largest, int(sums.max()))
+        return largest
+
+    @property
     def per_source_counts(self) -> dict[int, int]:
         """Source index -> how many times one of its rows comes during the whole run."""
         counts = dict.fromkeys(self._rows, 0)

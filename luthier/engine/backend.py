@@ -102,14 +102,14 @@ def choose(device: str, dtype: str, where: str = "run.device") -> Backend:
     )
 
 
-def restore(saved: dict[str, Any]) -> tuple[Backend, list[str]]:
+def restore(saved: dict[str, Any], dtype: Literal["bfloat16"] | None = None) -> tuple[Backend, list[str]]:
     """The backend of an earlier attempt as far as this machine can give it, and its fields that differ (none: same
-    bits)."""
+    bits). dtype: the only one that the weights allow."""
     before = Backend(**saved)
     backend = before
     if before.device.startswith("cuda") and not torch.cuda.is_available():
         backend = dataclasses.replace(before, device="cpu", dtype="float32")
-    backend = dataclasses.replace(backend, isa=_isa(backend.device))
+    backend = dataclasses.replace(backend, isa=_isa(backend.device), dtype=dtype or backend.dtype)
     return backend, [name for name in ("device", "dtype", "isa") if getattr(before, name) != getattr(backend, name)]
 
 

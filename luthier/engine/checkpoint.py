@@ -68,7 +68,7 @@ def load(folder: Path, named: Sequence[optim.Named], optimizer: torch.optim.Opti
     """Put a checkpoint's tensors into the parameters and the optimizer, and return its state.
 
     Raises:
-        RunError: the checkpoint was written by another format version, or for another set of parameters.
+        RunError: the checkpoint was written by another format version, or for other parameters or another optimizer.
     """
     fields = json.loads((folder / STATE).read_text(encoding="utf-8"))
     if fields.pop("format") != FORMAT:
@@ -81,7 +81,10 @@ def load(folder: Path, named: Sequence[optim.Named], optimizer: torch.optim.Opti
         for name, parameter in named:
             parameter.copy_(tensors[name])
     if optimizer is not None:
-        optim.load_state_tensors(optimizer, named, load_file(folder / OPTIMIZER))
+        try:
+            optim.load_state_tensors(optimizer, named, load_file(folder / OPTIMIZER))
+        except KeyError as error:
+            raise RunError(Problem("engine.checkpoint_optimizer", where=str(folder))) from error
     return TrainState(**fields)
 
 

@@ -177,6 +177,8 @@ def evaluate(job: Job) -> dict[str, float]:
 def _train_step(job: Job, step: Step, state: TrainState) -> StepResult:
     """Accumulate, clip, update. In fp16 an overflow halves the loss scale and the same step is done again; where no
     scale helps, the row is at fault and the scale stays as it was."""
+    if job.optim.in_backward:
+        return _train_in_backward(job, step)
     before = state.loss_scale, state.good_steps
     while True:
         job.optimizer.zero_grad(set_to_none=True)
@@ -198,13 +200,33 @@ def _train_step(job: Job, step: Step, state: TrainState) -> StepResult:
         state.loss_scale, state.good_steps = state.loss_scale / 2, 0
 
 
+def _train_in_backward(job: Job, step: Step) -> StepResult:
+    """Update while gradients come in. A loss that is not finite is noticed before anything has changed; a gradient that
+    is not finite, when some of the weights have."""
+    (batch,) = step.micro
+    objective = _objective(job, step, batch)
+    loss = float(objective.detach())
+    if not math.isfinite(loss):
+        return StepResult(loss, math.nan, applied=False)
+    with optim.in_backward(job.optimizer, [p for _, p in job.named]) as norms:
+        objective.backward()  # type: ignore[no-untyped-call]
+    norm = float(torch.linalg.vector_norm(torch.stack([norms[place] for place in sorted(norms)])))
+    return StepResult(loss, norm, applied=math.isfinite(norm))
+
+
+def _objective(job: Job, step: Step, batch: Batch) -> Tensor:
+    """A micro-batch's share of the step's loss."""
+    loss = job.method.loss(job.model, batch, step.index)
+    objective = sum(value / step.denom[term] for term, value in loss.sums.items())
+    assert isinstance(objective, Tensor)
+    return objective
+
+
 def _accumulate(job: Job, step: Step, scale: float) -> float:
     """Sum the micro-batches' gradients into `.grad`; returns the step's loss."""
     total = torch.zeros((), dtype=torch.float64)
     for batch in step.micro:
-        loss = job.method.loss(job.model, batch, step.index)
-        objective = sum(value / step.denom[term] for term, value in loss.sums.items())
-        assert isinstance(objective, Tensor)
+        objective = _objective(job, step, batch)
         (objective * scale).backward()  # type: ignore[no-untyped-call]
         total = total + objective.detach().double().to(total.device)
     return float(total)
@@ -223,7 +245,8 @@ def _grow_scale(state: TrainState) -> None:
 
 
 def _judge(job: Job, state: TrainState, step: Step, result: StepResult) -> None:
-    """Name the rows of a step that was not applied; stop after several in a row."""
+    """Name the rows of a step that was not applied; stop after several in a row, and at once where some of the weights
+    have changed nevertheless: what the last checkpoint holds is then the newest whole model."""
     if result.applied:
         state.bad_streak = 0
         return
@@ -231,8 +254,10 @@ def _judge(job: Job, state: TrainState, step: Step, result: StepResult) -> None:
     rows = _bad_rows(job, step)
     what = "gradient" if math.isfinite(result.loss) else "loss"
     job.emit("fault", {"what": what, "rows": rows, "in_a_row": state.bad_streak}, step=state.step)
-    if state.bad_streak >= MAX_BAD_STEPS:
-        problem = Problem("engine.not_finite", where=", ".join(rows[:5]), values={"what": what, "steps": MAX_BAD_STEPS})
+    spoilt = job.optim.in_backward and what == "gradient"
+    if spoilt or state.bad_streak >= MAX_BAD_STEPS:
+        rule = "engine.spoilt_in_backward" if spoilt else "engine.not_finite"
+        problem = Problem(rule, where=", ".join(rows[:5]), values={"what": what, "steps": MAX_BAD_STEPS})
         job.emit("failed", {"problem": problem.to_json()}, step=state.step)
         raise TrainingFailed(problem)
 

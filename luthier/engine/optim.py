@@ -1,34 +1,46 @@
 """Optimizers and learning-rate schedules.
 
 What goes in: the named trainable parameters and the recipe's `optim` section. What comes out: a torch optimizer over
-fp32 master weights, and the learning rate of any step as a pure function of the step.
+float32 masters (or, where the recipe says so, weights and states in fewer bytes), and the learning rate of any step as
+a pure function of the step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from luthier.config.schema import OptimSection
+from luthier.engine import adamw
 
 Named = tuple[str, nn.Parameter]
 
 
-def build(parameters: Iterable[Named], optim: OptimSection, learning_rate: float) -> torch.optim.Optimizer:
+def build(
+    parameters: Iterable[Named], optim: OptimSection, learning_rate: float, seed: int = 0
+) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101; fused where torch has it) or SGD.
 
-    Weight decay applies to matrices only: norms and biases, vectors all, are left alone.
+    Weight decay applies to matrices only: norms and biases, vectors all, are left alone. `optim.weights` and
+    `optim.states` concern matrices only, too: vectors are a thousandth of a model. seed: of stochastic rounding.
     """
     named = list(parameters)
-    groups = [
-        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+    matrices, vectors = [p for _, p in named if p.ndim >= 2], [p for _, p in named if p.ndim < 2]
+    kept, exact = {"weights": optim.weights, "states": optim.states}, {"weights": "float32", "states": "float32"}
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, **kept, "weight_decay": optim.weight_decay},
+        {"params": vectors, **exact, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if not optim.in_float32:
+        names = {p: name for name, p in named}
+        return adamw.AdamW(groups, lr=learning_rate, betas=optim.betas, eps=optim.eps, names=names, seed=seed)
     if optim.kind == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=optim.momentum)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=optim.betas, eps=optim.eps, fused=True)
@@ -89,21 +101,68 @@ def state_tensors(optimizer: torch.optim.Optimizer, named: Iterable[Named]) -> d
     return tensors
 
 
-def load_state_tensors(optimizer: torch.optim.Optimizer, named: Iterable[Named], tensors: dict[str, Tensor]) -> None:
+def load_state_tensors(optimizer: torch.optim.Optimizer, named: Iterable[Named], tensors: Mapping[str, Tensor]) -> None:
     """Put back what `state_tensors` gave.
 
     Raises:
-        KeyError: a tensor belongs to no trainable parameter.
+        KeyError: a tensor belongs to no trainable parameter, or not to the state of this optimizer.
     """
     parameters = dict(named)
+    given: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, slot = key.rsplit("//", 1)
+        given.setdefault(name, {})[slot] = value
+    for name, slots in given.items():
         parameter = parameters[name]
-        state: dict[str, Any] = optimizer.state[parameter]
-        # AdamW's step counter lives on the CPU unless fused on a GPU; where a tensor has the parameter's shape, it
-        # follows the parameter.
-        state[slot] = value.to(parameter.device) if value.ndim or _fused_on_device(parameter) else value.clone()
+        if {slot: value.dtype for slot, value in slots.items()} != _layout(optimizer, parameter):
+            raise KeyError(f"{name}: {sorted(slots)}")
+        # A step counter lives on the CPU, except torch's fused AdamW on a GPU; all else follows the parameter.
+        fused = parameter.device.type == "cuda" and isinstance(optimizer, torch.optim.AdamW)
+        optimizer.state[parameter] = {
+            slot: value.to(parameter.device) if value.ndim or fused else value.clone() for slot, value in slots.items()
+        }
 
 
-def _fused_on_device(parameter: nn.Parameter) -> bool:
-    return parameter.device.type == "cuda"
+def _layout(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, torch.dtype]:
+    """Names and dtypes of a parameter's state once it has made a step."""
+    if isinstance(optimizer, torch.optim.SGD):
+        return {"momentum_buffer": torch.float32}
+    state = adamw.start(parameter, group_of(optimizer, parameter), "meta")
+    return {slot: value.dtype for slot, value in state.items()}
+
+
+def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Any]:
+    """The group of settings that a parameter is in."""
+    return next(group for group in optimizer.param_groups if any(each is parameter for each in group["params"]))
+
+
+@contextmanager
+def in_backward(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> Iterator[dict[int, Tensor]]:
+    """Within this block a backward pass updates each parameter as soon as its gradient is whole, and frees the
+    gradient; yields what becomes the norm of each gradient, by place.
+
+    An update reads nothing but its own parameter, gradient and state, so the result is that of `optimizer.step()` to
+    the bit. There is no way back: what comes to light later in the pass finds weights changed.
+    """
+    norms: dict[int, Tensor] = {}
+    groups = optimizer.param_groups
+
+    def update(place: int, group: dict[str, Any], parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        norms[place] = torch.linalg.vector_norm(parameter.grad)
+        optimizer.param_groups = [{**group, "params": [parameter]}]
+        optimizer.step()
+        parameter.grad = None
+
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+            partial(update, place, group_of(optimizer, parameter))
+        )
+        for place, parameter in enumerate(parameters)
+    ]
+    try:
+        yield norms
+    finally:
+        optimizer.param_groups = groups
+        for hook in hooks:
+            hook.remove()

@@ -148,8 +148,10 @@ def optimizer(draft: Draft, key: str) -> None:
         draft.note(key, "not yet", "optimizer")
     else:
         draft.put("optim.kind", kind, key)
-        if "bit" in given or "paged" in given:
-            draft.note(key, "changed", "full_states")
+        if "8bit" in given or "4bit" in given:
+            draft.put("optim.states", "8bit", key)
+        if "paged" in given or "4bit" in given:
+            draft.note(key, "changed", "states")
     if kind != "sgd" and (first, second) != (None, None):
         betas = [0.9 if first is None else first, 0.999 if second is None else second]
         draft.put("optim.betas", betas, "adam_beta1", "adam_beta2")

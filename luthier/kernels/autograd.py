@@ -87,6 +87,29 @@ def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return cast(Tensor, _RmsNorm.apply(eps, x_ND, weight_D))  # type: ignore[no-untyped-call]
 
 
+def embedding(ids_N: Tensor, weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows of the weight, [N, D] in `dtype`. A gradient is summed in float32 whatever the weight is: in bfloat16 a
+    token that comes often would stop counting once its sum is 256 times what is added."""
+    if not _tracked(weight_VD):
+        return torch.nn.functional.embedding(ids_N, weight_VD).to(dtype)
+    return cast(Tensor, _Embedding.apply(ids_N, weight_VD, dtype))  # type: ignore[no-untyped-call]
+
+
+class _Embedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ids_N: Tensor, weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(ids_N)
+        ctx.rows = len(weight_VD)
+        return torch.nn.functional.embedding(ids_N, weight_VD).to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_ND: Tensor) -> tuple[None, Tensor, None]:
+        (ids_N,) = ctx.saved_tensors
+        wide_ND = dy_ND.to(norm.wide(dy_ND.dtype))
+        return None, torch.ops.aten.embedding_dense_backward(wide_ND, ids_N, ctx.rows, -1, False), None
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, eps: float, x_ND: Tensor, weight_D: Tensor) -> Tensor:

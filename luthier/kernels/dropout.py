@@ -53,11 +53,11 @@ class Dropout:
     def mask(self, width: int) -> Tensor:
         """True where a feature is dropped, bool [N, width]."""
         device, words = self.token_N.device, (width + 1) // 2
-        feature_W = _mix_(torch.arange(words, dtype=torch.int32, device=device))
-        row_N1 = _mix_(self.token_N ^ _signed(self.site_key))[:, None]
+        feature_W = mix_(torch.arange(words, dtype=torch.int32, device=device))
+        row_N1 = mix_(self.token_N ^ _signed(self.site_key))[:, None]
         mask_NI = torch.empty((len(row_N1), width), dtype=torch.bool, device=device)
         for rows in tiles(len(row_N1), 4 * words, device):
-            bits = _mix_(row_N1[rows] + feature_W).view(torch.int16)[:, :width]
+            bits = mix_(row_N1[rows] + feature_W).view(torch.int16)[:, :width]
             torch.lt(bits, self.threshold - LEVELS // 2, out=mask_NI[rows])
         return mask_NI
 
@@ -65,7 +65,7 @@ class Dropout:
 def token_hashes(uid_N: Tensor, position_N: Tensor) -> Tensor:
     """Hash of each token's (uid, position), int32 [N]; once per micro-batch, shared by all sites."""
     low_N, high_N = _low_word(uid_N), _low_word(uid_N >> 32)
-    return _mix_(_mix_(_mix_(low_N).bitwise_xor_(high_N)).bitwise_xor_(_low_word(position_N)))
+    return mix_(mix_(mix_(low_N).bitwise_xor_(high_N)).bitwise_xor_(_low_word(position_N)))
 
 
 def site(token_N: Tensor, key: DropoutKey, number: int, p: float) -> Dropout | None:
@@ -84,7 +84,7 @@ def site(token_N: Tensor, key: DropoutKey, number: int, p: float) -> Dropout | N
     return Dropout(token_N, mix(seeded ^ number), threshold)
 
 
-def _mix_(x: Tensor) -> Tensor:
+def mix_(x: Tensor) -> Tensor:
     """`reference.mix` on int32 in place. Products wrap; the sign bits that an arithmetic shift brings in are masked."""
     scratch = torch.empty_like(x)
 

@@ -425,8 +425,8 @@ class Decoder(nn.Module):
     def _embed(self, ids: Ints, adapter: str | None) -> Tensor:
         """Rows of the embedding in the compute dtype; of new tokens the adapter's own."""
         weight_VD, own = self._embedding.weight_for(adapter), self._embedding.rows.get(adapter)
-        h_ND = F.embedding(_to_device(np.minimum(ids, len(weight_VD) - 1), self.device), weight_VD)
-        h_ND = h_ND.to(self.compute_dtype)
+        known_N = _to_device(np.minimum(ids, len(weight_VD) - 1), self.device)
+        h_ND = autograd.embedding(known_N, weight_VD, self.compute_dtype)
         new = ids >= len(weight_VD) if own is None else np.isin(ids, own.ids)
         if not new.any():
             return h_ND

@@ -1,8 +1,9 @@
 """Weights in and out of the decoder.
 
 What goes in: a checkpoint folder, or a seed. What comes out: a `Decoder` whose frozen weights have the compute dtype
-and whose trained ones are float32, filled tensor by tensor so that no second copy of the model ever exists; and folders
-that transformers, vLLM and llama.cpp read unchanged. Every weight must be there, fit, and be expected.
+and whose trained ones are float32 (matrices in another dtype where that is asked for), filled tensor by tensor so that
+no second copy of the model ever exists; and folders that transformers, vLLM and llama.cpp read unchanged. Every weight
+must be there, fit, and be expected.
 
 Shape legend: V vocabulary, D hidden.
 """
@@ -57,13 +58,15 @@ def load(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
     trainable: Trainable = nothing,
+    trained_dtype: torch.dtype = torch.float32,
 ) -> Decoder:
     """A decoder with the weights of a checkpoint folder.
 
     Args:
         folder: holds `model.safetensors`, or shards with their index.
-        dtype: of frozen weights; trained ones become float32.
+        dtype: of frozen weights.
         trainable: whether a tensor, by its checkpoint name, is going to be trained.
+        trained_dtype: of trained matrices; trained vectors, and every gradient, are float32.
 
     Rows for new tokens that the files do not have yet are left without values; see `start_tokens`.
 
@@ -75,7 +78,7 @@ def load(
     problems = _misfits(arch, stored, folder)
     if problems:
         raise ModelError(problems)
-    decoder = blank(arch, dtype=dtype, device=device, trainable=trainable)
+    decoder = blank(arch, dtype=dtype, device=device, trainable=trainable, trained_dtype=trained_dtype)
     too_large: list[str] = []
     for file, names in _by_file(stored, arch.tensors):
         with _opened(file) as tensors, torch.no_grad():
@@ -97,22 +100,32 @@ def random(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
     trainable: Trainable = nothing,
+    trained_dtype: torch.dtype = torch.float32,
 ) -> Decoder:
     """A decoder with fresh weights, see `init_random`."""
-    decoder = blank(arch, dtype=dtype, device=device, trainable=trainable)
+    decoder = blank(arch, dtype=dtype, device=device, trainable=trainable, trained_dtype=trained_dtype)
     init_random(decoder, arch, seed)
     return decoder
 
 
 def blank(
-    arch: Architecture, *, dtype: torch.dtype, device: str | torch.device, trainable: Trainable = nothing
+    arch: Architecture,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    trainable: Trainable = nothing,
+    trained_dtype: torch.dtype = torch.float32,
 ) -> Decoder:
     """A decoder whose weights have their dtype and place but no values yet."""
     decoder = Decoder(arch, dtype, device)
     for name in filter(trainable, arch.tensors):
         owner, _, leaf = name.rpartition(".")
-        values = torch.empty(arch.tensors[name], dtype=torch.float32, device=device)
-        setattr(decoder.get_submodule(owner), leaf, nn.Parameter(values))
+        shape = arch.tensors[name]
+        kept = trained_dtype if len(shape) > 1 else torch.float32
+        parameter = nn.Parameter(torch.empty(shape, dtype=kept, device=device))
+        if kept != torch.float32:
+            parameter.grad_dtype = torch.float32  # so that micro-batches add up as well as for a float32 master
+        setattr(decoder.get_submodule(owner), leaf, parameter)
     return decoder
 
 

@@ -149,6 +149,7 @@ def _training(receipt: Receipt) -> list[str]:
         ("tune", _tune(recipe["tune"])),
         ("trainable", _share(model)),
         ("optimizer", say("runs.page.optimizer_is", **{k: optim[k] for k in ("kind", "schedule", "batch")})),
+        ("precision", _precision(optim)),
         ("lr", decimal(optim["lr"])),
         ("length", _length(receipt)),
         ("seed", str(recipe["run"]["seed"])),
@@ -160,6 +161,13 @@ def _training(receipt: Receipt) -> list[str]:
         ("measured", size(summary.peak_memory_bytes) if summary.peak_memory_bytes else None),
     ]
     return _facts(facts)
+
+
+def _precision(optim: Mapping[str, Any]) -> str | None:
+    """How weights and states were kept; a receipt of earlier versions does not say, because there was one way."""
+    if "weights" not in optim:
+        return None
+    return say("runs.page.precision_is", weights=optim["weights"], states=optim["states"])
 
 
 def _validation(receipt: Receipt) -> list[str]:

@@ -394,6 +394,54 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Take optim.momentum away, or set optim.kind=sgd.",
         "请删去 optim.momentum，或设置 optim.kind=sgd。",
     ),
+    "config.compact_is_of_adamw.rule": (
+        "only adamw keeps its numbers in fewer bytes, so with sgd {fields} would have no effect",
+        "只有 adamw 能以更少的字节保存数值，使用 sgd 时 {fields} 不会起作用",
+    ),
+    "config.compact_is_of_adamw.remedy": (
+        "Take {fields} away, or set optim.kind=adamw.",
+        "请删去 {fields}，或设置 optim.kind=adamw。",
+    ),
+    "config.adapters_stay_float32.rule": (
+        "an adapter's weights are few and stay float32; only weights of the model itself can be kept in bfloat16",
+        "适配器的权重很少，保持 float32；只有模型自身的权重可以用 bfloat16 保存",
+    ),
+    "config.adapters_stay_float32.remedy": (
+        "Take optim.weights away (optim.states=8bit works with adapters too), or set tune=full.",
+        "请删去 optim.weights（optim.states=8bit 也适用于适配器），或设置 tune=full。",
+    ),
+    "config.bfloat16_computes_in_it.rule": (
+        "weights kept in bfloat16 are computed with as they are, and model.dtype={dtype} asks for another arithmetic",
+        "以 bfloat16 保存的权重直接用于计算，而 model.dtype={dtype} 要求另一种精度",
+    ),
+    "config.bfloat16_computes_in_it.remedy": (
+        "Take model.dtype away or set it to bfloat16, or take optim.weights away.",
+        "请删去 model.dtype 或将其设为 bfloat16，或删去 optim.weights。",
+    ),
+    "config.in_backward_of_adapters.rule": (
+        "an adapter's gradients take next to no memory, so there is nothing to free early",
+        "适配器的梯度几乎不占内存，没有可提前释放的部分",
+    ),
+    "config.in_backward_of_adapters.remedy": (
+        "Take optim.in_backward away, or set tune=full or freeze.",
+        "请删去 optim.in_backward，或设置 tune=full 或 freeze。",
+    ),
+    "config.in_backward_unclipped.rule": (
+        "clipping (optim.clip={clip}) needs all gradients before any weight changes, and here each is used up at once",
+        "梯度裁剪（optim.clip={clip}）需要在修改任何权重之前得到全部梯度，而这里每个梯度一到就被用掉",
+    ),
+    "config.in_backward_unclipped.remedy": (
+        "Set optim.clip=0, or take optim.in_backward away.",
+        "请设置 optim.clip=0，或删去 optim.in_backward。",
+    ),
+    "config.in_backward_unscaled.rule": (
+        "in float16 a step that overflows is done again, and weights that have changed cannot be taken back",
+        "float16 下溢出的步会重做，而已经修改的权重无法还原",
+    ),
+    "config.in_backward_unscaled.remedy": (
+        "Set model.dtype=bfloat16 or float32, or take optim.in_backward away.",
+        "请设置 model.dtype=bfloat16 或 float32，或删去 optim.in_backward。",
+    ),
     "config.power_is_of_polynomial.rule": (
         "power is a setting of the polynomial schedule; {schedule} has none",
         "power 是 polynomial 调度的设置；{schedule} 没有这一项",

@@ -393,6 +393,31 @@ HELP: dict[str, tuple[str, str]] = {
         "分之一，计算量约多四分之一；`drop_layer`：只保留输入，计算量约多三分之一；`offload`：全部保留，但放在主机内"
         "存中（仅 GPU）。`auto` 在放得下时全部保留，否则只让必要的层少保留。学到的内容逐位相同。保持默认即可。",
     ),
+    "config.help.optim.weights": (
+        "How the weights that train are kept from step to step. `float32` is exact and the usual choice. The other two "
+        "keep bfloat16, half the memory: a step is then often smaller than the distance between two numbers, and plain "
+        "rounding would lose it. `bfloat16_stochastic` rounds up or down by chance, right on average (2 bytes per "
+        "weight); `bfloat16_kahan` keeps what is lost in a second number (4 bytes) and is nearly exact. For full and "
+        "freeze, where memory is short.",
+        "训练的权重在各步之间如何保存。`float32` 精确，是通常的选择。另外两种用 bfloat16 保存，内存减半：此时一步的修"
+        "改往往小于两个相邻数字的间隔，普通舍入会把它丢掉。`bfloat16_stochastic` 随机向上或向下舍入，平均而言正确（每"
+        "个权重 2 字节）；`bfloat16_kahan` 用第二个数保存丢失的部分（4 字节），几乎精确。用于 full 和 freeze，在内存不"
+        "足时使用。",
+    ),
+    "config.help.optim.states": (
+        "How adamw keeps its memory of earlier changes, two numbers per trained weight: `float32` takes 8 bytes for "
+        "them, `bfloat16` 4 and `8bit` 2. Fewer bytes are a little less exact. Choose `8bit` where memory is short; "
+        "it works with adapters too, where it saves little.",
+        "adamw 如何保存对先前修改的记忆（每个训练的权重两个数）：`float32` 共占 8 字节，`bfloat16` 4 字节，`8bit` 2 字"
+        "节。字节越少精度略低。内存不足时选 `8bit`；适配器也可以用，但省得不多。",
+    ),
+    "config.help.optim.in_backward": (
+        "true changes each weight as soon as its gradient is known and frees the gradient at once, which saves 4 bytes "
+        "per trained weight. The result is the same. It needs optim.clip=0 and memory for a whole batch at once, and a "
+        "bad row can then end the run instead of being left out. For full and freeze, where memory is short.",
+        "true 表示一得到梯度就修改对应的权重并立即释放梯度，每个训练的权重省 4 字节。结果不变。它要求 optim.clip=0，并"
+        "且内存一次装得下整个批次；出现坏数据行时运行可能中止，而不是跳过。用于 full 和 freeze，在内存不足时使用。",
+    ),
     # ------------------------------------------------------------------------------------------------ run
     "config.help.run": (
         "Where the results go, and how the run behaves.",

@@ -44,6 +44,52 @@ TEXT: dict[str, tuple[str, str]] = {
         "Use the recipe.yaml in the run folder, or start a new run with another run.name.",
         "请使用运行目录中的 recipe.yaml，或换一个 run.name 重新开始。",
     ),
+    "engine.checkpoint_optimizer.rule": (
+        "the checkpoint holds the state of another optimizer, or of one that keeps it in another way",
+        "检查点中的优化器状态属于另一种优化器，或以另一种方式保存",
+    ),
+    "engine.checkpoint_optimizer.remedy": (
+        "Set optim.kind, optim.weights and optim.states as in the recipe.yaml of the run folder, or start a new run "
+        "with another run.name.",
+        "请按运行目录中的 recipe.yaml 设置 optim.kind、optim.weights 和 optim.states，或换一个 run.name 重新开始。",
+    ),
+    "engine.float16_in_backward.rule": (
+        "this device computes in float16, where a step that overflows is done again, and weights that have changed "
+        "cannot be taken back",
+        "该设备使用 float16 计算，溢出的步会重做，而已经修改的权重无法还原",
+    ),
+    "engine.float16_in_backward.remedy": (
+        "Set model.dtype=float32, or take optim.in_backward away.",
+        "请设置 model.dtype=float32，或删去 optim.in_backward。",
+    ),
+    "engine.step_too_large.rule": (
+        "with optim.in_backward a step is one micro-batch: the largest ({tokens} tokens) needs about {need} of memory, "
+        "and {free} is free",
+        "使用 optim.in_backward 时一步就是一个微批：最大的一步（{tokens} 个词元）约需 {need} 内存，而可用的只有 {free}",
+    ),
+    "engine.step_too_large.remedy": (
+        "Lower optim.batch or data.max_tokens, or take optim.in_backward away.",
+        "请减小 optim.batch 或 data.max_tokens，或删去 optim.in_backward。",
+    ),
+    "engine.split_in_backward.rule": (
+        "with optim.in_backward a step is one micro-batch, and the largest step has {tokens} tokens",
+        "使用 optim.in_backward 时一步就是一个微批，而最大的一步有 {tokens} 个词元",
+    ),
+    "engine.split_in_backward.remedy": (
+        "Take optim.budget_tokens away, or lower optim.batch until a step fits.",
+        "请删去 optim.budget_tokens，或减小 optim.batch 直到一步放得下。",
+    ),
+    "engine.spoilt_in_backward.rule": (
+        "a gradient was not finite after some of the weights had changed (optim.in_backward), so the model in memory "
+        "is spoilt; the last checkpoint is whole",
+        "部分权重已修改后（optim.in_backward）出现了非有限的梯度，内存中的模型已损坏；最近的检查点是完好的",
+    ),
+    "engine.spoilt_in_backward.remedy": (
+        "Set optim.in_backward=false with run.on_change=continue to go on from there (such a step is then left out), "
+        "and look at the rows named here.",
+        "请设置 optim.in_backward=false 和 run.on_change=continue 从那里继续（这样的步会被跳过），并检查这里列出的"
+        "数据行。",
+    ),
     "engine.not_finite.rule": (
         "the {what} was not finite in {steps} steps in a row; the weights before them are kept",
         "{what} 连续 {steps} 步不是有限数；此前的权重已保留",

@@ -121,7 +121,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "the final norm and an untied head are trained too",
         "最后的归一化层和未绑定的输出层也会训练",
     ),
-    "importing.why.full_states": ("the optimizer's state is kept in float32", "优化器状态以 float32 保存"),
+    "importing.why.states": (
+        "the optimizer's state stays on the device, in 8 or 32 bits (optim.states)",
+        "优化器状态保留在设备上，以 8 位或 32 位保存（optim.states）",
+    ),
     "importing.why.read_too": (
         "the file has this column: it is read here, and was not there",
         "文件中有该列：此处会读取，原程序不读取",

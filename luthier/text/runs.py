@@ -330,6 +330,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "runs.page.fact.tune": ("tuning", "微调方式"),
     "runs.page.fact.trainable": ("weights trained", "可训练参数"),
     "runs.page.fact.optimizer": ("optimizer", "优化器"),
+    "runs.page.fact.precision": ("kept between steps", "各步之间的保存方式"),
     "runs.page.fact.lr": ("peak learning rate", "最高学习率"),
     "runs.page.fact.length": ("length", "长度"),
     "runs.page.fact.seed": ("seed", "随机种子"),
@@ -369,6 +370,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "runs.page.optimizer_is": (
         "{kind}, {schedule} schedule, {batch} examples per step",
         "{kind}，{schedule} 计划，每步 {batch} 个样本",
+    ),
+    "runs.page.precision_is": (
+        "weights {weights}, optimizer state {states}",
+        "权重 {weights}，优化器状态 {states}",
     ),
     "runs.page.length_is": ("{steps} steps ({epochs:g} epochs asked)", "{steps} 步（设定 {epochs:g} 轮）"),
     "runs.page.length_steps": ("{steps} steps", "{steps} 步"),
