@@ -631,14 +631,25 @@ from luthier.data.templates import load_renderer
 
 helpers.START_AFTER_S = 0.0  # they too take some memory, whatever the file's size
 
+held = []  # by helpers at most, in bytes
+end = helpers._Helper.end
+
+def noted(self):
+    lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+    held.extend(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    end(self)
+
+helpers._Helper.end = noted
+
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + sum(held)
 
 for path in sys.argv[3:]:
     config = RunConfig.model_validate({"model": "m", "data": {"train": path}})
     found = check.scans(config.data)
     (scan,) = (each[0] for each in found.files)
     renderer = load_renderer(Path(sys.argv[1]), config)
+    held.clear()
     built = tokens.build(scan, renderer, Path(sys.argv[2]), role="train", source_index=0)
     checked = check.judge(config.data, 0, "sft", found, [built.given])
     found = Sequences(checked.train, [built.store], 1 << 20, "stop")
@@ -647,7 +658,7 @@ for path in sys.argv[3:]:
 
 
 def _peaks(folder: Path, cache: Path, *paths: Path) -> list[tuple[int, int]]:
-    """(rows kept, peak of the process so far in bytes) after each file has become a store."""
+    """(rows kept, peak of the process so far and its helpers in bytes) after each file has become a store."""
     command = [sys.executable, "-c", BUILD, str(folder), str(cache), *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [(int(rows), int(peak)) for rows, peak in (line.split() for line in done.stdout.splitlines())]

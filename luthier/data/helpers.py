@@ -30,8 +30,8 @@ from luthier.data.blocks import Block, BlockMaker
 from luthier.data.readers import Fault, Row
 from luthier.text import language, set_language
 
-START_AFTER_S = 2.0
-"""Several times what starting helpers takes; files that are done before never have any. Chosen, not tuned."""
+START_AFTER_S = 1.0
+"""Twice what a helper takes to start; files that are done before never have any. Chosen, not tuned."""
 MOST_HELPERS = 6
 """One process reads for all; more would wait for it. Chosen from 20 us to read a row and 120 to make its tokens."""
 WAITING = 2
