@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, Any
+from typing import IO
 
 from luthier.data import own
 from luthier.data.blocks import Block, BlockMaker
@@ -38,6 +38,8 @@ WAITING = 2
 """Blocks in the hands of a helper: the one it makes, and the next."""
 
 Rows = Sequence[Row | Fault]
+Asked = tuple[Future[Block | None], Rows]
+"""What a helper was asked for, and of which rows."""
 
 
 def made(
@@ -54,7 +56,7 @@ def made(
     team: _Team | None = None
     with contextlib.ExitStack() as stack:
         stack.enter_context(_young_garbage_only())
-        pending: deque[Block | Future[Block | None] | tuple[Future[Block | None], Rows]] = deque()
+        pending: deque[Block | Asked] = deque()
         for rows in raw:
             if team is None and most > 0 and not skip() and time.monotonic() - started_s >= START_AFTER_S:
                 team = stack.enter_context(_Team(maker, most))
@@ -73,11 +75,11 @@ def made(
             yield _taken(pending.popleft(), maker)
 
 
-def _is_ready(each: Any) -> bool:
+def _is_ready(each: Block | Asked) -> bool:
     return isinstance(each, Block) or each[0].done()
 
 
-def _taken(each: Any, maker: BlockMaker) -> Block:
+def _taken(each: Block | Asked, maker: BlockMaker) -> Block:
     """The block; made here where nobody else could."""
     if isinstance(each, Block):
         return each
