@@ -838,6 +838,12 @@ MUTATIONS: dict[str, Mutation] = {
         "return Preference(asked, worse, better, tools, _margin(record))",
         "test_formats.py::test_good_rows",
     ),
+    "bad answers marked 0 are learnt": Mutation(
+        "data/judged.py",
+        'label in ("true", "false") or _holds_answer(record)',
+        'label in ("true", "false")',
+        "test_formats.py::test_good_rows",
+    ),
     "a row with an answer is a prompt alone": Mutation(
         "data/judged.py",
         "return all(_unanswered(each) for each in given)",

@@ -267,6 +267,12 @@ GOOD += [
     ("labelled", {"prompt": [QA[0]], "completion": [QA[1]], "label": "True"}, Labelled((U,), (A,), True)),
     ("labelled", {"instruction": "q", "input": "", "output": "a", "kto_tag": True}, Labelled((U,), (A,), True)),
     ("labelled", {"messages": QA, "answer": "reference", "label": True}, Labelled((U,), (A,), True)),
+    ("labelled", {"prompt": "q", "completion": "a", "label": 1}, Labelled((U,), (A,), True)),
+    ("labelled", {"prompt": "q", "completion": "a", "label": 0}, Labelled((U,), (A,), False)),
+    ("labelled", {"messages": QA, "label": 0}, Labelled((U,), (A,), False)),
+    ("labelled", {"question": "q", "answer": "a", "label": "0"}, Labelled((U,), (A,), False)),
+    ("labelled", {"instruction": "q", "output": "a", "kto_tag": 0.0}, Labelled((U,), (A,), False)),
+    ("labelled", {"input": "q", "output": "a", "label": 1}, Labelled((U,), (A,), True)),
     ("messages", {"prompt": "q", "prompt_id": "1", "messages": QA}, Chat((U, A))),
     ("qa", {"prompt": "Answer.", "question": "q", "answer": "a"}, Chat((U, A))),
     ("prompt_only", {"prompt": "q"}, Prompt((U,))),
@@ -504,6 +510,15 @@ def test_a_conversation_with_unknown_speakers_is_no_prompt() -> None:
 
 def test_a_text_label_is_no_judgement() -> None:
     assert detection.detect([{"text": "a", "label": "news"}])[0] == "text"
+
+
+def test_a_class_in_numbers_is_no_judgement() -> None:
+    """Nor is a 1 among other numbers, or beside a question alone."""
+    row = {"question": "q", "answer": "a"}
+    assert detection.detect([{**row, "label": 2}])[0] == "qa"
+    assert detection.detect([{**row, "label": number} for number in (0, 1, 0, 1, 3)])[0] == "qa"
+    assert detection.detect([{"messages": QA, "label": str(number)} for number in (0, 1, 3)])[0] == "messages"
+    assert detection.detect([{"messages": QA[:1], "label": 1}])[0] == "messages"
 
 
 @pytest.mark.parametrize(

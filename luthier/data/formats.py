@@ -203,7 +203,7 @@ FORMATS: dict[str, Format] = {
             *(("conversations", label) for label in judged.LABELS),
             *(
                 (asked, answered, label)
-                for asked in ("prompt", "instruction", "question", "query")
+                for asked in ("prompt", "instruction", "question", "query", "problem", "input")
                 for answered in judged.ANSWERED
                 for label in judged.LABELS
             ),

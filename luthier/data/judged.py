@@ -53,7 +53,8 @@ SETTINGS = ("system", "tools", "history")
 SETTLED = frozenset(("text", *LABELS, *ANSWERED[:3], *itertools.chain.from_iterable(PAIRS)))
 """Keys beside which a prompt is no longer one that the model itself is to answer."""
 
-_JUDGEMENTS = {"true": True, "false": False, "1": True, "0": False}
+_JUDGEMENTS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+"""A label as text -> what it says; tables hold it as text, and as a fraction where some rows have none."""
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):(?: |$)")
 """How transcripts in one text name their speakers."""
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -246,9 +247,14 @@ def _number(record: Mapping[str, Any], field: str) -> float:
 
 
 def judges(record: Mapping[str, Any]) -> bool:
-    """Whether a row says true or false of an answer (a class in words or numbers is no judgement)."""
-    label = record.get(name_in(record, LABELS))
-    return isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false"))
+    """Whether a row says true or false of an answer (a class in words or other numbers is no judgement)."""
+    label = str(record.get(name_in(record, LABELS))).lower()
+    return label in _JUDGEMENTS and (label in ("true", "false") or _holds_answer(record))
+
+
+def _holds_answer(record: Mapping[str, Any]) -> bool:
+    field = name_in(record, ASKED)
+    return _ends_in_answer(record.get(field)) or name_in(record, ANSWERED) != ""
 
 
 def used_by_labelled(record: Mapping[str, Any]) -> frozenset[str]:
@@ -259,9 +265,12 @@ def used_by_labelled(record: Mapping[str, Any]) -> frozenset[str]:
 
 def _answered(record: Mapping[str, Any], field: str) -> str:
     """The name of the answer that stands beside the prompt; empty where the turns under `field` end in one."""
-    turns = _listed(record.get(field))
-    within_turns = isinstance(turns, list) and roles_in(turns)[-1:] == ["assistant"]
-    return "" if within_turns else name_in(record, ANSWERED)
+    return "" if _ends_in_answer(record.get(field)) else name_in(record, ANSWERED)
+
+
+def _ends_in_answer(value: Any) -> bool:
+    turns = _listed(value)
+    return isinstance(turns, list) and roles_in(turns)[-1:] == ["assistant"]
 
 
 def labelled(row: Any) -> Example:
@@ -270,9 +279,10 @@ def labelled(row: Any) -> Example:
     name = name_in(record, LABELS) or text_of(record, LABELS[0])
     label = record[name]
     if not isinstance(label, bool):
-        if str(label).lower() not in _JUDGEMENTS:
+        said = str(label).lower()
+        if said not in _JUDGEMENTS:
             raise RowFault("data.bad_label", name, shorten(repr(label)[:100]))
-        label = _JUDGEMENTS[str(label).lower()]
+        label = _JUDGEMENTS[said]
     field = name_in(record, ASKED) or text_of(record, ASKED[0])
     messages, tools = _asked(record, field)
     given = _answered(record, field)
