@@ -617,6 +617,12 @@ MUTATIONS: dict[str, Mutation] = {
         "max(FRAME_LEAST_ROWS, len(texts))",
         "test_near.py::test_a_long_instruction_before_every_question_makes_no_duplicates",
     ),
+    "a hundred copies of a row are taken for a form": Mutation(
+        "data/near.py",
+        "np.maximum(FRAME_LEFT, FRAME_LEFT_SHARE * pieces)",
+        "FRAME_LEFT",
+        "test_near.py::test_a_group_of_near_duplicates_is_no_form",
+    ),
     "what many rows share is learnt from the first rows": Mutation(
         "data/near.py",
         "        if content < self._bound:",

@@ -440,6 +440,21 @@ def test_near_duplicates_below_one_long_instruction(write_rows: WriteRows) -> No
     assert len(validation) == 6 and not train & validation
 
 
+def test_a_hundred_copies_with_a_word_changed_stay_on_one_side(write_rows: WriteRows) -> None:
+    """What they share stands in a fifth of the rows, as a form does."""
+    rows_ = near_rows(401, 1)
+    first = rows_.pop()["output"].split()
+    words = [row["output"].split()[0] for row in rows_]
+    for number in range(100):
+        at = 5 + number % 30
+        changed = [*first[:at], words[number], *first[at + 1 :]]
+        rows_.append({"instruction": "copied", "output": " ".join([*changed, *first[:20][::-1]])})
+    for seed in range(5):
+        checked = check_sources(config(str(write_rows("a.jsonl", rows_)), validation=0.3, seed=seed))
+        train, validation = parts(checked)
+        assert len(validation) > 30 and not train & validation
+
+
 def test_groups_too_large_to_be_held_out_are_parted_and_told(write_rows: WriteRows) -> None:
     checked = check_sources(config(str(write_rows("a.jsonl", near_rows(2, 45))), validation=0.1))
     assert len(checked.validation) == 9
