@@ -850,6 +850,12 @@ MUTATIONS: dict[str, Mutation] = {
         'label in ("true", "false")',
         "test_formats.py::test_good_rows",
     ),
+    "columns are offered that make other conversations": Mutation(
+        "data/imitation.py",
+        "parse(FORMATS[other].parse, names.apply(row)) == wanted",
+        "parse(FORMATS[other].parse, names.apply(row)) is not None",
+        "test_check.py::test_what_is_offered_to_imitate_answers_works",
+    ),
     "a row with an answer is a prompt alone": Mutation(
         "data/judged.py",
         "return all(_unanswered(each) for each in given)",
