@@ -856,6 +856,18 @@ MUTATIONS: dict[str, Mutation] = {
         "parse(FORMATS[other].parse, names.apply(row)) is not None",
         "test_check.py::test_what_is_offered_to_imitate_answers_works",
     ),
+    "the number of the better answer is not looked at": Mutation(
+        "data/judged.py",
+        "    better = int(record[CHOICE])\n",
+        "    better = 0\n",
+        "test_formats.py::test_good_rows",
+    ),
+    "the second of two numbered answers is taken for the better": Mutation(
+        "data/detection.py",
+        'if stems[re.sub(r"\\d+$", "", key)] == 1]',
+        "]",
+        "test_formats.py::test_answers_that_differ_in_a_number_are_not_guessed",
+    ),
     "a row with an answer is a prompt alone": Mutation(
         "data/judged.py",
         "return all(_unanswered(each) for each in given)",

@@ -190,6 +190,7 @@ FORMATS: dict[str, Format] = {
         (
             *((asked, "chosen", "rejected") for asked in judged.ASKED),
             *judged.PAIRS,
+            judged.CHOSEN_BY_ID,
             ("instruction", "output"),
         ),
         (*judged.SETTINGS, "margin", *judged.SCORES[0], *judged.SCORES[1]),

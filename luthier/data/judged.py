@@ -40,6 +40,9 @@ PAIRS = (
     ("preferred_output", "non_preferred_output"),
 )
 """Names of the better and the worse answer."""
+CHOICE = "better_response_id"
+CHOSEN_BY_ID = ("response_0", "response_1", CHOICE)
+"""Names of two answers, and of the number of the better one."""
 ASKED = ("prompt", "conversations", "messages", "instruction", "question", "query", "problem", "input")
 """Names of what is answered, in the order in which they are looked for."""
 ANSWERED = ("completion", "response", "output", "answer")
@@ -141,13 +144,30 @@ def _output_pair(record: Mapping[str, Any]) -> list[Any] | None:
 
 def compares(record: Mapping[str, Any]) -> bool:
     """Whether a row holds two answers."""
-    return pair_in(record)[0] != "" or _output_pair(record) is not None
+    return pair_in(record)[0] != "" or record.keys() >= set(CHOSEN_BY_ID) or _output_pair(record) is not None
+
+
+def _chosen_by_id(record: Mapping[str, Any]) -> tuple[str, str]:
+    """As `pair_in`, where a number says which of two answers is the better one.
+
+    Raises:
+        RowFault: it names neither.
+    """
+    names = CHOSEN_BY_ID[:2]
+    if not record.keys() >= set(CHOSEN_BY_ID):
+        return "", ""
+    if str(record[CHOICE]) not in ("0", "1"):
+        raise RowFault("data.bad_choice", CHOICE, shorten(repr(record[CHOICE])[:100]))
+    better = int(record[CHOICE])
+    return names[better], names[1 - better]
 
 
 def used_by_preference(record: Mapping[str, Any]) -> frozenset[str]:
     """Keys that `preference` reads of a row."""
     scores = () if record.get("margin") is not None else itertools.chain.from_iterable(SCORES)
-    answers = pair_in(record) if pair_in(record)[0] else ("output",)
+    answers: tuple[str, ...] = pair_in(record)
+    if not answers[0]:
+        answers = CHOSEN_BY_ID if record.keys() >= set(CHOSEN_BY_ID) else ("output",)
     return frozenset((*_used(record), *answers, "margin", *scores))
 
 
@@ -155,6 +175,8 @@ def preference(row: Any) -> Example:
     """A prompt and two answers, each a text, a turn, turns, or the whole conversation."""
     record = record_of(row)
     names = pair_in(record)
+    if not names[0]:
+        names = _chosen_by_id(record)
     pair = _output_pair(record)
     if names[0]:
         pair = [record[name] for name in names]

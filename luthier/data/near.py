@@ -346,7 +346,7 @@ def _frame(texts: Sequence[str]) -> Mask:
 def _own(owners: Ints, framed: Mask, rows: int) -> Mask:
     """The pieces by which rows are compared: those of their own, where there are enough of them."""
     own, pieces = np.bincount(owners[~framed], minlength=rows), np.bincount(owners, minlength=rows)
-    bare = own < np.maximum(FRAME_LEFT, FRAME_LEFT_SHARE * pieces)
+    bare: Mask = own < np.maximum(FRAME_LEFT, FRAME_LEFT_SHARE * pieces)
     return ~framed | bare[owners]
 
 

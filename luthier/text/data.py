@@ -358,6 +358,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "A prompt ends with a turn of the user or of a tool; the answers stand apart.",
         "提示应以 user 或 tool 的一轮结尾；回答另外给出。",
     ),
+    "data.bad_choice.rule": ("is neither 0 nor 1", "既不是 0 也不是 1"),
+    "data.bad_choice.remedy": (
+        "Write 0 where response_0 is the better answer, 1 where response_1 is, or remove the row.",
+        "response_0 较好时写 0，response_1 较好时写 1，或删除此条。",
+    ),
     "data.bad_label.rule": ("is neither true nor false", "既不是 true 也不是 false"),
     "data.bad_label.remedy": (
         "Write true for an answer that is wanted, else false.",
