@@ -868,6 +868,12 @@ MUTATIONS: dict[str, Mutation] = {
         "]",
         "test_formats.py::test_answers_that_differ_in_a_number_are_not_guessed",
     ),
+    "rows with a list of their own are taken for wrappers": Mutation(
+        "data/readers.py",
+        '_parses(first)[0] and (second.strip() or opening.ending(path) != ".json")',
+        "False",
+        "test_readers.py::test_the_content_decides_between_array_and_lines",
+    ),
     "a row with an answer is a prompt alone": Mutation(
         "data/judged.py",
         "return all(_unanswered(each) for each in given)",

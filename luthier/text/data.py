@@ -183,8 +183,9 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "data.one_object.remedy": (
         "Put the rows in [ ], or each in one line (jq -c . OLD > NEW.jsonl). An object around the list is read where "
-        "the list is its only key: {wrappers}.",
-        "请把数据放入 [ ]，或每条一行（jq -c . 旧文件 > 新文件.jsonl）。若对象只含一个列表，键名可为：{wrappers}。",
+        "the list is its last key ({wrappers}) and nothing but texts and numbers stands before it.",
+        "请把数据放入 [ ]，或每条一行（jq -c . 旧文件 > 新文件.jsonl）。若列表是对象的最后一个键（{wrappers}），"
+        "且之前只有文本和数字，则可直接读取。",
     ),
     "data.not_json.rule": ("the file is no JSON: it begins with {start}", "文件不是 JSON：开头是 {start}"),
     "data.not_json.remedy": (
