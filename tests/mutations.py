@@ -690,6 +690,12 @@ MUTATIONS: dict[str, Mutation] = {
         "max(FRAME_LEAST_ROWS, len(texts))",
         "test_near.py::test_a_long_instruction_before_every_question_makes_no_duplicates",
     ),
+    "a hundred copies of a row are taken for a form": Mutation(
+        "data/near.py",
+        "np.maximum(FRAME_LEFT, FRAME_LEFT_SHARE * pieces)",
+        "FRAME_LEFT",
+        "test_near.py::test_a_group_of_near_duplicates_is_no_form",
+    ),
     "what many rows share is learnt from the first rows": Mutation(
         "data/near.py",
         "        if content < self._bound:",
@@ -910,6 +916,36 @@ MUTATIONS: dict[str, Mutation] = {
         "return Preference(asked, better, worse, tools, _margin(record))",
         "return Preference(asked, worse, better, tools, _margin(record))",
         "test_formats.py::test_good_rows",
+    ),
+    "bad answers marked 0 are learnt": Mutation(
+        "data/judged.py",
+        'label in ("true", "false") or _holds_answer(record)',
+        'label in ("true", "false")',
+        "test_formats.py::test_good_rows",
+    ),
+    "columns are offered that make other conversations": Mutation(
+        "data/imitation.py",
+        "parse(FORMATS[other].parse, names.apply(row)) == wanted",
+        "parse(FORMATS[other].parse, names.apply(row)) is not None",
+        "test_check.py::test_what_is_offered_to_imitate_answers_works",
+    ),
+    "the number of the better answer is not looked at": Mutation(
+        "data/judged.py",
+        "    better = int(record[CHOICE])\n",
+        "    better = 0\n",
+        "test_formats.py::test_good_rows",
+    ),
+    "the second of two numbered answers is taken for the better": Mutation(
+        "data/detection.py",
+        'if stems[re.sub(r"\\d+$", "", key)] == 1]',
+        "]",
+        "test_formats.py::test_answers_that_differ_in_a_number_are_not_guessed",
+    ),
+    "rows with a list of their own are taken for wrappers": Mutation(
+        "data/readers.py",
+        '_parses(first)[0] and (second.strip() or opening.ending(path) != ".json")',
+        "False",
+        "test_readers.py::test_the_content_decides_between_array_and_lines",
     ),
     "a row with an answer is a prompt alone": Mutation(
         "data/judged.py",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,8 +138,55 @@ def test_prompts_alone_are_for_other_methods(write_rows: WriteRows) -> None:
     with pytest.raises(DataError) as caught:
         check_sources(config(str(path)))
     assert [problem.id for problem in caught.value.problems] == ["data.prompt_only"]
+    assert "format: qa, columns: {question: prompt}" in caught.value.problems[0].remedy
     named = {"path": str(path), "format": "qa", "columns": {"question": "prompt"}}
     assert len(check_sources(config(named)).train) == 2
+
+
+TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+OTHER = [TURNS[0], {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "qa"),
+        ({"system": "s", "question": "q", "chosen": "a", "rejected": "b"}, "qa"),
+        ({"question": "q", "response_j": "a", "response_k": "b"}, "qa"),
+        ({"instruction": "q", "input": "x", "chosen": "a", "rejected": "b"}, "alpaca"),
+        ({"chosen": TURNS, "rejected": OTHER}, "messages"),
+        ({"prompt": "q", "chosen_messages": TURNS, "rejected_messages": OTHER}, "messages"),
+        ({"problem": "q", "solution": "a"}, "qa"),
+        # none that would be true
+        ({"conversations": TURNS[:1], "chosen": TURNS[1], "rejected": OTHER[1]}, ""),
+        ({"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": OTHER[1:]}, ""),
+        ({"instruction": "q", "output": ["a", "b"]}, ""),
+        ({"prompt": "q", "chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, ""),
+        ({"system": "s", "chosen": TURNS, "rejected": OTHER, "prompt": "q", "margin": 1}, "messages"),
+        ({"prompt": "q"}, ""),
+        ({"prompt": "q", "completion": "a", "label": True}, ""),
+        ({"messages": TURNS, "label": False}, ""),
+    ],
+)
+def test_what_is_offered_to_imitate_answers_works(write_rows: WriteRows, row: dict[str, Any], named: str) -> None:
+    path = str(write_rows("a.jsonl", [row] * 3))
+    with pytest.raises(DataError) as caught:
+        check_sources(config(path))
+    (problem,) = caught.value.problems
+    assert "does not have yet" in problem.remedy
+    offered = re.search(r"data\.train: (\{.*\})\.$", problem.remedy)
+    assert bool(offered) == bool(named)
+    (told,) = (each for each in check_path(path).notes if each.id == "data.for_no_method")
+    assert told.remedy == problem.remedy
+    with pytest.raises(DataError) as caught:
+        check_sources(config(path, method="pretrain"))
+    assert "data.train" not in caught.value.problems[0].remedy
+    if offered:
+        source = {**yaml.safe_load(offered[1]), "path": path}
+        assert source["format"] == named
+        example = next(iter(check_sources(config(source)).train)).example
+        assert isinstance(example, Chat) and example.messages[-1] == Message("assistant", "a")
+        assert len(example.messages) == (3 if "system" in row else 2)
 
 
 # ------------------------------------------------------------------------------------------------------ bad rows
@@ -438,6 +487,21 @@ def test_near_duplicates_below_one_long_instruction(write_rows: WriteRows) -> No
     values = [{"instruction": header + row["instruction"], "output": row["output"]} for row in near_rows(60, 5)]
     train, validation = parts(check_sources(config(str(write_rows("a.jsonl", values)), validation=0.1)))
     assert len(validation) == 6 and not train & validation
+
+
+def test_a_hundred_copies_with_a_word_changed_stay_on_one_side(write_rows: WriteRows) -> None:
+    """What they share stands in a fifth of the rows, as a form does."""
+    rows_ = near_rows(401, 1)
+    first = rows_.pop()["output"].split()
+    words = [row["output"].split()[0] for row in rows_]
+    for number in range(100):
+        at = 5 + number % 30
+        changed = [*first[:at], words[number], *first[at + 1 :]]
+        rows_.append({"instruction": "copied", "output": " ".join([*changed, *first[:20][::-1]])})
+    for seed in range(5):
+        checked = check_sources(config(str(write_rows("a.jsonl", rows_)), validation=0.3, seed=seed))
+        train, validation = parts(checked)
+        assert len(validation) > 30 and not train & validation
 
 
 def test_groups_too_large_to_be_held_out_are_parted_and_told(write_rows: WriteRows) -> None:

@@ -205,10 +205,11 @@ def test_judgements_of_one_sort_only(wanted: int, rows: int | None) -> None:
         Labelled((Message("user", sentence(rng)),), (Message("assistant", sentence(rng)),), number < wanted)
         for number in range(100)
     ]
-    found = look(judged)[0].get("findings.judgement_rare")
+    found = look(judged)[0].get("findings.judgement_missing" if rows == 0 else "findings.judgement_rare")
     assert (found and found.rows) == rows
     if found:
-        assert f"are {'false' if wanted == 100 else 'true'}" in found.problem.rule
+        assert ("(first: " in found.problem.rule) == bool(rows)
+        assert f"{'are' if rows else 'none is'} {'false' if wanted == 100 else 'true'}" in found.problem.rule
 
 
 def test_mixed_answers_have_no_odd_ones() -> None:

@@ -238,6 +238,8 @@ PREFERENCES: list[tuple[Any, Preference]] = [
     ({"question": "q", "chosen_response": "a", "rejected_response": "b"}, PAIR),
     ({"prompt": "q", "response_chosen": "a", "response_rejected": "b"}, PAIR),
     ({"question": "q", "response_j": "a", "response_k": "b"}, PAIR),
+    ({"question": "q", "response_0": "a", "response_1": "b", "better_response_id": 0}, PAIR),
+    ({"prompt": "q", "response_0": "b", "response_1": "a", "better_response_id": "1", "safer_response_id": 0}, PAIR),
     ({"input": {"messages": [QA[0]], "tools": []}, "preferred_output": [QA[1]], "non_preferred_output": [WORSE]}, PAIR),
     ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, PAIR),
     (
@@ -267,6 +269,12 @@ GOOD += [
     ("labelled", {"prompt": [QA[0]], "completion": [QA[1]], "label": "True"}, Labelled((U,), (A,), True)),
     ("labelled", {"instruction": "q", "input": "", "output": "a", "kto_tag": True}, Labelled((U,), (A,), True)),
     ("labelled", {"messages": QA, "answer": "reference", "label": True}, Labelled((U,), (A,), True)),
+    ("labelled", {"prompt": "q", "completion": "a", "label": 1}, Labelled((U,), (A,), True)),
+    ("labelled", {"prompt": "q", "completion": "a", "label": 0}, Labelled((U,), (A,), False)),
+    ("labelled", {"messages": QA, "label": 0}, Labelled((U,), (A,), False)),
+    ("labelled", {"question": "q", "answer": "a", "label": "0"}, Labelled((U,), (A,), False)),
+    ("labelled", {"instruction": "q", "output": "a", "kto_tag": 0.0}, Labelled((U,), (A,), False)),
+    ("labelled", {"input": "q", "output": "a", "label": 1}, Labelled((U,), (A,), True)),
     ("messages", {"prompt": "q", "prompt_id": "1", "messages": QA}, Chat((U, A))),
     ("qa", {"prompt": "Answer.", "question": "q", "answer": "a"}, Chat((U, A))),
     ("prompt_only", {"prompt": "q"}, Prompt((U,))),
@@ -386,6 +394,12 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("preference", {"prompt": "q", "chosen": "a", "rejected": "b", "margin": "x"}, "data.wrong_type", "margin"),
     ("preference", {"prompt": "q", "chosen": "a", "rejected": "b", "margin": True}, "data.wrong_type", "margin"),
     ("preference", {"prompt": "q", "messages": QA, "chosen": QA[0], "rejected": QA[1]}, "data.no_answer", ""),
+    (
+        "preference",
+        {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 2},
+        "data.bad_choice",
+        "better_response_id",
+    ),
     ("labelled", {"messages": QA, "label": "good"}, "data.bad_label", "label"),
     ("labelled", {"messages": QA, "label": 2}, "data.bad_label", "label"),
     ("labelled", {"messages": QA, "label": None}, "data.null_field", "label"),
@@ -455,6 +469,14 @@ def test_columns_that_are_nearly_right_end_in_the_lines_to_add(row: dict[str, st
     assert parse(written["format"], Renaming(columns).apply(row))
 
 
+@pytest.mark.parametrize("choice", ["winner_id", "preferred_index", "id"])
+def test_answers_that_differ_in_a_number_are_not_guessed(choice: str) -> None:
+    """Which one is the better stands in another column, row by row."""
+    with pytest.raises(RowFault) as caught:
+        detection.detect([{"question": "q", "response_0": "a", "response_1": "b", choice: 0}])
+    assert "columns:" not in caught.value.problem("").remedy
+
+
 # ---------------------------------------------------------------------------------------------------- detection
 
 
@@ -506,6 +528,15 @@ def test_a_text_label_is_no_judgement() -> None:
     assert detection.detect([{"text": "a", "label": "news"}])[0] == "text"
 
 
+def test_a_class_in_numbers_is_no_judgement() -> None:
+    """Nor is a 1 among other numbers, or beside a question alone."""
+    row = {"question": "q", "answer": "a"}
+    assert detection.detect([{**row, "label": 2}])[0] == "qa"
+    assert detection.detect([{**row, "label": number} for number in (0, 1, 0, 1, 3)])[0] == "qa"
+    assert detection.detect([{"messages": QA, "label": str(number)} for number in (0, 1, 3)])[0] == "messages"
+    assert detection.detect([{"messages": QA[:1], "label": 1}])[0] == "messages"
+
+
 @pytest.mark.parametrize(
     ("format", "row", "keys"),
     [
@@ -528,6 +559,11 @@ def test_a_text_label_is_no_judgement() -> None:
             ["question", "n"],
         ),
         ("preference", {"prompt": "q", "chosen": QA, "rejected": QA, "messages": QA}, ["messages"]),
+        (
+            "preference",
+            {"prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 1, "safer_response_id": 0},
+            ["safer_response_id"],
+        ),
         ("labelled", {"prompt": "q", "completion": "a", "answer": "b", "label": True}, ["answer"]),
         ("labelled", {"messages": QA, "answer": "b", "label": True}, ["answer"]),
         ("prompt_only", {"prompt": "q", "level": 3}, []),

@@ -85,6 +85,12 @@ def test_one_value_per_line(write: Write) -> None:
         ("one_chat.jsonl", '[{"role": "user"}]\n', [[{"role": "user"}]]),
         ("chats.json", '[[{"role": "user"}], [{"role": "user"}]]', [[{"role": "user"}], [{"role": "user"}]]),
         ("wrapped.json", '\n{\n"data": [{"a": 1}, {"a": 2}]\n}\n', [{"a": 1}, {"a": 2}]),
+        ("in_one_line.json", '{"version": "1.0", "n": 2, "data": [{"a": 1}, {"a": 2}]}', [{"a": 1}, {"a": 2}]),
+        ("spread.json", '{\n "name": "\u00e4 \\" [",\n "of": null,\n "rows": [\n{"a": 1}\n]\n}', [{"a": 1}]),
+        ("empty_list.json", '{"version": 1, "data": []}', []),
+        ("of_lines.jsonl", '{"id": 1, "data": [{"a": 1}]}\n', [{"id": 1, "data": [{"a": 1}]}]),
+        ("of_lines.json", '{"id": 1, "data": []}\n{"id": 2}', [{"id": 1, "data": []}, {"id": 2}]),
+        ("texts.json", '{"id": 1, "data": ["q", "a"]}', [{"id": 1, "data": ["q", "a"]}]),
         ("one_row.json", '{"a": 1}', [{"a": 1}]),
         ("empty.json", "[]", []),
         ("blank.json", "\n \n", []),
@@ -153,6 +159,8 @@ def test_a_bad_element_is_named_and_the_others_are_read(
         ('[{"a": 1},\n {"a": "x', "a.json:2"),
         ("[", "a.json:1"),
         ('{"data": [{"a": 1}], "more": 1}', "a.json:1 (row 2)"),
+        ('{"version": 1, "data": [{"a": 1}', "a.json:1 (row 2)"),
+        ('{\n"version": 1,\n"data": [{"a": 1}],\n"more": 1}', "a.json:3 (row 2)"),
     ],
 )
 def test_an_array_that_breaks_off_says_where(write: Write, content: str, where: str) -> None:
@@ -165,6 +173,7 @@ def test_the_offset_of_a_bad_byte_counts_from_the_start_of_the_file(write: Write
     for name, content in (
         ("a.jsonl", b'\xef\xbb\xbf{"a": "\xc3\xa4"}\r\n{"a": "\xff"}'),
         ("a.json", b'\xef\xbb\xbf[{"a": "\xc3\xa4"}, {"a": "\xff"}]'),
+        ("a.json", b'\xef\xbb\xbf{"by": "\xc3\xa4",\n"data": [{"a": "\xc3\xa4"}, {"a": "\xff"}]}'),
         ("a.txt", b"\xef\xbb\xbf\xc3\xa4\nb\xff\n"),
         ("a.csv", b'a\n"\xc3\xa4\nb"\nc\xff\n'),
     ):
@@ -177,6 +186,9 @@ def test_the_offset_of_a_bad_byte_counts_from_the_start_of_the_file(write: Write
     [
         ("one.json", '{\n  "instruction": "a",\n  "output": "b"\n}', "data.one_object"),
         ("one.jsonl", '{\n  "instruction": "a"\n}', "data.one_object"),
+        ("twice.json", '{\n"data": 1,\n"data": [{"a": 1}]\n}', "data.one_object"),
+        ("within.json", '{\n"info": {"v": 1},\n"data": [{"a": 1}]\n}', "data.one_object"),
+        ("bad_byte.json", b'{\n"by": "\xff",\n"data": [{"a": 1}]\n}', "data.one_object"),
         ("prose.json", "instruction,output\na,b\n", "data.not_json"),
         ("utf16.json", "[{}]".encode("utf-16"), "data.utf16"),
         ("sheet.csv", b"PK\x03\x04rest", "data.packed"),

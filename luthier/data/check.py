@@ -7,6 +7,7 @@ JSON. Examples are read again when asked for: none is held in memory.
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,14 +19,14 @@ from numpy.typing import NDArray
 
 from luthier.batch import Ints
 from luthier.config.schema import DataSection, RunConfig, Source
-from luthier.data import own, sources, split
-from luthier.data.examples import LEARNS, MISFITS, misfit
+from luthier.data import imitation, own, readers, sources, split
+from luthier.data.examples import LEARNS, MISFITS, Chat, misfit
 from luthier.data.formats import Example
 from luthier.data.hub import Origin
 from luthier.data.near import SAMPLE_ROWS, NearIndex, Pairs, settled
-from luthier.data.readers import place
+from luthier.data.readers import Row, place
 from luthier.data.renaming import Renaming
-from luthier.data.scan import HASH_BYTES, PLACES_SHOWN, Account, Excluded, FileScan, Role, Table, Tally
+from luthier.data.scan import HASH_BYTES, HEAD_ROWS, PLACES_SHOWN, Account, Excluded, FileScan, Role, Table, Tally
 from luthier.data.speech import speech
 from luthier.errors import DataError, Problem
 from luthier.text import say
@@ -353,7 +354,7 @@ def judge(
         excluded=tuple(Excluded(file.path, *row) for file in files for row in file.account.excluded),
         notes=(
             *found.notes,
-            *(note for file in files if method is None for note in _methods(file.account)),
+            *(note for file in files if method is None for note in _methods(file)),
             *_notes(train, valid, data, equal),
             *_split_notes(chosen, data.validation, rows),
         ),
@@ -380,7 +381,7 @@ def _twice(files: Iterable[Given]) -> Iterator[Problem]:
 
 def _problems(files: Sequence[Given], method: str | None, stop: bool) -> Iterator[Problem]:
     """What is wrong with files, then with rows."""
-    fatal = [problem for file in files for problem in (*file.account.fatal, *_misfits(file.account, method))]
+    fatal = [problem for file in files for problem in (*file.account.fatal, *_misfits(file, method))]
     yield from fatal
     if stop:
         yield from (problem for file in files for problem in file.account.row_problems())
@@ -391,8 +392,9 @@ def _problems(files: Sequence[Given], method: str | None, stop: bool) -> Iterato
         yield from (Problem("data.nothing_left", file.path) for file in files if not len(file.table))
 
 
-def _misfits(account: Account, method: str | None) -> Iterator[Problem]:
+def _misfits(file: Given, method: str | None) -> Iterator[Problem]:
     """Examples that the method does not learn from."""
+    account = file.account
     found: dict[str, Tally] = {}
     for kind in MISFITS:
         tally, id = account.kinds.get(kind.__name__), misfit(kind, method)
@@ -400,17 +402,29 @@ def _misfits(account: Account, method: str | None) -> Iterator[Problem]:
             before = found.get(id, Tally())
             found[id] = Tally(before.rows + tally.rows, [*before.places, *tally.places][:PLACES_SHOWN])
     for id, tally in found.items():
-        yield tally.note(id, account.path, method=method, format=account.format)
+        hint = _imitation(file) if method is not None and Chat in LEARNS[method] else ""
+        yield tally.note(id, account.path, method=method, format=account.format, hint=hint)
 
 
-def _methods(account: Account) -> Iterator[Problem]:
+def _imitation(file: Given) -> str:
+    """The recipe's lines with which the answers of rows for other methods can be imitated, as far as can be told."""
+    if file.names:
+        return ""
+    head = itertools.islice(readers.read(Path(file.path)), HEAD_ROWS)
+    found = imitation.lines(file.account.format, [row.value for row in head if isinstance(row, Row)])
+    return say("data.hint_imitate", lines=found) if found else ""
+
+
+def _methods(file: Given) -> Iterator[Problem]:
     """Where no recipe says which method is meant: the one that the rows are for, unless it is the usual one."""
-    for kind in MISFITS:
+    account = file.account
+    for kind, misfit_id in MISFITS.items():
         tally = account.kinds.get(kind.__name__)
         methods = [method for method, learns in LEARNS.items() if kind in learns]
         if tally is not None and "sft" not in methods:
             id = "data.for_method" if methods else "data.for_no_method"
-            yield tally.note(id, account.path, methods=", ".join(methods), format=account.format)
+            remedy = "" if methods else say(f"{misfit_id}.remedy", hint=_imitation(file))
+            yield tally.note(id, account.path, methods=", ".join(methods), format=account.format, remedy=remedy)
 
 
 # --------------------------------------------------------------------------------------------------------- notes

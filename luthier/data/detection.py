@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -62,7 +64,8 @@ def _unknown(seen: Sequence[str]) -> RowFault:
         )
 
     plain = {keys for form in FORMATS.values() if form.used is None for keys in form.required}
-    choices = [(name, keys, guesses.columns(keys, seen)) for name, form in FORMATS.items() for keys in form.required]
+    told = _told_apart(seen)
+    choices = [(name, keys, guesses.columns(keys, told)) for name, form in FORMATS.items() for keys in form.required]
     # The most columns that can be told; else the likest of the formats of answers to imitate, which most people have.
     name, keys, names = max(
         (
@@ -89,6 +92,13 @@ def _unknown(seen: Sequence[str]) -> RowFault:
         formats=table,
         lines=lines,
     )
+
+
+def _told_apart(keys: Sequence[str]) -> list[str]:
+    """The keys that do not differ from another in a number alone: response_0 and response_1 do not say which one is
+    the better."""
+    stems = Counter(re.sub(r"\d+$", "", key) for key in keys)
+    return [key for key in keys if stems[re.sub(r"\d+$", "", key)] == 1]
 
 
 @functools.cache

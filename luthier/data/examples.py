@@ -103,6 +103,8 @@ Example = Chat | Text | Completion | Preference | Labelled | Prompt
 
 LEARNS: dict[str, tuple[type, ...]] = {"sft": (Chat, Completion), "pretrain": (Text,)}
 """Kind of method -> the examples that it learns from."""
+LEARNT = tuple(kind for kinds in LEARNS.values() for kind in kinds)
+"""Examples that some method learns from; nothing says yet how the others become tokens."""
 
 MISFITS: dict[type, str] = {
     Text: "data.sft_on_text",

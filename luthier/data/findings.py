@@ -58,6 +58,7 @@ SEVERITIES: dict[str, Severity] = {
     "findings.nothing_learnt": "warning",
     "findings.frequent_answer": "warning",
     "findings.label_unseen": "warning",
+    "findings.judgement_missing": "warning",
     "findings.judgement_rare": "warning",
 }
 """Message id -> how bad it is; what is not named is a note."""
@@ -237,7 +238,8 @@ class Findings:
         total = sum(tally.rows for tally in self._judged.values())
         for label, tally in self._judged.items():
             if total and tally.rows < RARE_JUDGEMENT * total:
-                yield tally.note("findings.judgement_rare", "", label=label, all=total)
+                id = "findings.judgement_rare" if tally.rows else "findings.judgement_missing"
+                yield tally.note(id, "", label=label, all=total)
 
     def _label_note(self, id: str, labels: Sequence[Count]) -> Problem:
         tally = Tally(sum(count.all for count in labels), [self._rows.place(count.first) for count in labels[:3]])

@@ -190,6 +190,7 @@ FORMATS: dict[str, Format] = {
         (
             *((asked, "chosen", "rejected") for asked in judged.ASKED),
             *judged.PAIRS,
+            judged.CHOSEN_BY_ID,
             ("instruction", "output"),
         ),
         (*judged.SETTINGS, "margin", *judged.SCORES[0], *judged.SCORES[1]),
@@ -203,7 +204,7 @@ FORMATS: dict[str, Format] = {
             *(("conversations", label) for label in judged.LABELS),
             *(
                 (asked, answered, label)
-                for asked in ("prompt", "instruction", "question", "query")
+                for asked in ("prompt", "instruction", "question", "query", "problem", "input")
                 for answered in judged.ANSWERED
                 for label in judged.LABELS
             ),

@@ -40,6 +40,9 @@ PAIRS = (
     ("preferred_output", "non_preferred_output"),
 )
 """Names of the better and the worse answer."""
+CHOICE = "better_response_id"
+CHOSEN_BY_ID = ("response_0", "response_1", CHOICE)
+"""Names of two answers, and of the number of the better one."""
 ASKED = ("prompt", "conversations", "messages", "instruction", "question", "query", "problem", "input")
 """Names of what is answered, in the order in which they are looked for."""
 ANSWERED = ("completion", "response", "output", "answer")
@@ -53,7 +56,8 @@ SETTINGS = ("system", "tools", "history")
 SETTLED = frozenset(("text", *LABELS, *ANSWERED[:3], *itertools.chain.from_iterable(PAIRS)))
 """Keys beside which a prompt is no longer one that the model itself is to answer."""
 
-_JUDGEMENTS = {"true": True, "false": False, "1": True, "0": False}
+_JUDGEMENTS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+"""A label as text -> what it says; tables hold it as text, and as a fraction where some rows have none."""
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):(?: |$)")
 """How transcripts in one text name their speakers."""
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -140,13 +144,30 @@ def _output_pair(record: Mapping[str, Any]) -> list[Any] | None:
 
 def compares(record: Mapping[str, Any]) -> bool:
     """Whether a row holds two answers."""
-    return pair_in(record)[0] != "" or _output_pair(record) is not None
+    return pair_in(record)[0] != "" or record.keys() >= set(CHOSEN_BY_ID) or _output_pair(record) is not None
+
+
+def _chosen_by_id(record: Mapping[str, Any]) -> tuple[str, str]:
+    """As `pair_in`, where a number says which of two answers is the better one.
+
+    Raises:
+        RowFault: it names neither.
+    """
+    names = CHOSEN_BY_ID[:2]
+    if not record.keys() >= set(CHOSEN_BY_ID):
+        return "", ""
+    if str(record[CHOICE]) not in ("0", "1"):
+        raise RowFault("data.bad_choice", CHOICE, shorten(repr(record[CHOICE])[:100]))
+    better = int(record[CHOICE])
+    return names[better], names[1 - better]
 
 
 def used_by_preference(record: Mapping[str, Any]) -> frozenset[str]:
     """Keys that `preference` reads of a row."""
     scores = () if record.get("margin") is not None else itertools.chain.from_iterable(SCORES)
-    answers = pair_in(record) if pair_in(record)[0] else ("output",)
+    answers: tuple[str, ...] = pair_in(record)
+    if not answers[0]:
+        answers = CHOSEN_BY_ID if record.keys() >= set(CHOSEN_BY_ID) else ("output",)
     return frozenset((*_used(record), *answers, "margin", *scores))
 
 
@@ -154,6 +175,8 @@ def preference(row: Any) -> Example:
     """A prompt and two answers, each a text, a turn, turns, or the whole conversation."""
     record = record_of(row)
     names = pair_in(record)
+    if not names[0]:
+        names = _chosen_by_id(record)
     pair = _output_pair(record)
     if names[0]:
         pair = [record[name] for name in names]
@@ -246,9 +269,14 @@ def _number(record: Mapping[str, Any], field: str) -> float:
 
 
 def judges(record: Mapping[str, Any]) -> bool:
-    """Whether a row says true or false of an answer (a class in words or numbers is no judgement)."""
-    label = record.get(name_in(record, LABELS))
-    return isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false"))
+    """Whether a row says true or false of an answer (a class in words or other numbers is no judgement)."""
+    label = str(record.get(name_in(record, LABELS))).lower()
+    return label in _JUDGEMENTS and (label in ("true", "false") or _holds_answer(record))
+
+
+def _holds_answer(record: Mapping[str, Any]) -> bool:
+    field = name_in(record, ASKED)
+    return _ends_in_answer(record.get(field)) or name_in(record, ANSWERED) != ""
 
 
 def used_by_labelled(record: Mapping[str, Any]) -> frozenset[str]:
@@ -259,9 +287,12 @@ def used_by_labelled(record: Mapping[str, Any]) -> frozenset[str]:
 
 def _answered(record: Mapping[str, Any], field: str) -> str:
     """The name of the answer that stands beside the prompt; empty where the turns under `field` end in one."""
-    turns = _listed(record.get(field))
-    within_turns = isinstance(turns, list) and roles_in(turns)[-1:] == ["assistant"]
-    return "" if within_turns else name_in(record, ANSWERED)
+    return "" if _ends_in_answer(record.get(field)) else name_in(record, ANSWERED)
+
+
+def _ends_in_answer(value: Any) -> bool:
+    turns = _listed(value)
+    return isinstance(turns, list) and roles_in(turns)[-1:] == ["assistant"]
 
 
 def labelled(row: Any) -> Example:
@@ -270,9 +301,10 @@ def labelled(row: Any) -> Example:
     name = name_in(record, LABELS) or text_of(record, LABELS[0])
     label = record[name]
     if not isinstance(label, bool):
-        if str(label).lower() not in _JUDGEMENTS:
+        said = str(label).lower()
+        if said not in _JUDGEMENTS:
             raise RowFault("data.bad_label", name, shorten(repr(label)[:100]))
-        label = _JUDGEMENTS[str(label).lower()]
+        label = _JUDGEMENTS[said]
     field = name_in(record, ASKED) or text_of(record, ASKED[0])
     messages, tools = _asked(record, field)
     given = _answered(record, field)

@@ -45,8 +45,9 @@ A share of 5 % is then known to within 0.7 % (standard deviation)."""
 FRAME_LEAST_ROWS, FRAME_SHARE = 50, 0.05
 """A stretch in more rows than both of these is part of a form that rows are poured into; chosen, not tuned. Lower, and
 a group of near duplicates would be taken for a form; higher, and the form of one source among many would be missed."""
-FRAME_LEFT = 8
-"""A row with fewer pieces of its own is compared as a whole."""
+FRAME_LEFT, FRAME_LEFT_SHARE = 8, 0.05
+"""A row with fewer pieces of its own than either (the share is of all its pieces) is compared as a whole: it is a copy
+with a word changed, and what many copies share only looks like a form. Chosen, not tuned."""
 _SLOTS = 1 << 22
 _LEARNT_AT_ONCE = 100
 """Texts: at most two million characters."""
@@ -344,7 +345,8 @@ def _frame(texts: Sequence[str]) -> Mask:
 
 def _own(owners: Ints, framed: Mask, rows: int) -> Mask:
     """The pieces by which rows are compared: those of their own, where there are enough of them."""
-    bare = np.bincount(owners[~framed], minlength=rows) < FRAME_LEFT
+    own, pieces = np.bincount(owners[~framed], minlength=rows), np.bincount(owners, minlength=rows)
+    bare: Mask = own < np.maximum(FRAME_LEFT, FRAME_LEFT_SHARE * pieces)
     return ~framed | bare[owners]
 
 

@@ -29,6 +29,14 @@ WRAPPERS = ("data", "rows", "examples", "instances", "items", "train")
 """Keys under which exporters put the list of rows when they write one object."""
 JSON_SPACE = " \t\r\n"
 _WRAPPER = re.compile(r'[ \t\r\n]*\{[ \t\r\n]*"(?:' + "|".join(WRAPPERS) + r')"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
+PREFACE_BYTES = 1 << 16
+"""What may stand in an object before its list of rows: a version, a name, a licence; chosen, not tuned."""
+_TEXT = r'"(?:[^"\\\x00-\x1f\ud800-\udfff]|\\.)*"'
+_PREFACE = re.compile(
+    rf"""[ \t\r\n]*\{{[ \t\r\n]*(?:{_TEXT}[ \t\r\n]*:[ \t\r\n]*(?:{_TEXT}|[-+.\w]+)[ \t\r\n]*,[ \t\r\n]*)+"""
+    rf"""(?:"(?:{"|".join(WRAPPERS)})")[ \t\r\n]*:[ \t\r\n]*(?=\[[ \t\r\n]*[\[{{\]])"""
+)
+"""Texts, numbers and constants, then the list of rows. Bytes that are no UTF-8 are half surrogates here."""
 
 
 class Row(NamedTuple):
@@ -108,8 +116,9 @@ def _json(path: Path) -> Iterator[Row | Fault]:
     with opening.stream(path) as stream:
         first, second = _first_lines(stream)
     wrapper = _WRAPPER.match(first + second)
-    if wrapper is not None:
-        return _array(path, skip=wrapper.end(), closing="}")
+    skip = wrapper.end() if wrapper is not None else _preface(path, first, second)
+    if skip:
+        return _array(path, skip=skip, closing="}")
     start = first.lstrip(JSON_SPACE)[:1]
     if not start:
         return iter(())
@@ -122,6 +131,18 @@ def _json(path: Path) -> Iterator[Row | Fault]:
         problem = Problem("data.not_json", str(path), values={"start": shorten(first.strip(), 30)})
         return iter([Fault(problem, 0, fatal=True)])
     return _json_lines(path)
+
+
+def _preface(path: Path, first: str, second: str) -> int:
+    """How many characters of an object stand before its list of rows, where other keys do; 0 where it wraps none. Of a
+    file with one object per line each is a row."""
+    if first.lstrip(JSON_SPACE)[:1] != "{" or (
+        _parses(first)[0] and (second.strip() or opening.ending(path) != ".json")
+    ):
+        return 0
+    with opening.stream(path) as stream:
+        found = _PREFACE.match(stream.read(PREFACE_BYTES).decode("utf-8", "surrogateescape"))
+    return found.end() if found is not None and _parses(f"{found[0]}0}}")[1] is not None else 0
 
 
 def _first_lines(stream: BinaryIO) -> tuple[str, str]:

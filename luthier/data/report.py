@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from luthier.batch import Floats
 from luthier.data import check
 from luthier.data.check import Checked
-from luthier.data.examples import Example
+from luthier.data.examples import LEARNT, Example
 from luthier.data.findings import RANKS, Finding, Findings, ordered
 from luthier.data.laws import Shapes
 from luthier.data.near import Pairs
@@ -76,7 +76,7 @@ class Look:
 
     def see(self, where: str, path: str, role: Role, example: Example, content_hash: bytes) -> None:
         self.findings.see(where, path, role, example, content_hash)
-        if self._renderer is not None:
+        if self._renderer is not None and isinstance(example, LEARNT):
             self._waiting.append((where, example))
             if len(self._waiting) == BLOCK_ROWS:
                 self._measure(self._renderer)
@@ -124,9 +124,13 @@ def make(checked: Checked, look: Look) -> Report:
     found, statistics = look.findings.finish(split_off)
     if not counted:
         statistics = replace(statistics, tokens=None)
+    why = look.why_no_tokens
+    if statistics.tokens is None and not why:
+        learnt = any(kind.__name__ in file.account.kinds for file in checked.given for kind in LEARNT)
+        why = say("findings.none_rendered" if learnt else "findings.none_learnt")
     stopping = [Finding.of(problem, "error") for problem in (*checked.problems, *look.broken)]
     notes = [Finding.of(problem) for problem in checked.notes]
-    return Report(checked, (*stopping, *ordered([*notes, *found])), statistics, look.why_no_tokens)
+    return Report(checked, (*stopping, *ordered([*notes, *found])), statistics, why)
 
 
 # --------------------------------------------------------------------------------------------------------- programs

@@ -183,8 +183,9 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "data.one_object.remedy": (
         "Put the rows in [ ], or each in one line (jq -c . OLD > NEW.jsonl). An object around the list is read where "
-        "the list is its only key: {wrappers}.",
-        "请把数据放入 [ ]，或每条一行（jq -c . 旧文件 > 新文件.jsonl）。若对象只含一个列表，键名可为：{wrappers}。",
+        "the list is its last key ({wrappers}) and nothing but texts and numbers stands before it.",
+        "请把数据放入 [ ]，或每条一行（jq -c . 旧文件 > 新文件.jsonl）。若列表是对象的最后一个键（{wrappers}），"
+        "且之前只有文本和数字，则可直接读取。",
     ),
     "data.not_json.rule": ("the file is no JSON: it begins with {start}", "文件不是 JSON：开头是 {start}"),
     "data.not_json.remedy": (
@@ -358,6 +359,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "A prompt ends with a turn of the user or of a tool; the answers stand apart.",
         "提示应以 user 或 tool 的一轮结尾；回答另外给出。",
     ),
+    "data.bad_choice.rule": ("is neither 0 nor 1", "既不是 0 也不是 1"),
+    "data.bad_choice.remedy": (
+        "Write 0 where response_0 is the better answer, 1 where response_1 is, or remove the row.",
+        "response_0 较好时写 0，response_1 较好时写 1，或删除此条。",
+    ),
     "data.bad_label.rule": ("is neither true nor false", "既不是 true 也不是 false"),
     "data.bad_label.remedy": (
         "Write true for an answer that is wanted, else false.",
@@ -439,10 +445,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "{method} 方法不学习答案对比，但有 {rows} 条（格式 {format}）各含一个较好和一个较差的回答（最前：{places}）",
     ),
     "data.preference.remedy": (
-        "They are for preference methods. To imitate the better answers, say where they stand, for instance "
-        "format: qa with columns: {{question: prompt, answer: chosen}}, or write them as messages.",
-        "这类数据用于偏好方法。若要模仿较好的回答，请指明其位置，例如 format: qa 加 "
-        "columns: {{question: prompt, answer: chosen}}，或改写为 messages。",
+        "They are for preference methods, which this version does not have yet.{hint}",
+        "这类数据用于偏好方法，本版本尚未提供。{hint}",
     ),
     "data.feedback.rule": (
         "method {method} learns no judgements, but {rows} rows (format {format}) are answers marked true or false, "
@@ -451,9 +455,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "{places}）",
     ),
     "data.feedback.remedy": (
-        "They are for methods that learn from labels. Keep the good ones and remove the label, or name data.format "
-        "(messages, sharegpt, qa) to learn from all of them.",
-        "这类数据用于学习标签的方法。请只保留好的并删除标签，或指定 data.format（messages、sharegpt、qa）以学习全部。",
+        "They are for methods that learn from labels, which this version does not have yet. To imitate the good "
+        "answers, keep their rows alone and remove the label; a format that does not read it (data.format=messages for "
+        "conversations) learns good and bad answers alike.",
+        "这类数据用于学习标签的方法，本版本尚未提供。若要模仿好的回答，请只保留这些数据并删除标签；不读取标签的格式"
+        "（如对话用 data.format=messages）会把好坏回答一并学习。",
     ),
     "data.prompt_only.rule": (
         "method {method} learns from given answers, but {rows} rows (format {format}) hold a prompt alone "
@@ -461,10 +467,13 @@ TEXT: dict[str, tuple[str, str]] = {
         "{method} 方法从已有回答中学习，但有 {rows} 条（格式 {format}）只有提示而没有要学习的回答（最前：{places}）",
     ),
     "data.prompt_only.remedy": (
-        "Prompts are for methods in which the model answers itself. To imitate answers that the file has, say where "
-        "they stand, for instance format: qa with columns: {{question: prompt, answer: solution}}.",
-        "只有提示的数据用于由模型自己作答的方法。若文件中有可模仿的回答，请指明其位置，例如 format: qa 加 "
-        "columns: {{question: prompt, answer: solution}}。",
+        "They are for methods in which the model answers itself, which this version does not have yet; a prompt alone "
+        "holds no answer to learn from.{hint}",
+        "这类数据用于由模型自己作答的方法，本版本尚未提供；单独的提示中没有可学习的回答。{hint}",
+    ),
+    "data.hint_imitate": (
+        " To imitate the better answers (or the references), write data.train: {{path: FILE, {lines}}}.",
+        "若要模仿较好的回答（或参考答案），请写 data.train: {{path: 文件, {lines}}}。",
     ),
     # ---- notes
     "data.for_method.rule": (
@@ -480,11 +489,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "learns from them",
         "{rows} 条（格式 {format}）是答案对比、评价或单独的提示，本版本还没有学习这类数据的方法",
     ),
-    "data.for_no_method.remedy": (
-        "To imitate the answers in them, say where they stand: format: qa with columns: "
-        "{{question: ..., answer: ...}}.",
-        "若要模仿其中的回答，请指明其位置：format: qa 加 columns: {{question: ..., answer: ...}}。",
-    ),
+    "data.for_no_method.remedy": ("{remedy}", "{remedy}"),
     "data.left_out.rule": (
         "{rows} of {read} rows are left out because they cannot be used",
         "{read} 条中有 {rows} 条因无法使用而被排除",

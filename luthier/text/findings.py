@@ -140,6 +140,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "of {all} judged answers only {rows} are {label} (first: {places})",
         "{all} 个带评价的回答中只有 {rows} 个为 {label}（最前：{places}）",
     ),
+    "findings.judgement_missing.rule": (
+        "of {all} judged answers none is {label}",
+        "{all} 个带评价的回答中没有一个为 {label}",
+    ),
+    "findings.judgement_missing.remedy": (
+        "Methods that learn from judgements need both sorts; add some.",
+        "从评价中学习的方法需要两类数据；请补充。",
+    ),
     "findings.judgement_rare.remedy": (
         "Methods that learn from judgements need both sorts; add some, or weigh the two sorts.",
         "从评价中学习的方法需要两类数据；请补充，或为两类设置权重。",
@@ -264,6 +272,11 @@ TEXT: dict[str, tuple[str, str]] = {
     "findings.line_no_tokens": (
         "tokens are not counted: {reason}",
         "未统计词元：{reason}",
+    ),
+    "findings.none_rendered": ("no row could be rendered", "没有可渲染的数据"),
+    "findings.none_learnt": (
+        "no method of this version learns from rows of this kind",
+        "本版本没有学习这类数据的方法",
     ),
     "findings.no_model": (
         "no recipe was given, so no model's tokenizer is known",
