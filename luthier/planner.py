@@ -132,14 +132,14 @@ class Trained:
 def trained(shapes: Mapping[str, tuple[int, ...]], in_backward: bool, **kept: Any) -> Trained:
     """From the shapes of what trains (`arch.count.trained_shapes`); `kept` as in `Trained`.
 
-    The gradients of one module (a layer's attention or MLP, a norm, embedding, head) come out of one piece of the
-    backward pass together.
+    The gradients of a layer come out of its backward pass together where all of it is computed again; those of its
+    attention or MLP, otherwise. The larger is counted, whatever layers keep.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     together: dict[str, int] = {}
     for name, elements in sizes.items():
-        module = ".".join(name.split(".")[:4])
-        together[module] = together.get(module, 0) + elements
+        part = ".".join(name.split(".")[:3])  # model.layers.0, or a tensor outside the layers
+        together[part] = together.get(part, 0) + elements
     return Trained(
         matrices=tuple(sizes[name] for name, shape in shapes.items() if len(shape) > 1),
         vectors=sum(sizes[name] for name, shape in shapes.items() if len(shape) == 1),

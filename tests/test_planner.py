@@ -150,7 +150,7 @@ def test_the_bytes_of_what_trains_by_hand():
     assert made(weights="bfloat16_kahan", states="bfloat16") == (half, every, 2 * half + 2 * matrices)
     scales = 4 + 1 + 4 + 4  # blocks of 256
     assert made(states="8bit") == (every, every, 2 * (matrices + 4 * scales + 4 * vectors))
-    assert made(in_backward=True) == (every, 4 * 1800, 2 * every), "gate, up and down come out together"
+    assert made(in_backward=True) == (every, 4 * 1872, 2 * every), "a layer's come out together"
     assert planner.STATE_BLOCK == rounding.BLOCK
 
 

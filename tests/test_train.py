@@ -286,6 +286,17 @@ def test_within_the_backward_pass_a_step_is_one_micro_batch_or_refused(recipe, m
     assert not (Path(recipe["run"]["dir"]) / "split").exists()
 
 
+@pytest.mark.parametrize("activations", ["drop_mlp", "drop_layer"])
+def test_in_fewer_bytes_what_layers_keep_changes_no_bit(recipe, activations):
+    recipe["model"]["dtype"] = "auto"
+    least = {"weights": "bfloat16_stochastic", "states": "8bit", "in_backward": True, "clip": 0}
+    states = []
+    for kept in ("keep", activations):
+        given = {"optim": recipe["optim"] | {**least, "activations": kept}, "run": recipe["run"] | {"name": kept}}
+        states.append(final_state(luthier.train(recipe | {"tune": "full"} | given)))
+    assert same_bits(*states)
+
+
 def test_another_way_to_keep_states_does_not_take_up_a_run(recipe):
     with pytest.raises(Killed):
         luthier.train(recipe | {"run": recipe["run"] | {"save_every": 1}}, on_event=killed_at("step", 3))

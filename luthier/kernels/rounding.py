@@ -44,8 +44,8 @@ def encode_signed(values_N: Tensor) -> tuple[Tensor, Tensor]:
     """x = scale * sign(q) (q / 127)^2 with q in int8 [N] and a float32 scale, the largest |x|, per block [B].
 
     The square spreads the codes as moments are spread, over decades. Steps of AdamW taken from such moments differ
-    from those of float32 by 0.02 to 0.04 of their norm; by 0.04 to 0.07 with the dynamic code of Dettmers et al., by
-    0.06 to 0.18 with even spacing (`bench/optim.py codes`).
+    from those of float32 by 0.02 to 0.03 of their norm; by 0.03 to 0.05 with the dynamic code of Dettmers et al., by
+    0.06 to 0.14 with even spacing (`bench/RESULTS.md`).
     """
     ratio_BK, scale_B = _ratios(values_N)
     codes_BK = ratio_BK.abs().sqrt_().mul_(SIGNED).round_().copysign_(ratio_BK)
