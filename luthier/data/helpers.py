@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import gc
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -34,6 +35,10 @@ START_AFTER_S = 1.0
 """Twice what a helper takes to start; files that are done before never have any. Chosen, not tuned."""
 MOST_HELPERS = 6
 """One process reads for all; more would wait for it. Chosen from 20 us to read a row and 120 to make its tokens."""
+PIPE_BYTES = 2**20
+"""What Linux lets anybody have; a block of 512 rows of 700 bytes has about as much."""
+TURN_S = 0.0005
+"""Threads of this process take turns so often while there are helpers: an answer is read in many pieces."""
 WAITING = 2
 """Blocks in the hands of a helper: the one it makes, and the next."""
 
@@ -64,8 +69,9 @@ def made(
                 yield maker.make(rows, skip())
                 gc.collect(1)
                 continue
-            if team.is_free:
-                pending.append((team.ask(rows), rows))
+            asked = team.ask(rows)
+            if asked is not None:
+                pending.append((asked, rows))
             else:
                 pending.append(maker.make(rows))
                 gc.collect(1)
@@ -111,8 +117,6 @@ class _Team:
     def __init__(self, maker: BlockMaker, most: int) -> None:
         self._maker = maker
         self._most = most
-        self._asked = 0
-        self._idle: queue.SimpleQueue[_Helper] = queue.SimpleQueue()
         self._helpers: list[_Helper] = []
 
     def __enter__(self) -> _Team:
@@ -122,13 +126,13 @@ class _Team:
             with contextlib.suppress(OSError):
                 for _ in range(self._most):
                     self._helpers.append(_Helper(first))
-        for helper in self._helpers:
-            self._idle.put(helper)
-        self._pool = ThreadPoolExecutor(max(len(self._helpers), 1))
-        self._futures: deque[Future[Block | None]] = deque()
+        self._pool = ThreadPoolExecutor(max(WAITING * len(self._helpers), 1))
+        self._turn_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(TURN_S, self._turn_s))
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.setswitchinterval(self._turn_s)
         for helper in self._helpers:
             helper.end()
         self._pool.shutdown(cancel_futures=True)
@@ -138,54 +142,72 @@ class _Team:
         """Blocks that may wait for an earlier one."""
         return WAITING * (len(self._helpers) + 1)
 
-    @property
-    def is_free(self) -> bool:
-        """Whether another block can be asked for without waiting long."""
-        while self._futures and self._futures[0].done():
-            self._futures.popleft()
-        busy = sum(not each.done() for each in self._futures)
-        return busy < WAITING * sum(each.alive for each in self._helpers)
-
-    def ask(self, rows: Rows) -> Future[Block | None]:
-        """The block, as soon as a helper has made it; None where it could not."""
-        asked = self._pool.submit(self._ask, rows, self._maker.only_reads)
-        self._futures.append(asked)
-        return asked
-
-    def _ask(self, rows: Rows, only_reads: bool) -> Block | None:
-        helper = self._idle.get()
-        try:
-            return helper.make(rows, only_reads)
-        finally:
-            self._idle.put(helper)
+    def ask(self, rows: Rows) -> Future[Block | None] | None:
+        """The block, as soon as a helper has made it, which gives None where it could not; None where all are busy."""
+        free = [each for each in self._helpers if each.alive and each.asked < WAITING]
+        if not free:
+            return None
+        helper = min(free, key=lambda each: each.asked)
+        helper.asked += 1
+        return self._pool.submit(helper.make, rows, self._maker.only_reads)
 
 
 class _Helper:
-    """One process. `alive`: until it has ended or failed to answer."""
+    """One process.
+
+    Attributes:
+        alive: until it has ended or failed to answer.
+        asked: blocks in its hands. The next one lies in its pipe while it makes one, so that it never waits for the
+            threads of this process to be given their turn.
+    """
 
     def __init__(self, first: bytes) -> None:
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
         command = [sys.executable, "-c", code]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for pipe in (self._process.stdin, self._process.stdout):
+            _widen(pipe)
         self.alive = True
+        self.asked = 0
         self._first: bytes | None = first
+        self._sending = threading.Lock()
+        self._turns = threading.Condition()
+        self._sent = self._answered = 0
 
     def make(self, rows: Rows, only_reads: bool) -> Block | None:
-        if not self.alive:
-            return None
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            if self._first is not None:
-                _send(self._process.stdin, self._first)
-                self._first = None
-            _send(self._process.stdin, pickle.dumps((rows, only_reads), pickle.HIGHEST_PROTOCOL))
-            answer = _receive(self._process.stdout)
+            answer = self._answer(pickle.dumps((rows, only_reads), pickle.HIGHEST_PROTOCOL))
         except OSError:
             answer = None
-        self.alive = answer is not None
-        found = None if answer is None else pickle.loads(answer)
+        finally:
+            self.asked -= 1
+        if answer is None:
+            self.alive = False
+            return None
+        found = pickle.loads(answer)
         assert found is None or isinstance(found, Block)
         return found
+
+    def _answer(self, job: bytes) -> bytes | None:
+        """Answers come in the order of the jobs."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with self._sending:
+            turn, self._sent = self._sent, self._sent + 1
+            try:
+                if self._first is not None:
+                    _send(self._process.stdin, self._first)
+                    self._first = None
+                _send(self._process.stdin, job)
+            except OSError:
+                self.alive = False
+        with self._turns:
+            self._turns.wait_for(lambda: self._answered == turn)
+        try:
+            return _receive(self._process.stdout) if self.alive else None
+        finally:
+            with self._turns:
+                self._answered += 1
+                self._turns.notify_all()
 
     def end(self) -> None:
         self.alive = False
@@ -195,6 +217,13 @@ class _Helper:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Room for a whole job or answer, where the system can: who writes it need not wait for who reads."""
+    if pipe is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _send(pipe: IO[bytes], data: bytes) -> None:
