@@ -42,6 +42,9 @@ TURN_S = 0.0005
 WAITING = 2
 """Blocks in the hands of a helper: the one it makes, and the next."""
 
+GONE = (OSError, ValueError)
+"""What a pipe raises whose other end is gone, or that was closed meanwhile."""
+
 Rows = Sequence[Row | Fault]
 Asked = tuple[Future[Block | None], Rows]
 """What a helper was asked for, and of which rows."""
@@ -144,12 +147,12 @@ class _Team:
 
     def ask(self, rows: Rows) -> Future[Block | None] | None:
         """The block, as soon as a helper has made it, which gives None where it could not; None where all are busy."""
-        free = [each for each in self._helpers if each.alive and each.asked < WAITING]
+        free = [each for each in self._helpers if each.alive and each.asked() < WAITING]
         if not free:
             return None
-        helper = min(free, key=lambda each: each.asked)
-        helper.asked += 1
-        return self._pool.submit(helper.make, rows, self._maker.only_reads)
+        helper = min(free, key=_Helper.asked)
+        helper.open.append(self._pool.submit(helper.make, rows, self._maker.only_reads))
+        return helper.open[-1]
 
 
 class _Helper:
@@ -157,8 +160,8 @@ class _Helper:
 
     Attributes:
         alive: until it has ended or failed to answer.
-        asked: blocks in its hands. The next one lies in its pipe while it makes one, so that it never waits for the
-            threads of this process to be given their turn.
+        open: blocks that it was asked for, as far as they are not done. The next one lies in its pipe while it makes
+            one, so that it never waits for the threads of this process to be given their turn.
     """
 
     def __init__(self, first: bytes) -> None:
@@ -168,19 +171,23 @@ class _Helper:
         for pipe in (self._process.stdin, self._process.stdout):
             _widen(pipe)
         self.alive = True
-        self.asked = 0
+        self.open: list[Future[Block | None]] = []
         self._first: bytes | None = first
         self._sending = threading.Lock()
         self._turns = threading.Condition()
         self._sent = self._answered = 0
 
+    def asked(self) -> int:
+        """Blocks in its hands."""
+        self.open = [each for each in self.open if not each.done()]
+        return len(self.open)
+
     def make(self, rows: Rows, only_reads: bool) -> Block | None:
+        """The block; None where it could not."""
         try:
             answer = self._answer(pickle.dumps((rows, only_reads), pickle.HIGHEST_PROTOCOL))
-        except OSError:
+        except GONE:
             answer = None
-        finally:
-            self.asked -= 1
         if answer is None:
             self.alive = False
             return None
@@ -198,7 +205,7 @@ class _Helper:
                     _send(self._process.stdin, self._first)
                     self._first = None
                 _send(self._process.stdin, job)
-            except OSError:
+            except GONE:
                 self.alive = False
         with self._turns:
             self._turns.wait_for(lambda: self._answered == turn)
