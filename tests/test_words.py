@@ -100,27 +100,27 @@ def test_ids_are_the_tokenizers(kind: str, normal: Any) -> None:
     assert all(text.isascii() for text in TEXTS if text not in untold) is False, "other scripts too"
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), st.sampled_from(sorted(PATTERNS)))
-def test_any_text_is_told_right_or_not_at_all(text: str, kind: str) -> None:
+MADE = {kind: tokenizer(kind, normalizers.NFC() if kind == "qwen2" else None) for kind in PATTERNS}
+
+
+def right_or_untold(text: str, kind: str) -> None:
     made = MADE[kind]
     words = words_of(made)
     assert words is not None
     ids = told(words, text)
     assert ids is None or ids == made.encode(text).ids
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), st.sampled_from(sorted(PATTERNS)))
+def test_any_text_is_told_right_or_not_at_all(text: str, kind: str) -> None:
+    right_or_untold(text, kind)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text("ab Z09'’slt.,-\n\r\t\x0b\x1c\x1f_<|im_end|>é́", max_size=60), st.sampled_from(sorted(PATTERNS)))
 def test_awkward_neighbours_are_told_right(text: str, kind: str) -> None:
-    made = MADE[kind]
-    words = words_of(made)
-    assert words is not None
-    ids = told(words, text)
-    assert ids is None or ids == made.encode(text).ids
-
-
-MADE = {kind: tokenizer(kind, normalizers.NFC() if kind == "qwen2" else None) for kind in PATTERNS}
+    right_or_untold(text, kind)
 
 
 def test_ascii_is_always_told() -> None:
@@ -271,6 +271,16 @@ def test_words_that_are_told_wrong_are_noticed(example: Any, tmp_path: Path) -> 
     again = renderer.train(example)
     assert not renderer.goes_by_words
     assert again[0].tolist() == right[0].tolist() and again[1].tolist() == right[1].tolist()
+
+
+def test_a_text_that_is_told_wrong_makes_conversations_distrusted_too(tmp_path: Path) -> None:
+    renderer = load_renderer(toy.save(toy.chatml(), tmp_path), config())
+    chat, words = renderer._chat(), renderer.vocabulary.words
+    assert words is not None and chat.goes_by_words
+    renderer.train(Text("some text"))
+    words._ids = array("i", [each + 1 for each in words._ids])
+    renderer.train(Text("some text"))
+    assert not renderer.goes_by_words and not chat.goes_by_words
 
 
 def test_a_renderer_that_was_sent_elsewhere_renders_alike(tmp_path: Path) -> None:

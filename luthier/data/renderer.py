@@ -122,7 +122,6 @@ class RowRenderer:
     def distrust_words(self) -> None:
         """From here on the tokenizer alone is asked."""
         self.vocabulary.words = None
-        self._conversations = self._prepare()
 
     @property
     def vocab_size(self) -> int:

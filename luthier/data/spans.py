@@ -79,15 +79,17 @@ class Conversations:
     @property
     def goes_by_words(self) -> bool:
         """Whether `by_words` tells anything."""
-        return self._by_words is not None
+        return self._by_words is not None and self._vocabulary.words is not None
 
     def distrust_words(self) -> None:
         """From here on the tokenizer alone is asked."""
-        self._by_words = self._vocabulary.words = None
+        self._vocabulary.words = None
 
     def by_words(self, layouts: Sequence[Layout]) -> list[Weighted | None]:
         """The training sequences of layouts; None for those that `encode` and `spans` have to tell."""
-        return [None] * len(layouts) if self._by_words is None else self._by_words.sequences(layouts)
+        if self._by_words is None or not self.goes_by_words:
+            return [None] * len(layouts)
+        return self._by_words.sequences(layouts)
 
     def text(self, messages: Sequence[Message], tools: Sequence[Any] = (), *, generation_prompt: bool = False) -> str:
         """The conversation as the template writes it, nothing wrapped.
