@@ -22,6 +22,7 @@ import torch
 from packaging.requirements import Requirement
 
 from luthier.config.load import Environment, environment
+from luthier.data.helpers import cores
 from luthier.engine import backend
 from luthier.engine.backend import Probe
 from luthier.errors import Problem
@@ -220,7 +221,7 @@ def _machine() -> Machine:
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=name,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         instruction_sets=sets,
         free_bytes=backend.free_memory_bytes("cpu"),
         total_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

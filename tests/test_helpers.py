@@ -29,7 +29,7 @@ ROWS = 400
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Helpers at once, however short the file is."""
     monkeypatch.setattr(helpers, "START_AFTER_S", 0.0)
-    monkeypatch.setattr(helpers, "_cores", lambda: 3)
+    monkeypatch.setattr(helpers, "cores", lambda: 3)
     monkeypatch.setattr(scan, "BLOCK_ROWS", 10)
 
 

@@ -20,6 +20,10 @@ from luthier.errors import ModelError, Problem
 
 AnyTune = Full | Freeze | Lora
 
+ORDER = {"q": 1.0, "k": 1.0, "v": 1.0, "o": 2.0, "gate": 4.0, "up": 4.0, "down": 5.0}
+NORMS = {"input_layernorm": 0.0, "self_attn.q_norm": 1.5, "self_attn.k_norm": 1.5, "post_attention_layernorm": 3.0}
+"""The order in which a row passes the parts of a layer."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -89,13 +93,27 @@ def first_trained_layer(arch: Architecture, tune: AnyTune) -> int:
     Raises:
         ModelError: as `trained_tensors` and `select_units`.
     """
-    tensors = trained_tensors(arch, tune)
-    if EMBEDDING + ".weight" in tensors or arch.new_ids:
-        return 0
-    layers = [int(name.split(".")[2]) for name in tensors if name.startswith("model.layers.")]
-    if isinstance(tune, Lora):
-        layers += [unit.layer for unit, _, _ in select_units(arch, tune)]
-    return min(layers, default=len(arch.spec.layers))
+    return max(lowest_trained(arch, tune)[0], 0)
+
+
+def lowest_trained(arch: Architecture, tune: AnyTune) -> tuple[int, float]:
+    """The first thing on a row's way that trains: its layer (-1 before the first, the number of layers behind the last)
+    and its place within, in the terms of `ORDER`. What lies below takes no part in the backward pass.
+
+    Raises:
+        ModelError: as `trained_tensors` and `select_units`.
+    """
+    trained = trained_tensors(arch, tune)
+    if EMBEDDING + ".weight" in trained or arch.new_ids:
+        return (-1, 0.0)
+    adapted = {unit.name for unit, _, _ in select_units(arch, tune)} if isinstance(tune, Lora) else set()
+    found = [(len(arch.spec.layers), 0.0)]
+    for unit in arch.units:
+        if unit.name in adapted or not trained.isdisjoint((f"{unit.name}.weight", f"{unit.name}.bias")):
+            found.append((unit.layer, ORDER[unit.parts[0].role]))
+    for index in range(len(arch.spec.layers)):
+        found += [(index, place) for norm, place in NORMS.items() if f"model.layers.{index}.{norm}.weight" in trained]
+    return min(found)
 
 
 def select_units(arch: Architecture, lora: Lora) -> list[tuple[Unit, int, float]]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthier.arch import count
-from luthier.arch.count import AnyTune
+from luthier.arch.count import ORDER, AnyTune
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture, Attention, Unit
 from luthier.config.schema import Lora
@@ -23,11 +23,6 @@ MULTIPLY_ADD = 2
 BACKWARD_ATTENTION = 2.5
 """Products of the backward pass over those of the forward pass: scores again, and the gradients of probabilities,
 values, queries and keys (Dao et al. 2022, arXiv 2205.14135)."""
-
-
-ORDER = {"q": 1.0, "k": 1.0, "v": 1.0, "o": 2.0, "gate": 4.0, "up": 4.0, "down": 5.0}
-NORMS = {"input_layernorm": 0.0, "self_attn.q_norm": 1.5, "self_attn.k_norm": 1.5, "post_attention_layernorm": 3.0}
-"""The order in which a row passes the parts of a layer."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ def step(arch: Architecture, tune: AnyTune, rows: Rows) -> Flops:
     """
     ranks = {unit.name: rank for unit, rank, _ in count.select_units(arch, tune)} if isinstance(tune, Lora) else {}
     trained = count.trained_tensors(arch, tune)
-    lowest = _lowest(arch, tune, trained)
+    lowest = count.lowest_trained(arch, tune)
     linear = adapters = attention = 0
     for unit in arch.units:
         n = _rows_of(unit, arch, rows)
@@ -103,21 +98,3 @@ def _rows_of(unit: Unit, arch: Architecture, rows: Rows) -> int:
     top = unit.layer == len(arch.spec.layers) - 1
     keys_only = all(part.role in "kv" for part in unit.parts)
     return rows.tokens if rows.last is None or not top or keys_only else rows.last
-
-
-def _lowest(arch: Architecture, tune: AnyTune, trained: frozenset[str]) -> tuple[int, float]:
-    """The first thing on a row's way that trains: its layer and its place within, in the terms of `ORDER`. What lies
-    below takes no part in the backward pass."""
-    if EMBEDDING + ".weight" in trained or arch.new_ids:
-        return (-1, 0.0)
-    found = [(len(arch.spec.layers), 0.0)]
-    if isinstance(tune, Lora):
-        found += [(unit.layer, ORDER[unit.parts[0].role]) for unit, _, _ in count.select_units(arch, tune)]
-    found += [(unit.layer, ORDER[unit.parts[0].role]) for unit in arch.units if _has(trained, unit.name)]
-    for index in range(len(arch.spec.layers)):
-        found += [(index, place) for norm, place in NORMS.items() if f"model.layers.{index}.{norm}.weight" in trained]
-    return min(found)
-
-
-def _has(trained: frozenset[str], module: str) -> bool:
-    return f"{module}.weight" in trained or f"{module}.bias" in trained

@@ -23,10 +23,10 @@ from luthier.data import imitation, own, readers, sources, split
 from luthier.data.examples import LEARNS, MISFITS, Chat, misfit
 from luthier.data.formats import Example
 from luthier.data.hub import Origin
-from luthier.data.near import SAMPLE_ROWS, NearIndex, Pairs, settled
+from luthier.data.near import SAMPLE_ROWS, NearIndex, Pairs, content_of, settled
 from luthier.data.readers import Row, place
 from luthier.data.renaming import Renaming
-from luthier.data.scan import HASH_BYTES, HEAD_ROWS, PLACES_SHOWN, Account, Excluded, FileScan, Role, Table, Tally
+from luthier.data.scan import HASH_TYPE, HEAD_ROWS, PLACES_SHOWN, Account, Excluded, FileScan, Role, Table, Tally
 from luthier.data.speech import speech
 from luthier.errors import DataError, Problem
 from luthier.text import say
@@ -217,7 +217,7 @@ class Alike:
         self._contents = array("Q")
 
     def see(self, where: str, path: str, role: Role, example: Example, content_hash: bytes) -> None:
-        content = int.from_bytes(content_hash[:8], "little")
+        content = content_of(content_hash)
         self._index.add(len(self._contents), content, speech(example).own_text)
         self._contents.append(content)
 
@@ -366,7 +366,7 @@ def judge(
 
 def _hashes(files: Sequence[Given]) -> NDArray[np.void]:
     """Content hashes of all rows."""
-    return np.concatenate([np.empty(0, f"V{HASH_BYTES}"), *(file.table.hashes for file in files)])
+    return np.concatenate([np.empty(0, HASH_TYPE), *(file.table.hashes for file in files)])
 
 
 def _twice(files: Iterable[Given]) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from luthier.data.answers import Answers, Count, Odd
 from luthier.data.defects import defects, unclosed
 from luthier.data.examples import Example
 from luthier.data.ledger import Ledger
-from luthier.data.near import SAMPLE_ROWS, NearIndex, Pairs, families, settled
+from luthier.data.near import SAMPLE_ROWS, NearIndex, Pairs, content_of, families, settled
 from luthier.data.scan import PLACES_SHOWN, Role, Tally
 from luthier.data.speech import speech
 from luthier.data.statistics import Frequent, Statistics, Tokens
@@ -112,7 +112,7 @@ class Findings:
         """A kept row."""
         said, row = speech(example), len(self._rows)
         text = said.all
-        content, is_validation = _key(content_hash), role == "validation"
+        content, is_validation = content_of(content_hash), role == "validation"
         self._rows.add(where, path, is_validation, content, said.asked, len(text))
         self._near.add(row, content, said.own_text)
         for defect in defects(text):
@@ -151,7 +151,7 @@ class Findings:
 
     def finish(self, held_out: Collection[bytes] = ()) -> tuple[tuple[Finding, ...], Statistics]:
         """All findings, the worst first. held_out: content hashes of rows that are kept for validation."""
-        validation = self._rows.validation(map(_key, held_out))
+        validation = self._rows.validation(map(content_of, held_out))
         pairs = self._near.pairs(frozenset(np.flatnonzero(validation).tolist()))
         made = [Finding.of(problem) for problem in self._problems(validation, pairs)]
         return tuple(ordered(made)), self._statistics(pairs)
@@ -298,10 +298,6 @@ def brief(findings: Sequence[Finding], looked: int, rows: int) -> list[str]:
     if not findings and looked == rows:
         return []
     return [*worse, say(id, warnings=len(worse), notes=len(findings) - len(worse), looked=looked, rows=rows)]
-
-
-def _key(content_hash: bytes) -> int:
-    return int.from_bytes(content_hash[:8], "little")
 
 
 def _shown(count: Count) -> str:

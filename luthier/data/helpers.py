@@ -50,16 +50,13 @@ Asked = tuple[Future[Block | None], Rows]
 """What a helper was asked for, and of which rows."""
 
 
-def made(
-    raw: Iterable[Rows], maker: BlockMaker, skip: Callable[[], int], *, most: int | None = None
-) -> Generator[Block]:
+def made(raw: Iterable[Rows], maker: BlockMaker, skip: Callable[[], int]) -> Generator[Block]:
     """The blocks of raw rows, in order.
 
     Args:
         skip: examples that are still to be skipped (`BlockMaker.make`), asked before each block that is made here.
-        most: helpers; as many as there are cores beside this one's where not given.
     """
-    most = min(_cores() - 1, MOST_HELPERS) if most is None else most
+    most = min(cores() - 1, MOST_HELPERS)
     started_s = time.monotonic()
     team: _Team | None = None
     with contextlib.ExitStack() as stack:
@@ -97,7 +94,8 @@ def _taken(each: Block | Asked, maker: BlockMaker) -> Block:
     return maker.make(rows) if found is None else found
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -69,6 +69,11 @@ _LENDERS = np.argsort(mixed(np.arange(1, HASHES * HASHES + 1, dtype=np.uint64)).
 """For each bin the order in which it asks the others when it is empty."""
 
 
+def content_of(content_hash: bytes) -> int:
+    """What rows are compared by: the first 64 bits of their hash."""
+    return int.from_bytes(content_hash[:8], "little")
+
+
 def evened(text: str) -> str:
     """A text as it is compared."""
     return " ".join(text[: 2 * MOST_CHARACTERS].lower().split())[:MOST_CHARACTERS]

@@ -19,14 +19,13 @@ from tokenizers import AddedToken
 from luthier.config.schema import Lora, RunConfig, Sft
 from luthier.data import stops
 from luthier.data import template_files as files
-from luthier.data.laws import LawReport
 from luthier.data.renderer import FORMAT, Choices, RowRenderer
 from luthier.data.stops import EmbeddingRows
 from luthier.data.vocabulary import Vocabulary
 from luthier.disk import write_json
 from luthier.errors import ModelError, Problem
 
-__all__ = ["LawReport", "Renderer", "load_renderer"]
+__all__ = ["Renderer", "load_renderer"]
 
 PROBE_TEXT = "A probe: 3.14 naïve café  — 你好，世界。\n\tdef f(x): return x\n"
 """Encoded on saving and again on loading: scripts, spaces and digits that tokenizers differ in."""
