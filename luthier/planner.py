@@ -160,7 +160,9 @@ class Workload:
     cast_parameters: trained weights of the base itself that are not kept in the compute dtype, so that a forward pass
     makes copies of them (they are counted under every policy, though under drop_layer those of one layer at a time are
     there);
-    head_parameters: of the head (or the embedding tied to it) where it trains.
+    head_parameters: of the head (or the embedding tied to it) where it trains;
+    log_sums: attention is a kernel of torch's, which keeps a log-sum-exp of each row and head, and its output whether
+    or not somebody else does (on a GPU; `luthier.kernels.tiled` keeps neither).
     """
 
     trained: Trained
@@ -171,6 +173,7 @@ class Workload:
     ranks: tuple[Ranks, ...] = ()
     cast_parameters: int = 0
     head_parameters: int = 0
+    log_sums: bool = True
 
 
 def plan(
@@ -284,9 +287,10 @@ def last_layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Poli
     bytes per scored row besides.
 
     keep: per token the residual stream before attention (d), k and v; per row q, the attention output, the residual
-    stream before the MLP (d), gate and up; the adapters' inner rows; in float32 the reciprocal RMS of each norm and the
-    log-sum-exp of each head; under q/k norm q and k before it. drop_mlp: of the MLP its input and its reciprocal RMS
-    alone. drop_layer: the residual stream before attention alone. offload: nothing on the device.
+    stream before the MLP (d), gate and up; the adapters' inner rows; in float32 the reciprocal RMS of each norm and,
+    where there is one, the log-sum-exp of each head; under q/k norm q and k before it. drop_mlp: of the MLP its input
+    and its reciprocal RMS alone. drop_layer: the residual stream before attention alone. offload: nothing on the
+    device.
     """
     if policy == "offload":
         return 0, 0
@@ -296,7 +300,9 @@ def last_layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Poli
     mixer, width = layer.mixer, layer.ffn.width
     query, key = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
     of_tokens, of_rows = spec.d + 2 * key + ranks.k + ranks.v, 2 * query + spec.d + ranks.q + ranks.o
-    token_scalars, row_scalars = 1, 1 + mixer.heads
+    if load.ranks and not ranks.o and not load.log_sums:
+        of_rows -= query  # nobody reads the attention output again
+    token_scalars, row_scalars = 1, 1 + mixer.heads * load.log_sums
     if mixer.qk_norm:
         of_tokens, token_scalars = of_tokens + key, token_scalars + mixer.kv_heads
         of_rows, row_scalars = of_rows + query, row_scalars + mixer.heads

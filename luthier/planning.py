@@ -178,4 +178,5 @@ def _workload(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int,
         ranks=ranks(base.arch, tune),
         cast_parameters=in_place if optim.weights == "float32" else trained.vectors,
         head_parameters=math.prod(base.arch.tensors[head]) if head_trains else 0,
+        log_sums=chosen.device != "cpu",
     )

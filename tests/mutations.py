@@ -283,6 +283,30 @@ MUTATIONS: dict[str, Mutation] = {
         "seen_BT = place_T <= lengths_B[:, None]",
         "test_kernels_attention.py::test_cached_attention_equals_that_over_the_whole_sequence",
     ),
+    "tiles show keys ahead": Mutation(
+        "kernels/tiled.py",
+        "hidden_QT = torch.arange(ahead, self.keys.stop) > place_Q1",
+        "hidden_QT = torch.arange(ahead, self.keys.stop) > place_Q1 + 1",
+        "test_kernels_attention.py::test_equals_masked_softmax_forward_and_backward",
+    ),
+    "tiles show keys that the window does not reach": Mutation(
+        "kernels/tiled.py",
+        "<= place_Q1 - self.seen.window",
+        "< place_Q1 - self.seen.window",
+        "test_kernels_attention.py::test_equals_masked_softmax_forward_and_backward",
+    ),
+    "rounded factors for everybody": Mutation(
+        "kernels/tiled.py",
+        "        matmul.fp32_precision = before",
+        "        pass",
+        "test_kernels_attention.py::test_tiles_leave_torch_s_matmuls_as_they_were",
+    ),
+    "filler is learnt": Mutation(
+        "models/decoder.py",
+        "F.pad(want.coefficients, (0, fill))",
+        "F.pad(want.coefficients, (0, fill), value=1.0)",
+        "test_decoder.py::test_filler_changes_nothing_that_is_learnt",
+    ),
     "a chosen row sees one token ahead": Mutation(
         "kernels/attention.py",
         "_sees(self.row_Q1 + self.offset,",
@@ -297,7 +321,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the last layer computes every query": Mutation(
         "models/decoder.py",
-        "if 0 < len(rows_U) < batch.num_tokens:",
+        "if 0 < len(rows_U) < tokens:",
         "if len(rows_U) < 0:",
         "test_decoder.py::test_a_step_does_exactly_the_counted_matmuls",
     ),
@@ -796,8 +820,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the head forgets the rows of new tokens": Mutation(
         "models/decoder.py",
-        "want.mode, want.coefficients, want.entropy, rows)",
-        "want.mode, want.coefficients, want.entropy)",
+        "want.mode, coefficients, want.entropy, rows)",
+        "want.mode, coefficients, want.entropy)",
         "test_new_tokens.py::test_loss_and_gradients_of_a_step_are_pefts",
     ),
     "the base's own column counts beside the new row's": Mutation(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from luthier.batch import Segments
-from luthier.kernels import attention, reference
+from luthier.kernels import reference, tiled
 from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
 
 CASES: dict[str, list[tuple[int, int]]] = {
@@ -29,11 +29,21 @@ def segments_of(case: list[tuple[int, int]]) -> Segments:
     return Segments(end - lengths, end, parents, zeros, zeros, zeros)
 
 
+def choose(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    """torch: what runs on a GPU, on the CPU. Tiles: of a few queries of one sequence, so that short segments have
+    several."""
+    monkeypatch.setattr("luthier.kernels.attention._tiles", lambda q: kernel == "tiles")
+    monkeypatch.setattr("luthier.kernels.tiled.QUERIES", 3)
+    monkeypatch.setattr("luthier.kernels.tiled.TILE_BYTES", 200)
+
+
+@pytest.mark.parametrize("kernel", ["tiles", "torch"])
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 64])
 @pytest.mark.parametrize("name", CASES)
 def test_equals_masked_softmax_forward_and_backward(
-    name: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+    name: str, window: int | None, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    choose(monkeypatch, kernel)
     monkeypatch.setattr("luthier.kernels.attention.MIN_WINDOW_BLOCK", 2)  # so that short segments have blocks too
     segments = segments_of(CASES[name])
     layout = Layout.of(segments)
@@ -53,15 +63,15 @@ def test_equals_masked_softmax_forward_and_backward(
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("kernel", ["_CpuFlash", "_MaskedAgain"])
+@pytest.mark.parametrize("kernel", ["tiles", "torch"])
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 64])
 @pytest.mark.parametrize("name", CASES)
 def test_chosen_rows_are_attended_as_if_all_were(
     name: str, window: int | None, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forward and backward; `_MaskedAgain` is what runs on a GPU."""
+    """Forward and backward."""
+    choose(monkeypatch, kernel)
     monkeypatch.setattr("luthier.kernels.attention.CHOSEN_BLOCK", 2)
-    monkeypatch.setattr("luthier.kernels.attention._CpuFlash", getattr(attention, kernel))
     segments = segments_of(CASES[name])
     layout = Layout.of(segments)
     count = int(segments.end[-1])
@@ -97,7 +107,9 @@ def test_chosen_rows_read_no_key_beyond_the_last_of_their_block() -> None:
     assert keys(256) == [((0, 2), 11), ((2, 5), 1000), ((5, 7), 255 + 450)]
 
 
-def test_the_mask_of_chosen_rows_is_not_kept() -> None:
+@pytest.mark.parametrize("kernel", ["tiles", "torch"])
+def test_the_mask_of_chosen_rows_is_not_kept(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, kernel)
     layout = Layout.of(segments_of([(64, -1)]))
     q, k, v = (torch.randn(rows, 2, 8, requires_grad=True) for rows in (32, 64, 64))
     kept: list[torch.Tensor] = []
@@ -167,7 +179,7 @@ def test_attention_of_the_last_rows(window: int | None) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("length", [5, 191, 192])
+@pytest.mark.parametrize("length", [5, 127, 129, 300])
 def test_half_precision_gradients_are_as_good_as_torch_s(dtype: torch.dtype, length: int) -> None:
     segments = segments_of([(length, -1)] * 2)
     torch.manual_seed(0)
@@ -183,3 +195,48 @@ def test_half_precision_gradients_are_as_good_as_torch_s(dtype: torch.dtype, len
     for mine, other, true in zip(ours, theirs, truth, strict=True):
         assert mine.dtype == dtype
         assert (mine.double() - true).norm() <= 1.2 * (other.double() - true).norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_tiles_leave_torch_s_matmuls_as_they_were(dtype: torch.dtype) -> None:
+    """In bfloat16 the factors of attention's products are rounded; nobody else's are, not even after a fault."""
+    torch.manual_seed(0)
+    a, b = torch.randn(64, 64), torch.randn(64, 64)
+    before = a @ b
+    q, k, v = (torch.randn(1, 2, 9, 8, dtype=dtype, requires_grad=True) for _ in range(3))
+    seen = tiled.Seen(torch.arange(9))
+    tiled.attend(q, k, v, seen, None).sum().backward()
+    with pytest.raises(RuntimeError):
+        tiled.attend(q, k[..., :7], v, seen, None)
+    assert torch.equal(a @ b, before) and torch.backends.mkldnn.matmul.fp32_precision != "bf16"
+
+
+def test_scratch_memory_may_hold_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 9, 8) for _ in range(3))
+    seen = tiled.Seen(torch.arange(9))
+    expected = tiled.attend(q, k, v, seen, None)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(torch.nan))
+    assert torch.equal(tiled.attend(q, k, v, seen, None), expected)
+
+
+def test_tiles_read_no_key_that_none_of_their_queries_sees() -> None:
+    def tiles(window: int | None) -> list[tuple[int, int, int]]:
+        q, k = torch.empty(1, 4, 300, 8), torch.empty(1, 2, 340, 8)
+        made = tiled._tiles(q, k, tiled.Seen(torch.arange(40, 340), window), buffers=1)
+        return [(each.queries.stop, each.keys.start, each.keys.stop) for each in made]
+
+    assert tiles(None) == [(100, 0, 140), (200, 0, 240), (300, 0, 340)]
+    assert tiles(64) == [(100, 0, 140), (200, 77, 240), (300, 177, 340)]
+
+
+def test_tiles_hold_no_more_than_their_limit() -> None:
+    for count, queries in ((64, 128), (3, 4000), (1, 20000)):
+        shape = torch.empty(count, 4, queries, 8, device="meta")
+        made = list(tiled._tiles(shape, shape, tiled.Seen(torch.arange(queries)), buffers=1))
+        assert max(each.buffers[0].untyped_storage().nbytes() for each in made) <= tiled.TILE_BYTES
+        rows = sum(
+            (each.queries.stop - each.queries.start) * (each.sequences.stop - each.sequences.start) for each in made
+        )
+        assert rows == count * queries

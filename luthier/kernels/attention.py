@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from luthier.batch import Ints, Segments
-from luthier.kernels.norm import wide
+from luthier.kernels import tiled
 
 MIN_WINDOW_BLOCK = 128
 """Fewest queries of a block under a sliding window: smaller calls are mostly overhead. Chosen, not tuned."""
@@ -35,11 +35,6 @@ MIN_WINDOW_BLOCK = 128
 CHOSEN_BLOCK = 256
 """Most chosen rows of one call: each of them is laid beside all keys of the block's last, half a block of them for
 nothing. Chosen, not tuned."""
-
-WIDE_BACKWARD_BELOW = 192
-"""Rows below which torch's CPU kernel works on 32 queries at a time. In half precision its backward pass then spends
-most of its time in the overhead of tiny matmuls; in float32 it is 2.8 times as fast (measured: 64 segments of 128, 8
-heads of 32; and 16 of 64, 14 heads of 64). From here up it gains nothing."""
 
 Rows = tuple[int, int]
 
@@ -194,7 +189,7 @@ class Attend:
         chosen_U: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Attended values of all rows that ask, in pieces [n, H * E] that follow one another: joining them here would
-        keep them twice, because attention keeps its own outputs.
+        keep them twice, because attention keeps its own outputs. Rows behind those of the layout are filler: zeros.
 
         Args:
             window: keys a query may see, itself included; None is all before it.
@@ -209,6 +204,8 @@ class Attend:
         for index, call in enumerate(plan.calls):
             keys, values = (self._keys(call, plan, pieces) for pieces in (k, v))
             outputs.append(self._one(call, q[index], keys, values, scale, chosen_U))
+        if len(q) > len(plan.calls):
+            outputs.append(torch.zeros_like(q[-1], requires_grad=False).flatten(1))
         return tuple(outputs)
 
     def _plan(self, window: int | None, chosen: bool) -> _Plan:
@@ -237,9 +234,11 @@ class Attend:
 
     def _one(self, call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float | None, chosen_U: Tensor | None) -> Tensor:
         q, k, v = (x.view(call.count, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
-        if chosen_U is not None:
+        if _tiles(q):
+            out = tiled.attend(q, k, v, tiled.Seen(_places(call, q.shape[-2], chosen_U), call.window), scale)
+        elif chosen_U is not None:
             seen = _Seen(chosen_U[slice(*call.queries), None], call.offset, call.window)
-            out = _sdpa_chosen(q, k, v, seen, scale)
+            out = cast(Tensor, _MaskedAgain.apply(q, k, v, seen, scale))  # type: ignore[no-untyped-call]
         else:
             mask = self._mask(call, q.shape[-2], k.shape[-2], q.device) if call.masked else None
             out = _sdpa(q, k, v, mask, causal=mask is None, scale=scale)
@@ -253,7 +252,9 @@ class Attend:
 
 
 def _split(x: Tensor, ranges: Sequence[Rows]) -> tuple[Tensor, ...]:
-    return torch.split(x, [end - start for start, end in ranges]) if len(ranges) > 1 else (x,)
+    """The rows of each range; filler behind the last, where there is any, comes as one more piece."""
+    filler = [len(x) - ranges[-1][1]] if len(x) > ranges[-1][1] else []
+    return torch.split(x, [end - start for start, end in ranges] + filler) if len(ranges) > 1 or filler else (x,)
 
 
 def attend_last(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor, window: int | None, scale: float | None) -> Tensor:
@@ -281,13 +282,21 @@ def attend_cache(
     return out[:, :, 0].flatten(1)
 
 
+def _tiles(q: Tensor) -> bool:
+    """Whether attention is ours, tile by tile, rather than torch's."""
+    return q.device.type == "cpu"
+
+
+def _places(call: Call, queries: int, chosen_U: Tensor | None) -> Tensor:
+    """Of each query of a call, its place among the keys."""
+    if chosen_U is None:
+        return torch.arange(call.offset, call.offset + queries)
+    return chosen_U[slice(*call.queries)] + call.offset
+
+
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
     """[G, H, T, E]. Grouped heads go in as they are: torch's CPU kernel takes them (measured 5 to 25 % faster than
     repeated keys)."""
-    half = q.dtype in (torch.bfloat16, torch.float16)
-    tracked = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if causal and half and tracked and q.device.type == "cpu" and q.shape[2] < WIDE_BACKWARD_BELOW:
-        return cast(Tensor, _CpuFlash.apply(q, k, v, None, scale))  # type: ignore[no-untyped-call]
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
@@ -306,40 +315,9 @@ class _Seen(NamedTuple):
         return torch.zeros(seen.shape, dtype=k.dtype, device=k.device).masked_fill_(~seen, -torch.inf)
 
 
-def _sdpa_chosen(q: Tensor, k: Tensor, v: Tensor, seen: _Seen, scale: float | None) -> Tensor:
-    """The same for chosen queries. Their mask is as large as all their scores, so it is not kept but made again."""
-    kernel = _CpuFlash if q.device.type == "cpu" else _MaskedAgain
-    return cast(Tensor, kernel.apply(q, k, v, seen, scale))  # type: ignore[no-untyped-call]
-
-
-class _CpuFlash(torch.autograd.Function):
-    """torch's CPU kernel: causal, or of chosen queries. The backward pass of short calls is in float32."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: _Seen | None, scale: float | None) -> Tensor:
-        mask = None if seen is None else seen.mask(k)
-        out, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale
-        )
-        ctx.save_for_backward(q, k, v, out, log_sums)
-        ctx.seen, ctx.scale = seen, scale
-        return cast(Tensor, out)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        *kept, log_sums = ctx.saved_tensors
-        dtype, short = dout.dtype, dout.shape[2] < WIDE_BACKWARD_BELOW
-        dout, q, k, v, out = (x.to(wide(dtype)) if short else x for x in (dout, *kept))
-        mask = None if ctx.seen is None else ctx.seen.mask(k)
-        grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            dout, q, k, v, out, log_sums, 0.0, mask is None, attn_mask=mask, scale=ctx.scale
-        )
-        return (*(grad.to(dtype) for grad in grads), None, None)
-
-
 class _MaskedAgain(torch.autograd.Function):
-    """Attention of chosen queries by whichever kernel torch takes; the backward pass runs it again."""
+    """Attention of chosen queries by whichever kernel torch takes. Their mask is as large as all their scores, so it is
+    not kept: the backward pass runs it all again."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: _Seen, scale: float | None) -> Tensor:

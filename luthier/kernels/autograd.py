@@ -183,8 +183,9 @@ class _AttentionOutput(torch.autograd.Function):
         flat, pieces = rest[:PARAMETERS], cast(tuple[Tensor, ...], rest[PARAMETERS:])
         (linear,) = _linears(flat, scales, h_ND.dtype)
         y_ND, inner_NS = blocks.attention_output(_joined(pieces), h_ND, linear, drop)
-        ctx.drop, ctx.scales = drop, scales
-        ctx.save_for_backward(inner_NS, *_flat((linear,))[0], *pieces)
+        ctx.drop, ctx.scales, ctx.sizes = drop, scales, [len(piece) for piece in pieces]
+        read = reads_input(_needs(ctx.needs_input_grad[3 : 3 + PARAMETERS]))
+        ctx.save_for_backward(inner_NS, *_flat((linear,))[0], *(pieces if read else ()))
         return y_ND
 
     @staticmethod
@@ -195,10 +196,9 @@ class _AttentionOutput(torch.autograd.Function):
         need_h, wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[3:]
         need = OutputNeed(any(wanted[PARAMETERS:]), _needs(wanted[:PARAMETERS])[0])
         (linear,) = _linears(flat, ctx.scales)
-        attended_NO = _joined(pieces) if reads_input((need.linear,)) else None
+        attended_NO = _joined(pieces) if pieces else None
         dattended_NO, grads = blocks.attention_output_backward(attended_NO, inner_NS, dy_ND, linear, ctx.drop, need)
-        sizes = [len(piece) for piece in pieces]
-        dpieces = [None] * len(sizes) if dattended_NO is None else torch.split(dattended_NO, sizes)
+        dpieces = [None] * len(ctx.sizes) if dattended_NO is None else torch.split(dattended_NO, ctx.sizes)
         return (None, None, dy_ND if need_h else None, *_flat_grads([grads]), *dpieces)
 
 

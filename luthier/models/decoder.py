@@ -27,7 +27,7 @@ from luthier.arch.spec import Architecture, Attention, DecoderSpec, Rope, Unit
 from luthier.arch.spec import Layer as LayerSpec
 from luthier.batch import Batch, Ints
 from luthier.config.schema import Policy
-from luthier.kernels import autograd, head, rotary
+from luthier.kernels import autograd, head, rotary, sizes
 from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
 from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
@@ -302,18 +302,15 @@ class Decoder(nn.Module):
         """
         layout = Layout.of(batch.segments)
         rows_M = layout.rows(batch.rows)
-        rows_U = np.unique(rows_M)
-        if 0 < len(rows_U) < batch.num_tokens:
-            h_UD = self._body(batch, layout, adapter, dropout, policies, rows_U)
+        rows_U, tokens = np.unique(rows_M), batch.num_tokens
+        fill_N, fill_U = sizes.fillers(tokens, len(rows_U)) if self._fills else (0, 0)
+        if 0 < len(rows_U) < tokens:
+            computed_U = np.concatenate([rows_U, np.arange(tokens, tokens + fill_U)])
+            h_UD = self._body(batch, layout, adapter, dropout, policies, computed_U, fill_N)
             rows_M = np.searchsorted(rows_U, rows_M)
         else:
-            h_UD = self._body(batch, layout, adapter, dropout, policies)
-        x_MD = self._final_norm(h_UD[_to_device(rows_M, self.device)], adapter)
-        targets_M = _to_device(batch.targets, self.device)
-        top = self._head
-        weight_VD, rows = top.weight_for(adapter), top.rows_for(adapter)
-        scored = head.score(x_MD, weight_VD, targets_M, want.mode, want.coefficients, want.entropy, rows)
-        return Scores(scored.logp_M, scored.total, scored.entropy_M, x_MD if want.hidden else None)
+            h_UD = self._body(batch, layout, adapter, dropout, policies, fill=fill_N)
+        return self._scores(h_UD, rows_M, batch.targets, want, adapter)
 
     def hidden(self, batch: Batch, *, adapter: str | None = None, dropout: DropoutKey | None = None) -> Tensor:
         """Hidden states of every row after the final norm, [N, D], in the batch's order, differentiable."""
@@ -379,6 +376,27 @@ class Decoder(nn.Module):
 
     # ------------------------------------------------------------------------------------------------ parts
 
+    @property
+    def _fills(self) -> bool:
+        """Whether micro-batches are filled up to numbers of rows that are multiplied fast. In float32 nothing is won,
+        and on a GPU it is not studied."""
+        return self.device.type == "cpu" and self.compute_dtype in (torch.bfloat16, torch.float16)
+
+    def _scores(self, h_UD: Tensor, rows_M: Ints, targets_M: Ints, want: Want, adapter: str | None) -> Scores:
+        """Norm and head for the scored rows, which may be filled up as well; filler has no weight in any sum."""
+        scored = len(rows_M)
+        fill = sizes.filled(scored) - scored if self._fills else 0
+        rows_M, targets_M = (np.pad(each, (0, fill)) for each in (rows_M, targets_M))
+        coefficients = (
+            want.coefficients if not fill or want.coefficients is None else F.pad(want.coefficients, (0, fill))
+        )
+        x_MD = self._final_norm(h_UD[_to_device(rows_M, self.device)], adapter)
+        top, targets = self._head, _to_device(targets_M, self.device)
+        weight_VD, rows = top.weight_for(adapter), top.rows_for(adapter)
+        made = head.score(x_MD, weight_VD, targets, want.mode, coefficients, want.entropy, rows)
+        logp, entropy, hidden = made.logp_M[:scored], made.entropy_M, x_MD[:scored] if want.hidden else None
+        return Scores(logp, made.total, None if entropy is None else entropy[:scored], hidden)
+
     def _body(
         self,
         batch: Batch,
@@ -387,12 +405,14 @@ class Decoder(nn.Module):
         dropout: DropoutKey | None,
         policies: Sequence[Policy] = (),
         rows: Ints | None = None,
+        fill: int = 0,
     ) -> Tensor:
         """The residual stream after the last layer, in the layout's order: [N, D], or [U, D] of some rows, ascending
-        and each once."""
+        and each once. `fill` more rows lie behind those of the batch: tokens that nothing attends to or is learnt
+        of."""
         assert batch.inject is None and not batch.segments.adapter.any(), "one adapter per batch, tokens only"
         assert not policies or len(policies) == len(self.spec.layers), "one policy per layer"
-        attend = Attend(layout, rows)
+        attend = Attend(layout, None if rows is None else rows[rows < batch.num_tokens])
         rows_U = None if rows is None else _to_device(rows, self.device)
 
         def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
@@ -400,15 +420,17 @@ class Decoder(nn.Module):
             chosen_U = rows_U if index == len(self.spec.layers) - 1 else None
             return attend(q, k, v, mixer.window, mixer.scale, chosen_U)
 
+        def placed(array: Ints) -> Tensor:
+            return _to_device(np.pad(layout.place(array), (0, fill)), self.device)
+
         token_N = None
         if dropout is not None:
-            uid_N, position_N = (_to_device(layout.place(array), self.device) for array in (batch.uid, batch.positions))
-            token_N = token_hashes(uid_N, position_N)
-        positions_N = _to_device(layout.place(batch.positions), self.device)
+            token_N = token_hashes(placed(batch.uid), placed(batch.positions))
+        positions_N = placed(batch.positions)
         run = _Pass(positions_N, adapter, mix, token_N, dropout, policies, rows_U)
         if "offload" in policies and (mover := self._mover()) is not None:
             run.offload = Offload(mover, self.parameters())
-        return self._layers(layout.place(batch.ids), run)
+        return self._layers(np.pad(layout.place(batch.ids), (0, fill)), run)
 
     def _mover(self) -> Mover | None:
         """On a CPU there is no other memory."""

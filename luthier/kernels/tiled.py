@@ -1,0 +1,181 @@
+"""Attention on a CPU, in tiles of queries, out of plain matmuls and a softmax.
+
+What goes in: queries, keys and values, and the place of each query among the keys. What comes out: attended values; in
+the backward pass the gradients, for which nothing is kept but what went in: probabilities are formed again. Keys that
+no query of a tile may see are left out, so that causal attention costs little more than half of a square.
+
+Scores, probabilities and sums are float32 or wider. Where the compute dtype is bfloat16, the factors of every product
+are rounded to it and the product is not, which is what the processor's own instruction does.
+
+Shape legend: G sequences of equal length, H heads, K key/value heads, Q queries, T keys, E features per head; B pairs
+of sequence and key/value head, R queries that share them (those of H / K heads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from luthier.kernels.norm import wide
+from luthier.kernels.tiles import chunks
+
+QUERIES = 128
+"""Most queries of a tile. Measured at 70 to 1024 rows: with 64 or 256 up to a fifth slower."""
+TILE_BYTES = 2**22
+"""Of one tile of scores; the backward pass has two. Measured: with 2 or 16 MiB up to a fifth slower (L2 of 1 MiB)."""
+
+
+class Seen(NamedTuple):
+    """Which keys each query sees: those up to its own place among them, and at most the last `window` of these.
+
+    place_Q: int64, ascending.
+    """
+
+    place_Q: Tensor
+    window: int | None = None
+
+
+def attend(q_GHQE: Tensor, k_GKTE: Tensor, v_GKTE: Tensor, seen: Seen, scale: float | None) -> Tensor:
+    """Attended values, [G, H, Q, E], laid out in memory as [G, Q, H, E]; differentiable.
+
+    Args:
+        scale: multiplier of q.k; None is 1/sqrt(E).
+    """
+    scale = q_GHQE.shape[-1] ** -0.5 if scale is None else scale
+    return cast(Tensor, _Tiled.apply(q_GHQE, k_GKTE, v_GKTE, seen, scale))  # type: ignore[no-untyped-call]
+
+
+class _Tiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Seen, scale: float) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        ctx.seen, ctx.scale = seen, scale
+        out = _tokens_first(q)
+        with _factors_rounded(q.dtype):
+            keys, values = _widened(k), _widened(v)
+            for tile in _tiles(q, k, seen, buffers=1):
+                p_BRT = tile.probabilities(tile.rows(q), keys, scale)
+                tile.put(out, torch.bmm(p_BRT, tile.shared(values)))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v = ctx.saved_tensors
+        scale, dq = ctx.scale, _tokens_first(q)
+        with _factors_rounded(q.dtype):
+            keys, values = _widened(k), _widened(v)
+            dkeys, dvalues = torch.zeros_like(keys), torch.zeros_like(values)
+            for tile in _tiles(q, k, ctx.seen, buffers=2):
+                q_BRE, dout_BRE = tile.rows(q), tile.rows(dout)
+                p_BRT = tile.probabilities(q_BRE, keys, scale)
+                tile.shared(dvalues).baddbmm_(p_BRT.mT, dout_BRE)
+                dp_BRT = torch.bmm(dout_BRE, tile.shared(values).mT, out=tile.buffer(1))
+                ds_BRT = torch.ops.aten._softmax_backward_data.out(dp_BRT, p_BRT, -1, p_BRT.dtype, grad_input=dp_BRT)
+                tile.shared(dkeys).baddbmm_(ds_BRT.mT, q_BRE, alpha=scale)
+                tile.put(dq, torch.baddbmm(q_BRE, ds_BRT, tile.shared(keys), beta=0, alpha=scale))
+        return dq, _narrowed(dkeys, k), _narrowed(dvalues, v), None, None
+
+
+class _Tile(NamedTuple):
+    """Some queries of some sequences, the keys that any of them sees, and scratch memory that all tiles share."""
+
+    sequences: slice
+    queries: slice
+    keys: slice
+    seen: Seen
+    kv_heads: int
+    buffers: tuple[Tensor, ...]
+
+    def shared(self, x_GKTE: Tensor) -> Tensor:
+        """Keys or values, [B, T, E]: a view."""
+        return x_GKTE[self.sequences, :, self.keys].flatten(0, 1)
+
+    def rows(self, x_GHQE: Tensor) -> Tensor:
+        """Queries, [B, R, E] in `wide`."""
+        x_GHQE = x_GHQE[self.sequences, :, self.queries]
+        return x_GHQE.to(wide(x_GHQE.dtype)).reshape(len(x_GHQE) * self.kv_heads, -1, x_GHQE.shape[-1])
+
+    def put(self, whole_GHQE: Tensor, x_BRE: Tensor) -> None:
+        """Write queries where they belong."""
+        part = whole_GHQE[self.sequences, :, self.queries]
+        part.copy_(x_BRE.view(part.shape))
+
+    def buffer(self, index: int) -> Tensor:
+        """Scratch memory, [B, R, T]."""
+        count, keys = self.sequences.stop - self.sequences.start, self.keys.stop - self.keys.start
+        heads_of_all = self.buffers[index].shape[1]
+        rows = heads_of_all // self.kv_heads * (self.queries.stop - self.queries.start)
+        return self.buffers[index].view(-1)[: count * self.kv_heads * rows * keys].view(-1, rows, keys)
+
+    def probabilities(self, q_BRE: Tensor, keys_GKTE: Tensor, scale: float) -> Tensor:
+        """[B, R, T], in the first buffer."""
+        p_BRT = self.buffer(0)
+        torch.baddbmm(p_BRT, q_BRE, self.shared(keys_GKTE).mT, beta=0, alpha=scale, out=p_BRT)
+        self._hide(p_BRT)
+        return torch.softmax(p_BRT, -1, out=p_BRT)
+
+    def _hide(self, scores_BRT: Tensor) -> None:
+        """Take away the keys that lie before some queries of the tile, and those that some windows do not reach."""
+        place_Q1 = self.seen.place_Q[self.queries, None]
+        scores_BHQT = scores_BRT.view(len(scores_BRT), -1, len(place_Q1), scores_BRT.shape[-1])
+        ahead = int(place_Q1[0]) + 1
+        if ahead < self.keys.stop:
+            hidden_QT = torch.arange(ahead, self.keys.stop) > place_Q1
+            scores_BHQT[..., ahead - self.keys.start :].masked_fill_(hidden_QT, -torch.inf)
+        if self.seen.window is None:
+            return
+        reached = int(place_Q1[-1]) - self.seen.window + 1
+        if reached > self.keys.start:
+            hidden_QT = torch.arange(self.keys.start, reached) <= place_Q1 - self.seen.window
+            scores_BHQT[..., : reached - self.keys.start].masked_fill_(hidden_QT, -torch.inf)
+
+
+def _tiles(q_GHQE: Tensor, k_GKTE: Tensor, seen: Seen, buffers: int) -> Iterator[_Tile]:
+    """Tiles whose scores fit `TILE_BYTES`, at least one query each."""
+    count, heads, queries, _ = q_GHQE.shape
+    kv_heads, keys = k_GKTE.shape[1:3]
+    dtype = wide(q_GHQE.dtype)
+    row_bytes = heads * keys * dtype.itemsize
+    of_queries = list(chunks(queries, row_bytes, min(TILE_BYTES, QUERIES * row_bytes)))
+    most_queries = max(each.stop - each.start for each in of_queries)
+    of_sequences = list(chunks(count, row_bytes * most_queries, TILE_BYTES))
+    most_sequences = max(each.stop - each.start for each in of_sequences)
+    scratch = tuple(torch.empty((most_sequences, heads, most_queries, keys), dtype=dtype) for _ in range(buffers))
+    for sequences in of_sequences:
+        for rows in of_queries:
+            first, last = int(seen.place_Q[rows.start]), int(seen.place_Q[rows.stop - 1])
+            lowest = 0 if seen.window is None else max(first - seen.window + 1, 0)
+            yield _Tile(sequences, rows, slice(lowest, last + 1), seen, kv_heads, scratch)
+
+
+def _widened(x_GKTE: Tensor) -> Tensor:
+    """In one piece, so that sequences and heads can be taken together without a copy."""
+    return x_GKTE.to(wide(x_GKTE.dtype)).contiguous()
+
+
+def _narrowed(wide_GKTE: Tensor, like_GKTE: Tensor) -> Tensor:
+    return _tokens_first(like_GKTE).copy_(wide_GKTE)
+
+
+def _tokens_first(x_GHQE: Tensor) -> Tensor:
+    """An empty tensor of this shape, laid out as [G, Q, H, E], as projections are."""
+    return torch.empty_like(x_GHQE.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+
+
+@contextmanager
+def _factors_rounded(dtype: torch.dtype) -> Iterator[None]:
+    """Products of float32 matrices take bfloat16 factors, where that is the compute dtype and the processor has
+    instructions for it."""
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16" if dtype == torch.bfloat16 else "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
