@@ -25,8 +25,9 @@ def filled(rows: int) -> int:
 
 
 def fillers(tokens: int, rows: int) -> tuple[int, int]:
-    """Filler tokens, and how many of them stand beside the `rows` of the tokens that a last layer computes."""
-    all_tokens, all_rows = filled(tokens), filled(rows)
-    if all_tokens - tokens < all_rows - rows:
-        all_tokens = filled(all_tokens + 1)
-    return all_tokens - tokens, all_rows - rows
+    """Filler tokens, and how many of them stand beside the `rows` of the tokens that a last layer computes: no more
+    than there are, for filler of one layer is not to cost much in the others."""
+    of_tokens, of_rows = filled(tokens) - tokens, filled(rows) - rows
+    if of_rows > of_tokens:
+        of_rows = -rows % EVEN if rows >= LEAST else 0
+    return of_tokens + EVEN * (of_rows > of_tokens), of_rows
