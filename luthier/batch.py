@@ -25,7 +25,7 @@ class Rendered:
     """One training sequence.
 
     Attributes:
-        uid: the example's stable number (position in the token store); dropout and order are keyed by it.
+        uid: the example's stable number (position in the token store); the order of examples is keyed by it.
         ids: token ids, int32 [T].
         weights: weight of the loss of *predicting* ids[t] from the tokens before it, float32 [T]; weights[0] is 0
             because nothing precedes the first token. 0 means context only.
@@ -44,7 +44,7 @@ class Segments:
         start, end: half-open row range.
         parent: index of the segment whose tokens precede this one (a shared prompt), -1 for none. Parents come first
             and may nest. A token attends to its own segment up to itself and to all of its ancestors.
-        owner: index 0..Q-1 of the example within the micro-batch.
+        owner: index 0..Q-1 of the example within the micro-batch; of a shared segment the first that goes through it.
         group: pair or rollout group; equals owner where there is none.
         adapter: index of the adapter that applies; 0 where there is one.
     """
@@ -68,26 +68,30 @@ class Batch:
         ids: token ids, int64 [N].
         positions: rotary positions, int64 [N] (a segment with a parent goes on where the parent ended).
         prev: row of the token before, int64 [N], -1 at the start of an example.
-        uid: row uid of each token's example, int64 [N]; (uid, position) is the key that dropout is drawn from.
+        key: what dropout is drawn from, int64 [N]: the same for two tokens exactly where they and all before them are
+            the same, so that it makes no difference whether a beginning that examples share is computed once or often.
         segments: see Segments.
         rows: rows whose next token is scored, int64 [M], ascending.
         targets: the token ids they must predict, int64 [M].
-        row_owner: owner of each scored row, int64 [M].
+        row_owner: owner of each scored row, int64 [M]; the first one, where several learn the same token there. A row
+            stands here again for each further token that is learnt after it.
         weights: term name -> float32 [M] weight of each scored row.
         per_owner: name -> float32 [Q] (labels, margins, reference log-probabilities...).
+        uid: of each owner's row, int64 [Q].
         inject: reserved for embeddings that do not come from the token table (multimodal); None.
     """
 
     ids: Ints
     positions: Ints
     prev: Ints
-    uid: Ints
+    key: Ints
     segments: Segments
     rows: Ints
     targets: Ints
     row_owner: Ints
     weights: dict[str, Floats]
     per_owner: dict[str, Floats]
+    uid: Ints
     inject: Any = None
 
     @property
@@ -105,7 +109,7 @@ class Step:
         uids: examples of the step, in order.
         micro: the flat micro-batches; their union is exactly `uids`.
         denom: term -> denominator over the whole step and all ranks, computed on the host before the first backward.
-        tokens: number of tokens in all micro-batches.
+        tokens: of its examples, as far as anything is learnt from them; those that examples share count in each.
     """
 
     index: int
@@ -114,3 +118,8 @@ class Step:
     micro: tuple[Batch, ...]
     denom: dict[str, float]
     tokens: int
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that go through the model."""
+        return sum(batch.num_tokens for batch in self.micro)

@@ -39,6 +39,7 @@ def finish(job: Job, state: TrainState, tune: AnyTune, base: Base, renderer: Ren
         {
             "steps": state.step,
             "tokens": state.tokens,
+            "computed_tokens": state.computed_tokens,
             "seconds": state.seconds,
             "peak_memory_bytes": peak_memory_bytes(job.backend.device),
             "outputs": [output.name],

@@ -262,7 +262,9 @@ def _finished(event: Event) -> str:
     data = event.data
     seconds, tokens = data.get("seconds") or 0.0, data.get("tokens") or 0
     values = {"steps": count(data.get("steps")), "tokens": count(tokens), "time": duration(seconds)}
-    return say("runs.progress.finished", rate=count(tokens / seconds if seconds else None), **values)
+    line = say("runs.progress.finished", rate=count(tokens / seconds if seconds else None), **values)
+    computed = data.get("computed_tokens") or tokens
+    return f"{line}; {say('runs.shared', computed=count(computed))}" if computed < tokens else line
 
 
 LINES: dict[str, Callable[[Event], str]] = {

@@ -369,8 +369,9 @@ def assemble(
     named = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]
     assert sum(p.numel() for _, p in named) == counts.trainable, "counted and real trainable parameters differ"
     rate = config.learning_rate
-    steps = stream.Stream.of(data.train, config, budget)
-    held_out = pack.batches(data.validation, budget) if data.validation is not None else ()
+    call_tokens = pack.call_tokens(chosen.device)
+    steps = stream.Stream.of(data.train, config, budget, call_tokens)
+    held_out = pack.batches(data.validation, budget, call_tokens) if data.validation is not None else ()
     job = loop.Job(
         model=decoder,
         named=named,

@@ -240,9 +240,9 @@ MUTATIONS: dict[str, Mutation] = {
         "mix(mix(key.seed & 0xFFFFFFFF))",
         "test_kernels_dropout.py::test_mask_depends_on_every_part_of_its_key_and_not_on_the_row",
     ),
-    "dropout is the same at every position": Mutation(
+    "dropout is drawn from half of a token's key": Mutation(
         "kernels/dropout.py",
-        ".bitwise_xor_(_low_word(position_N))",
+        ".bitwise_xor_(_low_word(key_N >> 32))",
         "",
         "test_kernels_dropout.py::test_mask_is_its_plain_definition",
     ),
@@ -648,9 +648,51 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "targets are one token off": Mutation(
         "data/pack.py",
-        "following = np.concatenate([e.ids[1 : n + 1] for",
-        "following = np.concatenate([e.ids[:n] for",
+        "ids[places + 1], owner",
+        "ids[places], owner",
         "test_pack.py::test_one_batch_by_hand",
+    ),
+    "what several examples learn weighs as if one did": Mutation(
+        "data/pack.py",
+        "summed = np.add.reduceat(weights.astype(np.float64), np.flatnonzero(new))",
+        "summed = weights[new].astype(np.float64)",
+        "test_prefix.py::test_a_row_that_comes_twice_is_learnt_once_with_both_weights",
+    ),
+    "what follows a shared beginning has its positions": Mutation(
+        "data/pack.py",
+        "+ (first - start)[segment]",
+        "- start[segment]",
+        "test_prefix.py::test_each_micro_batch_is_well_formed",
+    ),
+    "a parted family does not pay for its beginning again": Mutation(
+        "data/pack.py",
+        "room = budget_tokens - (stretches[index].end if index >= 0 else 0)",
+        "room = budget_tokens",
+        "test_prefix.py::test_a_family_beyond_the_budget_is_parted_and_pays_for_its_beginning_again",
+    ),
+    "a beginning is shared whatever it costs": Mutation(
+        "data/prefix.py",
+        "saved >= call_tokens * (1 + len(after.following))",
+        "saved >= 0",
+        "test_prefix.py::test_a_stretch_has_to_be_worth_its_calls",
+    ),
+    "dropout does not know what came before": Mutation(
+        "data/prefix.py",
+        "np.cumsum(_mixed(places | ids.astype(np.uint64)))",
+        "_mixed(places | ids.astype(np.uint64))",
+        "test_prefix.py::test_keys_are_the_same_exactly_where_all_before_is",
+    ),
+    "attention keeps a shared beginning for each that follows": Mutation(
+        "kernels/tiled.py",
+        "ctx.save_for_backward(q, *parts)",
+        "ctx.save_for_backward(q, *joined(parts))",
+        "test_kernels_attention.py::test_what_a_continuation_sees_of_its_prompt_is_not_kept_again",
+    ),
+    "an unrolled conversation is scattered over the epoch": Mutation(
+        "data/stream.py",
+        "if conversations is not None:",
+        "if conversations is not None and not len(rows):",
+        "test_stream.py::test_an_unrolled_conversation_stays_together",
     ),
     # ------------------------------------------------------------------------------------------------ the recipe
     "unknown keys of a recipe are ignored": Mutation(

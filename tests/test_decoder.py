@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from luthier.arch.families import FAMILIES
 from luthier.arch.spec import Unit
 from luthier.batch import Batch, Ints, Rendered, Segments
-from luthier.data import pack
+from luthier.data import pack, prefix
 from luthier.kernels import autograd, head, sizes
 from luthier.models.decoder import Cache, Copy, Decoder, Delta, DropoutKey, Want
 
@@ -39,7 +39,7 @@ def documents(lengths: Sequence[int] = LENGTHS) -> list[Document]:
     return [(random.integers(0, VOCABULARY, n), np.arange(n // 3, n - 1)) for n in lengths]
 
 
-def flat(docs: Sequence[Document], uids: Sequence[int] | None = None) -> Batch:
+def flat(docs: Sequence[Document]) -> Batch:
     lengths = np.array([len(ids) for ids, _ in docs])
     ends = np.cumsum(lengths)
     starts = ends - lengths
@@ -51,13 +51,14 @@ def flat(docs: Sequence[Document], uids: Sequence[int] | None = None) -> Batch:
         ids=ids,
         positions=positions,
         prev=np.where(positions > 0, np.arange(len(ids)) - 1, -1),
-        uid=np.repeat(owners if uids is None else np.asarray(uids), lengths),
+        key=np.concatenate([prefix.keys(ids) for ids, _ in docs]),
         segments=Segments(starts, ends, np.full(len(docs), -1), owners, owners, np.zeros(len(docs), np.int64)),
         rows=rows,
         targets=ids[rows + 1],
         row_owner=np.repeat(owners, [len(rows) for _, rows in docs]),
         weights={"nll": np.ones(len(rows), np.float32)},
         per_owner={},
+        uid=owners,
     )
 
 
@@ -243,7 +244,7 @@ def test_packing_and_splitting_change_nothing(kind: str, name: str) -> None:
     for split in splits:
         loss = torch.zeros(())
         for part in split:
-            total = nll(decoder, flat([docs[index] for index in part], part), **options)
+            total = nll(decoder, flat([docs[index] for index in part]), **options)
             total.backward()
             loss = loss + total.detach()
         results.append({"loss": loss, **gradients(decoder)})
@@ -405,10 +406,10 @@ def shared_prompt(prompt: Ints, answers: Sequence[Ints]) -> tuple[Batch, list[Do
     order = np.argsort(rows, kind="stable")
     zeros = np.zeros(len(parts), np.int64)
     batch = Batch(
-        ids=ids, positions=positions, prev=positions - 1, uid=zeros.repeat(lengths),
+        ids=ids, positions=positions, prev=positions - 1, key=positions,
         segments=Segments(starts, ends, parents, zeros, zeros, zeros),
         rows=np.array(rows)[order], targets=np.array(targets)[order], row_owner=np.array(owners)[order],
-        weights={"nll": np.ones(len(rows), np.float32)}, per_owner={},
+        weights={"nll": np.ones(len(rows), np.float32)}, per_owner={}, uid=np.arange(len(answers)),
     )  # fmt: skip
     whole = [np.concatenate([prompt, answer]) for answer in answers]
     return batch, [(ids, np.arange(len(prompt) - 1, len(ids) - 1)) for ids in whole]

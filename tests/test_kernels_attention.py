@@ -118,6 +118,28 @@ def test_the_mask_of_chosen_rows_is_not_kept(kernel: str, monkeypatch: pytest.Mo
     assert kept and not any(tuple(tensor.shape[-2:]) == (32, 64) for tensor in kept)
 
 
+@pytest.mark.parametrize("kernel", ["tiles", "torch"])
+def test_what_a_continuation_sees_of_its_prompt_is_not_kept_again(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is its mask: of 4 continuations of 8 tokens, nothing as long as the prompt of 100 is kept but the prompt's
+    own."""
+    monkeypatch.setattr("luthier.kernels.attention._tiles", lambda q: kernel == "tiles")
+    layout = Layout.of(segments_of([(100, -1), *[(8, 0)] * 4]))
+    q, k, v = (torch.randn(132, 2, 8, requires_grad=True) for _ in range(3))
+    kept: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        outputs = Attend(layout)(q, k, v)
+    for x in (q, k, v):
+        kept.pop(x.untyped_storage().data_ptr(), None)
+    # The values, and a log-sum-exp per head.
+    assert sum(kept.values()) <= sum(each.untyped_storage().nbytes() for each in outputs) + 132 * 2 * 4
+
+
 def test_segments_of_equal_length_share_a_call_wherever_they_lie() -> None:
     layout = Layout.of(segments_of(CASES["mixed"]))
     calls = layout.calls(None)
@@ -205,9 +227,9 @@ def test_tiles_leave_torch_s_matmuls_as_they_were(dtype: torch.dtype) -> None:
     before = a @ b
     q, k, v = (torch.randn(1, 2, 9, 8, dtype=dtype, requires_grad=True) for _ in range(3))
     seen = tiled.Seen(torch.arange(9))
-    tiled.attend(q, k, v, seen, None).sum().backward()
+    tiled.attend(q, [k], [v], seen, None).sum().backward()
     with pytest.raises(RuntimeError):
-        tiled.attend(q, k[..., :7], v, seen, None)
+        tiled.attend(q, [k[..., :7]], [v], seen, None)
     assert torch.equal(a @ b, before) and torch.backends.mkldnn.matmul.fp32_precision != "bf16"
 
 
@@ -215,10 +237,10 @@ def test_scratch_memory_may_hold_anything(monkeypatch: pytest.MonkeyPatch) -> No
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 2, 9, 8) for _ in range(3))
     seen = tiled.Seen(torch.arange(9))
-    expected = tiled.attend(q, k, v, seen, None)
+    expected = tiled.attend(q, [k], [v], seen, None)
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(torch.nan))
-    assert torch.equal(tiled.attend(q, k, v, seen, None), expected)
+    assert torch.equal(tiled.attend(q, [k], [v], seen, None), expected)
 
 
 def test_tiles_read_no_key_that_none_of_their_queries_sees() -> None:

@@ -55,13 +55,10 @@ def plain_rows(folder: Path) -> Plain:
     return found
 
 
-def ids_of(step: Step) -> list[tuple[int, ...]]:
-    """The examples of a step, in their order."""
-    by_uid = {}
-    for batch in step.micro:
-        for start, end in zip(batch.segments.start, batch.segments.end, strict=True):
-            by_uid[int(batch.uid[start])] = tuple(int(token) for token in batch.ids[start:end])
-    return [by_uid[uid] for uid in step.uids]
+def ids_of(stream: Stream, index: int) -> list[tuple[int, ...]]:
+    """The examples of a step, in their order, without the tokens behind the last learnt one's predecessor."""
+    store = stream._store
+    return [tuple(store[uid].ids[: store.computed[uid]].tolist()) for uid in stream.step_uids(index)[1]]
 
 
 def plain_model(folder: Path, tune: str, scratch: Path) -> torch.nn.Module:
@@ -109,11 +106,12 @@ def test_the_loss_follows_a_plain_loop_step_by_step(
 ) -> None:
     folder = tiny_model(family)
     (tmp_path / "rows.json").write_text(json.dumps(rows()))
-    steps: dict[int, Step] = {}
+    order: dict[int, list[tuple[int, ...]]] = {}
     taken = Stream.step
 
     def noted(self: Stream, index: int) -> Step:
-        return steps.setdefault(index, taken(self, index))
+        order[index] = ids_of(self, index)
+        return taken(self, index)
 
     monkeypatch.setattr(Stream, "step", noted)
     recipe: dict[str, Any] = {
@@ -138,8 +136,8 @@ def test_the_loss_follows_a_plain_loop_step_by_step(
     run = luthier.train(recipe)
     ours = [event.data["loss"] for event in run.events if event.kind == "step"]
     labels = plain_rows(folder)
-    order = [ids_of(steps[index]) for index in range(STEPS)]
-    theirs = plain_curve(plain_model(folder, tune, tmp_path / "adapter"), order, labels, RATES[tune])
+    ordered = [order[index] for index in range(STEPS)]
+    theirs = plain_curve(plain_model(folder, tune, tmp_path / "adapter"), ordered, labels, RATES[tune])
     assert len(ours) == len(theirs) == STEPS
     differences = [abs(a - b) / b for a, b in zip(ours, theirs, strict=True)]
     print(f"{family} {tune}: {theirs[0]:.4f} -> {theirs[-1]:.4f}, largest relative difference {max(differences):.2g}")

@@ -36,7 +36,7 @@ def batch_of(uids: list[int]) -> Batch:
     segments = Segments(rows, rows + 1, zeros - 1, rows, rows, zeros)
     weights = {TERM: np.array([1.0 + uid for uid in uids], dtype=np.float32)}
     ids = np.array(uids, dtype=np.int64)
-    return Batch(ids, zeros, zeros - 1, ids, segments, rows, ids, rows, weights, {})
+    return Batch(ids, zeros, zeros - 1, ids, segments, rows, ids, rows, weights, {}, ids)
 
 
 class FakeSteps:

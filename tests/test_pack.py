@@ -28,7 +28,7 @@ def test_one_batch_by_hand() -> None:
     assert batch.ids.tolist() == [10, 11, 12, 20, 21], "13 and 22 are targets only, 14 is behind the last learnt token"
     assert batch.positions.tolist() == [0, 1, 2, 0, 1]
     assert batch.prev.tolist() == [-1, 0, 1, -1, 3]
-    assert batch.uid.tolist() == [7, 7, 7, 4, 4]
+    assert batch.uid.tolist() == [7, 4] and len(set(batch.key.tolist())) == 5
     assert (batch.segments.start.tolist(), batch.segments.end.tolist()) == ([0, 3], [3, 5])
     assert batch.segments.parent.tolist() == [-1, -1] and batch.segments.adapter.tolist() == [0, 0]
     assert batch.segments.owner.tolist() == batch.segments.group.tolist() == [0, 1]
@@ -36,7 +36,7 @@ def test_one_batch_by_hand() -> None:
     assert batch.row_owner.tolist() == [0, 0, 1]
     assert batch.weights["nll"].tolist() == [1.0, 0.5, 2.0]
     assert batch.per_owner == {} and batch.inject is None and batch.num_tokens == 5
-    for array in (batch.ids, batch.positions, batch.prev, batch.uid, batch.rows, batch.targets, batch.row_owner):
+    for array in (batch.ids, batch.positions, batch.prev, batch.key, batch.rows, batch.targets, batch.row_owner):
         assert array.dtype == np.int64
     assert batch.weights["nll"].dtype == np.float32
 
@@ -50,7 +50,7 @@ def learnt(batch: Batch) -> list[tuple[int, int, int, float, tuple[int, ...]]]:
         segment = int(np.searchsorted(batch.segments.end, row, side="right"))
         assert batch.segments.owner[segment] == owner
         before = tuple(batch.ids[batch.segments.start[segment] : row + 1].tolist())
-        found.append((int(batch.uid[row]), int(batch.positions[row]), int(target), float(weight), before))
+        found.append((int(batch.uid[owner]), int(batch.positions[row]), int(target), float(weight), before))
     return found
 
 
@@ -81,7 +81,7 @@ def test_each_micro_batch_is_well_formed(examples: list[Rendered], budget: int) 
         assert (np.diff(batch.rows) > 0).all()
         assert (batch.prev[batch.positions > 0] == np.flatnonzero(batch.positions > 0) - 1).all()
         assert (batch.prev[batch.positions == 0] == -1).all()
-        seen += [int(batch.uid[start]) for start in segments.start]
+        seen += batch.uid.tolist()
     assert sorted(seen) == [example.uid for example in examples]
 
 

@@ -180,6 +180,11 @@ def test_what_the_end_says_counts(path: Path) -> None:
     write(path, ("started", {}), step(1), ("finished", {"tokens": 7, "seconds": 2.0, "peak_memory_bytes": 5}, 1))
     found = summary(path)
     assert (found.tokens, found.seconds, found.peak_memory_bytes, found.ended) == (7, 2.0, 5, "finished")
+    assert found.computed_tokens is None and not found.shares
+    write(path, step(2, computed_tokens=60))
+    assert summary(path).computed_tokens == 60
+    write(path, ("finished", {"tokens": 7, "computed_tokens": 6, "seconds": 2.0}, 2))
+    assert summary(path).computed_tokens == 6 and summary(path).shares
 
 
 def test_nothing_is_summed_up_to_nothing() -> None:

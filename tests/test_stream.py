@@ -107,6 +107,22 @@ def test_the_seed_and_nothing_else_decides_the_order(store_of: Make) -> None:
 GOLDEN_ORDER = [4, 5, 0, 1, 3, 7, 2, 8, 9, 6]
 
 
+def test_an_unrolled_conversation_stays_together(store_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequences 3, 4, 5 and 7, 8 are of one conversation each; all rows come twice in an epoch, and in another order
+    than the other time."""
+    store = store_of(10)
+    monkeypatch.setattr(store, "conversations", np.asarray([0, 1, 2, 3, 3, 3, 4, 5, 5, 6]))
+    for seed in range(5):
+        order = uids(stream(store, seed=seed, source_weights=[2.0]))
+        assert sorted(order) == sorted([*range(10)] * 2)
+        text = "".join(map(str, order))
+        assert text.count("345") == text.count("78") == 2 and "345345" not in text
+    assert len({tuple(uids(stream(store, seed=seed))) for seed in range(5)}) == 5
+    # Those that stand alone are where they were.
+    monkeypatch.setattr(store, "conversations", np.arange(10))
+    assert uids(stream(store, seed=3)) == GOLDEN_ORDER
+
+
 def test_steps_take_the_place_of_epochs(store_of: Make) -> None:
     made = stream(store_of(10), steps=8, epochs=1.0)
     assert made.num_steps == 8 and made.step(7).epoch == 2
@@ -223,7 +239,7 @@ def test_validation_batches_hold_the_store_once_and_can_be_read_again(store_of: 
     store = store_of(30)
     made = pack.batches(store, 50)
     for _ in range(2):
-        seen = sorted(int(batch.uid[start]) for batch in made for start in batch.segments.start)
+        seen = sorted(int(uid) for batch in made for uid in batch.uid)
         assert seen == list(range(30))
     assert len(made) == len(list(made)) > 1 and len(made[1:3]) == 2
     assert all(batch.num_tokens <= 50 for batch in made)

@@ -564,6 +564,8 @@ def test_an_unrolled_row_is_one_row_of_several_sequences(rewriter: Renderer, tmp
     rows = [chat("Fine."), talk("a", "b", "c"), chat("Tokyo")]
     found = made(rows, rewriter, tmp_path)
     assert (len(found), found.num_rows, found.excluded) == (5, 3, ())
+    assert found.conversations is not None and found.conversations.tolist() == [0, 1, 1, 1, 2]
+    assert made(rows[::2], rewriter, tmp_path).conversations is None
     assert [found.locate(uid).rsplit(":")[-1] for uid in range(5)] == ["1", "2", "2", "2", "3"]
     expected = rewriter.train_many([rows[1]])[0]
     assert not isinstance(expected, Problem)

@@ -21,7 +21,7 @@ import luthier
 import luthier.proof
 from luthier import planning, training
 from luthier.config import load as config_load
-from luthier.data import check
+from luthier.data import check, pack
 from luthier.engine import backend, loop
 from luthier.errors import ConfigError, DataError, Interrupted, ModelError, Problem, RunError, TrainingFailed
 from luthier.methods import supervised
@@ -346,6 +346,30 @@ def test_the_split_into_micro_batches_does_not_change_the_result(recipe):
     for name, whole in states[0].items():
         if name.endswith((".A", ".B")):
             assert float((whole - states[1][name]).abs().max() / whole.abs().max()) < 1e-3, name
+
+
+def test_a_beginning_that_rows_share_is_computed_once_and_changes_nothing(recipe, write_rows, monkeypatch):
+    """A system prompt before every row, dropout on."""
+    system = "Answer with the words that come next, in their order, and nothing else. " * 2
+    rows = [{"instruction": f"Say {WORDS[i % 12]} {i}", "output": WORDS[i % 7], "system": system} for i in range(40)]
+    recipe["data"] |= {"train": str(write_rows("system.json", rows)), "validation": 0.2}
+    runs = {}
+    for name, call_tokens in (("shared", pack.CALL_TOKENS), ("apart", {"cpu": 10**6})):
+        monkeypatch.setattr(pack, "CALL_TOKENS", call_tokens)
+        recipe["run"]["name"] = name
+        runs[name] = luthier.train(recipe)
+    shared, apart = (steps_of(run) for run in runs.values())
+    for one, other in zip(shared, apart, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["tokens"] == other["tokens"] == other["computed_tokens"] > 2 * one["computed_tokens"]
+    losses = [[e.data["loss"] for e in run.events if e.kind == "validation"] for run in runs.values()]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    total, computed = (sum(step[name] for step in shared) for name in ("tokens", "computed_tokens"))
+    finished = next(event.data for event in runs["shared"].events if event.kind == "finished")
+    assert (finished["tokens"], finished["computed_tokens"]) == (total, computed)
+    for run, count in ((runs["shared"], 1), (runs["apart"], 0)):
+        page = (run.path / "receipt.md").read_text(encoding="utf-8")
+        assert page.count(f"{total:,}; {computed:,} of them computed") == count
 
 
 def test_the_same_recipe_gives_the_same_bits_and_another_seed_does_not(recipe):

@@ -10,6 +10,7 @@ Shape legend: N tokens that enter the model, M scored rows, I inputs and O outpu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,13 +32,15 @@ class Rows:
 
     Attributes:
         lengths: tokens of each segment that enter the model.
-        scored: rows that carry loss.
+        scored: rows that carry loss; one that leads to several tokens counts for each.
         last: rows of the top layer that are computed beyond their keys and values; None is all.
+        before: tokens that each segment follows, and sees, in segments of their own; empty: none.
     """
 
     lengths: Sequence[int]
     scored: int
     last: int | None = None
+    before: Sequence[int] = ()
 
     @property
     def tokens(self) -> int:
@@ -80,18 +83,25 @@ def step(arch: Architecture, tune: AnyTune, rows: Rows) -> Flops:
     top = len(arch.spec.layers) - 1
     for index, layer in enumerate(arch.spec.layers):
         share = 1.0 if rows.last is None or index < top else rows.last / max(rows.tokens, 1)
-        once = share * sum(attention_flops(layer.mixer, length) for length in rows.lengths)
+        before = rows.before or [0] * len(rows.lengths)
+        once = share * sum(map(functools.partial(attention_flops, layer.mixer), rows.lengths, before))
         attention += round(once * (1 + (BACKWARD_ATTENTION if (index, ORDER["o"]) > lowest else 0)))
     head_trains = (EMBEDDING if arch.spec.tied else HEAD) + ".weight" in trained
     head = MULTIPLY_ADD * rows.scored * arch.spec.d * arch.spec.vocab * (2 + head_trains)
     return Flops(linear, adapters, attention, head)
 
 
-def attention_flops(mixer: Attention, length: int) -> int:
-    """Scores and weighted values of one segment: each query with the keys that it may see."""
-    window = length if mixer.window is None else min(mixer.window, length)
-    pairs = window * (window + 1) // 2 + (length - window) * window
+def attention_flops(mixer: Attention, length: int, before: int = 0) -> int:
+    """Scores and weighted values of one segment that follows so many tokens: each query with the keys that it may
+    see."""
+    pairs = _pairs(mixer, before + length) - _pairs(mixer, before)
     return 2 * MULTIPLY_ADD * pairs * mixer.heads * mixer.head_dim
+
+
+def _pairs(mixer: Attention, length: int) -> int:
+    """Queries with each key they see, of a segment that follows nothing."""
+    window = length if mixer.window is None else min(mixer.window, length)
+    return window * (window + 1) // 2 + (length - window) * window
 
 
 def _rows_of(unit: Unit, arch: Architecture, rows: Rows) -> int:

@@ -2,7 +2,8 @@
 
 What goes in: token sequences and the number of tokens a micro-batch may hold. What comes out: micro-batches without
 padding whose union is exactly the sequences. Tokens behind the last learnt one, and that one itself, are left out:
-nothing that is learnt looks at them, so they would be computed for nothing.
+nothing that is learnt looks at them, so they would be computed for nothing. Beginnings that sequences have in common
+are there once (`luthier.data.prefix`), and sequences that have much in common go into one micro-batch.
 
 Shape legend: N flat tokens of a micro-batch, M scored rows, Q sequences.
 """
@@ -11,30 +12,108 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from typing import overload
+from functools import cached_property
+from typing import NamedTuple, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier.batch import TERM, Batch, Ints, Rendered, Segments
+from luthier.data import prefix
+from luthier.data.prefix import Stretch
 from luthier.data.sequences import Sequences
 from luthier.data.store import computed_tokens
 
+CALL_TOKENS = {"cpu": 24, "cuda": 256}
+"""Tokens that could be computed in the time of one more call of attention. On a CPU measured (`bench/prefix.py`): of
+SmolLM2-135M's shape eight rows take as long apart as shared where they share 8 to 16 tokens, which is 6 to 12 tokens a
+call; of a toy of two layers 64 wide 50, 25 to 50 a call, and there little is to be lost. On a GPU not measured: some
+ten launches a layer more, 50 us, are the matmuls of 250 tokens of a model of 0.5B parameters."""
+BLOCK = 4096
+"""Sequences of a store that are looked through for common beginnings at one time: sorting them takes a blink, and
+reading a whole store before its first sequence is computed does not. Chosen, not tuned."""
 
-def microbatches(examples: Sequence[Rendered], budget_tokens: int) -> tuple[Batch, ...]:
-    """Split examples into micro-batches of at most `budget_tokens` tokens; a longer example gets one of its own.
 
-    The split depends on the lengths and their order only. Sequences of equal length stand side by side, longest first.
+def call_tokens(device: str) -> int:
+    """`CALL_TOKENS` of a torch device string."""
+    return CALL_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
+
+
+def microbatches(examples: Sequence[Rendered], budget_tokens: int, call_tokens: int | None = None) -> tuple[Batch, ...]:
+    """Split examples into micro-batches of at most `budget_tokens` tokens, each stretch that is shared counted once; a
+    longer example gets one of its own.
+
+    Without anything shared the split depends on the lengths and their order only; sequences of equal length stand side
+    by side, longest first.
+
+    Args:
+        call_tokens: as in `luthier.data.prefix.shared`; None shares nothing.
     """
-    lengths = np.asarray([computed_tokens(example.weights) for example in examples], dtype=np.int64)
-    return tuple(assemble([examples[index] for index in group]) for group in groups(lengths, budget_tokens))
+    made = []
+    for group, stretches in _parts([_computed(example) for example in examples], budget_tokens, call_tokens):
+        made.append(assemble([examples[index] for index in group], stretches))
+    return tuple(made)
+
+
+def _computed(example: Rendered) -> NDArray[np.int32]:
+    """The tokens that enter the model."""
+    return example.ids[: computed_tokens(example.weights)]
+
+
+def _parts(
+    sequences: Sequence[NDArray[np.int32]], budget_tokens: int, call_tokens: int | None
+) -> list[tuple[list[int], list[Stretch]]]:
+    """Examples of each micro-batch, and the stretches they are made of."""
+    stretches = prefix.apart(sequences) if call_tokens is None else prefix.shared(sequences, call_tokens)
+    if len(stretches) == len(sequences) and all(each.parent < 0 for each in stretches):
+        plain = groups(np.asarray([len(ids) for ids in sequences], dtype=np.int64), budget_tokens)
+        return [(group, prefix.apart([sequences[index] for index in group])) for group in plain]
+    return [(sorted(group), prefix.only(stretches, sorted(group))) for group in _families(stretches, budget_tokens)]
+
+
+def _families(stretches: Sequence[Stretch], budget_tokens: int) -> list[list[int]]:
+    """Examples of each micro-batch, from the ends of the tree to its root: what follows a stretch is packed into the
+    room that the tokens before leave, and each group so made is packed further up as one."""
+    waiting: dict[int, list[tuple[int, list[int]]]] = {}
+    for index in range(len(stretches) - 1, -2, -1):
+        room = budget_tokens - (stretches[index].end if index >= 0 else 0)
+        items = waiting.pop(index, [])[::-1]
+        costs = np.asarray([cost for cost, _ in items], dtype=np.int64)
+        packed = [
+            (int(costs[group].sum()), [example for place in group for example in items[place][1]])
+            for group in groups(costs, room)
+        ]
+        if index < 0:
+            return [examples for _, examples in packed]
+        each = stretches[index]
+        if not packed:
+            packed = [(0, [])]
+        packed[0][1].extend(each.ends)  # nothing is computed for an example that ends here
+        own = each.end - each.start
+        waiting.setdefault(each.parent, []).extend((own + cost, examples) for cost, examples in packed[::-1])
+    raise AssertionError("the root comes last")
 
 
 class Batches(Sequence[Batch]):
     """Micro-batches of a whole store, made when asked for, again and again: validation."""
 
-    def __init__(self, store: Sequences, budget_tokens: int) -> None:
+    def __init__(self, store: Sequences, budget_tokens: int, call_tokens: int | None = None) -> None:
         self._store = store
-        self._groups = groups(store.computed, budget_tokens)
+        self._budget_tokens, self._call_tokens = budget_tokens, call_tokens
+
+    @cached_property
+    def _groups(self) -> list[tuple[Ints, list[Stretch]]]:
+        """uids and stretches of each micro-batch. Rows of one length class would part families, so blocks go by uid."""
+        made: list[tuple[Ints, list[Stretch]]] = []
+        if self._call_tokens is None:
+            plain = groups(self._store.computed, self._budget_tokens)
+            return [(np.asarray(group), []) for group in plain]
+        for first in range(0, len(self._store), BLOCK):
+            uids = np.arange(first, min(first + BLOCK, len(self._store)))
+            sequences = [_computed(self._store[uid]) for uid in uids.tolist()]
+            parts = _parts(sequences, self._budget_tokens, self._call_tokens)
+            made += [(uids[group], stretches) for group, stretches in parts]
+        return made
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -46,12 +125,13 @@ class Batches(Sequence[Batch]):
     def __getitem__(self, index: int | slice) -> Batch | tuple[Batch, ...]:
         if isinstance(index, slice):
             return tuple(self[each] for each in range(*index.indices(len(self))))
-        return assemble([self._store[uid] for uid in self._groups[index]])
+        uids, stretches = self._groups[index]
+        return assemble([self._store[int(uid)] for uid in uids], stretches)
 
 
-def batches(store: Sequences, budget_tokens: int) -> Batches:
+def batches(store: Sequences, budget_tokens: int, call_tokens: int | None = None) -> Batches:
     """The whole store once, in micro-batches of at most `budget_tokens` tokens."""
-    return Batches(store, budget_tokens)
+    return Batches(store, budget_tokens, call_tokens)
 
 
 def groups(lengths: Ints, budget_tokens: int) -> list[list[int]]:
@@ -84,35 +164,67 @@ def groups(lengths: Ints, budget_tokens: int) -> list[list[int]]:
     return made
 
 
-def assemble(examples: Sequence[Rendered]) -> Batch:
-    """One micro-batch of the examples, in the order given."""
-    count = len(examples)
-    lengths = np.asarray([computed_tokens(example.weights) for example in examples], dtype=np.int64)
-    assert count and lengths.all(), "every sequence needs a learnt token"
+def assemble(examples: Sequence[Rendered], stretches: Sequence[Stretch] = ()) -> Batch:
+    """One micro-batch of the examples, in the order given.
+
+    Args:
+        stretches: what the examples are made of; empty: each of itself.
+    """
+    computed = [_computed(example) for example in examples]
+    assert computed and all(map(len, computed)), "every sequence needs a learnt token"
+    stretches = stretches or prefix.apart(computed)
+    lengths = np.asarray([each.end - each.start for each in stretches], dtype=np.int64)
+    parent = np.asarray([each.parent for each in stretches], dtype=np.int64)
     end = np.cumsum(lengths)
     start = end - lengths
-    owner = np.repeat(np.arange(count, dtype=np.int64), lengths)
-    positions = np.arange(int(end[-1]), dtype=np.int64) - start[owner]
-    weights = np.concatenate([e.weights[1 : n + 1] for e, n in zip(examples, lengths, strict=True)])
-    following = np.concatenate([e.ids[1 : n + 1] for e, n in zip(examples, lengths, strict=True)])
-    rows = np.flatnonzero(weights).astype(np.int64)
-    each = np.arange(count, dtype=np.int64)
+    segment = np.repeat(np.arange(len(stretches)), lengths)
+    first = np.asarray([each.start for each in stretches], dtype=np.int64)
+    positions = np.arange(int(end[-1])) + (first - start)[segment]
+    # At the start of a stretch the token before is the last of the one it follows.
+    prev = np.arange(len(positions)) - 1
+    prev[start] = np.where(parent >= 0, end[parent] - 1, -1)
+    owner = np.asarray([each.example for each in stretches], dtype=np.int64)
+    keys = [prefix.keys(ids) for ids in computed]
+    learnt = _learnt(examples, stretches, start, end)
     return Batch(
-        ids=np.concatenate([e.ids[:n] for e, n in zip(examples, lengths, strict=True)]).astype(np.int64),
+        ids=np.concatenate([computed[e.example][e.start : e.end] for e in stretches]).astype(np.int64),
         positions=positions,
-        prev=np.where(positions == 0, -1, np.arange(len(positions)) - 1).astype(np.int64),
-        uid=np.asarray([example.uid for example in examples], dtype=np.int64)[owner],
-        segments=Segments(
-            start=start,
-            end=end,
-            parent=np.full(count, -1, dtype=np.int64),
-            owner=each,
-            group=each,
-            adapter=np.zeros(count, dtype=np.int64),
-        ),
-        rows=rows,
-        targets=following[rows].astype(np.int64),
-        row_owner=owner[rows],
-        weights={TERM: weights[rows].astype(np.float32)},
+        prev=prev,
+        key=np.concatenate([keys[e.example][e.start : e.end] for e in stretches]),
+        segments=Segments(start=start, end=end, parent=parent, owner=owner, group=owner, adapter=np.zeros_like(owner)),
+        rows=learnt.rows,
+        targets=learnt.targets,
+        row_owner=learnt.owner,
+        weights={TERM: learnt.weights.astype(np.float32)},
         per_owner={},
+        uid=np.asarray([example.uid for example in examples], dtype=np.int64),
     )
+
+
+class _Learnt(NamedTuple):
+    """Scored rows, ascending; those of one row by target."""
+
+    rows: Ints
+    targets: Ints
+    owner: Ints
+    weights: NDArray[np.float64]
+
+
+def _learnt(examples: Sequence[Rendered], stretches: Sequence[Stretch], start: Ints, end: Ints) -> _Learnt:
+    """Several examples that learn the same token in the same place learn it once with the sum of their weights."""
+    rows_to: list[Ints] = []  # rows from the beginning of an example to the end of each stretch
+    parts = []
+    for index, each in enumerate(stretches):
+        own = np.arange(start[index], end[index])
+        rows_to.append(np.concatenate([rows_to[each.parent], own]) if each.parent >= 0 else own)
+        for example in each.ends:
+            ids, weights = examples[example].ids, examples[example].weights
+            places = np.flatnonzero(weights[1 : len(rows_to[index]) + 1])
+            owner = np.full(len(places), example)
+            parts.append((rows_to[index][places], ids[places + 1], owner, weights[places + 1]))
+    rows, targets, owner, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((owner, targets, rows))
+    rows, targets, owner, weights = (column[order] for column in (rows, targets, owner, weights))
+    new = np.concatenate([[True], (np.diff(rows) != 0) | (np.diff(targets) != 0)])
+    summed = np.add.reduceat(weights.astype(np.float64), np.flatnonzero(new))
+    return _Learnt(rows[new], targets[new].astype(np.int64), owner[new], summed)

@@ -8,6 +8,7 @@ account of what did not fit. Nothing is copied: tokens stay in the stores.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -101,6 +102,23 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @functools.cached_property
+    def conversations(self) -> Ints | None:
+        """A number for each sequence, the same for those of one conversation that was unrolled; None where there is no
+        such. Pieces of one text are sequences of their own: they have nothing in common."""
+        rows = np.concatenate(
+            [np.zeros(0, dtype=np.int64)]
+            + [
+                np.where(store.texts[pieces], -1, store.rows[pieces])
+                for file, store in enumerate(self._stores)
+                for pieces in (self._sequence[self._file == file],)
+            ]
+        )
+        follows = (np.diff(self._file) == 0) & (np.diff(rows) == 0) & (rows[1:] >= 0)
+        if not follows.any():
+            return None
+        return np.cumsum(np.concatenate([[0], ~follows])).astype(np.int64)
 
     @property
     def excluded(self) -> tuple[Excluded, ...]:

@@ -2,7 +2,8 @@
 
 What goes in: a token store and the recipe's numbers. What comes out: optimizer steps, each a pure function of (seed,
 step): a resumed run asks for the steps it has not made. Within an epoch every example of a source of weight 1 comes
-exactly once; the last, short step of an epoch is kept.
+exactly once; the last, short step of an epoch is kept. The sequences of a conversation that was unrolled stay together,
+as they would in one sequence: they repeat what came before, and a step computes that once.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Stream:
         source_weights: source index -> how often its rows come per epoch. 2: twice. 0.5: half of them in one epoch and
             the other half in the next. Absent: once.
         budget_tokens: tokens per micro-batch.
+        call_tokens: what has to be saved for examples to share their beginnings (`luthier.data.prefix.shared`).
     """
 
     def __init__(
@@ -65,11 +67,13 @@ class Stream:
         seed: int,
         source_weights: Sequence[Fraction | float] | Mapping[int, Fraction | float] = (),
         budget_tokens: int,
+        call_tokens: int | None = None,
     ) -> None:
         self._store = store
         self._batch = batch
         self._seed = seed
         self._budget_tokens = budget_tokens
+        self._call_tokens = call_tokens
         given = dict(source_weights) if isinstance(source_weights, Mapping) else dict(enumerate(source_weights))
         self._rows = {int(source): np.flatnonzero(store.sources == source) for source in np.unique(store.sources)}
         # Decimal fractions as written: 0.1 of 30 rows is 3 in every epoch, not 3 or 2 by binary rounding.
@@ -84,7 +88,7 @@ class Stream:
         self.num_steps = steps if steps is not None else self._steps_in(Fraction(repr(float(epochs))))
 
     @classmethod
-    def of(cls, store: Sequences, config: RunConfig, budget_tokens: int) -> Stream:
+    def of(cls, store: Sequences, config: RunConfig, budget_tokens: int, call_tokens: int | None = None) -> Stream:
         """The stream that a recipe asks for."""
         return cls(
             store,
@@ -99,6 +103,7 @@ class Stream:
                 config.data.max_repeats,
             ),
             budget_tokens=budget_tokens,
+            call_tokens=call_tokens,
         )
 
     @property
@@ -108,7 +113,7 @@ class Stream:
 
     @property
     def most_tokens(self) -> int:
-        """Computed tokens of the largest step."""
+        """Tokens of the largest step, whatever its examples share."""
         largest = 0
         for epoch in range(self._epoch_of(self.num_steps - 1) + 1):
             steps = min(self.num_steps, self._before(epoch + 1)) - self._before(epoch)
@@ -139,8 +144,8 @@ class Stream:
         weight = math.fsum(float(self._store.loss_weight[uid]) for uid in uids)
         if not weight > 0:
             raise DataError(Problem("tokens.empty_step", values={"step": index}))
-        micro = pack.microbatches(examples, self._budget_tokens)
-        tokens = sum(each.num_tokens for each in micro)
+        micro = pack.microbatches(examples, self._budget_tokens, self._call_tokens)
+        tokens = int(self._store.computed[list(uids)].sum())
         return Step(index=index, epoch=epoch, uids=uids, micro=micro, denom={TERM: weight}, tokens=tokens)
 
     def step_uids(self, index: int) -> tuple[int, tuple[int, ...]]:
@@ -202,4 +207,22 @@ class Stream:
         to stay the same in every version.
         """
         words = np.random.Philox(np.random.SeedSequence([self._seed, *key])).random_raw(len(rows))
+        conversations = self._store.conversations
+        if conversations is not None:
+            # A word for each time that a conversation comes: that of its first sequence.
+            times = _times(rows)
+            coming = conversations[rows] * (times.max(initial=0) + 1) + times
+            _, first, which = np.unique(coming, return_index=True, return_inverse=True)
+            return rows[np.lexsort((rows, words[first][which]))]
         return rows[np.argsort(words, kind="stable")]
+
+
+def _times(rows: Ints) -> Ints:
+    """How often each has come before."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    new = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(rows)]
+    places = np.arange(len(rows))
+    times = np.empty_like(rows)
+    times[order] = places - np.maximum.accumulate(np.where(new, places, 0))
+    return times

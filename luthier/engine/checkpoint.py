@@ -30,7 +30,8 @@ class TrainState:
 
     Attributes:
         step: optimizer steps done, which is the index of the next one.
-        tokens, loss_weight: tokens passed through the model, and the sum of loss weights, so far.
+        tokens, loss_weight: tokens of the examples learnt from, and the sum of loss weights, so far.
+        computed_tokens: tokens that went through the model; fewer, where examples share their beginnings.
         seconds: training time over all attempts.
         best_loss, best_step: lowest validation loss and its step; None before the first validation.
         loss_scale, good_steps: fp16 loss scale and the steps since it last changed.
@@ -50,6 +51,7 @@ class TrainState:
     bad_streak: int = 0
     event_seq: int = 0
     method: dict[str, Any] = dataclasses.field(default_factory=dict)
+    computed_tokens: int = 0
 
 
 def save(
@@ -85,6 +87,7 @@ def load(folder: Path, named: Sequence[optim.Named], optimizer: torch.optim.Opti
             optim.load_state_tensors(optimizer, named, load_file(folder / OPTIMIZER))
         except KeyError as error:
             raise RunError(Problem("engine.checkpoint_optimizer", where=str(folder))) from error
+    fields.setdefault("computed_tokens", fields["tokens"])  # versions that shared nothing did not count them
     return TrainState(**fields)
 
 

@@ -139,6 +139,7 @@ def fit(job: Job, state: TrainState) -> TrainState:
             result = _train_step(job, step, state)
             state.step += 1
             state.tokens += step.tokens
+            state.computed_tokens += step.computed_tokens
             state.loss_weight += sum(step.denom.values())
             seconds = time.monotonic() - started
             state.seconds += seconds
@@ -287,6 +288,7 @@ def _log(job: Job, state: TrainState, step: Step, result: StepResult, learning_r
         "num_steps": job.stream.num_steps,
         "tokens": step.tokens,
         "tokens_per_s": step.tokens / max(seconds, 1e-9),
+        "computed_tokens": step.computed_tokens,
         "memory_bytes": peak_memory_bytes(job.backend.device),
     }
     if job.backend.loss_scaling:

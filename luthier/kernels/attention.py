@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from luthier.batch import Ints, Segments
 from luthier.kernels import tiled
+from luthier.kernels.tiled import Parts
 
 MIN_WINDOW_BLOCK = 128
 """Fewest queries of a block under a sliding window: smaller calls are mostly overhead. Chosen, not tuned."""
@@ -203,7 +204,7 @@ class Attend:
         outputs = []
         for index, call in enumerate(plan.calls):
             keys, values = (self._keys(call, plan, pieces) for pieces in (k, v))
-            outputs.append(self._one(call, q[index], keys, values, scale, chosen_U))
+            outputs.append(self._one(call, q[index], (keys, values), scale, chosen_U))
         if len(q) > len(plan.calls):
             outputs.append(torch.zeros_like(q[-1], requires_grad=False).flatten(1))
         return tuple(outputs)
@@ -220,7 +221,8 @@ class Attend:
                 self._plans[key] = _Plan(calls, [call.queries for call in calls])
         return self._plans[key]
 
-    def _keys(self, call: Call, plan: _Plan, pieces: tuple[Tensor, ...]) -> Tensor:
+    def _keys(self, call: Call, plan: _Plan, pieces: tuple[Tensor, ...]) -> list[Tensor]:
+        """Of the call's rows, in as many parts as they lie in."""
         parts = []
         for start, end in call.keys:
             piece = bisect.bisect_right(plan.starts, start) - 1
@@ -230,18 +232,24 @@ class Attend:
                 whole = start == base and end >= stop
                 parts.append(part if whole else part[start - base : min(end, stop) - base])
                 start, piece = min(end, stop), piece + 1
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return parts
 
-    def _one(self, call: Call, q: Tensor, k: Tensor, v: Tensor, scale: float | None, chosen_U: Tensor | None) -> Tensor:
-        q, k, v = (x.view(call.count, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+    def _one(
+        self, call: Call, q: Tensor, seen: tuple[Parts, Parts], scale: float | None, chosen_U: Tensor | None
+    ) -> Tensor:
+        def stacked(x: Tensor) -> Tensor:
+            return x.view(call.count, -1, *x.shape[1:]).transpose(1, 2)
+
+        q, (keys, values) = stacked(q), ([stacked(part) for part in parts] for parts in seen)
         if _tiles(q):
-            out = tiled.attend(q, k, v, tiled.Seen(_places(call, q.shape[-2], chosen_U), call.window), scale)
-        elif chosen_U is not None:
-            seen = _Seen(chosen_U[slice(*call.queries), None], call.offset, call.window)
-            out = cast(Tensor, _MaskedAgain.apply(q, k, v, seen, scale))  # type: ignore[no-untyped-call]
+            out = tiled.attend(q, keys, values, tiled.Seen(_places(call, q.shape[-2], chosen_U), call.window), scale)
+        elif chosen_U is not None or len(keys) > 1:
+            rows = torch.arange(q.shape[-2], device=q.device) if chosen_U is None else chosen_U[slice(*call.queries)]
+            asked = _Seen(rows[:, None], call.offset, call.window)
+            out = cast(Tensor, _MaskedAgain.apply(q, asked, scale, *keys, *values))  # type: ignore[no-untyped-call]
         else:
-            mask = self._mask(call, q.shape[-2], k.shape[-2], q.device) if call.masked else None
-            out = _sdpa(q, k, v, mask, causal=mask is None, scale=scale)
+            mask = self._mask(call, q.shape[-2], keys[0].shape[-2], q.device) if call.masked else None
+            out = _sdpa(q, keys[0], values[0], mask, causal=mask is None, scale=scale)
         return out.transpose(1, 2).flatten(2).flatten(0, 1)
 
     def _mask(self, call: Call, queries: int, keys: int, device: torch.device) -> Tensor:
@@ -316,22 +324,25 @@ class _Seen(NamedTuple):
 
 
 class _MaskedAgain(torch.autograd.Function):
-    """Attention of chosen queries by whichever kernel torch takes. Their mask is as large as all their scores, so it is
-    not kept: the backward pass runs it all again."""
+    """Attention of chosen queries, or over keys in several parts, by whichever kernel torch takes. The mask is as large
+    as all scores, and the parts are there already, so neither is kept: the backward pass runs it all again."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: _Seen, scale: float | None) -> Tensor:
-        ctx.save_for_backward(q, k, v)
+    def forward(ctx: Any, q: Tensor, seen: _Seen, scale: float | None, *parts: Tensor) -> Tensor:
+        ctx.save_for_backward(q, *parts)
         ctx.seen, ctx.scale = seen, scale
+        k, v = tiled.joined(parts)
         return _sdpa(q, k, v, seen.mask(k), causal=False, scale=scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        q, *parts = ctx.saved_tensors
         with torch.enable_grad():
-            q, k, v = (x.detach().requires_grad_() for x in ctx.saved_tensors)
+            q, k, v = (x.detach().requires_grad_() for x in (q, *tiled.joined(parts)))
             out = _sdpa(q, k, v, ctx.seen.mask(k), causal=False, scale=ctx.scale)
-        return (*torch.autograd.grad(out, (q, k, v), dout), None, None)
+        dq, dk, dv = torch.autograd.grad(out, (q, k, v), dout)
+        return (dq, None, None, *tiled.parted(dk, dv, parts))
 
 
 def _seen(queries: int, keys: int, offset: int, window: int | None, device: torch.device) -> Tensor:

@@ -1,8 +1,11 @@
 """Dropout without stored masks: a mask is a pure function of what it is drawn for.
 
-What goes in: seed, optimizer step, site (one per input of a group of projections) and, per token, the uid of its
-example and its position. What comes out: which features are dropped; the same however the step is split, packed, shared
-or resumed, and the same on every device, because only 32-bit integer arithmetic is used.
+What goes in: seed, optimizer step, site (one per input of a group of projections) and, per token, a number that stands
+for it and the tokens before it. What comes out: which features are dropped; the same however the step is split, packed,
+shared or resumed, and the same on every device, because only 32-bit integer arithmetic is used.
+
+Each example's masks are drawn as independently over its tokens, features and steps as a stream would draw them; two
+examples of one step that begin alike draw alike as long as they are alike.
 
 Shape legend: N flat tokens, I features, W words of two features.
 """
@@ -33,7 +36,7 @@ class DropoutKey:
 class Dropout:
     """The mask of one site for the tokens of a micro-batch.
 
-    token_N: hash of (uid, position), int32 [N], from `token_hashes`. site_key: hash of (seed, step, site).
+    token_N: hash of each token's key, int32 [N], from `token_hashes`. site_key: hash of (seed, step, site).
     threshold: how many of the 65536 values of a feature's 16 bits drop it.
     """
 
@@ -62,10 +65,9 @@ class Dropout:
         return mask_NI
 
 
-def token_hashes(uid_N: Tensor, position_N: Tensor) -> Tensor:
-    """Hash of each token's (uid, position), int32 [N]; once per micro-batch, shared by all sites."""
-    low_N, high_N = _low_word(uid_N), _low_word(uid_N >> 32)
-    return mix_(mix_(mix_(low_N).bitwise_xor_(high_N)).bitwise_xor_(_low_word(position_N)))
+def token_hashes(key_N: Tensor) -> Tensor:
+    """Hash of each token's key (`Batch.key`), int32 [N]; once per micro-batch, shared by all sites."""
+    return mix_(mix_(_low_word(key_N)).bitwise_xor_(_low_word(key_N >> 32)))
 
 
 def site(token_N: Tensor, key: DropoutKey, number: int, p: float) -> Dropout | None:

@@ -108,11 +108,11 @@ def mix(value: int) -> int:
     return value ^ value >> 16
 
 
-def dropped(seed: int, step: int, site: int, uid: int, position: int, feature: int, threshold: int) -> bool:
+def dropped(seed: int, step: int, site: int, key: int, feature: int, threshold: int) -> bool:
     """Whether dropout removes one feature of one token: 16 bits of its hash, read as a signed number, lie among the
     `threshold` lowest of 65536."""
-    key = mix(mix(mix(seed & 0xFFFFFFFF) ^ step & 0xFFFFFFFF) ^ site)
-    token = mix(mix(mix(uid & 0xFFFFFFFF) ^ uid >> 32 & 0xFFFFFFFF) ^ position)
-    word = mix(mix(token ^ key) + mix(feature // 2) & 0xFFFFFFFF)
+    where = mix(mix(mix(seed & 0xFFFFFFFF) ^ step & 0xFFFFFFFF) ^ site)
+    token = mix(mix(key & 0xFFFFFFFF) ^ key >> 32 & 0xFFFFFFFF)
+    word = mix(mix(token ^ where) + mix(feature // 2) & 0xFFFFFFFF)
     bits = word >> 16 * (feature % 2) & 0xFFFF
     return bits - (bits >> 15 << 16) < threshold - 32768

@@ -13,7 +13,7 @@ of sequence and key/value head, R queries that share them (those of H / K heads)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -30,6 +30,10 @@ TILE_BYTES = 2**22
 """Of one tile of scores; the backward pass has two. Measured: with 2 or 16 MiB up to a fifth slower (L2 of 1 MiB)."""
 
 
+Parts = Sequence[Tensor]
+"""Keys or values that lie in several places, to be laid together along their tokens."""
+
+
 class Seen(NamedTuple):
     """Which keys each query sees: those up to its own place among them, and at most the last `window` of these.
 
@@ -40,21 +44,36 @@ class Seen(NamedTuple):
     window: int | None = None
 
 
-def attend(q_GHQE: Tensor, k_GKTE: Tensor, v_GKTE: Tensor, seen: Seen, scale: float | None) -> Tensor:
+def attend(q_GHQE: Tensor, keys: Parts, values: Parts, seen: Seen, scale: float | None) -> Tensor:
     """Attended values, [G, H, Q, E], laid out in memory as [G, Q, H, E]; differentiable.
 
     Args:
+        keys, values: [G, K, T, E] in one or more parts.
         scale: multiplier of q.k; None is 1/sqrt(E).
     """
     scale = q_GHQE.shape[-1] ** -0.5 if scale is None else scale
-    return cast(Tensor, _Tiled.apply(q_GHQE, k_GKTE, v_GKTE, seen, scale))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Tiled.apply(q_GHQE, seen, scale, *keys, *values))  # type: ignore[no-untyped-call]
+
+
+def joined(parts: Parts) -> tuple[Tensor, Tensor]:
+    """Keys and values, each in one piece; the first half of the parts are keys."""
+    half = len(parts) // 2
+    k, v = (torch.cat(list(each), dim=-2) if half > 1 else each[0] for each in (parts[:half], parts[half:]))
+    return k, v
+
+
+def parted(dk: Tensor, dv: Tensor, parts: Parts) -> list[Tensor]:
+    """Their gradients by part."""
+    lengths = [part.shape[-2] for part in parts[: len(parts) // 2]]
+    return [*torch.split(dk, lengths, dim=-2), *torch.split(dv, lengths, dim=-2)]
 
 
 class _Tiled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Seen, scale: float) -> Tensor:
-        ctx.save_for_backward(q, k, v)
+    def forward(ctx: Any, q: Tensor, seen: Seen, scale: float, *parts: Tensor) -> Tensor:
+        ctx.save_for_backward(q, *parts)  # laid together they would be kept once more for each that sees them
         ctx.seen, ctx.scale = seen, scale
+        k, v = joined(parts)
         out = _tokens_first(q)
         with _factors_rounded(q.dtype):
             keys, values = _widened(k), _widened(v)
@@ -66,7 +85,8 @@ class _Tiled(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors
+        q, *parts = ctx.saved_tensors
+        k, v = joined(parts)
         scale, dq = ctx.scale, _tokens_first(q)
         with _factors_rounded(q.dtype):
             keys, values = _widened(k), _widened(v)
@@ -79,7 +99,7 @@ class _Tiled(torch.autograd.Function):
                 ds_BRT = torch.ops.aten._softmax_backward_data.out(dp_BRT, p_BRT, -1, p_BRT.dtype, grad_input=dp_BRT)
                 tile.shared(dkeys).baddbmm_(ds_BRT.mT, q_BRE, alpha=scale)
                 tile.put(dq, torch.baddbmm(q_BRE, ds_BRT, tile.shared(keys), beta=0, alpha=scale))
-        return dq, _narrowed(dkeys, k), _narrowed(dvalues, v), None, None
+        return (dq, None, None, *parted(_narrowed(dkeys, k), _narrowed(dvalues, v), parts))
 
 
 class _Tile(NamedTuple):

@@ -425,7 +425,7 @@ class Decoder(nn.Module):
 
         token_N = None
         if dropout is not None:
-            token_N = token_hashes(placed(batch.uid), placed(batch.positions))
+            token_N = token_hashes(placed(batch.key))
         positions_N = placed(batch.positions)
         run = _Pass(positions_N, adapter, mix, token_N, dropout, policies, rows_U)
         if "offload" in policies and (mover := self._mover()) is not None:

@@ -131,7 +131,8 @@ def _tokens(summary: Summary) -> str | None:
     if not summary.tokens:
         return None
     values = {"tokens": count(summary.tokens), "time": duration(summary.seconds), "rate": count(summary.tokens_per_s)}
-    return say("runs.show.tokens_are", **values)
+    shared = f"; {say('runs.shared', computed=count(summary.computed_tokens))}" if summary.shares else ""
+    return say("runs.show.tokens_are", **values) + shared
 
 
 # ---------------------------------------------------------------------------------------------------- compare

@@ -28,7 +28,7 @@ KINDS: dict[str, tuple[bool, str]] = {
     ),
     "model": (False, "structure (text), trainable, total"),
     "plan": (False, "what plan.json holds"),
-    "step": (False, "loss, lr, grad_norm, epoch, num_steps, tokens, tokens_per_s, memory_bytes"),
+    "step": (False, "loss, lr, grad_norm, epoch, num_steps, tokens, tokens_per_s, computed_tokens, memory_bytes"),
     "validation": (False, "loss, terms {name: loss}"),
     "checkpoint": (False, "folder; the folder itself is complete only once it has its final name"),
     "best": (True, "loss"),
@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[bool, str]] = {
     "note": (False, "text: anything a reader of the receipt should know"),
     "interrupted": (True, "signal; a full checkpoint was written before"),
     "failed": (True, "problem: why training had to stop by itself"),
-    "finished": (True, "steps, tokens, seconds, peak_memory_bytes, outputs [folders]"),
+    "finished": (True, "steps, tokens, computed_tokens, seconds, peak_memory_bytes, outputs [folders]"),
 }
 FIRST_OF_ATTEMPT = ("started", "resumed")
 ENDS = ("interrupted", "failed", "finished")
@@ -226,8 +226,9 @@ class Attempt:
 class Summary:
     """A run in numbers; None where nothing is known yet.
 
-    tokens, seconds: through the model and in training, over what is effective. tokens_per_s: their quotient.
+    tokens, seconds: of the examples learnt from and in training, over what is effective. tokens_per_s: their quotient.
     validation: (step, loss) of every effective validation. best: the lowest of those after step 0.
+    computed_tokens: tokens that went through the model; None in runs of versions that share nothing.
     """
 
     attempts: tuple[Attempt, ...]
@@ -243,6 +244,12 @@ class Summary:
     peak_memory_bytes: int | None
     faults: int
     ended: str | None
+    computed_tokens: int | None = None
+
+    @property
+    def shares(self) -> bool:
+        """Whether beginnings that examples have in common were computed once."""
+        return self.computed_tokens is not None and self.computed_tokens < self.tokens
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -257,6 +264,7 @@ def summarise(events: Iterable[Event]) -> Summary:
     validation = tuple((event.step or 0, event.data.get("loss")) for event in kept if event.kind == "validation")
     scored = [(step, loss) for step, loss in validation if step and loss is not None]
     lengths = [e.data["num_steps"] for e in kept if isinstance(e.data.get("num_steps"), int)]
+    computed = [e.data["computed_tokens"] for e in steps if e.data.get("computed_tokens")]
     memory = [e.data["memory_bytes"] for e in steps if e.data.get("memory_bytes")]
     return Summary(
         attempts=tuple(_attempts(everything)),
@@ -272,6 +280,7 @@ def summarise(events: Iterable[Event]) -> Summary:
         peak_memory_bytes=finished.get("peak_memory_bytes") or max(memory, default=None),
         faults=sum(event.kind == "fault" for event in kept),
         ended=_ended(everything),
+        computed_tokens=finished.get("computed_tokens") or sum(computed) or None,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from luthier.runs.events import Attempt
+from luthier.runs.events import Attempt, Summary
 from luthier.runs.receipt import Check, Receipt
 from luthier.runs.tables import NOTHING, count, decimal, markdown_table, short_hash, size, span
 from luthier.text import say
@@ -154,13 +154,18 @@ def _training(receipt: Receipt) -> list[str]:
         ("length", _length(receipt)),
         ("seed", str(recipe["run"]["seed"])),
         ("machine", _machine(receipt.plan.get("backend", {}))),
-        ("tokens", count(summary.tokens)),
+        ("tokens", _tokens(summary)),
         ("time", span(summary.seconds)),
         ("speed", say("runs.page.speed_is", rate=count(summary.tokens_per_s)) if summary.tokens_per_s else None),
         ("planned", size(memory["peak_bytes"]) if "peak_bytes" in memory else None),
         ("measured", size(summary.peak_memory_bytes) if summary.peak_memory_bytes else None),
     ]
     return _facts(facts)
+
+
+def _tokens(summary: Summary) -> str:
+    shared = f"; {say('runs.shared', computed=count(summary.computed_tokens))}" if summary.shares else ""
+    return count(summary.tokens) + shared
 
 
 def _precision(optim: Mapping[str, Any]) -> str | None:

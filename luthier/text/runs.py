@@ -432,6 +432,10 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "runs.show.tokens": ("tokens", "词元"),
     "runs.show.tokens_are": ("{tokens} in {time}, {rate}/s", "{tokens}，用时 {time}，每秒 {rate}"),
+    "runs.shared": (
+        "{computed} of them computed, since beginnings that examples share are computed once",
+        "其中实际计算 {computed} 个，因为各样本共有的开头只计算一次",
+    ),
     "runs.show.memory": ("memory", "内存"),
     "runs.show.checkpoints": ("checkpoints", "检查点"),
     "runs.show.attempts": ("attempts", "运行次数"),
