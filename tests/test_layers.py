@@ -31,6 +31,7 @@ RANKS: dict[str, float] = {
     "losses": 3,
     "models": 3,
     "planner": 3,
+    "workload": 3.5,
     "engine": 4,
     "generate": 5,
     "methods": 6,
@@ -121,6 +122,7 @@ TORCH_FREE = (
     "progress",
     "runs",
     "text",
+    "workload",
 )
 OPTIONAL = (
     "bitsandbytes",

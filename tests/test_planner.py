@@ -17,11 +17,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from luthier import planner, planning
+from luthier import planner
+from luthier import workload as workloads
 from luthier.arch import count, families
 from luthier.arch.spec import Attention, DecoderSpec, Layer, Mlp, Rope
 from luthier.batch import Rendered
-from luthier.config.schema import Full, Lora, Policy
+from luthier.config.schema import Full, Lora, OptimSection, Policy
 from luthier.data import pack
 from luthier.kernels import head, rounding
 from luthier.models import adapters, weights
@@ -343,9 +344,7 @@ def build(tiny_model, family, layers, dtype, tune):
 
 
 def workload(arch, tune, dtype):
-    """As `luthier.planning` makes it, as far as a layer's bytes depend on it."""
-    ranks = planning.ranks(arch, tune)
-    return dataclasses.replace(LOAD, compute_bytes=dtype.itemsize, ranks=ranks)
+    return workloads.workload(OptimSection(), arch, tune, 64, dtype.itemsize)
 
 
 @pytest.mark.parametrize("policy", ["keep", "drop_mlp", "drop_layer"])
