@@ -14,7 +14,7 @@ from luthier.arch.count import AnyTune
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
 from luthier.config.schema import Lora, OptimSection
-from luthier.planner import Ranks, Workload
+from luthier.planner import InPlace, Ranks, Workload
 
 
 def workload(
@@ -31,8 +31,11 @@ def workload(
         slots=2 if optim.kind == "adamw" else int(optim.momentum > 0),
     )
     in_place = 0 if isinstance(tune, Lora) else trained.vectors + sum(trained.matrices)
-    head = (EMBEDDING if arch.spec.tied else HEAD) + ".weight"
-    head_trains = head in count.trained_tensors(arch, tune)
+    named = count.trained_tensors(arch, tune)
+
+    def parameters(module: str) -> int:
+        return math.prod(arch.tensors[f"{module}.weight"]) if f"{module}.weight" in named else 0
+
     return Workload(
         trained=trained,
         frozen_parameters=arch.num_parameters - in_place,
@@ -40,9 +43,22 @@ def workload(
         compute_bytes=compute_bytes,
         longest_tokens=longest_tokens,
         ranks=ranks(arch, tune),
-        cast_parameters=in_place if optim.weights == "float32" else trained.vectors,
-        head_parameters=math.prod(arch.tensors[head]) if head_trains else 0,
+        dropout=isinstance(tune, Lora) and tune.dropout > 0,
+        in_place=_in_place(arch, named),
+        casts=optim.weights == "float32",
+        head_parameters=parameters(EMBEDDING if arch.spec.tied else HEAD),
+        embedding_parameters=parameters(EMBEDDING),
     )
+
+
+def _in_place(arch: Architecture, named: frozenset[str]) -> tuple[InPlace, ...]:
+    """Weights of the base that train, by layer and block; empty where none does."""
+    layers = [[0, 0] for _ in arch.spec.layers]
+    for unit in arch.units:
+        for tensor in (f"{unit.name}.weight", f"{unit.name}.bias"):
+            if tensor in named:
+                layers[unit.layer][unit.parts[0].role in ("gate", "up", "down")] += math.prod(arch.tensors[tensor])
+    return tuple(InPlace(*each) for each in layers) if any(map(sum, layers)) else ()
 
 
 def ranks(arch: Architecture, tune: AnyTune) -> tuple[Ranks, ...]:

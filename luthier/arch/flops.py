@@ -1,9 +1,9 @@
 """FLOPs of a micro-batch, exactly as the decoder and the fused blocks do them.
 
 What goes in: the architecture, the tuning kind, the rows of a micro-batch, and what each layer keeps. What comes out:
-multiply-adds times two, forward and backward, by part. Attention is counted as it has to be done, each query with the keys it may see; what a
-kernel does beyond that (whole tiles, the scores formed again) is its own business. Element-wise work is left out: it
-costs bytes, not FLOPs. Torch-free.
+multiply-adds times two, forward and backward, by part. Attention is counted as it has to be done, each query with the
+keys it may see; what a kernel does beyond that (whole tiles, the scores formed again) is its own business. Element-wise
+work is left out: it costs bytes, not FLOPs. Torch-free.
 
 Shape legend: N tokens that enter the model, M scored rows, I inputs and O outputs of a linear module, R adapter rank.
 """
@@ -72,7 +72,8 @@ def step(arch: Architecture, tune: AnyTune, rows: Rows, policies: Sequence[Polic
     ranks = {unit.name: rank for unit, rank, _ in count.select_units(arch, tune)} if isinstance(tune, Lora) else {}
     trained = count.trained_tensors(arch, tune)
     lowest = count.lowest_trained(arch, tune)
-    keeps = tuple(policies) or ("keep",) * len(arch.spec.layers)
+    everything: Policy = "keep"
+    keeps = tuple(policies) or (everything,) * len(arch.spec.layers)
     linear = adapters = attention = again = 0
     for unit in arch.units:
         n = _rows_of(unit, arch, rows)
