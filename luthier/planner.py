@@ -470,12 +470,16 @@ def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> tuple
     final norm, and their gradient; a chunk of logits and tiles of its softmax in float32; of a head that trains a
     copy in the compute dtype and its gradient, which is scaled in the backward pass."""
     size, features = load.compute_bytes, rows * spec.d * load.compute_bytes
-    most_rows = max(HEAD_CHUNK_BYTES // (spec.vocab * size), 1)
-    chunk_rows = -(-rows // max(-(-rows // most_rows), 1))
-    chunk = chunk_rows * spec.vocab
+    chunk = head_rows(spec, rows, size) * spec.vocab
     # One tile is made before the last is let go; where logits are in float32 a tile is the same memory.
     wide = 0 if size == FLOAT32_BYTES else min(2 * _tile_bytes(chunk, kind), chunk * FLOAT32_BYTES)
     forward = 4 * features + chunk * size + max(wide, load.head_parameters * size)
     copied = load.casts and size < FLOAT32_BYTES
     forward += load.head_parameters * (FLOAT32_BYTES + copied * size)
     return forward, 3 * features + 2 * load.head_parameters * FLOAT32_BYTES
+
+
+def head_rows(spec: DecoderSpec, rows: int, compute_bytes: int) -> int:
+    """Rows of logits that the head forms at once: chunks of nearly equal size."""
+    most = max(HEAD_CHUNK_BYTES // (spec.vocab * compute_bytes), 1)
+    return -(-rows // max(-(-rows // most), 1))

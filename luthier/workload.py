@@ -7,6 +7,7 @@ compute dtype. What comes out: a `Workload`. From `config.json` alone; torch-fre
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from luthier import planner
 from luthier.arch import count
@@ -17,12 +18,27 @@ from luthier.config.schema import Lora, OptimSection
 from luthier.planner import InPlace, Ranks, Workload
 
 
+class Quantised(NamedTuple):
+    """Frozen weights in fewer bytes: how many there are, what they take, and the most of them that a layer has in the
+    compute dtype at one time."""
+
+    parameters: int
+    bytes: int
+    dense: int
+
+
 def workload(
-    optim: OptimSection, arch: Architecture, tune: AnyTune, longest_tokens: int, compute_bytes: int
+    optim: OptimSection,
+    arch: Architecture,
+    tune: AnyTune,
+    longest_tokens: int,
+    compute_bytes: int,
+    quantised: Quantised | None = None,
 ) -> Workload:
     """Raises:
     ModelError: the tuning kind asks for modules or layers that the model does not have.
     """
+    fewer = quantised or Quantised(0, 0, 0)
     trained = planner.trained(
         count.trained_shapes(arch, tune),
         optim.in_backward,
@@ -38,7 +54,7 @@ def workload(
 
     return Workload(
         trained=trained,
-        frozen_parameters=arch.num_parameters - in_place,
+        frozen_parameters=arch.num_parameters - in_place - fewer.parameters,
         first_trained_layer=count.first_trained_layer(arch, tune),
         compute_bytes=compute_bytes,
         longest_tokens=longest_tokens,
@@ -48,6 +64,8 @@ def workload(
         casts=optim.weights == "float32",
         head_parameters=parameters(EMBEDDING if arch.spec.tied else HEAD),
         embedding_parameters=parameters(EMBEDDING),
+        quantised_bytes=fewer.bytes,
+        dense_bytes=fewer.dense * compute_bytes,
     )
 
 
