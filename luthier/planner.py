@@ -25,6 +25,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from luthier.arch.spec import DecoderSpec, Layer
 from luthier.config.schema import Policy
 
@@ -51,6 +54,8 @@ ENOUGH_TOKENS = 1024
 220 rows runs at 60 % of the rate of one of 880 (`luthier.kernels.head.CHUNK_BYTES`); above that there is little left to
 gain. GPU: not studied."""
 
+STACKED: tuple[Policy, ...] = ("keep", "drop_mlp", "drop_layer")
+"""What a plan chooses from."""
 Policies = tuple[Policy, ...]
 """What each layer keeps, from the lowest up."""
 
@@ -286,21 +291,16 @@ def choose(spec: DecoderSpec, load: Workload, tokens: int, room_bytes: int, kind
     count, first = len(spec.layers), load.first_trained_layer
     stacks = [_stack(first, low, high, count) for low in range(first, count + 1) for high in range(low, count + 1)]
     keys = load.longest_tokens // 2  # that a query sees on average, at most
-    costs = {
-        policy: [recomputed_flops(layer, spec, policy, keys) for layer in spec.layers]
-        for policy in ("keep", "drop_mlp", "drop_layer")
-    }
-
-    def flops(stack: Policies) -> int:
-        return sum(costs[policy][index] for index, policy in enumerate(stack))
-
-    def held(stack: Policies) -> int:
-        return step_bytes(spec, load, stack, tokens, kind).most
-
-    for stack in sorted(stacks, key=flops):
-        if held(stack) <= room_bytes:
-            return stack
-    return min(stacks, key=lambda stack: (held(stack), flops(stack)))
+    costs = np.array(
+        [[recomputed_flops(layer, spec, policy, keys) for layer in spec.layers] for policy in STACKED], dtype=np.float64
+    )
+    # A stack per row: a model of 126 layers has eight thousand.
+    chosen = np.array([[STACKED.index(policy) for policy in stack] for stack in stacks])
+    flops = costs[chosen, np.arange(count)].sum(1)
+    held = _Moments(spec, load, tokens, kind, None).most_of(chosen)
+    fitting = np.flatnonzero(held <= room_bytes)
+    best = int(fitting[np.argmin(flops[fitting])]) if len(fitting) else int(np.lexsort((flops, held))[0])
+    return stacks[best]
 
 
 def _stack(first: int, low: int, high: int, count: int) -> Policies:
@@ -342,37 +342,86 @@ def step_bytes(
     but has everything at hand. The head: what all layers keep, a chunk of logits, and, where it trains, its gradient.
     The embedding's gradient, which is formed in float32.
     """
-    rows, size = tokens if scored is None else min(scored, tokens), load.compute_bytes
-    top, first = len(spec.layers) - 1, load.first_trained_layer
-    ropes = {(layer.mixer.rope, layer.mixer.head_dim) for layer in spec.layers if layer.mixer.rope is not None}
-    shared = tokens * sum(2 * head_dim for _, head_dim in ropes) * size + load.dense_bytes
-    # A tied matrix gets its gradient from both of its uses at once, so that the first waits for the second.
-    waiting = load.head_parameters * FLOAT32_BYTES if spec.tied and load.embedding_parameters else 0
+    return _Moments(spec, load, tokens, kind, scored).of(policies)
 
-    def kept(index: int, policy: Policy) -> int:
-        per_token, per_row = last_layer_bytes(spec, load, index, policy)
-        copies = _copied_bytes(load, index) if policy != "drop_layer" else 0
-        return tokens * per_token + (rows if index == top else tokens) * per_row + copies
 
-    held = most = 0
-    for index in range(first, top + 1):
-        policy = policies[index]
-        whole, own = kept(index, "keep"), kept(index, policy)
-        held += own
-        again = whole - own
-        if policy == policies[index - 1] == "offload" and index > first:
-            again += kept(index - 1, "keep")  # on its way for the layer below
-        working = _working_bytes(spec, load, index, rows if index == top else tokens, kind, policy)
-        most = max(most, held + again + working + waiting)
-    for layer in spec.layers[:first]:
-        most = max(most, tokens * _passing_features(spec, layer) * size)
-    ends = [held + each for each in head_bytes(spec, load, rows, kind)]
-    if load.head_parameters and not waiting:
-        ends.append(held + 2 * rows * spec.d * size + load.head_parameters * FLOAT32_BYTES + load.trained.update_bytes)
-    if load.embedding_parameters:
-        entering = waiting + tokens * spec.d * (size + FLOAT32_BYTES)
-        ends.append(load.embedding_parameters * FLOAT32_BYTES + max(entering, load.trained.update_bytes))
-    return Work(most + shared, max(ends) + shared)
+class _Moments:
+    """The moments of a micro-batch, whatever layers keep."""
+
+    def __init__(self, spec: DecoderSpec, load: Workload, tokens: int, kind: str, scored: int | None) -> None:
+        self._spec, self._load, self._tokens, self._kind = spec, load, tokens, kind
+        self._rows = tokens if scored is None else min(scored, tokens)
+        self._known: dict[tuple[Any, ...], tuple[int, int]] = {}
+        size = load.compute_bytes
+        ropes = {(layer.mixer.rope, layer.mixer.head_dim) for layer in spec.layers if layer.mixer.rope is not None}
+        self._shared = tokens * sum(2 * head_dim for _, head_dim in ropes) * size + load.dense_bytes
+        # A tied matrix gets its gradient from both of its uses at once, so that the first waits for the second.
+        self._waiting = load.head_parameters * FLOAT32_BYTES if spec.tied and load.embedding_parameters else 0
+        below = spec.layers[: load.first_trained_layer]
+        self._passing = max((tokens * _passing_features(spec, layer) * size for layer in below), default=0)
+        self._head = self._head_bytes()
+        self._embedding = 0
+        if load.embedding_parameters:
+            entering = self._waiting + tokens * spec.d * (size + FLOAT32_BYTES)
+            update = load.trained.update_bytes
+            self._embedding = load.embedding_parameters * FLOAT32_BYTES + max(entering, update)
+
+    def of(self, policies: Policies) -> Work:
+        held = most = 0
+        first = self._load.first_trained_layer
+        for index in range(first, len(policies)):
+            own, beside = self._layer(index, policies[index])
+            held += own
+            if index > first and policies[index] == policies[index - 1] == "offload":
+                beside += self._layer(index - 1, "keep")[0]  # on its way for the layer below
+            most = max(most, held + beside)
+        return self._work(held, most)
+
+    def most_of(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The largest moment of each stack, a row of numbers of `STACKED`; in floats, which hold any bytes exactly."""
+        count, first = len(self._spec.layers), self._load.first_trained_layer
+        none = (0, 0)
+        layers = [
+            [self._layer(index, policy) if index >= first else none for index in range(count)] for policy in STACKED
+        ]
+        own, beside = np.array(layers, dtype=np.float64).transpose(2, 0, 1)[:, chosen, np.arange(count)]
+        held = own.cumsum(1)
+        most = np.where(np.arange(count) >= first, held + beside, 0).max(1)
+        most = np.maximum(most, self._passing)
+        largest: NDArray[np.float64] = np.maximum(most, np.maximum(held[:, -1] + self._head, self._embedding))
+        return largest + self._shared
+
+    def _work(self, held: int, most: int) -> Work:
+        ends = max(held + self._head, self._embedding)
+        return Work(max(most, self._passing) + self._shared, ends + self._shared)
+
+    def _layer(self, index: int, policy: Policy) -> tuple[int, int]:
+        """What a layer keeps, and what its backward pass holds beside that; layers that are alike share an answer."""
+        load, top = self._load, index == len(self._spec.layers) - 1
+        ranks = load.ranks[index] if load.ranks else None
+        key = (self._spec.layers[index], ranks, load.in_place[index] if load.in_place else None, top, policy)
+        if key not in self._known:
+            own = self._kept(index, policy)
+            again = self._kept(index, "keep") - own
+            rows = self._rows if top else self._tokens
+            working = _working_bytes(self._spec, load, index, rows, self._kind, policy)
+            self._known[key] = own, again + working + self._waiting
+        return self._known[key]
+
+    def _kept(self, index: int, policy: Policy) -> int:
+        per_token, per_row = last_layer_bytes(self._spec, self._load, index, policy)
+        copies = _copied_bytes(self._load, index) if policy != "drop_layer" else 0
+        rows = self._rows if index == len(self._spec.layers) - 1 else self._tokens
+        return self._tokens * per_token + rows * per_row + copies
+
+    def _head_bytes(self) -> int:
+        """The most of the head's moments beside what all layers keep, the update of its weight among them."""
+        load = self._load
+        moments = [*head_bytes(self._spec, load, self._rows, self._kind)]
+        if load.head_parameters and not self._waiting:
+            features = 2 * self._rows * self._spec.d * load.compute_bytes
+            moments.append(features + load.head_parameters * FLOAT32_BYTES + load.trained.update_bytes)
+        return max(moments)
 
 
 def _working_bytes(spec: DecoderSpec, load: Workload, index: int, rows: int, kind: str, policy: Policy) -> int:

@@ -357,8 +357,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "what is formed again takes no memory": Mutation(
         "planner.py",
-        "most = max(most, held + again + working + waiting)",
-        "most = max(most, held + working + waiting)",
+        "self._known[key] = own, again + working + self._waiting",
+        "self._known[key] = own, working + self._waiting",
         "test_planner.py::test_the_peak_moves_with_the_policy_as_planned",
     ),
     "what a dropped layer does again costs nothing on paper": Mutation(
@@ -369,8 +369,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the gradient of a tied embedding is there at once": Mutation(
         "planner.py",
-        "waiting = load.head_parameters * FLOAT32_BYTES if",
-        "waiting = 0 if",
+        "self._waiting = load.head_parameters * FLOAT32_BYTES if",
+        "self._waiting = 0 if",
         "test_peak.py::test_the_peak_is_as_planned",
     ),
     "the softmax of a chunk takes no memory": Mutation(

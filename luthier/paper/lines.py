@@ -71,6 +71,9 @@ def _choices(made: Outlook, config: RunConfig) -> Iterator[str]:
     else:
         yield say("plan.policies.some", policies=policies)
     yield say("plan.chunk", rows=count(made.head_rows), size=size(made.head_rows * made.vocab_bytes))
+    if not made.context:
+        yield say("plan.largest.none", share=planner.USABLE)
+        return
     largest = {"context": count(made.context), "batch": count(made.batch_tokens)}
     yield say("plan.largest", share=planner.USABLE, positions=count(made.max_positions), **largest)
 

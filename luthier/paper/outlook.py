@@ -58,8 +58,8 @@ class Sharded:
     """Weights, gradients and states split over devices, activations not (ZeRO-3, arXiv 1910.02054; FSDP). On paper
     alone: it cannot be trained yet.
 
-    devices: that it is planned for; peak_bytes: of each; fits; least: devices from which on it fits, None where even
-    the activations of one row are too large.
+    devices: that it is planned for, or, of one, as many as it takes; peak_bytes: of each; least: devices from which on
+    it fits, None where even the activations of one row are too large.
     """
 
     devices: int
@@ -227,4 +227,5 @@ def _sharded(case: Case) -> Sharded | None:
     least = next((2**power for power in range(MOST_DEVICES.bit_length()) if peak(2**power) <= most), None)
     if case.aim.count == 1 and least is None:
         return None
-    return Sharded(case.aim.count, peak(case.aim.count), peak(case.aim.count) <= most, least)
+    devices = case.aim.count if case.aim.count > 1 else least or 1
+    return Sharded(devices, peak(devices), peak(devices) <= most, least)

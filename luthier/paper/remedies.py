@@ -22,6 +22,7 @@ from luthier.workload import Quantised, workload
 FEWER_TARGETS = ("q_proj", "v_proj")
 """The two that the paper of LoRA tunes."""
 LOW_RANK = 4
+ADAPTER, QUANTISED = "tune=lora", "tune=qlora"
 NF4_WEIGHT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Double-quantised NF4 (arXiv 2305.14314): half a byte, a byte for each 64 weights, a float for 256 of those."""
 
@@ -155,7 +156,8 @@ def _with(case: Case, steps: list[Step]) -> Remedy | None:
             made.append(change)
     if not made or not (memory := made[-1].case.plan()).fits:
         return None
-    changes = tuple(each.setting for each in made)
+    settings = [each.setting for each in made]
+    changes = tuple(each for each in settings if each != ADAPTER or QUANTISED not in settings)  # one kind of tuning
     return Remedy(changes, any(each.proposed for each in made), all(each.ready for each in made), memory)
 
 
@@ -182,13 +184,13 @@ def _adapter(case: Case) -> _Change | None:
     """Where the base itself trains: a model that is trained in another way, hence a proposal."""
     if not isinstance(case.tune, Full):
         return None
-    return _Change("tune=lora", case.with_(tune=Lora()), proposed=True)
+    return _Change(ADAPTER, case.with_(tune=Lora()), proposed=True)
 
 
 def _quantised(case: Case) -> _Change | None:
     if not isinstance(case.tune, Lora) or case.quantised:
         return None
-    return _Change("tune=qlora", case.with_(quantised=True), ready=False)
+    return _Change(QUANTISED, case.with_(quantised=True), ready=False)
 
 
 def _targets(case: Case) -> _Change | None:

@@ -104,6 +104,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "占用 {share:.0%} 时最大可用：上下文 {context} 个词元（各层保留最少；模型设计为 {positions}）；"
         "微批 {batch} 个词元（各层如上）。",
     ),
+    "plan.largest.none": (
+        "Within {share:.0%} of the memory no row fits, however short.",
+        "在内存的 {share:.0%} 之内，再短的行也放不下。",
+    ),
     # ------------------------------------------------------------------------------------------------ the verdict
     "plan.fits": ("It fits: {peak} of {free}.", "放得下：{free} 中需要 {peak}。"),
     "plan.too_large": (
