@@ -64,6 +64,17 @@ def train(
         return trained(start(config, on_event=listen, on_download=downloading(context.obj)))
 
 
+def plan(
+    arguments: RecipeArguments,
+    device: Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="shell.option.plan_device")] = None,
+) -> Outcome:
+    from luthier.paper import lines, outlook
+
+    config = load(*split(arguments))
+    made = outlook.plan(config, device)
+    return Outcome(made.to_json(), lines.lines(made, config), OK if made.fits else BAD_INPUT)
+
+
 def init(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="FILE|NAME=VALUE", help="shell.option.init")] = None,
 ) -> Outcome:
@@ -490,6 +501,7 @@ class Group(TyperGroup):
 
 COMMANDS: dict[str, Callable[..., Outcome]] = {
     "train": train,
+    "plan": plan,
     "init": init,
     "import": bring,
     "help": explain,

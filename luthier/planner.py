@@ -22,8 +22,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from luthier.arch.spec import DecoderSpec, Layer
 from luthier.config.schema import Policy
@@ -36,6 +39,10 @@ STATE_BLOCK = 256
 """Weights that share a scale: `luthier.kernels.rounding.BLOCK`, which imports torch."""
 HEAD_CHUNK_BYTES = 256 * 2**20
 """Most logits formed at once, in the compute dtype: `luthier.kernels.head.CHUNK_BYTES`, which imports torch."""
+TILE_BYTES = 2**19
+"""Of a buffer in a chain of element-wise operations on a CPU: `luthier.kernels.tiles.TILE_BYTES`."""
+UPDATE_BUFFERS = 10
+"""Such buffers that an update of weights or states in fewer bytes works with (`luthier.kernels.rounding`; counted)."""
 USABLE = 0.8
 """Share of the free memory a plan may fill: the rest is for the allocator's slack and other processes. Chosen, not
 tuned."""
@@ -47,6 +54,8 @@ ENOUGH_TOKENS = 1024
 220 rows runs at 60 % of the rate of one of 880 (`luthier.kernels.head.CHUNK_BYTES`); above that there is little left to
 gain. GPU: not studied."""
 
+STACKED: tuple[Policy, ...] = ("keep", "drop_mlp", "drop_layer")
+"""What a plan chooses from."""
 Policies = tuple[Policy, ...]
 """What each layer keeps, from the lowest up."""
 
@@ -65,7 +74,11 @@ class Ranks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes by part, and the budget they lead to. `activations` is at the full budget."""
+    """Bytes by part, and the budget they lead to.
+
+    activations: what layers keep and work with at the full budget, at the moment when that is most; head: what the
+    moments of the head and the embedding take beyond that, where they take more; bytes_per_token: of the layers.
+    """
 
     weights: int
     trainable: int
@@ -100,7 +113,7 @@ class Trained:
     matrices: elements of each; vectors: elements of all together, kept in float32 whatever the recipe says;
     weights, states: `optim.weights` and `optim.states` of the recipe, which concern matrices;
     slots: numbers of state that the optimizer has for each weight;
-    at_once: gradients that live at one time where they are used up in the backward pass; None holds all of them.
+    in_backward: whether gradients are used up in the backward pass: none is held then beyond the moment it is formed.
     """
 
     matrices: tuple[int, ...]
@@ -108,7 +121,7 @@ class Trained:
     weights: str = "float32"
     states: str = "float32"
     slots: int = 2
-    at_once: int | None = None
+    in_backward: bool = False
 
     @property
     def weight_bytes(self) -> int:
@@ -117,7 +130,14 @@ class Trained:
     @property
     def gradient_bytes(self) -> int:
         """In float32, whatever the weights are."""
-        return FLOAT32_BYTES * (self.vectors + sum(self.matrices) if self.at_once is None else self.at_once)
+        return 0 if self.in_backward else FLOAT32_BYTES * (self.vectors + sum(self.matrices))
+
+    @property
+    def update_bytes(self) -> int:
+        """What an update within the backward pass works with on a CPU, where no torch kernel does it in place."""
+        plain = not self.in_backward or self.weights == self.states == "float32"
+        largest = FLOAT32_BYTES * max(self.matrices, default=0)
+        return 0 if plain else UPDATE_BUFFERS * min(TILE_BYTES, largest)
 
     @property
     def state_bytes(self) -> int:
@@ -130,22 +150,21 @@ class Trained:
 
 
 def trained(shapes: Mapping[str, tuple[int, ...]], in_backward: bool, **kept: Any) -> Trained:
-    """From the shapes of what trains (`arch.count.trained_shapes`); `kept` as in `Trained`.
-
-    The gradients of a layer come out of its backward pass together where all of it is computed again; those of its
-    attention or MLP, otherwise. The larger is counted, whatever layers keep.
-    """
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    together: dict[str, int] = {}
-    for name, elements in sizes.items():
-        part = ".".join(name.split(".")[:3])  # model.layers.0, or a tensor outside the layers
-        together[part] = together.get(part, 0) + elements
+    """From the shapes of what trains (`arch.count.trained_shapes`); `kept` as in `Trained`."""
+    sizes = [(math.prod(shape), len(shape)) for shape in shapes.values()]
     return Trained(
-        matrices=tuple(sizes[name] for name, shape in shapes.items() if len(shape) > 1),
-        vectors=sum(sizes[name] for name, shape in shapes.items() if len(shape) == 1),
-        at_once=max(together.values(), default=0) if in_backward else None,
+        matrices=tuple(size for size, dimensions in sizes if dimensions > 1),
+        vectors=sum(size for size, dimensions in sizes if dimensions == 1),
+        in_backward=in_backward,
         **kept,
     )
+
+
+class InPlace(NamedTuple):
+    """Weights of one layer of the base that train."""
+
+    attention: int = 0
+    mlp: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,10 +176,12 @@ class Workload:
     first_trained_layer: lowest layer that trains anything; layers below it keep nothing for the backward pass;
     longest_tokens: the longest example, which has to fit into one micro-batch;
     ranks: of each layer's adapters, whose inner rows are kept; empty without adapters;
-    cast_parameters: trained weights of the base itself that are not kept in the compute dtype, so that a forward pass
-    makes copies of them (they are counted under every policy, though under drop_layer those of one layer at a time are
-    there);
-    head_parameters: of the head (or the embedding tied to it) where it trains;
+    dropout: whether masks are made for the adapters' input;
+    in_place: weights of the base that train, by layer; empty where none does;
+    casts: whether those are kept in another dtype than the compute dtype, so that a forward pass makes copies;
+    head_parameters: of the head (or the embedding tied to it) where it trains; embedding_parameters: of the embedding;
+    quantised_bytes: of frozen weights that are kept in fewer bytes, which `frozen_parameters` leaves out;
+    dense_bytes: the most of them that are there in the compute dtype at one time;
     log_sums: attention is a kernel of torch's, which keeps a log-sum-exp of each row and head, and its output whether
     or not somebody else does (on a GPU; `luthier.kernels.tiled` keeps neither).
     """
@@ -171,8 +192,13 @@ class Workload:
     compute_bytes: int
     longest_tokens: int
     ranks: tuple[Ranks, ...] = ()
-    cast_parameters: int = 0
+    dropout: bool = False
+    in_place: tuple[InPlace, ...] = ()
+    casts: bool = True
     head_parameters: int = 0
+    embedding_parameters: int = 0
+    quantised_bytes: int = 0
+    dense_bytes: int = 0
     log_sums: bool = True
 
 
@@ -192,31 +218,63 @@ def plan(
     even that does not fit, `fits` is False.
     """
     kind = "cuda" if device.startswith("cuda") else "cpu"
-    cap = max(CAP_TOKENS[kind], asked_tokens or 0, load.longest_tokens)
-    weights = load.frozen_parameters * load.compute_bytes
-    if load.compute_bytes < FLOAT32_BYTES:
-        weights += load.cast_parameters * load.compute_bytes
-    kept = load.trained
-    held = weights + kept.weight_bytes + kept.gradient_bytes + kept.state_bytes
-    head = head_bytes(spec, load, rows=cap, kind=kind)
-    room_bytes = max(int(free_bytes * USABLE) - held - head, 0)
+    room_bytes = int(free_bytes * USABLE) - held_bytes(load)
     if policies is None:
-        wanted = max(asked_tokens or ENOUGH_TOKENS, load.longest_tokens)
-        policies = choose(spec, load, room_bytes // wanted)
-    per_token = token_bytes(spec, load, policies)
-    budget = max(asked_tokens or min(room_bytes // per_token, CAP_TOKENS[kind]), load.longest_tokens)
+        policies = choose(spec, load, max(asked_tokens or ENOUGH_TOKENS, load.longest_tokens), room_bytes, kind)
+    budget = max(
+        asked_tokens or most_tokens(spec, load, policies, room_bytes, kind, CAP_TOKENS[kind]), load.longest_tokens
+    )
+    return at(spec, load, policies, budget, kind, free_bytes)
+
+
+def at(
+    spec: DecoderSpec,
+    load: Workload,
+    policies: Policies,
+    tokens: int,
+    kind: str,
+    free_bytes: int,
+    scored: int | None = None,
+) -> MemoryPlan:
+    """The bytes of a micro-batch.
+
+    Args:
+        scored: rows that carry loss; None is all.
+    """
+    kept, work = load.trained, step_bytes(spec, load, policies, tokens, kind, scored)
     return MemoryPlan(
-        weights=weights,
+        weights=load.frozen_parameters * load.compute_bytes + load.quantised_bytes,
         trainable=kept.weight_bytes,
         gradients=kept.gradient_bytes,
         optimizer=kept.state_bytes,
-        activations=per_token * budget,
-        head=head,
-        bytes_per_token=per_token,
-        budget_tokens=budget,
+        activations=work.layers,
+        head=max(work.head - work.layers, 0),
+        bytes_per_token=token_bytes(spec, load, policies),
+        budget_tokens=tokens,
         free_bytes=free_bytes,
         policies=policies,
     )
+
+
+def held_bytes(load: Workload) -> int:
+    """What a run holds between steps, and its gradients."""
+    kept = load.trained
+    frozen = load.frozen_parameters * load.compute_bytes + load.quantised_bytes
+    return frozen + kept.weight_bytes + kept.gradient_bytes + kept.state_bytes
+
+
+def most_tokens(spec: DecoderSpec, load: Workload, policies: Policies, room_bytes: int, kind: str, cap: int) -> int:
+    """The most tokens of a micro-batch whose work fits into so many bytes, at most `cap`; 0 where none does."""
+    return largest(lambda tokens: step_bytes(spec, load, policies, tokens, kind).most <= room_bytes, cap)
+
+
+def largest(fits: Callable[[int], bool], cap: int) -> int:
+    """The largest number from 1 to `cap` that fits, where each below one that fits does too; 0 where none does."""
+    low, high = 0, cap
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
 
 
 def uniform(spec: DecoderSpec, policy: Policy) -> Policies:
@@ -230,24 +288,22 @@ def in_words(policies: Sequence[str]) -> str:
     return ", ".join(f"{policy} x {len(list(layers))}" for policy, layers in itertools.groupby(policies))
 
 
-def choose(spec: DecoderSpec, load: Workload, token_limit_bytes: int) -> Policies:
-    """Of the stacks that hold at most so many bytes per token, the one that computes least again; where none does, the
-    one that holds least."""
+def choose(spec: DecoderSpec, load: Workload, tokens: int, room_bytes: int, kind: str = "cpu") -> Policies:
+    """Of the stacks whose micro-batch of so many tokens fits into so many bytes, the one that computes least again;
+    where none does, the one that holds least."""
     count, first = len(spec.layers), load.first_trained_layer
     stacks = [_stack(first, low, high, count) for low in range(first, count + 1) for high in range(low, count + 1)]
     keys = load.longest_tokens // 2  # that a query sees on average, at most
-    costs = {
-        policy: [recomputed_flops(layer, spec, policy, keys) for layer in spec.layers]
-        for policy in ("keep", "drop_mlp", "drop_layer")
-    }
-
-    def flops(stack: Policies) -> int:
-        return sum(costs[policy][index] for index, policy in enumerate(stack))
-
-    for stack in sorted(stacks, key=flops):
-        if token_bytes(spec, load, stack) <= token_limit_bytes:
-            return stack
-    return min(stacks, key=lambda stack: (token_bytes(spec, load, stack), flops(stack)))
+    costs = np.array(
+        [[recomputed_flops(layer, spec, policy, keys) for layer in spec.layers] for policy in STACKED], dtype=np.float64
+    )
+    # A stack per row: a model of 126 layers has eight thousand.
+    chosen = np.array([[STACKED.index(policy) for policy in stack] for stack in stacks])
+    flops = costs[chosen, np.arange(count)].sum(1)
+    held = _Moments(spec, load, tokens, kind, None).most_of(chosen)
+    fitting = np.flatnonzero(held <= room_bytes)
+    best = int(fitting[np.argmin(flops[fitting])]) if len(fitting) else int(np.lexsort((flops, held))[0])
+    return stacks[best]
 
 
 def _stack(first: int, low: int, high: int, count: int) -> Policies:
@@ -261,19 +317,158 @@ def _stack(first: int, low: int, high: int, count: int) -> Policies:
     return tuple(policy(index) for index in range(count))
 
 
+class Work(NamedTuple):
+    """Bytes of a micro-batch beside what a run holds anyway, at the moments when they are most: in the layers, and in
+    head and embedding."""
+
+    layers: int
+    head: int
+
+    @property
+    def most(self) -> int:
+        return max(self)
+
+
 def token_bytes(spec: DecoderSpec, load: Workload, policies: Policies) -> int:
-    """Bytes per token at the moment most is held, when the backward pass of some layer's MLP begins: what the layers up
-    to it keep, what it forms again, the rotary tables (shared by the layers), and what the MLP works with: three
-    buffers of its width, and the gradients that enter and leave it. As if every row were scored; a last layer of fewer
-    rows holds less (`last_layer_bytes`)."""
-    ropes = {(layer.mixer.rope, layer.mixer.head_dim) for layer in spec.layers if layer.mixer.rope is not None}
-    working = max((3 * layer.ffn.width for layer in spec.layers), default=0) + 3 * spec.d
-    shared = sum(2 * head_dim for _, head_dim in ropes) + working
-    held = most = 0
-    for index in range(load.first_trained_layer, len(spec.layers)):
-        held += layer_bytes(spec, load, index, policies[index])
-        most = max(most, held + _formed_again_bytes(spec, load, index, policies))
-    return most + shared * load.compute_bytes
+    """Bytes per token at the moment when layers hold most, every row scored."""
+    one, two = (step_bytes(spec, load, policies, tokens, "cpu").layers for tokens in (4096, 8192))
+    return -(-(two - one) // 4096)
+
+
+def step_bytes(
+    spec: DecoderSpec, load: Workload, policies: Policies, tokens: int, kind: str, scored: int | None = None
+) -> Work:
+    """The moments that may be the largest, each with what it holds:
+
+    A layer's backward pass, when that of its MLP is under way: what the layers up to it keep, what it forms again, and
+    what the MLP works with (`_working_bytes`). The forward pass of a layer below all that trains, which keeps nothing
+    but has everything at hand. The head: what all layers keep, a chunk of logits, and, where it trains, its gradient.
+    The embedding's gradient, which is formed in float32.
+    """
+    return _Moments(spec, load, tokens, kind, scored).of(policies)
+
+
+class _Moments:
+    """The moments of a micro-batch, whatever layers keep."""
+
+    def __init__(self, spec: DecoderSpec, load: Workload, tokens: int, kind: str, scored: int | None) -> None:
+        self._spec, self._load, self._tokens, self._kind = spec, load, tokens, kind
+        self._rows = tokens if scored is None else min(scored, tokens)
+        self._known: dict[tuple[Any, ...], tuple[int, int]] = {}
+        size = load.compute_bytes
+        ropes = {(layer.mixer.rope, layer.mixer.head_dim) for layer in spec.layers if layer.mixer.rope is not None}
+        self._shared = tokens * sum(2 * head_dim for _, head_dim in ropes) * size + load.dense_bytes
+        # A tied matrix gets its gradient from both of its uses at once, so that the first waits for the second.
+        self._waiting = load.head_parameters * FLOAT32_BYTES if spec.tied and load.embedding_parameters else 0
+        below = spec.layers[: load.first_trained_layer]
+        self._passing = max((tokens * _passing_features(spec, layer) * size for layer in below), default=0)
+        self._head = self._head_bytes()
+        self._embedding = 0
+        if load.embedding_parameters:
+            entering = self._waiting + tokens * spec.d * (size + FLOAT32_BYTES)
+            update = load.trained.update_bytes
+            self._embedding = load.embedding_parameters * FLOAT32_BYTES + max(entering, update)
+
+    def of(self, policies: Policies) -> Work:
+        held = most = 0
+        first = self._load.first_trained_layer
+        for index in range(first, len(policies)):
+            own, beside = self._layer(index, policies[index])
+            held += own
+            if index > first and policies[index] == policies[index - 1] == "offload":
+                beside += self._layer(index - 1, "keep")[0]  # on its way for the layer below
+            most = max(most, held + beside)
+        return self._work(held, most)
+
+    def most_of(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The largest moment of each stack, a row of numbers of `STACKED`; in floats, which hold any bytes exactly."""
+        count, first = len(self._spec.layers), self._load.first_trained_layer
+        none = (0, 0)
+        layers = [
+            [self._layer(index, policy) if index >= first else none for index in range(count)] for policy in STACKED
+        ]
+        own, beside = np.array(layers, dtype=np.float64).transpose(2, 0, 1)[:, chosen, np.arange(count)]
+        held = own.cumsum(1)
+        most = np.where(np.arange(count) >= first, held + beside, 0).max(1)
+        most = np.maximum(most, self._passing)
+        largest: NDArray[np.float64] = np.maximum(most, np.maximum(held[:, -1] + self._head, self._embedding))
+        return largest + self._shared
+
+    def _work(self, held: int, most: int) -> Work:
+        ends = max(held + self._head, self._embedding)
+        return Work(max(most, self._passing) + self._shared, ends + self._shared)
+
+    def _layer(self, index: int, policy: Policy) -> tuple[int, int]:
+        """What a layer keeps, and what its backward pass holds beside that; layers that are alike share an answer."""
+        load, top = self._load, index == len(self._spec.layers) - 1
+        ranks = load.ranks[index] if load.ranks else None
+        key = (self._spec.layers[index], ranks, load.in_place[index] if load.in_place else None, top, policy)
+        if key not in self._known:
+            own = self._kept(index, policy)
+            again = self._kept(index, "keep") - own
+            rows = self._rows if top else self._tokens
+            working = _working_bytes(self._spec, load, index, rows, self._kind, policy)
+            self._known[key] = own, again + working + self._waiting
+        return self._known[key]
+
+    def _kept(self, index: int, policy: Policy) -> int:
+        per_token, per_row = last_layer_bytes(self._spec, self._load, index, policy)
+        copies = _copied_bytes(self._load, index) if policy != "drop_layer" else 0
+        rows = self._rows if index == len(self._spec.layers) - 1 else self._tokens
+        return self._tokens * per_token + rows * per_row + copies
+
+    def _head_bytes(self) -> int:
+        """The most of the head's moments beside what all layers keep, the update of its weight among them."""
+        load = self._load
+        moments = [*head_bytes(self._spec, load, self._rows, self._kind)]
+        if load.head_parameters and not self._waiting:
+            features = 2 * self._rows * self._spec.d * load.compute_bytes
+            moments.append(features + load.head_parameters * FLOAT32_BYTES + load.trained.update_bytes)
+        return max(moments)
+
+
+def _working_bytes(spec: DecoderSpec, load: Workload, index: int, rows: int, kind: str, policy: Policy) -> int:
+    """What the backward pass of a layer works with beside what was kept, at the largest of these moments: three buffers
+    of the MLP's width and the gradient that enters it; two of them, that gradient, the MLP's input, its gradient and
+    the residual stream's, with three buffers in float32 for the norm and the gradients of the MLP's weights; those
+    gradients in two dtypes; and in a layer that is run again, which gives all its gradients together, those of
+    attention with what that works with, when gate and up are gone."""
+    mixer, width, size = spec.layers[index].mixer, spec.layers[index].ffn.width, load.compute_bytes
+    formed = load.in_place[index] if load.in_place else InPlace()
+    both = size + FLOAT32_BYTES * (load.casts and size < FLOAT32_BYTES)
+    norm = 3 * _tile_bytes(rows * spec.d, kind)
+    # Under dropout a mask of a byte per number, and what passes through it.
+    wide, narrow = (load.dropout * rows * features * (size + 1) for features in (width, spec.d))
+    moments = [
+        rows * (3 * width + spec.d) * size + formed.mlp * size // 3 + wide,
+        rows * (2 * width + 4 * spec.d) * size + norm + formed.mlp * size + narrow,
+        rows * 2 * spec.d * size + formed.mlp * both,
+    ]
+    if policy == "drop_layer":
+        features = 3 * (spec.d + (mixer.heads + mixer.kv_heads) * mixer.head_dim) - 2 * width
+        kept = FLOAT32_BYTES if load.casts else size
+        moments.append(rows * features * size + formed.mlp * kept + formed.attention * both)
+    return max(moments)
+
+
+def _tile_bytes(numbers: int, kind: str) -> int:
+    """A buffer in float32 for so many numbers: of one tile of them on a CPU, of all of them on a GPU."""
+    total = numbers * FLOAT32_BYTES
+    return total if kind == "cuda" else -(-total // max(-(-total // TILE_BYTES), 1))
+
+
+def _passing_features(spec: DecoderSpec, layer: Layer) -> int:
+    """Numbers per token in a forward pass that keeps nothing: the residual stream three times, q, k, v and what
+    attention made of them, and three buffers of the MLP's width."""
+    query, key = layer.mixer.heads * layer.mixer.head_dim, layer.mixer.kv_heads * layer.mixer.head_dim
+    return 3 * spec.d + 2 * query + 2 * key + 3 * layer.ffn.width
+
+
+def _copied_bytes(load: Workload, index: int) -> int:
+    """Trained weights of a layer in the compute dtype, which are kept from its forward to its backward pass."""
+    if not load.in_place or not load.casts or load.compute_bytes == FLOAT32_BYTES:
+        return 0
+    return sum(load.in_place[index]) * load.compute_bytes
 
 
 def layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Policy) -> int:
@@ -312,15 +507,6 @@ def last_layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Poli
     return of_tokens * size + token_scalars * FLOAT32_BYTES, of_rows * size + row_scalars * FLOAT32_BYTES
 
 
-def _formed_again_bytes(spec: DecoderSpec, load: Workload, index: int, policies: Policies) -> int:
-    """Bytes per token that come back for the backward pass of a layer, beside what it keeps: all that `keep` would have
-    kept; under `offload` also what is on its way for the layer below."""
-    whole = layer_bytes(spec, load, index, "keep") - layer_bytes(spec, load, index, policies[index])
-    if policies[index] == "offload" and index > load.first_trained_layer and policies[index - 1] == "offload":
-        whole += layer_bytes(spec, load, index - 1, "keep")
-    return whole
-
-
 def recomputed_flops(layer: Layer, spec: DecoderSpec, policy: Policy, keys: int) -> int:
     """FLOPs per token that a layer's backward pass does again, adapters aside: gate and up; for `drop_layer` also q, k,
     v, o and attention over so many keys, though never down, whose output nobody reads again."""
@@ -334,9 +520,21 @@ def recomputed_flops(layer: Layer, spec: DecoderSpec, policy: Policy, keys: int)
     return again
 
 
-def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> int:
-    """Bytes of the head's work on up to `rows` scored rows: a chunk of logits, on a GPU also its softmax in float32; a
-    trained head's gradient as it is formed, and scaled, beside the one it is added to."""
-    chunk = min(HEAD_CHUNK_BYTES, rows * spec.vocab * load.compute_bytes)
-    wide = chunk // load.compute_bytes * FLOAT32_BYTES if kind == "cuda" else 0
-    return chunk + wide + 2 * load.head_parameters * FLOAT32_BYTES
+def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> tuple[int, int]:
+    """Bytes of the head's forward and backward pass over so many scored rows: the hidden states, before and after the
+    final norm, and their gradient; a chunk of logits and tiles of its softmax in float32; of a head that trains a
+    copy in the compute dtype and its gradient, which is scaled in the backward pass."""
+    size, features = load.compute_bytes, rows * spec.d * load.compute_bytes
+    chunk = head_rows(spec, rows, size) * spec.vocab
+    # One tile is made before the last is let go; where logits are in float32 a tile is the same memory.
+    wide = 0 if size == FLOAT32_BYTES else min(2 * _tile_bytes(chunk, kind), chunk * FLOAT32_BYTES)
+    forward = 4 * features + chunk * size + max(wide, load.head_parameters * size)
+    copied = load.casts and size < FLOAT32_BYTES
+    forward += load.head_parameters * (FLOAT32_BYTES + copied * size)
+    return forward, 3 * features + 2 * load.head_parameters * FLOAT32_BYTES
+
+
+def head_rows(spec: DecoderSpec, rows: int, compute_bytes: int) -> int:
+    """Rows of logits that the head forms at once: chunks of nearly equal size."""
+    most = max(HEAD_CHUNK_BYTES // (spec.vocab * compute_bytes), 1)
+    return -(-rows // max(-(-rows // most), 1))

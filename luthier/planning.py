@@ -8,23 +8,20 @@ mends it.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from luthier import planner
-from luthier.arch import count
 from luthier.arch.count import AnyTune
-from luthier.arch.families.gated import EMBEDDING, HEAD
-from luthier.arch.spec import Architecture
-from luthier.config.schema import Lora, RunConfig
+from luthier.config.schema import RunConfig
 from luthier.engine import backend
 from luthier.engine.backend import Backend
 from luthier.errors import ConfigError, Problem, RunError
 from luthier.kernels import select
-from luthier.planner import MemoryPlan, Policies, Ranks, Workload
+from luthier.planner import MemoryPlan, Policies, Workload
 from luthier.runs.store import RunFolder
 from luthier.session import Base
+from luthier.workload import workload
 
 OF_MEMORY = frozenset({"plan.budget_tokens", "plan.activations"})
 """Changes that are written into `plan.json`."""
@@ -78,7 +75,8 @@ def decide(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, sa
         chosen, lost = backend.restore(saved["backend"], kept)
     if config.optim.in_backward and chosen.loss_scaling:
         raise ConfigError(Problem("engine.float16_in_backward", field="optim.in_backward"))
-    memory = _memory(config, _workload(config, base, tune, longest_tokens, chosen), base, chosen, saved)
+    load = workload(config.optim, base.arch, tune, longest_tokens, chosen.compute_dtype.itemsize, chosen.device)
+    memory = _memory(config, load, base, chosen, saved)
     changes = [(f"plan.{field}", saved["backend"][field], getattr(chosen, field)) for field in lost] if saved else []
     if saved is not None and saved["budget_tokens"] != memory.budget_tokens:
         changes.append(("plan.budget_tokens", saved["budget_tokens"], memory.budget_tokens))
@@ -134,17 +132,6 @@ def _saved_policies(base: Base, saved: Mapping[str, Any]) -> Policies:
     return tuple(saved.get("activations", planner.uniform(base.arch.spec, "keep")))
 
 
-def ranks(arch: Architecture, tune: AnyTune) -> tuple[Ranks, ...]:
-    """Ranks of each layer's adapters; empty without adapters."""
-    if not isinstance(tune, Lora):
-        return ()
-    layers: list[dict[str, int]] = [{} for _ in arch.spec.layers]
-    for unit, rank, _ in count.select_units(arch, tune):
-        (part,) = unit.parts
-        layers[unit.layer][part.role] = rank
-    return tuple(Ranks(**roles) for roles in layers)
-
-
 def _refuse_split(budget_tokens: int, step_tokens: int) -> None:
     """Weights that change in the backward pass allow one micro-batch per step.
 
@@ -155,28 +142,3 @@ def _refuse_split(budget_tokens: int, step_tokens: int) -> None:
         values = {"tokens": step_tokens}
         field, value = "optim.budget_tokens", str(budget_tokens)
         raise RunError(Problem("engine.split_in_backward", field=field, value=value, values=values))
-
-
-def _workload(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, chosen: Backend) -> Workload:
-    optim = config.optim
-    trained = planner.trained(
-        count.trained_shapes(base.arch, tune),
-        optim.in_backward,
-        weights=optim.weights,
-        states=optim.states,
-        slots=2 if optim.kind == "adamw" else int(optim.momentum > 0),
-    )
-    in_place = 0 if isinstance(tune, Lora) else trained.vectors + sum(trained.matrices)
-    head = (EMBEDDING if base.arch.spec.tied else HEAD) + ".weight"
-    head_trains = head in count.trained_tensors(base.arch, tune)
-    return Workload(
-        trained=trained,
-        frozen_parameters=base.arch.num_parameters - in_place,
-        first_trained_layer=count.first_trained_layer(base.arch, tune),
-        compute_bytes=chosen.compute_dtype.itemsize,
-        longest_tokens=longest_tokens,
-        ranks=ranks(base.arch, tune),
-        cast_parameters=in_place if optim.weights == "float32" else trained.vectors,
-        head_parameters=math.prod(base.arch.tensors[head]) if head_trains else 0,
-        log_sums=chosen.device != "cpu",
-    )

@@ -381,9 +381,27 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "what is formed again takes no memory": Mutation(
         "planner.py",
-        "most = max(most, held + _formed_again_bytes(spec, load, index, policies))",
-        "most = max(most, held)",
+        "self._known[key] = own, again + working + self._waiting",
+        "self._known[key] = own, working + self._waiting",
         "test_planner.py::test_the_peak_moves_with_the_policy_as_planned",
+    ),
+    "what a dropped layer does again costs nothing on paper": Mutation(
+        "arch/flops.py",
+        "if unit.layer >= lowest[0]:",
+        "if unit.layer > lowest[0]:",
+        "test_flops.py::test_what_layers_do_again",
+    ),
+    "the gradient of a tied embedding is there at once": Mutation(
+        "planner.py",
+        "self._waiting = load.head_parameters * FLOAT32_BYTES if",
+        "self._waiting = 0 if",
+        "test_peak.py::test_the_peak_is_as_planned",
+    ),
+    "the softmax of a chunk takes no memory": Mutation(
+        "planner.py",
+        "max(wide, load.head_parameters * size)",
+        "load.head_parameters * size",
+        "test_peak.py::test_the_peak_is_as_planned",
     ),
     "a resume forgets what layers kept": Mutation(
         "planning.py",

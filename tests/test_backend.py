@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 
+from luthier import machine
 from luthier.engine import backend
 from luthier.engine.backend import Backend, Probe
 from luthier.errors import ConfigError
@@ -151,8 +152,8 @@ def kernel(tmp_path, monkeypatch):
             (group / "memory.max").write_text(f"{limit}\n")
             (group / "memory.current").write_text(f"{used}\n")
             (group / "memory.stat").write_text(f"anon 1\nfile 5\ninactive_file {cached}\n")
-        monkeypatch.setattr(backend, "MEMINFO", meminfo)
-        monkeypatch.setattr(backend, "CGROUP", group)
+        monkeypatch.setattr(machine, "MEMINFO", meminfo)
+        monkeypatch.setattr(machine, "CGROUP", group)
 
     return write
 

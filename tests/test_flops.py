@@ -20,12 +20,12 @@ LORAS: dict[str, Any] = {
 }
 
 
-def counted(name: str, tune: Any) -> tuple[int, Any, Any]:
+def counted(name: str, tune: Any, policies: Any = ()) -> tuple[int, Any, Any]:
     """FLOPs that torch counts, the architecture, and the batch."""
     arch = decoder_of(build(name), name).arch
     trained = count.trained_tensors(arch, tune)
     decoder = decoder_of(build(name), name, trains=lambda key: key in trained)
-    options = {}
+    options: dict[str, Any] = {"policies": policies}
     if isinstance(tune, Lora):
         add_adapter(
             decoder, ranks={unit.name.removeprefix("model."): rank for unit, rank, _ in count.select_units(arch, tune)}
@@ -49,12 +49,29 @@ def test_a_step_in_place(name: str, tune: Any) -> None:
     check(name, tune)
 
 
-def check(name: str, tune: Any) -> None:
-    total, arch, batch = counted(name, tune)
+@pytest.mark.parametrize("policies", [("drop_mlp",) * 3, ("drop_layer",) * 3, ("drop_layer", "drop_mlp", "keep")])
+@pytest.mark.parametrize("tune", [*LORAS.values(), Full(), Freeze(layers=2)], ids=[*LORAS, "full", "freeze"])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_what_layers_do_again(name: str, tune: Any, policies: Any) -> None:
+    check(name, tune, policies)
+
+
+def check(name: str, tune: Any, policies: Any = ()) -> None:
+    total, arch, batch = counted(name, tune, policies)
     lengths = [int(end - start) for start, end in zip(batch.segments.start, batch.segments.end, strict=True)]
-    made = flops.step(arch, tune, flops.Rows(lengths, len(batch.rows), last=len(batch.rows)))
+    rows = flops.Rows(lengths, len(batch.rows), last=len(batch.rows))
+    made = flops.step(arch, tune, rows, policies)
+    assert (made.again > 0) == bool(policies) or count.first_trained_layer(arch, tune) >= 2
     # Attention is a kernel of its own, whose products torch's counter does not see.
     assert total == dataclasses.replace(made, attention=0).total
+
+
+def test_attention_of_a_dropped_layer_is_done_again() -> None:
+    arch = decoder_of(build("llama"), "llama").arch
+    rows = flops.Rows([9], 9)
+    kept, dropped = (flops.step(arch, Full(), rows, (each,) * 3).attention for each in ("keep", "drop_layer"))
+    assert dropped - kept == 3 * flops.attention_flops(arch.spec.layers[0].mixer, 9)
+    assert flops.step(arch, Full(), rows, ("drop_mlp",) * 3).attention == kept
 
 
 def test_attention_counts_what_each_query_may_see() -> None:

@@ -1,9 +1,9 @@
 """FLOPs of a micro-batch, exactly as the decoder and the fused blocks do them.
 
-What goes in: the architecture, the tuning kind, and the rows of a micro-batch. What comes out: multiply-adds times two,
-forward and backward, by part. Attention is counted as it has to be done, each query with the keys it may see; what a
-kernel does beyond that (whole tiles, the scores formed again) is its own business. Element-wise work is left out: it
-costs bytes, not FLOPs. Torch-free.
+What goes in: the architecture, the tuning kind, the rows of a micro-batch, and what each layer keeps. What comes out:
+multiply-adds times two, forward and backward, by part. Attention is counted as it has to be done, each query with the
+keys it may see; what a kernel does beyond that (whole tiles, the scores formed again) is its own business. Element-wise
+work is left out: it costs bytes, not FLOPs. Torch-free.
 
 Shape legend: N tokens that enter the model, M scored rows, I inputs and O outputs of a linear module, R adapter rank.
 """
@@ -18,7 +18,7 @@ from luthier.arch import count
 from luthier.arch.count import ORDER, AnyTune
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture, Attention, Unit
-from luthier.config.schema import Lora
+from luthier.config.schema import Lora, Policy
 
 MULTIPLY_ADD = 2
 BACKWARD_ATTENTION = 2.5
@@ -49,20 +49,25 @@ class Rows:
 
 @dataclass(frozen=True)
 class Flops:
-    """By part. linear: base weights of the layers; adapters; attention; head."""
+    """By part. linear: base weights of the layers; adapters; attention; head; again: what is computed a second time
+    because it was not kept, attention left out, which `attention` holds with what it does again."""
 
     linear: int
     adapters: int
     attention: int
     head: int
+    again: int = 0
 
     @property
     def total(self) -> int:
-        return self.linear + self.adapters + self.attention + self.head
+        return self.linear + self.adapters + self.attention + self.head + self.again
 
 
-def step(arch: Architecture, tune: AnyTune, rows: Rows) -> Flops:
+def step(arch: Architecture, tune: AnyTune, rows: Rows, policies: Sequence[Policy] = ()) -> Flops:
     """Forward and backward pass of one micro-batch.
+
+    Args:
+        policies: what each layer keeps, from the lowest up; empty: everything.
 
     Raises:
         ModelError: the tuning kind asks for modules or layers that the model does not have.
@@ -70,7 +75,9 @@ def step(arch: Architecture, tune: AnyTune, rows: Rows) -> Flops:
     ranks = {unit.name: rank for unit, rank, _ in count.select_units(arch, tune)} if isinstance(tune, Lora) else {}
     trained = count.trained_tensors(arch, tune)
     lowest = count.lowest_trained(arch, tune)
-    linear = adapters = attention = 0
+    everything: Policy = "keep"
+    keeps = tuple(policies) or (everything,) * len(arch.spec.layers)
+    linear = adapters = attention = again = 0
     for unit in arch.units:
         n = _rows_of(unit, arch, rows)
         goes_on = (unit.layer, ORDER[unit.parts[0].role]) > lowest
@@ -80,15 +87,18 @@ def step(arch: Architecture, tune: AnyTune, rows: Rows) -> Flops:
             # A and B: forward, their own gradients, and the gradients passed on: to the inner rows, and to the input.
             passed = (2 + goes_on) * unit.in_features + 3 * unit.out_features
             adapters += MULTIPLY_ADD * n * ranks[unit.name] * passed
+        if unit.layer >= lowest[0]:
+            again += MULTIPLY_ADD * n * _again(unit, ranks.get(unit.name, 0), keeps[unit.layer])
     top = len(arch.spec.layers) - 1
     for index, layer in enumerate(arch.spec.layers):
         share = 1.0 if rows.last is None or index < top else rows.last / max(rows.tokens, 1)
         before = rows.before or [0] * len(rows.lengths)
         once = share * sum(map(functools.partial(attention_flops, layer.mixer), rows.lengths, before))
-        attention += round(once * (1 + (BACKWARD_ATTENTION if (index, ORDER["o"]) > lowest else 0)))
+        passes = 1 + (BACKWARD_ATTENTION if (index, ORDER["o"]) > lowest else 0)
+        attention += round(once * (passes + (keeps[index] == "drop_layer" and index >= lowest[0])))
     head_trains = (EMBEDDING if arch.spec.tied else HEAD) + ".weight" in trained
     head = MULTIPLY_ADD * rows.scored * arch.spec.d * arch.spec.vocab * (2 + head_trains)
-    return Flops(linear, adapters, attention, head)
+    return Flops(linear, adapters, attention, head, again)
 
 
 def attention_flops(mixer: Attention, length: int, before: int = 0) -> int:
@@ -102,6 +112,16 @@ def _pairs(mixer: Attention, length: int) -> int:
     """Queries with each key they see, of a segment that follows nothing."""
     window = length if mixer.window is None else min(mixer.window, length)
     return window * (window + 1) // 2 + (length - window) * window
+
+
+def _again(unit: Unit, rank: int, policy: Policy) -> int:
+    """Multiply-adds per row that a unit does a second time in the backward pass of its layer: all of its forward pass;
+    of `down`, whose output nobody reads again, the adapter's inner rows alone."""
+    role = unit.parts[0].role
+    if policy in ("keep", "offload") or (policy == "drop_mlp" and role not in ("gate", "up", "down")):
+        return 0
+    inner = rank * unit.in_features
+    return inner if role == "down" else unit.in_features * unit.out_features + inner + rank * unit.out_features
 
 
 def _rows_of(unit: Unit, arch: Architecture, rows: Rows) -> int:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 
+from luthier import machine
 from luthier.errors import ConfigError, Problem
 
 DTYPES: dict[str, torch.dtype] = {
@@ -31,9 +32,8 @@ PROBE_ROWS, PROBE_WIDTH = 512, 1024
 """Shape of the probing matmul: tokens of a small micro-batch times the width of a 0.5B model; 1.1 GFLOP, so that
 three repeats take tens of milliseconds on a slow core."""
 PROBE_REPEATS = 3
-MEMINFO, STATUS, CGROUP = Path("/proc/meminfo"), Path("/proc/self/status"), Path("/sys/fs/cgroup")
-"""Where Linux says what memory is available, what this process used, and what a container may use (control groups,
-version 2)."""
+STATUS = Path("/proc/self/status")
+"""Where Linux says what memory this process used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,37 +140,10 @@ def peak_memory_bytes(device: str) -> int:
 
 
 def free_memory_bytes(device: str) -> int:
-    """Bytes that a run may plan with: free device memory, or what the kernel says is available (Linux), else half of
-    the physical memory."""
+    """Bytes that a run may plan with: free device memory, or what is left of this machine's."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info()[0])
-    try:
-        available = _table(MEMINFO).get("MemAvailable:")
-    except OSError:
-        available = None
-    if available is not None:
-        return min(available * 1024, _container_limit_bytes())
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _container_limit_bytes() -> int:
-    """What a control group leaves to this process; a very large number where there is none. Cached files count as
-    used there, but the kernel drops them before it refuses memory."""
-    try:
-        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
-        if limit == "max":
-            return 1 << 62
-        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
-        cached = _table(CGROUP / "memory.stat").get("inactive_file", 0)
-    except OSError:
-        return 1 << 62
-    return max(int(limit) - used + cached, 0)
-
-
-def _table(path: Path) -> dict[str, int]:
-    """A kernel file of lines `name number ...`."""
-    rows = (line.split() for line in path.read_text(encoding="ascii").splitlines())
-    return {row[0]: int(row[1]) for row in rows if len(row) > 1}
+    return machine.free_memory_bytes()
 
 
 def _device(asked: str, where: str) -> str:

@@ -16,6 +16,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "Train as a recipe says; the same command goes on with an unfinished run.",
         "按配方训练；再次运行同一命令会继续未完成的运行。",
     ),
+    "shell.help.plan": (
+        "Memory and time of a recipe, before any weight is loaded.",
+        "在加载任何权重之前估算配方的内存和时间。",
+    ),
     "shell.help.init": ("Write a recipe with comments to start from.", "生成一份带注释的配方。"),
     "shell.help.import": (
         "Translate a LLaMA-Factory or axolotl recipe.",
@@ -73,6 +77,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "shell.option.dry_run": (
         "Only print the recipe as it would run, with every default filled in.",
         "只打印实际将运行的配方（含所有默认值），不训练。",
+    ),
+    "shell.option.plan_device": (
+        "What to plan for, such as H100-80GB or 8xA100-40GB; this machine if none is given.",
+        "要规划的设备，如 H100-80GB 或 8xA100-40GB；不给则为本机。",
     ),
     "shell.option.init": (
         "The file to write (recipe.yaml if none is given), and settings for it such as model=nano.",

@@ -1,0 +1,101 @@
+"""This machine, as far as it can be known without torch.
+
+What goes in: nothing. What comes out: the memory that is left, whether the CPU has instructions for bfloat16, its rate
+of matrix products, and the GPUs that the NVIDIA driver names. Torch-free.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+MEMINFO, CGROUP, CPUINFO = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/cpuinfo")
+"""Where Linux says what memory is available, what a container may use (control groups, version 2), and what the CPU
+can do."""
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+PROBE_ROWS, PROBE_WIDTH, PROBE_REPEATS = 512, 1024, 3
+"""Of the product that is timed: that of `luthier.engine.backend`, 1.1 GFLOP."""
+NVIDIA_SMI_TIMEOUT_S = 20
+QUERY = ("--query-gpu=name,memory.free,compute_cap", "--format=csv,noheader,nounits")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """As the driver names it. capability: major and minor."""
+
+    name: str
+    free_bytes: int
+    capability: tuple[int, int]
+
+
+def free_memory_bytes() -> int:
+    """What the kernel says is available (Linux), at most what a container may use; else half of the physical
+    memory."""
+    try:
+        available = _table(MEMINFO).get("MemAvailable:")
+    except OSError:
+        available = None
+    if available is not None:
+        return min(available * 1024, _container_limit_bytes())
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies in bfloat16 by instructions of its own."""
+    try:
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    found = re.search(r"^(?:flags|Features)\s*: (.+)$", text, re.M)
+    return found is not None and not BFLOAT16_FLAGS.isdisjoint(found[1].split())
+
+
+def float32_gflops() -> float:
+    """Rate of a matrix product in numpy, in GFLOP/s: the best of a few."""
+    x, w = np.ones((PROBE_ROWS, PROBE_WIDTH), np.float32), np.ones((PROBE_WIDTH, PROBE_WIDTH), np.float32)
+    best_s = float("inf")
+    for _ in range(PROBE_REPEATS + 1):  # the first one warms up
+        start = time.perf_counter()
+        x @ w
+        best_s = min(best_s, time.perf_counter() - start)
+    return 2 * PROBE_ROWS * PROBE_WIDTH * PROBE_WIDTH / best_s / 1e9
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """What `nvidia-smi` lists; nothing where it is not there or does not answer."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    try:
+        done = subprocess.run([tool, *QUERY], capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    rows = re.findall(r"^(.+?), *(\d+), *(\d+)\.(\d+)\s*$", done.stdout, re.M)
+    return tuple(Gpu(name, int(free) * 2**20, (int(major), int(minor))) for name, free, major, minor in rows)
+
+
+def _container_limit_bytes() -> int:
+    """What a control group leaves to this process; a very large number where there is none. Cached files count as
+    used there, but the kernel drops them before it refuses memory."""
+    try:
+        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        if limit == "max":
+            return 1 << 62
+        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
+        cached = _table(CGROUP / "memory.stat").get("inactive_file", 0)
+    except OSError:
+        return 1 << 62
+    return max(int(limit) - used + cached, 0)
+
+
+def _table(path: Path) -> dict[str, int]:
+    """A kernel file of lines `name number ...`."""
+    rows = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1}

@@ -1,0 +1,221 @@
+"""What would make a run fit that does not, in the order of the harm that it does.
+
+What goes in: a recipe and its device. What comes out: the first change, or the fewest of them, with which it fits. The
+earlier ones change no bit of the result or hardly any; fewer targets and a lower rank train another model, so they are
+only ever proposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from luthier import planner
+from luthier.arch.count import AnyTune
+from luthier.arch.spec import Architecture
+from luthier.config.schema import Full, Lora, RunConfig
+from luthier.paper.target import Target
+from luthier.planner import MemoryPlan, Policies, Workload
+from luthier.workload import Quantised, workload
+
+FEWER_TARGETS = ("q_proj", "v_proj")
+"""The two that the paper of LoRA tunes."""
+LOW_RANK = 4
+ADAPTER, QUANTISED = "tune=lora", "tune=qlora"
+NF4_WEIGHT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Double-quantised NF4 (arXiv 2305.14314): half a byte, a byte for each 64 weights, a float for 256 of those."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """changes: in order, each a setting of the recipe; proposed: whether one of them trains another model; ready:
+    whether all of them can be had in this version; memory: the plan with them."""
+
+    changes: tuple[str, ...]
+    proposed: bool
+    ready: bool
+    memory: MemoryPlan
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "changes": list(self.changes),
+            "only_proposed": self.proposed,
+            "ready": self.ready,
+            "peak_bytes": self.memory.peak_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe on a device. quantised: whether the frozen linear modules are kept in NF4."""
+
+    config: RunConfig
+    arch: Architecture
+    tune: AnyTune
+    aim: Target
+    longest: int
+    quantised: bool = False
+
+    @property
+    def compute_bytes(self) -> int:
+        return 4 if self.aim.dtype == "float32" else 2
+
+    def load(self, longest: int | None = None) -> Workload:
+        fewer = _nf4(self.arch) if self.quantised else None
+        longest = self.longest if longest is None else longest
+        return workload(self.config.optim, self.arch, self.tune, longest, self.compute_bytes, self.aim.kind, fewer)
+
+    def plan(self) -> MemoryPlan:
+        """As a run decides it on its first start (`luthier.planning`)."""
+        activations = self.config.optim.activations
+        fixed: Policies | None = None
+        if activations != "auto":
+            on_cpu = activations == "offload" and self.aim.kind == "cpu"
+            fixed = planner.uniform(self.arch.spec, "keep" if on_cpu else activations)
+        return planner.plan(
+            self.arch.spec,
+            self.load(),
+            free_bytes=self.aim.free_bytes,
+            device=self.aim.kind,
+            asked_tokens=self.config.optim.budget_tokens,
+            policies=fixed,
+        )
+
+    def longest_context(self, cap: int) -> int:
+        """The longest row that a micro-batch of its own may have, with layers keeping least."""
+        spec, load = self.arch.spec, self.load(1)
+        policies = planner.choose(spec, load, planner.ENOUGH_TOKENS, 0, self.aim.kind)
+        return planner.most_tokens(spec, load, policies, self._room_bytes(load), self.aim.kind, cap)
+
+    def largest_batch(self, policies: Policies, cap: int) -> int:
+        """Tokens of the largest micro-batch, with layers keeping what they are to keep."""
+        load = self.load()
+        return planner.most_tokens(self.arch.spec, load, policies, self._room_bytes(load), self.aim.kind, cap)
+
+    def layer_parameters(self) -> int:
+        """Of the largest layer."""
+        sizes = [0] * len(self.arch.spec.layers)
+        for unit in self.arch.units:
+            sizes[unit.layer] += unit.in_features * unit.out_features
+        return max(sizes)
+
+    def changed(self, **optim: Any) -> Case:
+        settings = self.config.optim.model_copy(update=optim)
+        return self.with_(config=self.config.model_copy(update={"optim": settings}))
+
+    def with_(self, **fields: Any) -> Case:
+        return Case(**{**self.__dict__, **fields})
+
+    def _room_bytes(self, load: Workload) -> int:
+        """What a plan may fill: `planner.USABLE` of the memory."""
+        return int(self.aim.free_bytes * planner.USABLE) - planner.held_bytes(load)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """setting: as a person writes it; case: with it."""
+
+    setting: str
+    case: Case
+    proposed: bool = False
+    ready: bool = True
+
+
+Step = Callable[[Case], _Change | None]
+
+
+def cheapest(case: Case) -> Remedy | None:
+    """Of the changes that train the same model: the least harmful that is enough alone, else the fewest first ones
+    together. Then the same with those that are only proposed. None where all of them are not enough."""
+    for steps in (SAME_MODEL, SAME_MODEL + OTHER_MODEL):
+        alone = next((found for step in steps if (found := _with(case, [step]))), None)
+        if found := alone or _fewest(case, list(steps)):
+            return found
+    return None
+
+
+def _fewest(case: Case, steps: list[Step]) -> Remedy | None:
+    """The first so many that are enough, without those of them that are not needed."""
+    enough = next((steps[:count] for count in range(2, len(steps) + 1) if _with(case, steps[:count])), None)
+    if enough is None:
+        return None
+    for step in tuple(enough):
+        rest = [each for each in enough if each is not step]
+        if _with(case, rest):
+            enough = rest
+    return _with(case, enough)
+
+
+def _with(case: Case, steps: list[Step]) -> Remedy | None:
+    """All of these changes, as far as they are any; None where they are not enough."""
+    made: list[_Change] = []
+    for step in steps:
+        change = step(made[-1].case if made else case)
+        if change is not None:
+            made.append(change)
+    if not made or not (memory := made[-1].case.plan()).fits:
+        return None
+    settings = [each.setting for each in made]
+    changes = tuple(each for each in settings if each != ADAPTER or QUANTISED not in settings)  # one kind of tuning
+    return Remedy(changes, any(each.proposed for each in made), all(each.ready for each in made), memory)
+
+
+def _budget(case: Case) -> _Change | None:
+    given = case.config.optim.budget_tokens
+    if given is None or given <= case.longest:
+        return None
+    return _Change(f"optim.budget_tokens={case.longest}", case.changed(budget_tokens=case.longest))
+
+
+def _policy(case: Case) -> _Change | None:
+    if case.config.optim.activations == "auto":
+        return None
+    return _Change("optim.activations=auto", case.changed(activations="auto"))
+
+
+def _states(case: Case) -> _Change | None:
+    if case.config.optim.kind != "adamw" or case.config.optim.states == "8bit":
+        return None
+    return _Change("optim.states=8bit", case.changed(states="8bit"))
+
+
+def _adapter(case: Case) -> _Change | None:
+    """Where the base itself trains: a model that is trained in another way, hence a proposal."""
+    if not isinstance(case.tune, Full):
+        return None
+    return _Change(ADAPTER, case.with_(tune=Lora()), proposed=True)
+
+
+def _quantised(case: Case) -> _Change | None:
+    if not isinstance(case.tune, Lora) or case.quantised:
+        return None
+    return _Change(QUANTISED, case.with_(quantised=True), ready=False)
+
+
+def _targets(case: Case) -> _Change | None:
+    if not isinstance(case.tune, Lora) or case.tune.targets == FEWER_TARGETS:
+        return None
+    tune = case.tune.model_copy(update={"targets": FEWER_TARGETS, "rank_pattern": {}, "alpha_pattern": {}})
+    return _Change(f"tune.targets={','.join(FEWER_TARGETS)}", case.with_(tune=tune), proposed=True)
+
+
+def _rank(case: Case) -> _Change | None:
+    if not isinstance(case.tune, Lora) or case.tune.rank <= LOW_RANK:
+        return None
+    tune = case.tune.model_copy(update={"rank": LOW_RANK, "rank_pattern": {}, "alpha_pattern": {}})
+    return _Change(f"tune.rank={LOW_RANK}", case.with_(tune=tune), proposed=True)
+
+
+SAME_MODEL: tuple[Step, ...] = (_budget, _policy, _states, _quantised)
+OTHER_MODEL: tuple[Step, ...] = (_adapter, _quantised, _targets, _rank)
+"""In the order of harm. A base that trains cannot be quantised, so that comes again behind the adapter."""
+
+
+def _nf4(arch: Architecture) -> Quantised:
+    """Linear modules inside the layers; embedding, head and norms stay as they are."""
+    layers = [0] * len(arch.spec.layers)
+    for unit in arch.units:
+        layers[unit.layer] += unit.in_features * unit.out_features
+    largest = max((unit.in_features * unit.out_features for unit in arch.units), default=0)
+    return Quantised(sum(layers), int(sum(layers) * NF4_WEIGHT_BYTES), 3 * largest)

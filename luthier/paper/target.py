@@ -1,0 +1,124 @@
+"""What a plan on paper is made for: a device of the table, several of them, or this machine.
+
+What goes in: `--device` and the recipe's own `run.device`. What comes out: a `Target` with its memory and rates, and
+where they are from. Torch-free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from luthier import devices, machine
+from luthier.config.schema import RunConfig
+from luthier.errors import ConfigError, Problem
+
+CUDA_RUNTIME_BYTES = 600 * 2**20
+"""What a CUDA context with its libraries takes beside tensors. Usual on recent cards; not measured here."""
+CPU_RUNTIME_BYTES = 450 * 10**6
+"""Resident after importing torch and the rest, before any weight (`bench/memory.py`: 0.38 to 0.45 GB)."""
+BFLOAT16_GAIN = 4.0
+"""Rate of bfloat16 over float32 on CPUs with instructions for it: 4.3 on a Zen 5 core."""
+SHARE_OF_PEAK = {"cpu": 0.5, "cuda": 0.4}
+"""Of the rate of matrix products that a step reaches as a whole. CPU: 0.53 measured (`LOG.md`). GPU: not measured yet;
+published runs of others reach 0.26 to 0.41."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Attributes:
+    kind: what torch would call it. count: alike devices. free_bytes: of each, for tensors; runtime_bytes: beside them.
+    tflops: of matrix products in `dtype`, 10^12 FLOP/s; None where nothing is known. bandwidth_gbs: of its memory.
+    own: this machine. notes: (message id, values) on where numbers are from.
+    """
+
+    name: str
+    count: int
+    kind: Literal["cpu", "cuda"]
+    free_bytes: int
+    runtime_bytes: int
+    dtype: Literal["float32", "bfloat16", "float16"]
+    tflops: float | None
+    bandwidth_gbs: float | None
+    own: bool
+    notes: tuple[tuple[str, dict[str, Any]], ...] = field(default=())
+
+    @property
+    def share(self) -> float:
+        return SHARE_OF_PEAK[self.kind]
+
+
+def find(config: RunConfig, asked: str | None) -> Target:
+    """Raises:
+    ConfigError: no such device is known, or a GPU is asked for and none answers here.
+    """
+    if asked is not None:
+        return _named(config, asked)
+    gpus = machine.gpus() if config.run.device != "cpu" else ()
+    if gpus:
+        return _gpu(config, gpus[0])
+    if config.run.device == "cuda":
+        raise ConfigError(Problem("plan.no_gpu", field="run.device", value="cuda"))
+    return _cpu(config)
+
+
+def _named(config: RunConfig, asked: str) -> Target:
+    device, count = devices.parse(asked)
+    dtype = _dtype(config, device.dtype)
+    return Target(
+        name=device.name,
+        count=count,
+        kind="cuda",
+        free_bytes=device.memory_bytes - CUDA_RUNTIME_BYTES,
+        runtime_bytes=CUDA_RUNTIME_BYTES,
+        dtype=dtype,
+        # Without tensor cores float32 runs at a fraction that the table does not know.
+        tflops=None if dtype == "float32" else device.tflops,
+        bandwidth_gbs=device.bandwidth_gbs,
+        own=False,
+        notes=(("plan.note.table", {}),),
+    )
+
+
+def _gpu(config: RunConfig, gpu: machine.Gpu) -> Target:
+    known = devices.like(gpu.name)
+    dtype = _dtype(config, "bfloat16" if gpu.capability >= (8, 0) else "float16")
+    rate = known.tflops if known is not None and dtype != "float32" else None
+    return Target(
+        name=gpu.name,
+        count=1,
+        kind="cuda",
+        free_bytes=gpu.free_bytes - CUDA_RUNTIME_BYTES,
+        runtime_bytes=CUDA_RUNTIME_BYTES,
+        dtype=dtype,
+        tflops=rate,
+        bandwidth_gbs=known.bandwidth_gbs if known is not None else None,
+        own=True,
+        notes=(("plan.note.nvidia_smi", {}),),
+    )
+
+
+def _cpu(config: RunConfig) -> Target:
+    dtype = _dtype(config, "bfloat16" if machine.has_bfloat16() else "float32")
+    gain = BFLOAT16_GAIN if dtype == "bfloat16" and machine.has_bfloat16() else 1.0
+    return Target(
+        name="CPU",
+        count=1,
+        kind="cpu",
+        free_bytes=machine.free_memory_bytes() - CPU_RUNTIME_BYTES,
+        runtime_bytes=CPU_RUNTIME_BYTES,
+        dtype=dtype,
+        tflops=machine.float32_gflops() * gain / 1000,
+        bandwidth_gbs=None,
+        own=True,
+        notes=(("plan.note.cpu", {"gain": gain}),),
+    )
+
+
+def _dtype(
+    config: RunConfig, auto: Literal["float32", "bfloat16", "float16"]
+) -> Literal["float32", "bfloat16", "float16"]:
+    """As `luthier.planning` decides: weights kept in bfloat16 are computed with as they are."""
+    if config.optim.weights != "float32":
+        return "bfloat16"
+    return auto if config.model.dtype == "auto" else config.model.dtype

@@ -1,0 +1,142 @@
+"""Messages of the area `plan`: id -> (English, Chinese)."""
+
+from __future__ import annotations
+
+TEXT: dict[str, tuple[str, str]] = {
+    # ------------------------------------------------------------------------------------------------ problems
+    "plan.no_device.rule": (
+        "no such device is in the table; the nearest: {near}",
+        "设备表中没有该设备；最接近的是：{near}",
+    ),
+    "plan.no_device.remedy": (
+        "Write a name of the table, with a number before it for several: 8xH100-80GB. All of them: {all}.",
+        "请写表中的名称，多个设备时在前面加数量，如 8xH100-80GB。全部名称：{all}。",
+    ),
+    "plan.no_gpu.rule": (
+        "a GPU is asked for, and nvidia-smi does not answer here",
+        "要求使用 GPU，但本机的 nvidia-smi 没有响应",
+    ),
+    "plan.no_gpu.remedy": (
+        "Name the device to plan for, such as --device H100-80GB, or plan for the CPU with run.device=cpu.",
+        "请用 --device 指明要规划的设备（如 --device H100-80GB），或用 run.device=cpu 为 CPU 规划。",
+    ),
+    # ------------------------------------------------------------------------------------------------ headings
+    "plan.model": (
+        "{model}: {family}, {parameters} parameters, {trainable} of them train ({kind})",
+        "{model}：{family}，{parameters} 个参数，其中 {trainable} 个参与训练（{kind}）",
+    ),
+    "plan.device": (
+        "{name}, {free} for tensors in each, compute in {dtype}",
+        "{name}，每个有 {free} 可用于张量，以 {dtype} 计算",
+    ),
+    "plan.note.table": ("As the maker describes it; nothing was measured.", "依据厂商资料；未作测量。"),
+    "plan.note.nvidia_smi": ("As nvidia-smi says what is free now.", "依据 nvidia-smi 报告的当前空闲显存。"),
+    "plan.note.cpu": (
+        "What this machine has free now; its rate is that of a product in numpy, times {gain:g} for the dtype.",
+        "依据本机当前空闲内存；速度按 numpy 矩阵乘法测得，再按数据类型乘以 {gain:g}。",
+    ),
+    "plan.rows.stores": (
+        "Rows: {rows} of {tokens:.0f} tokens on average, the longest {longest} (token stores {stores}, built before).",
+        "数据：{rows} 行，平均 {tokens:.0f} 个词元，最长 {longest}（取自已建立的词元库 {stores}）。",
+    ),
+    "plan.rows.assumed": (
+        "No token store is there yet: rows are assumed to be as long as data.max_tokens allows, every token learnt.",
+        "尚无词元库：假定每行都达到 data.max_tokens 的上限，且每个词元都参与学习。",
+    ),
+    # ------------------------------------------------------------------------------------------------ the table
+    "plan.part": ("part", "部分"),
+    "plan.bytes": ("bytes", "大小"),
+    "plan.part.weights": ("frozen weights", "冻结的权重"),
+    "plan.part.trainable": ("what trains", "参与训练的权重"),
+    "plan.part.gradients": ("gradients", "梯度"),
+    "plan.part.optimizer": ("optimizer states", "优化器状态"),
+    "plan.part.activations": ("layers, at {tokens} tokens", "各层（{tokens} 个词元）"),
+    "plan.part.head": ("head and embedding beyond that", "输出层与嵌入层另需"),
+    "plan.part.peak": ("peak of tensors", "张量峰值"),
+    "plan.part.runtime": ("runtime beside them (assumed)", "此外的运行时开销（假定）"),
+    # ------------------------------------------------------------------------------------------------ the choices
+    "plan.budget.given": (
+        "Micro-batches of {tokens} tokens, as the recipe says.",
+        "微批为 {tokens} 个词元（由配方指定）。",
+    ),
+    "plan.budget.row": (
+        "Micro-batches of {tokens} tokens: what has to go in whole.",
+        "微批为 {tokens} 个词元：这是必须整体放入的长度。",
+    ),
+    "plan.budget.cap": (
+        "Micro-batches of {tokens} tokens: larger ones gain nothing.",
+        "微批为 {tokens} 个词元：再大也没有收益。",
+    ),
+    "plan.budget.memory": (
+        "Micro-batches of {tokens} tokens: what fills {share:.0%} of the free memory.",
+        "微批为 {tokens} 个词元：占用空闲内存的 {share:.0%}。",
+    ),
+    "plan.policies.given": ("Layers keep: {policies} (the recipe says so).", "各层保留：{policies}（由配方指定）。"),
+    "plan.policies.all": (
+        "Layers keep everything: nothing is computed again.",
+        "各层保留全部中间结果：无需重算。",
+    ),
+    "plan.policies.some": (
+        "Layers keep, from the lowest up: {policies}. Of all that fits this computes least again.",
+        "各层保留（自下而上）：{policies}。在放得下的方案中重算最少。",
+    ),
+    "plan.chunk": (
+        "The head forms at most {rows} rows of logits at once ({size}).",
+        "输出层每次最多形成 {rows} 行 logits（{size}）。",
+    ),
+    "plan.speed": (
+        "A step of {batch} rows: {step}, {rate} tokens/s, if {share:.0%} of {tflops:.3g} TFLOP/s is reached{devices}.",
+        "每步 {batch} 行：{step}，{rate} 词元/秒；假定达到 {tflops:.3g} TFLOP/s 的 {share:.0%}{devices}。",
+    ),
+    "plan.speed.devices": (" on each of {count}, without communication", "（{count} 个设备，不计通信）"),
+    "plan.speed.memory": (
+        "Reading weights and states takes longer than the arithmetic: fewer, larger micro-batches are faster.",
+        "读取权重和状态比计算更慢：微批更少、更大会更快。",
+    ),
+    "plan.speed.run": ("{steps} steps: {time}.", "共 {steps} 步：{time}。"),
+    "plan.speed.unknown": (
+        "The time is not told: the rate of this device is not known.",
+        "无法估计时间：不知道该设备的速度。",
+    ),
+    "plan.largest": (
+        "Largest that fits, filling {share:.0%}: a context of {context} tokens, with layers keeping least (the model "
+        "was made for {positions}); a micro-batch of {batch} tokens, with layers as above.",
+        "占用 {share:.0%} 时最大可用：上下文 {context} 个词元（各层保留最少；模型设计为 {positions}）；"
+        "微批 {batch} 个词元（各层如上）。",
+    ),
+    "plan.largest.none": (
+        "Within {share:.0%} of the memory no row fits, however short.",
+        "在内存的 {share:.0%} 之内，再短的行也放不下。",
+    ),
+    # ------------------------------------------------------------------------------------------------ the verdict
+    "plan.fits": ("It fits: {peak} of {free}.", "放得下：{free} 中需要 {peak}。"),
+    "plan.too_large": (
+        "It does not fit: {peak} are needed and {free} are there.",
+        "放不下：需要 {peak}，只有 {free}。",
+    ),
+    "plan.change": (
+        "The least change that makes it fit: {changes} (then {peak}).",
+        "能放下的最小改动：{changes}（之后为 {peak}）。",
+    ),
+    "plan.change.proposed": (
+        "That trains another model: it is proposed, never done by itself.",
+        "这会训练出不同的模型：仅为建议，不会自动采用。",
+    ),
+    "plan.change.not_ready": (
+        "tune=qlora is not in this version yet.",
+        "此版本尚不支持 tune=qlora。",
+    ),
+    "plan.change.none": (
+        "No setting makes it fit here; it takes a smaller model or a larger device.",
+        "没有任何设置能让它放下；需要更小的模型或更大的设备。",
+    ),
+    "plan.sharded": (
+        "On paper, split over {devices} devices (weights, gradients and states; not activations): {peak} each, "
+        "{verdict}. Cannot be trained yet: this version does not split a model.",
+        "纸面上分摊到 {devices} 个设备（权重、梯度和状态，不含激活）：每个 {peak}，{verdict}。"
+        "目前还不能训练：此版本不支持拆分模型。",
+    ),
+    "plan.sharded.fits": ("which fits", "放得下"),
+    "plan.sharded.least": ("which fits from {least} devices on", "至少需要 {least} 个设备"),
+    "plan.sharded.never": ("which does not fit on any number", "任何数量都放不下"),
+}

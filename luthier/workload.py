@@ -1,0 +1,92 @@
+"""What a recipe's run holds, for the planner.
+
+What goes in: the recipe, the architecture, the tuning kind as it is settled, the longest example and the size of the
+compute dtype. What comes out: a `Workload`. From `config.json` alone; torch-free.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from luthier import planner
+from luthier.arch import count
+from luthier.arch.count import AnyTune
+from luthier.arch.families.gated import EMBEDDING, HEAD
+from luthier.arch.spec import Architecture
+from luthier.config.schema import Lora, OptimSection
+from luthier.planner import InPlace, Ranks, Workload
+
+
+class Quantised(NamedTuple):
+    """Frozen weights in fewer bytes: how many there are, what they take, and the most of them that a layer has in the
+    compute dtype at one time."""
+
+    parameters: int
+    bytes: int
+    dense: int
+
+
+def workload(
+    optim: OptimSection,
+    arch: Architecture,
+    tune: AnyTune,
+    longest_tokens: int,
+    compute_bytes: int,
+    device: str,
+    quantised: Quantised | None = None,
+) -> Workload:
+    """Raises:
+    ModelError: the tuning kind asks for modules or layers that the model does not have.
+    """
+    fewer = quantised or Quantised(0, 0, 0)
+    trained = planner.trained(
+        count.trained_shapes(arch, tune),
+        optim.in_backward,
+        weights=optim.weights,
+        states=optim.states,
+        slots=2 if optim.kind == "adamw" else int(optim.momentum > 0),
+    )
+    in_place = 0 if isinstance(tune, Lora) else trained.vectors + sum(trained.matrices)
+    named = count.trained_tensors(arch, tune)
+
+    def parameters(module: str) -> int:
+        return math.prod(arch.tensors[f"{module}.weight"]) if f"{module}.weight" in named else 0
+
+    return Workload(
+        trained=trained,
+        frozen_parameters=arch.num_parameters - in_place - fewer.parameters,
+        first_trained_layer=count.first_trained_layer(arch, tune),
+        compute_bytes=compute_bytes,
+        longest_tokens=longest_tokens,
+        ranks=ranks(arch, tune),
+        dropout=isinstance(tune, Lora) and tune.dropout > 0,
+        in_place=_in_place(arch, named),
+        casts=optim.weights == "float32",
+        head_parameters=parameters(EMBEDDING if arch.spec.tied else HEAD),
+        embedding_parameters=parameters(EMBEDDING),
+        quantised_bytes=fewer.bytes,
+        dense_bytes=fewer.dense * compute_bytes,
+        log_sums=device != "cpu",
+    )
+
+
+def _in_place(arch: Architecture, named: frozenset[str]) -> tuple[InPlace, ...]:
+    """Weights of the base that train, by layer and block; empty where none does."""
+    layers = [[0, 0] for _ in arch.spec.layers]
+    for unit in arch.units:
+        for tensor in (f"{unit.name}.weight", f"{unit.name}.bias"):
+            if tensor in named:
+                layers[unit.layer][unit.parts[0].role in ("gate", "up", "down")] += math.prod(arch.tensors[tensor])
+    return tuple(InPlace(*each) for each in layers) if any(map(sum, layers)) else ()
+
+
+def ranks(arch: Architecture, tune: AnyTune) -> tuple[Ranks, ...]:
+    """Ranks of each layer's adapters; empty without adapters."""
+    if not isinstance(tune, Lora):
+        return ()
+    layers: list[dict[str, int]] = [{} for _ in arch.spec.layers]
+    for unit, rank, _ in count.select_units(arch, tune):
+        (part,) = unit.parts
+        layers[unit.layer][part.role] = rank
+    return tuple(Ranks(**roles) for roles in layers)

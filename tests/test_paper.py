@@ -1,0 +1,264 @@
+"""Plans on paper: what they say of known models and devices, by hand, and the figures of older texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from luthier import cli, devices, machine, planner
+from luthier.arch import count
+from luthier.arch.families import llama
+from luthier.arch.spec import Architecture
+from luthier.config.load import load
+from luthier.config.schema import Lora, RunConfig
+from luthier.errors import ConfigError
+from luthier.paper import lines, outlook, remedies, rows, target
+from luthier.paper.outlook import Outlook
+from luthier.paper.rows import RowFacts
+from luthier.text import set_language
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "2b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32},
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "65b": {"hidden_size": 8192, "intermediate_size": 22016, "num_hidden_layers": 80, "num_attention_heads": 64},
+    "405b": {"hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128},
+}
+for name in ("8b", "405b"):
+    SHAPES[name] |= {"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072}
+ROWS = RowFacts(512, 512.0, 512.0, None)
+
+
+def architecture(name: str) -> Architecture:
+    return llama.architecture({"vocab_size": 32000, **SHAPES[name]}, "config.json")
+
+
+def recipe(*changes: str) -> RunConfig:
+    return load({"model": "nano", "data.train": "x.json"}, list(changes))
+
+
+def planned(name: str, device: str, *changes: str, facts: RowFacts = ROWS) -> Outlook:
+    config = recipe(*changes)
+    return outlook.outlook(config, architecture(name), target.find(config, device), facts)
+
+
+# -------------------------------------------------------------------------------------------------- older figures
+
+
+def test_the_adapters_of_older_texts() -> None:
+    """9,043,968 at rank 8 on all seven projections. 2,359,296 on q, k and v is printed with rank 4; it is rank 8's."""
+    arch = architecture("2b")
+    three = ("q_proj", "k_proj", "v_proj")
+    assert count.count(arch, Lora(rank=8)).trainable == 9_043_968
+    assert count.count(arch, Lora(rank=8, targets=three)).trainable == 2_359_296
+    assert count.count(arch, Lora(rank=4, targets=three)).trainable == 1_179_648
+
+
+def test_the_bytes_of_older_texts() -> None:
+    """7B in 16 bits is said to take 14 GB, and takes 13.5: it has 6.74 billion weights. 65B in full is said to take
+    780 GB: 12 bytes per weight, with gradients in 16 bits; here it is 16, and 8 with compact weights and states. 6B in
+    full is said to take 240 GB: 39 bytes per weight; even 16 make 99."""
+    assert 2 * architecture("7b").num_parameters == 13_476_831_232
+    large = architecture("65b").num_parameters
+    assert round(12 * large / 1e9) == 783
+    assert round(16 * large / 1e9) == 1045
+    full = planner.Trained((large,))
+    assert full.weight_bytes + full.gradient_bytes + full.state_bytes == 16 * large
+    compact = planner.Trained((large,), weights="bfloat16_stochastic", states="8bit")
+    per_weight = (compact.weight_bytes + compact.gradient_bytes + compact.state_bytes) / large
+    assert 8 < per_weight < 8.04
+    assert round(16 * 6.17e9 / 1e9) == 99
+
+
+def test_a_quantised_65b_fits_where_older_texts_say() -> None:
+    """QLoRA of 65B on one 48 GB card."""
+    made = planned("65b", "A6000-48GB")
+    assert not made.fits and made.remedy is not None
+    assert made.remedy.changes == ("tune=qlora",)
+    assert 34e9 < made.remedy.memory.weights < 36e9 and made.remedy.memory.peak_bytes < 48e9
+
+
+# -------------------------------------------------------------------------------------------------------- devices
+
+
+def test_names_of_devices() -> None:
+    assert devices.parse("8xH100-80GB") == (devices.DEVICES["H100-80GB"], 8)
+    assert devices.parse("T4") == (devices.DEVICES["T4-16GB"], 1)
+    assert devices.parse("2 x a100-40gb") == (devices.DEVICES["A100-40GB"], 2)
+    with pytest.raises(ConfigError, match="A100-40GB, A100-80GB"):
+        devices.parse("A100")
+    with pytest.raises(ConfigError):
+        devices.parse("0xT4")
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100-80GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+        ("Tesla T4", "T4-16GB"),
+        ("NVIDIA GeForce RTX 4090", "RTX4090-24GB"),
+        ("NVIDIA A10", "A10-24GB"),
+        ("NVIDIA H200", "H200-141GB"),
+        ("Quadro P400", None),
+    ],
+)
+def test_what_a_driver_calls_them(driver: str, name: str | None) -> None:
+    assert devices.like(driver) == (devices.DEVICES[name] if name else None)
+
+
+def test_this_machine_s_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", tuple)
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: 8 * 10**9)
+    monkeypatch.setattr(machine, "float32_gflops", lambda: 100.0)
+    monkeypatch.setattr(machine, "has_bfloat16", lambda: True)
+    aim = target.find(recipe(), None)
+    assert (aim.kind, aim.dtype, aim.own, aim.tflops) == ("cpu", "bfloat16", True, 0.4)
+    assert aim.free_bytes == 8 * 10**9 - target.CPU_RUNTIME_BYTES
+    monkeypatch.setattr(machine, "has_bfloat16", lambda: False)
+    assert target.find(recipe(), None).dtype == "float32"
+    assert target.find(recipe("tune=full", "optim.weights=bfloat16_kahan"), None).dtype == "bfloat16"
+    with pytest.raises(ConfigError):
+        target.find(recipe("run.device=cuda"), None)
+
+
+def test_this_machine_s_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'Tesla T4, 14900, 7.5'\necho 'Tesla T4, 100, 7.5'\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: str(tool))
+    assert [each.free_bytes for each in machine.gpus()] == [14900 * 2**20, 100 * 2**20]
+    aim = target.find(recipe(), None)
+    assert (aim.kind, aim.dtype, aim.tflops, aim.own) == ("cuda", "float16", 65, True)
+    assert target.find(recipe("run.device=cpu"), None).kind == "cpu"
+
+
+# -------------------------------------------------------------------------------------------------- what is found
+
+
+def test_what_fits_is_the_largest_that_does() -> None:
+    made = planned("8b", "H100-80GB")
+    room = int(made.memory.free_bytes * planner.USABLE)
+    case = remedies.Case(recipe(), architecture("8b"), Lora(), made.target, 512)
+    load_, spec = case.load(), case.arch.spec
+    held = planner.held_bytes(load_)
+
+    def need(policies: Any, tokens: int) -> int:
+        return held + planner.step_bytes(spec, load_, policies, tokens, "cuda").most
+
+    least = ("drop_layer",) * 32
+    assert need(least, made.context) <= room < need(least, made.context + 1)
+    assert need(made.memory.policies, made.batch_tokens) <= room < need(made.memory.policies, made.batch_tokens + 1)
+    assert made.fits and made.remedy is made.sharded is None
+
+
+def test_data_parallel_devices_hold_the_same_and_share_the_rows() -> None:
+    one, eight = (planned("8b", device, "optim.batch=64") for device in ("H100-80GB", "8xH100-80GB"))
+    assert one.memory == eight.memory and one.speed is not None and eight.speed is not None
+    assert one.speed.flops == 8 * eight.speed.flops
+    assert eight.speed.tokens_per_s == pytest.approx(8 * one.speed.tokens_per_s, rel=0.01)
+    assert one.speed.step_s == pytest.approx(one.speed.flops / (989e12 * 0.4))
+
+
+def test_the_length_of_a_run() -> None:
+    made = planned("8b", "H100-80GB", "optim.epochs=2", facts=dataclasses.replace(ROWS, rows=100))
+    assert made.speed is not None and made.speed.steps == 14  # 7 steps of 16, the last one short
+    assert made.speed.run_s == 14 * made.speed.step_s
+
+
+def test_what_no_device_holds_is_split_on_paper_and_marked() -> None:
+    """ZeRO-3: what is held is divided, two layers are gathered, activations are whole."""
+    made = planned("405b", "512xH100-80GB", "tune=full")
+    assert not made.fits and made.sharded is not None and made.sharded.fits and made.speed is None
+    case = remedies.Case(recipe("tune=full"), architecture("405b"), recipe("tune=full").tune, made.target, 512)
+    layer = 16384 * (2 * 16384 + 2 * 1024 + 3 * 53248)
+    work = planner.step_bytes(case.arch.spec, case.load(), ("drop_layer",) * 126, 512, "cuda").most
+    held = 16 * case.arch.num_parameters
+    assert made.sharded.peak_bytes == pytest.approx(held / 512 + 2 * 2 * layer + work, rel=1e-6)
+    assert "Cannot be trained yet" in "\n".join(lines.lines(made, recipe("tune=full")))
+    single = planned("65b", "H100-80GB").sharded
+    assert single is not None and single.fits and single.devices == single.least == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "given", "changes", "proposed"),
+    [
+        ("8b", "RTX4090-24GB", ("optim.budget_tokens=30000",), ("optim.budget_tokens=512",), False),
+        ("8b", "RTX4090-24GB", ("optim.activations=keep", "optim.budget_tokens=4000"), None, False),
+        ("7b", "H100-80GB", ("tune.kind=freeze", "tune.layers=28"), ("optim.states=8bit",), False),
+        ("8b", "T4-16GB", (), ("tune=qlora",), False),
+        ("8b", "H100-80GB", ("tune=full",), ("tune=lora",), True),
+        ("8b", "T4-16GB", ("tune=full",), ("tune=qlora",), True),
+        ("405b", "T4-16GB", (), None, False),
+    ],
+)
+def test_the_least_harmful_change(name: str, device: str, given: Any, changes: Any, proposed: bool) -> None:
+    made = planned(name, device, *given)
+    assert not made.fits
+    if changes is None:
+        assert made.remedy is None or made.remedy.changes[0].startswith("optim.")
+        return
+    assert made.remedy is not None and made.remedy.memory.fits
+    assert (made.remedy.changes, made.remedy.proposed) == (changes, proposed)
+    assert made.remedy.ready == ("tune=qlora" not in changes)
+
+
+# ----------------------------------------------------------------------------------------------------------- rows
+
+
+def test_rows_of_a_store_that_is_there(compact_run: Any) -> None:
+    config, cache = compact_run
+    facts = rows.find(config, cache)
+    assert not facts.assumed and facts.rows and 0 < facts.scored <= facts.tokens <= facts.longest
+    assert rows.find(config, cache / "elsewhere").assumed
+    missing = config.model_copy(update={"data": config.data.model_copy(update={"train": recipe().data.train})})
+    assert rows.find(missing, cache) == RowFacts(2047, 2047.0, 2047.0, None)
+
+
+@pytest.fixture
+def compact_run(tmp_path: Any) -> Any:
+    from luthier.data import check, templates, tokens
+    from luthier.models import hub
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"say {n}", "response": "x " * n}) + "\n" for n in range(1, 9)))
+    config = load({"model": "nano", "data.train": str(file)})
+    from luthier.config.load import environment
+
+    renderer = templates.load_renderer(hub.resolve("nano", None, environment()).folder, config)
+    ((scan, role, index),) = check.scans(config.data).files
+    tokens.build(scan, renderer, tmp_path / "cache", role=role, source_index=index)
+    return config, tmp_path / "cache"
+
+
+# -------------------------------------------------------------------------------------------------------- the verb
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_outlook_has_words(language: Any) -> None:
+    set_language(language)
+    try:
+        for name, device, given in (
+            ("8b", "T4-16GB", ()),
+            ("8b", "8xH100-80GB", ()),
+            ("8b", "H100-80GB", ("model.dtype=float32",)),
+            ("405b", "2xT4-16GB", ("tune=full", "optim.activations=drop_mlp")),
+        ):
+            shown = "\n".join(lines.lines(planned(name, device, *given), recipe(*given)))
+            assert "plan." not in shown and "{" not in shown
+    finally:
+        set_language("en")
+
+
+def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["plan", "model=nano", "data.train=x.json", "--device", "T4", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["memory"]["fits"] and made["device"]["name"] == "T4-16GB" and made["rows"]["assumed"]
+    parts = ("weights", "trainable", "gradients", "optimizer", "activations", "head")
+    assert sum(made["memory"][part] for part in parts) == made["memory"]["peak_bytes"]
+    refused = ["plan", "model=nano", "data.train=x.json", "--device", "T4", "optim.budget_tokens=9999999"]
+    assert cli.run(refused) == 2
+    assert "optim.budget_tokens=2047" in capsys.readouterr().out
