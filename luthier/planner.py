@@ -77,7 +77,9 @@ class MemoryPlan:
     """Bytes by part, and the budget they lead to.
 
     activations: what layers keep and work with at the full budget, at the moment when that is most; head: what the
-    moments of the head and the embedding take beyond that, where they take more; bytes_per_token: of the layers.
+    moments of the head and the embedding take beyond that, where they take more; bytes_per_token: of the layers;
+    dense: of the quantised weights of so many layers (`dense_layers`), a second time as they are computed with, where
+    memory is left over.
     """
 
     weights: int
@@ -90,19 +92,22 @@ class MemoryPlan:
     budget_tokens: int
     free_bytes: int
     policies: Policies
+    dense: int = 0
+    dense_layers: int = 0
 
     @property
     def peak_bytes(self) -> int:
-        return self.weights + self.trainable + self.gradients + self.optimizer + self.activations + self.head
+        held = self.weights + self.dense + self.trainable + self.gradients + self.optimizer
+        return held + self.activations + self.head
 
     @property
     def fits(self) -> bool:
         return self.peak_bytes <= self.free_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """The bytes and the budget; the policies stand beside them in `plan.json`."""
+        """The bytes and the budget; the policies and dense layers stand beside them in `plan.json`."""
         facts = {**dataclasses.asdict(self), "peak_bytes": self.peak_bytes}
-        del facts["policies"]
+        del facts["policies"], facts["dense_layers"]
         return facts
 
 
@@ -181,9 +186,10 @@ class Workload:
     casts: whether those are kept in another dtype than the compute dtype, so that a forward pass makes copies;
     head_parameters: of the head (or the embedding tied to it) where it trains; embedding_parameters: of the embedding;
     quantised_bytes: of frozen weights that are kept in fewer bytes, which `frozen_parameters` leaves out;
-    dense_bytes: the most of them that are there in the compute dtype at one time;
+    dense_bytes: what one of them takes while a matmul needs it as it is computed with;
     log_sums: attention is a kernel of torch's, which keeps a log-sum-exp of each row and head, and its output whether
-    or not somebody else does (on a GPU; `luthier.kernels.tiled` keeps neither).
+    or not somebody else does (on a GPU; `luthier.kernels.tiled` keeps neither);
+    layer_dense_bytes: what the quantised weights of each layer take where they are kept dense; empty without any.
     """
 
     trained: Trained
@@ -200,6 +206,7 @@ class Workload:
     quantised_bytes: int = 0
     dense_bytes: int = 0
     log_sums: bool = True
+    layer_dense_bytes: tuple[int, ...] = ()
 
 
 def plan(
@@ -210,9 +217,11 @@ def plan(
     device: str,
     asked_tokens: int | None = None,
     policies: Policies | None = None,
+    most_dense: int | None = None,
 ) -> MemoryPlan:
     """Choose the micro-batch budget in tokens and what layers keep, or take what is asked for (`optim.budget_tokens`,
-    `optim.activations`).
+    `optim.activations`). Of a quantised base as many layers are kept dense as what is left over then holds, at most
+    `most_dense`.
 
     The budget is what fits into the free memory, at most `CAP_TOKENS`, and never less than the longest example; where
     even that does not fit, `fits` is False.
@@ -224,7 +233,11 @@ def plan(
     budget = max(
         asked_tokens or most_tokens(spec, load, policies, room_bytes, kind, CAP_TOKENS[kind]), load.longest_tokens
     )
-    return at(spec, load, policies, budget, kind, free_bytes)
+    made = at(spec, load, policies, budget, kind, free_bytes)
+    spare_bytes = int(free_bytes * USABLE) - made.peak_bytes
+    layers = dense_layers(load.layer_dense_bytes, spare_bytes, most_dense)
+    dense = sum(load.layer_dense_bytes[len(load.layer_dense_bytes) - layers :])
+    return dataclasses.replace(made, dense=dense, dense_layers=layers)
 
 
 def at(
@@ -275,6 +288,14 @@ def largest(fits: Callable[[int], bool], cap: int) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
+
+
+def dense_layers(layer_bytes: Sequence[int], spare_bytes: int, most: int | None = None) -> int:
+    """How many layers of a quantised base, from the top down, so many bytes hold dense. From the top, because what lies
+    below the lowest trained layer is read once per micro-batch, and what lies above it twice."""
+    sums = itertools.accumulate(reversed(layer_bytes))
+    fitting = sum(total <= spare_bytes for total in sums)
+    return fitting if most is None else min(fitting, most)
 
 
 def uniform(spec: DecoderSpec, policy: Policy) -> Policies:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from luthier import planner
 from luthier.arch.count import AnyTune
-from luthier.config.schema import RunConfig
+from luthier.config.schema import Qlora, RunConfig
 from luthier.engine import backend
 from luthier.engine.backend import Backend
 from luthier.errors import ConfigError, Problem, RunError
@@ -23,18 +23,20 @@ from luthier.runs.store import RunFolder
 from luthier.session import Base
 from luthier.workload import workload
 
-OF_MEMORY = frozenset({"plan.budget_tokens", "plan.activations"})
+OF_MEMORY = frozenset({"plan.budget_tokens", "plan.activations", "plan.dense_layers"})
 """Changes that are written into `plan.json`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """changes: [field, before, now] of what an earlier attempt's plan says and cannot be had any more."""
+    """changes: [field, before, now] of what an earlier attempt's plan says and cannot be had any more; quantised:
+    whether the base is."""
 
     backend: Backend
     memory: MemoryPlan
     changes: tuple[tuple[str, Any, Any], ...]
     saved: Mapping[str, Any] | None
+    quantised: bool = False
 
     @property
     def budget_tokens(self) -> int:
@@ -56,6 +58,8 @@ class Plan:
 
     def _budget(self) -> dict[str, Any]:
         facts = {"budget_tokens": self.budget_tokens, "activations": list(self.policies)}
+        if self.quantised:
+            facts["dense_layers"] = self.memory.dense_layers
         return {**facts, "memory": self.memory.to_json()}
 
 
@@ -82,7 +86,9 @@ def decide(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, sa
         changes.append(("plan.budget_tokens", saved["budget_tokens"], memory.budget_tokens))
     if saved is not None and (before := _saved_policies(base, saved)) != memory.policies:
         changes.append(("plan.activations", planner.in_words(before), planner.in_words(memory.policies)))
-    return Plan(chosen, memory, tuple(changes), saved)
+    if saved is not None and saved.get("dense_layers", 0) != memory.dense_layers:
+        changes.append(("plan.dense_layers", saved.get("dense_layers", 0), memory.dense_layers))
+    return Plan(chosen, memory, tuple(changes), saved, isinstance(tune, Qlora))
 
 
 def _memory(
@@ -96,10 +102,17 @@ def _memory(
         _refuse_split(config.optim.budget_tokens, load.longest_tokens)
     spec, free_bytes, activations = base.arch.spec, backend.free_memory_bytes(chosen.device), config.optim.activations
     fixed = None if activations == "auto" else _possible(planner.uniform(spec, activations), chosen)
+    most_dense = saved.get("dense_layers", 0) if saved else None
 
     def plan(tokens: int | None, policies: Policies | None) -> MemoryPlan:
         return planner.plan(
-            spec, load, free_bytes=free_bytes, device=chosen.device, asked_tokens=tokens, policies=policies
+            spec,
+            load,
+            free_bytes=free_bytes,
+            device=chosen.device,
+            asked_tokens=tokens,
+            policies=policies,
+            most_dense=most_dense,
         )
 
     memory = plan(asked, fixed or (_possible(_saved_policies(base, saved), chosen) if saved else None))

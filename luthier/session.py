@@ -14,17 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier import generate
-from luthier.arch import families
+import torch
+
+from luthier import generate, planner
+from luthier.arch import families, quantised
+from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
 from luthier.config.load import environment
-from luthier.config.schema import ModelSection, RunConfig
+from luthier.config.schema import ModelSection, Qlora, RunConfig
 from luthier.data.formats import FORMATS, Chat, Message, RowFault
 from luthier.data.templates import Renderer, load_renderer
 from luthier.engine import backend
 from luthier.errors import DataError, ModelError, Problem, RunError
 from luthier.generate import Sampling
-from luthier.models import adapters, hub, weights
+from luthier.models import adapters, hub, quantize, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
 from luthier.runs import manifest
@@ -271,13 +274,27 @@ def _open_run(run: RunFolder, device: str, compare: bool) -> Session:
     chosen.apply()
     dtype, place = chosen.compute_dtype, chosen.device
     renderer = Renderer.load(output)
-    original = None if base is None else weights.load(base.folder, base.arch, dtype=dtype, device=place)
+    original = None if base is None else _as_trained(base, run.config().tune, dtype, place)
     if whole:
         decoder = weights.load(output, families.read(output), dtype=dtype, device=place)
         return Session(decoder, renderer, None, run.name, original, asked.path)
     assert base is not None and original is not None
     adapters.load_adapter(original, base.arch, output, ADAPTER)
     return Session(original, renderer, ADAPTER, run.name, original, asked.path)
+
+
+def _as_trained(base: Base, tune: AnyTune, dtype: torch.dtype, device: str) -> Decoder:
+    """The base as a run read it. A quantised one is kept dense beside that as far as memory goes, because every token
+    of an answer reads all of it."""
+    if not isinstance(tune, Qlora):
+        return weights.load(base.folder, base.arch, dtype=dtype, device=device)
+    quantize.require()
+    kept = quantised.quantised(base.arch, tune)
+    layer_bytes = [parameters * dtype.itemsize for parameters in kept.layer_parameters]
+    left_bytes = (base.arch.num_parameters - kept.parameters) * dtype.itemsize + kept.total
+    spare_bytes = int(backend.free_memory_bytes(device) * planner.USABLE) - left_bytes
+    layers = planner.dense_layers(layer_bytes, spare_bytes)
+    return weights.load(base.folder, base.arch, dtype=dtype, device=device, quantise=tune, dense_layers=layers)
 
 
 def run_base(run: RunFolder) -> Base:

@@ -24,7 +24,7 @@ from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
 from luthier.arch.structure import structure
 from luthier.config import load as config_load
-from luthier.config.schema import Lora, RunConfig
+from luthier.config.schema import Lora, Qlora, RunConfig
 from luthier.data import cache as data_cache
 from luthier.data import check, findings, laws, pack, stream, templates, tokens
 from luthier.data.laws import LawReport
@@ -35,7 +35,7 @@ from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
 from luthier.errors import DataError, Problem, RunError, UserError
 from luthier.methods import METHODS
-from luthier.models import adapters, weights
+from luthier.models import adapters, quantize, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
 from luthier.run import Run
@@ -91,6 +91,8 @@ def _train(
     """
     RunFolder.refuse_finished(config)
     reporters.require(config.run.report)
+    if isinstance(config.tune, Qlora):
+        quantize.require()
     begun = RunFolder.begun(config)
     base = _base(config, begun, on_download)
     came_from = parent.find(config.tune)
@@ -365,7 +367,7 @@ def assemble(
     chosen, budget = plan.backend, plan.budget_tokens
     chosen.apply()
     counts = count.count(base.arch, tune)
-    decoder = _decoder(config, base, tune, chosen)
+    decoder = _decoder(config, base, tune, chosen, plan.memory.dense_layers)
     named = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]
     assert sum(p.numel() for _, p in named) == counts.trainable, "counted and real trainable parameters differ"
     rate = config.learning_rate
@@ -403,7 +405,7 @@ def _least_tokens(config: RunConfig, data: Data) -> int:
     return max(longest, stream.Stream.of(data.train, config, longest).most_tokens)
 
 
-def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend) -> Decoder:
+def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend, dense_layers: int) -> Decoder:
     """Weights with what trains as `optim.weights` says and the rest in the compute dtype; adapters attached."""
     # With an adapter nothing of the base trains: modules saved beside it are copies.
     trained = frozenset() if isinstance(tune, Lora) else count.trained_tensors(base.arch, tune)
@@ -416,7 +418,8 @@ def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend) -> D
     if config.model.init == "random":
         decoder = weights.random(base.arch, config.run.seed, **placed)
     else:
-        decoder = weights.load(base.folder, base.arch, **placed)
+        quantise = tune if isinstance(tune, Qlora) else None
+        decoder = weights.load(base.folder, base.arch, **placed, quantise=quantise, dense_layers=dense_layers)
         if not isinstance(tune, Lora):
             weights.start_tokens(decoder, base.arch)
     if isinstance(tune, Lora):

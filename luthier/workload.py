@@ -7,24 +7,14 @@ compute dtype. What comes out: a `Workload`. From `config.json` alone; torch-fre
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 from luthier import planner
-from luthier.arch import count
+from luthier.arch import count, quantised
 from luthier.arch.count import AnyTune
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
-from luthier.config.schema import Lora, OptimSection
+from luthier.config.schema import Lora, OptimSection, Qlora
 from luthier.planner import InPlace, Ranks, Workload
-
-
-class Quantised(NamedTuple):
-    """Frozen weights in fewer bytes: how many there are, what they take, and the most of them that a layer has in the
-    compute dtype at one time."""
-
-    parameters: int
-    bytes: int
-    dense: int
 
 
 def workload(
@@ -34,12 +24,11 @@ def workload(
     longest_tokens: int,
     compute_bytes: int,
     device: str,
-    quantised: Quantised | None = None,
 ) -> Workload:
     """Raises:
     ModelError: the tuning kind asks for modules or layers that the model does not have.
     """
-    fewer = quantised or Quantised(0, 0, 0)
+    kept = quantised.quantised(arch, tune) if isinstance(tune, Qlora) else None
     trained = planner.trained(
         count.trained_shapes(arch, tune),
         optim.in_backward,
@@ -55,7 +44,7 @@ def workload(
 
     return Workload(
         trained=trained,
-        frozen_parameters=arch.num_parameters - in_place - fewer.parameters,
+        frozen_parameters=arch.num_parameters - in_place - (kept.parameters if kept else 0),
         first_trained_layer=count.first_trained_layer(arch, tune),
         compute_bytes=compute_bytes,
         longest_tokens=longest_tokens,
@@ -65,9 +54,10 @@ def workload(
         casts=optim.weights == "float32",
         head_parameters=parameters(EMBEDDING if arch.spec.tied else HEAD),
         embedding_parameters=parameters(EMBEDDING),
-        quantised_bytes=fewer.bytes,
-        dense_bytes=fewer.dense * compute_bytes,
+        quantised_bytes=kept.total if kept else 0,
+        dense_bytes=kept.working_bytes(compute_bytes) if kept else 0,
         log_sums=device != "cpu",
+        layer_dense_bytes=tuple(each * compute_bytes for each in kept.layer_parameters) if kept else (),
     )
 
 

@@ -1122,6 +1122,49 @@ MUTATIONS: dict[str, Mutation] = {
         "return visible(text)",
         "test_marked.py::test_the_page_stands_alone_and_escapes_everything",
     ),
+    # ------------------------------------------------------------------------------------------ quantised bases
+    "a dense weight is kept for the backward pass": Mutation(
+        "kernels/autograd.py",
+        "weight_OI, other = (each.weight_OI, None) if isinstance(each.weight_OI, Tensor) else (None, each.weight_OI)",
+        "weight_OI, other = each.dense(torch.float32), None",
+        "test_quantised.py::test_one_weight_at_a_time_is_dense",
+    ),
+    "the dense model is made before it is quantised": Mutation(
+        "models/weights.py",
+        'decoder = Decoder(arch, dtype, device, unit_device="meta")',
+        "decoder = Decoder(arch, dtype, device)",
+        "test_quantised.py::test_the_base_differs_from_the_dense_one_by_its_rounding",
+    ),
+    "blocks begin anew with each row": Mutation(
+        "models/quantize.py",
+        "rows = self.shape if self.shape[1] % BLOCK == 0 else (1, math.prod(self.shape))",
+        "rows = self.shape or (1, math.prod(self.shape))",
+        "test_quantised.py::test_blocks_run_on_from_row_to_row",
+    ),
+    "the scales of scales are not counted": Mutation(
+        "arch/quantised.py",
+        "(-(-scales // SCALE_BLOCK) + 1) * FLOAT32_BYTES",
+        "1 * FLOAT32_BYTES",
+        "test_quantised.py::test_planned_bytes_are_the_bytes_held",
+    ),
+    "a chat answers with the dense base": Mutation(
+        "session.py",
+        "if not isinstance(tune, Qlora):",
+        "if tune is not None:",
+        "test_quantised.py::test_a_whole_run_its_resume_its_receipt_and_its_chat",
+    ),
+    "layers are kept dense beyond the spare memory": Mutation(
+        "planner.py",
+        "fitting = sum(total <= spare_bytes for total in sums)",
+        "fitting = sum(total <= spare_bytes for total in layer_bytes)",
+        "test_quantised.py::test_spare_memory_keeps_layers_dense_from_the_top",
+    ),
+    "further training takes the base dense": Mutation(
+        "arch/adapter_config.py",
+        "return tune.model_copy(update=own)",
+        'return settings.model_copy(update={"from_": tune.from_, "dropout": tune.dropout})',
+        "test_quantised.py::test_further_training_keeps_the_quantised_base",
+    ),
     "a row may steer the terminal": Mutation(
         "data/marked.py",
         "return _CONTROL.sub(",

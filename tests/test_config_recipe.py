@@ -45,8 +45,8 @@ def test_the_table_of_fields_is_the_schema() -> None:
             field.key for field in FIELDS.values() if field.name.count(".") == 1 and field.section == section
         } == keys
     assert set(RunConfig.model_fields) == set(SECTIONS)
-    assert FIELDS["tune.from"].kinds == ("lora",)
-    assert FIELDS["tune.layers"].kinds == ("lora", "freeze")
+    assert FIELDS["tune.from"].kinds == ("lora", "qlora")
+    assert FIELDS["tune.layers"].kinds == ("lora", "qlora", "freeze")
     assert FIELDS["method.kind"].choices == ("sft", "pretrain")
     assert FIELDS["data.train.weight"].default == 1.0
 

@@ -6,10 +6,13 @@ The oracle is the same as on the CPU: transformers' models on the CPU in float32
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import test_quantised
+import tiny_models
 import torch
 from test_decoder import (
     ALL_LINEAR,
@@ -32,8 +35,9 @@ from torch import Tensor
 import luthier
 from luthier import planner
 from luthier.arch.families import FAMILIES
+from luthier.arch.quantised import quantised
 from luthier.batch import Batch
-from luthier.config.schema import OptimSection
+from luthier.config.schema import OptimSection, Qlora
 from luthier.engine import backend, optim
 from luthier.engine.checkpoint import TrainState
 from luthier.errors import Interrupted
@@ -244,6 +248,63 @@ def test_an_fp16_overflow_halves_the_scale_and_does_the_step_again(tiny_model, r
     scales = [event.data["loss_scale"] for event in run.events if event.kind == "step"]
     assert len(scales) == 30 and not [event for event in run.events if event.kind == "fault"]
     assert all(0 < scale <= TrainState().loss_scale for scale in scales)
+
+
+QUANTISED = [Qlora(rank=4), Qlora(rank=4, base="int8")]
+
+
+@pytest.mark.parametrize("tune", QUANTISED, ids=lambda tune: tune.base)
+def test_a_quantised_base_equals_the_cpu_s_and_bitsandbytes_own(tune: Qlora, tmp_path: Path, monkeypatch) -> None:
+    """Codes are equal but where a weight lies between two; on the same codes float32 agrees to the bound, and in
+    bfloat16 what their modules make of the same base is as near as two orders of summation are."""
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(tiny_models, "TINY", {**tiny_models.TINY, **test_quantised.WIDE})
+    tiny_models.save("llama", tmp_path / "base")
+    here, there = (test_quantised.load(tmp_path / "base", tune, device=device) for device in (DEVICE, "cpu"))
+    for (name, one), (_, other) in zip(here.named_buffers(), there.named_buffers(), strict=True):
+        assert float((one.cpu() != other).float().mean()) < 0.01, name
+    for name, unit in here.units.items():
+        for key, buffer in unit.frozen.named_buffers():
+            getattr(there.units[name].frozen, key).copy_(buffer.cpu())
+    batch = flat(documents())
+    losses = [nll(decoder, batch, adapter="default") for decoder in (here, there)]
+    for loss in losses:
+        loss.backward()
+    assert difference(losses[0].detach().cpu(), losses[1].detach()) <= BOUND
+    assert_same(cpu(gradients(here)), gradients(there))
+    half = test_quantised.load(tmp_path / "base", tune, device=DEVICE, dtype=torch.bfloat16)
+    test_quantised.adapters.save_adapter(half, tmp_path / "adapter", tune, "base")
+    model = test_quantised.theirs_of(tmp_path / "base", tune, torch.bfloat16, DEVICE).to(DEVICE)
+    theirs = test_quantised.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    tokens = torch.tensor([tiny_models.TOKENS], device=DEVICE)
+    expected = theirs(input_ids=tokens, use_cache=False).logits[0].float()
+    assert difference(logits_of(half, "default"), expected) <= 0.05
+
+
+@pytest.mark.parametrize("tune", QUANTISED, ids=lambda tune: tune.base)
+def test_a_quantised_base_takes_the_memory_that_is_planned_and_dense_layers_change_no_bit(
+    tune: Qlora, tmp_path: Path
+) -> None:
+    """One layer's worth of large matrices, bfloat16: the peak of loading and of a step stays below the dense base."""
+    pytest.importorskip("bitsandbytes")
+    shape = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 4}
+    config = test_quantised.AutoConfig.for_model(**{**config_of("llama"), **shape})
+    test_quantised.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    decoder = test_quantised.load(tmp_path / "base", tune, device=DEVICE, dtype=torch.bfloat16)
+    kept, batch = quantised(decoder.arch, tune), flat(documents())
+    results = []
+    for dense in (decoder, test_quantised.load(tmp_path / "base", tune, 2, device=DEVICE, dtype=torch.bfloat16)):
+        loss = nll(dense, batch, adapter="default")
+        loss.backward()
+        results.append({"loss": loss.detach(), **gradients(dense)})
+        if dense is decoder:
+            peak = torch.cuda.max_memory_allocated() - before
+            print(tune.base, "held", kept.total, "peak", peak, "dense", 2 * kept.parameters)
+            assert kept.total < peak < 2 * kept.parameters
+    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
 
 
 @pytest.mark.parametrize("states", ["float32", "bfloat16", "8bit"])

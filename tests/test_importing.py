@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from luthier import cli
 from luthier.config.load import load
+from luthier.config.schema import Qlora
 from luthier.errors import ConfigError
 from luthier.importing import axolotl, llamafactory, trainer
 from luthier.importing.draft import Draft
@@ -167,9 +168,37 @@ def test_a_stage_that_is_not_here_is_said_loudly(stage: str, desk: Path, capsys:
     load(desk / "ours.yaml")
 
 
-def test_quantised_training_is_the_same_training_with_more_memory(desk: Path) -> None:
-    done = translate(put(desk, {**FACTORY, "quantization_bit": 4}))
-    assert not done.missed
+@pytest.mark.parametrize(
+    ("given", "base", "double", "told"),
+    [
+        ({"quantization_bit": 4}, "nf4", True, {}),
+        ({"quantization_bit": 4, "quantization_type": "nf4", "double_quantization": False}, "nf4", False, {}),
+        (
+            {"quantization_bit": 4, "quantization_type": "fp4", "quantization_method": "hqq"},
+            "nf4",
+            True,
+            {"quantization_type": ("changed", "only_nf4"), "quantization_method": ("changed", "other_quantiser")},
+        ),
+        (
+            {"quantization_bit": 8, "double_quantization": True, "quantization_method": "bnb"},
+            "int8",
+            True,
+            {"double_quantization": ("not needed", "other_kind"), "quantization_method": ("not needed", "always")},
+        ),
+    ],
+)
+def test_a_quantised_base_is_qlora(desk: Path, given: Any, base: str, double: bool, told: Any) -> None:
+    done = translate(put(desk, {**FACTORY, **given}))
+    tune = done.config.tune
+    assert isinstance(tune, Qlora) and not done.missed
+    assert (tune.base, tune.double_quant, tune.rank) == (base, double, FACTORY.get("lora_rank", tune.rank))
+    found = whys(desk / "theirs.yaml")
+    assert {key: why for key, why in found.items() if "quant" in key} == told
+
+
+def test_other_bits_are_the_same_training_with_more_memory(desk: Path) -> None:
+    done = translate(put(desk, {**FACTORY, "quantization_bit": 3}))
+    assert (done.config.tune.kind, done.missed) == ("lora", False)
     assert whys(desk / "theirs.yaml")["quantization_bit"] == ("not yet", "quantised")
 
 
@@ -297,9 +326,17 @@ def test_plain_text_is_pre_training(desk: Path) -> None:
 
 
 def test_qlora_and_preferences(desk: Path) -> None:
-    done = translate(put(desk, {**AXOLOTL, "adapter": "qlora", "load_in_4bit": True}))
-    assert (done.config.tune.kind, done.missed) == ("lora", False)
-    assert whys(desk / "theirs.yaml")["adapter"] == ("not yet", "quantised")
+    for bits, base, double in (
+        ({"adapter": "qlora", "load_in_4bit": True}, "nf4", True),
+        ({"adapter": "lora", "load_in_8bit": True}, "int8", True),
+        ({"adapter": "lora", "load_in_4bit": True, "load_in_8bit": False}, "nf4", True),
+        ({"adapter": "qlora", "bnb_config_kwargs": {"bnb_4bit_use_double_quant": False}}, "nf4", False),
+    ):
+        done = translate(put(desk, {**AXOLOTL, **bits}))
+        tune = done.config.tune
+        assert isinstance(tune, Qlora) and (tune.base, tune.double_quant, done.missed) == (base, double, False)
+        assert not {*bits} & {*whys(desk / "theirs.yaml")}
+    assert translate(put(desk, {**AXOLOTL, "adapter": "lora", "load_in_8bit": False})).config.tune.kind == "lora"
     assert translate(put(desk, {**AXOLOTL, "rl": "dpo"})).missed
 
 
@@ -313,12 +350,16 @@ PROGRAMS: dict[str, tuple[dict[str, Any], set[str]]] = {
             *llamafactory.TRANSLATED,
             *llamafactory.LORA,
             *llamafactory.FREEZE,
+            *llamafactory.QUANTISED,
             *llamafactory.DEFAULTS,
         },
     ),
     "axolotl": (
         {"base_model": "nano", "datasets": [{"path": "a.json", "type": "alpaca"}]},
-        {*axolotl.REASONS, *axolotl.TRANSLATED, *axolotl.LORA, *axolotl.DEFAULTS, "chat_template", "special_tokens"},
+        {
+            *(*axolotl.REASONS, *axolotl.TRANSLATED, *axolotl.LORA, *axolotl.DEFAULTS, *axolotl.BITS),
+            *("chat_template", "special_tokens"),
+        },
     ),
 }
 JOINT = {

@@ -121,7 +121,8 @@ def settle(tune: AnyTune, arch: Architecture) -> AnyTune:
     if not isinstance(tune, Lora) or tune.from_ is None:
         return tune
     settings = read_settings(adapter_folder(Path(tune.from_)), arch)
-    return settings.model_copy(update={"dropout": tune.dropout, "from_": tune.from_})
+    own = {key: getattr(settings, key) for key in Lora.model_fields if key not in ("kind", "dropout", "from_")}
+    return tune.model_copy(update=own)
 
 
 def adapter_folder(path: Path) -> Path:

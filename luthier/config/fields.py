@@ -24,7 +24,7 @@ SECTIONS: dict[str, dict[str, type[schema.Section]]] = {
     "model": {"": schema.ModelSection},
     "data": {"": schema.DataSection},
     "method": {"sft": schema.Sft, "pretrain": schema.Pretrain},
-    "tune": {"lora": schema.Lora, "full": schema.Full, "freeze": schema.Freeze},
+    "tune": {"lora": schema.Lora, "qlora": schema.Qlora, "full": schema.Full, "freeze": schema.Freeze},
     "optim": {"": schema.OptimSection},
     "run": {"": schema.RunSection},
 }

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from luthier.config import complaints, rules
 from luthier.config.fields import SOURCES
-from luthier.config.schema import Lora, RunConfig
+from luthier.config.schema import Lora, Qlora, RunConfig
 from luthier.config.tree import Dumper, Place, Tree, has, show
 from luthier.errors import ConfigError, Problem
 from luthier.text import Language, say
@@ -91,6 +91,8 @@ def resolved(config: RunConfig) -> dict[str, Any]:
         tune["alpha"] = config.tune.effective_alpha
         if config.tune.from_ is not None:
             plain["tune"] = {key: value for key, value in tune.items() if key not in rules.ADAPTER_SHAPE}
+        if isinstance(config.tune, Qlora) and config.tune.base == "int8":
+            del plain["tune"]["double_quant"]
     return plain
 
 

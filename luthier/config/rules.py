@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from luthier.config.schema import FORMATS, DataSection, Lora, RunConfig, Section, Source
+from luthier.config.schema import FORMATS, DataSection, Lora, Qlora, RunConfig, Section, Source
 from luthier.errors import Problem
 
 Values = dict[str, Any]
@@ -163,6 +163,11 @@ def saved_and_adapted(config: RunConfig) -> Values | None:
     return {"value": ", ".join(sorted(both))} if both else None
 
 
+def double_quant_of_int8(config: RunConfig) -> Values | None:
+    tune = config.tune
+    return {} if isinstance(tune, Qlora) and tune.base == "int8" and changed(tune, "double_quant") else None
+
+
 def new_tokens_and_saved(config: RunConfig) -> Values | None:
     if not config.data.new_tokens or not isinstance(config.tune, Lora):
         return None
@@ -257,6 +262,7 @@ RULES: dict[str, Rule] = {
     "nothing_to_validate": Rule(("run.validate_every", "data.validation"), nothing_to_validate),
     "from_settles_shape": Rule(("tune.from", *(f"tune.{key}" for key in ADAPTER_SHAPE)), from_settles_shape),
     "saved_and_adapted": Rule(("tune.modules_to_save", "tune.targets"), saved_and_adapted),
+    "double_quant_of_int8": Rule(("tune.double_quant", "tune.base"), double_quant_of_int8),
     "new_tokens_and_saved": Rule(("data.new_tokens", "tune.modules_to_save"), new_tokens_and_saved),
     "new_tokens_frozen": Rule(("data.new_tokens", "tune.kind"), new_tokens_frozen),
     "steps_or_epochs": Rule(("optim.epochs", "optim.steps"), steps_or_epochs),

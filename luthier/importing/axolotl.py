@@ -74,6 +74,7 @@ LORA: Translated = {
     "peft_layers_to_transform": ("tune.layers", _layers),
 }
 ADAPTERS: dict[str, str] = {"lora": "lora", "qlora": "lora"}
+BITS = ("load_in_8bit", "load_in_4bit")
 RL_METHODS: dict[str, str] = {}
 """`rl` -> our method. None of theirs is here yet."""
 TOO_LONG: dict[str, str] = {"drop": "drop", "truncate": "truncate", "raise": "stop"}
@@ -192,8 +193,6 @@ REASONS: Reasons = {
     "liger_rope": ("not needed", "kernels"),
     "lisa_n_layers": ("not yet", "optimizer"),
     "llama4_linearized_experts": ("not yet", "architecture"),
-    "load_in_4bit": ("not yet", "quantised"),
-    "load_in_8bit": ("not yet", "quantised"),
     "lora_fan_in_fan_out": ("not needed", "family"),
     "lora_mlp_kernel": ("not needed", "kernels"),
     "lora_o_kernel": ("not needed", "kernels"),
@@ -402,8 +401,8 @@ def _tune(draft: Draft) -> None:
     if adapter and adapter not in ADAPTERS:
         draft.miss("adapter", "tuning", tuning=adapter)
     draft.put("tune.kind", kind, "adapter")
-    if adapter == "qlora":
-        draft.note("adapter", "not yet", "quantised")
+    if kind == "lora":
+        _quantised(draft, adapter == "qlora")
     further = draft.take("lora_model_dir", word)
     if kind == "lora" and further:
         draft.put("tune.from", further, "lora_model_dir")
@@ -412,7 +411,24 @@ def _tune(draft: Draft) -> None:
         draft.translate(LORA)
         _targets(draft)
     reason = "from_settles" if further else "other_kind"
-    draft.leave((*LORA, "lora_target_modules", "lora_target_linear"), reason, tuning=kind)
+    draft.leave((*LORA, "lora_target_modules", "lora_target_linear", *BITS), reason, tuning=kind)
+
+
+def _quantised(draft: Draft, always: bool) -> None:
+    """A base in 8 bits, or in 4, which `adapter: qlora` stands for."""
+    eight, four = (draft.take(key, switch) for key in BITS)
+    if not (always or eight or four):
+        return
+    base = "int8" if eight and not (always or four) else "nf4"
+    draft.put("tune.kind", "qlora", "adapter", *(key for key in BITS if draft.has(key)))
+    draft.put("tune.base", base, *(key for key in BITS if draft.has(key)))
+    if not isinstance(draft.given.get("bnb_config_kwargs"), Mapping):
+        return
+    part = draft.part(draft.take("bnb_config_kwargs"), "bnb_config_kwargs")
+    trainer.four_bit(part, base, "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
+    part.leave(part.given, "other_kind", tuning=base)
+    if "tune.double_quant" in part.settings:
+        draft.put("tune.double_quant", part.settings["tune.double_quant"], "bnb_config_kwargs")
 
 
 def _targets(draft: Draft) -> None:

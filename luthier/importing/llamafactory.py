@@ -58,6 +58,9 @@ LORA: Translated = {
     "use_rslora": ("tune.rslora", switch),
     "additional_target": ("tune.modules_to_save", names),
 }
+QUANTISED = ("quantization_bit", "quantization_type", "quantization_method", "double_quantization")
+BASES: dict[Any, str] = {4: "nf4", 8: "int8"}
+"""`quantization_bit` -> `tune.base`."""
 FREEZE: Translated = {"freeze_trainable_layers": ("tune.layers", positive)}
 
 EACH_ROW_ONCE = ("concat", "interleave_once")
@@ -77,7 +80,6 @@ REASONS: Reasons = {
     "disable_shuffling": ("not yet", "order"),
     "do_predict": ("not yet", "generated"),
     "do_sample": ("not needed", "inference"),
-    "double_quantization": ("not yet", "quantised"),
     "early_stopping_steps": ("not yet", "early_stop"),
     "enable_liger_kernel": ("not needed", "kernels"),
     "enable_thinking": ("not needed", "thinking"),
@@ -128,10 +130,7 @@ REASONS: Reasons = {
     "preprocessing_batch_size": ("not needed", "workers"),
     "preprocessing_num_workers": ("not needed", "workers"),
     "print_param_status": ("not needed", "events"),
-    "quantization_bit": ("not yet", "quantised"),
-    "quantization_device_map": ("not yet", "quantised"),
-    "quantization_method": ("not yet", "quantised"),
-    "quantization_type": ("not yet", "quantised"),
+    "quantization_device_map": ("not needed", "memory"),
     "ref_model": ("not yet", "preference"),
     "ref_model_adapters": ("not yet", "preference"),
     "repetition_penalty": ("not needed", "inference"),
@@ -249,6 +248,8 @@ def _tune(draft: Draft) -> None:
     if draft.take("train_from_scratch", switch):
         draft.put("model.init", "random", "train_from_scratch")
     adapters = draft.take("adapter_name_or_path", names) or []
+    if kind == "lora":
+        _quantised(draft)
     if kind == "lora" and adapters:
         _further(draft, adapters)
     elif kind == "lora":
@@ -260,7 +261,27 @@ def _tune(draft: Draft) -> None:
             every = draft.take("freeze_trainable_modules") == "all"
             fate: tuple[Kind, str] = ("not needed", "always") if every else ("not yet", "frozen_parts")
             draft.note("freeze_trainable_modules", *fate)
-    draft.leave((*LORA, *FREEZE, "freeze_trainable_modules"), "other_kind", tuning=kind)
+    draft.leave((*LORA, *FREEZE, *QUANTISED, "freeze_trainable_modules"), "other_kind", tuning=kind)
+
+
+def _quantised(draft: Draft) -> None:
+    """A base in 4 or 8 bits; of 4 bits there is only nf4."""
+    if not draft.has("quantization_bit"):
+        return
+    base = BASES.get(draft.take("quantization_bit", whole))
+    if base is None:
+        draft.note("quantization_bit", "not yet", "quantised")
+        return
+    draft.put("tune.kind", "qlora", "finetuning_type", "quantization_bit")
+    draft.put("tune.base", base, "quantization_bit")
+    method = draft.take("quantization_method", text)
+    if draft.has("quantization_method"):
+        draft.note("quantization_method", *_quantiser(str(method)))
+    trainer.four_bit(draft, base, "quantization_type", "double_quantization")
+
+
+def _quantiser(method: str) -> tuple[Kind, str]:
+    return ("not needed", "always") if method.lower() in ("bnb", "bitsandbytes") else ("changed", "other_quantiser")
 
 
 def _further(draft: Draft, adapters: list[str]) -> None:

@@ -247,6 +247,19 @@ def evaluation(draft: Draft, share: Any, key: str) -> None:
         draft.note("eval_steps", "not needed", "nothing_held_out")
 
 
+def four_bit(draft: Draft, base: str, kind_key: str, double_key: str) -> None:
+    """The kind of 4 bits, and whether their scales are quantised, which both say no more where the base is in 8."""
+    if base != "nf4":
+        draft.leave((kind_key, double_key), "other_kind", tuning=base)
+        return
+    if draft.take(kind_key, text) not in (None, "nf4"):
+        draft.note(kind_key, "changed", "only_nf4")
+    elif draft.has(kind_key):
+        draft.use(kind_key)
+    if draft.has(double_key):
+        draft.put("tune.double_quant", draft.take(double_key, switch), double_key)
+
+
 def reports(draft: Draft, key: str = "report_to") -> list[str]:
     """Trackers asked for by name."""
     given = draft.take(key)

@@ -23,10 +23,13 @@ from torch.autograd.function import once_differentiable
 from luthier.kernels import blocks, norm
 from luthier.kernels.blocks import Kept, MlpNeed, MlpSaved, MlpShape, OutputNeed, QkvNeed, QkvSaved, QkvShape
 from luthier.kernels.dropout import Dropout
-from luthier.kernels.linear import Grads, Linear, Need, reads_input
+from luthier.kernels.linear import Grads, Linear, Need, Weight, reads_input
 
 PARAMETERS = 4
 """Tensors of one `Linear`: weight, bias, A, B."""
+
+Fixed = tuple[tuple[float, Weight | None], ...]
+"""What of each `Linear` autograd need not know: the adapter's scale, and the weight where it is no tensor."""
 
 MlpKeep = Literal["all", "input", "unread"]
 """What `mlp` keeps: all that its matmuls made; its input alone; or that, where nobody will read its output either,
@@ -42,30 +45,30 @@ def attention_inputs(
     shape: QkvShape,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`blocks.attention_inputs` with gradients."""
-    flat, scales = _flat(linears)
+    flat, fixed = _flat(linears)
     q_norm_E, k_norm_E = qk_norms if qk_norms is not None else (None, None)
     if not _tracked(h_ND, norm_D, q_norm_E, k_norm_E, *flat):
-        return blocks.attention_inputs(h_ND, norm_D, qk_norms, angles, _linears(flat, scales, h_ND.dtype), shape)[0]
+        return blocks.attention_inputs(h_ND, norm_D, qk_norms, angles, _linears(flat, fixed, h_ND.dtype), shape)[0]
     outputs = _AttentionInputs.apply(  # type: ignore[no-untyped-call]
-        shape, scales, angles, h_ND, norm_D, q_norm_E, k_norm_E, *flat
+        shape, fixed, angles, h_ND, norm_D, q_norm_E, k_norm_E, *flat
     )
     return cast(tuple[Tensor, Tensor, Tensor], outputs)
 
 
 def attention_output(pieces: Sequence[Tensor], h_ND: Tensor, linear: Linear, drop: Dropout | None) -> Tensor:
     """`blocks.attention_output` with gradients. pieces: attended values of consecutive rows, [n, H * E] each."""
-    flat, scales = _flat((linear,))
+    flat, fixed = _flat((linear,))
     if not _tracked(h_ND, *flat, *pieces):
-        return blocks.attention_output(_joined(pieces), h_ND, _linears(flat, scales, h_ND.dtype)[0], drop)[0]
-    return cast(Tensor, _AttentionOutput.apply(drop, scales, h_ND, *flat, *pieces))  # type: ignore[no-untyped-call]
+        return blocks.attention_output(_joined(pieces), h_ND, _linears(flat, fixed, h_ND.dtype)[0], drop)[0]
+    return cast(Tensor, _AttentionOutput.apply(drop, fixed, h_ND, *flat, *pieces))  # type: ignore[no-untyped-call]
 
 
 def mlp(h_ND: Tensor, norm_D: Tensor, linears: Sequence[Linear], shape: MlpShape, keep: MlpKeep = "all") -> Tensor:
     """`blocks.mlp` with gradients."""
-    flat, scales = _flat(linears)
+    flat, fixed = _flat(linears)
     if not _tracked(h_ND, norm_D, *flat):
-        return blocks.mlp(h_ND, norm_D, _linears(flat, scales, h_ND.dtype), shape)[0]
-    return cast(Tensor, _Mlp.apply(shape, scales, keep, h_ND, norm_D, *flat))  # type: ignore[no-untyped-call]
+        return blocks.mlp(h_ND, norm_D, _linears(flat, fixed, h_ND.dtype), shape)[0]
+    return cast(Tensor, _Mlp.apply(shape, fixed, keep, h_ND, norm_D, *flat))  # type: ignore[no-untyped-call]
 
 
 def recomputed(run: Callable[[Tensor, bool], Tensor], h_ND: Tensor, parameters: Sequence[Tensor]) -> Tensor:
@@ -130,7 +133,7 @@ class _AttentionInputs(torch.autograd.Function):
     def forward(
         ctx: Any,
         shape: QkvShape,
-        scales: tuple[float, ...],
+        fixed: Fixed,
         angles: tuple[Tensor, Tensor] | None,
         h_ND: Tensor,
         norm_D: Tensor,
@@ -138,10 +141,10 @@ class _AttentionInputs(torch.autograd.Function):
         k_norm_E: Tensor | None,
         *flat: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        linears = _linears(flat, scales, h_ND.dtype)
+        linears = _linears(flat, fixed, h_ND.dtype)
         qk_norms = None if q_norm_E is None or k_norm_E is None else (q_norm_E, k_norm_E)
         outputs, saved = blocks.attention_inputs(h_ND, norm_D, qk_norms, angles, linears, shape)
-        ctx.shape, ctx.scales = shape, scales
+        ctx.shape, ctx.fixed = shape, fixed
         ctx.save_for_backward(
             *saved.input,
             saved.inner_NS,
@@ -170,20 +173,18 @@ class _AttentionInputs(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         need_h, need_norm, need_q_norm, need_k_norm = wanted[3:7]
         need = QkvNeed(need_h, need_norm, need_q_norm, need_k_norm, _needs(wanted[7:]))
-        grads = blocks.attention_inputs_backward(saved, (dq, dk, dv), _linears(flat, ctx.scales), ctx.shape, need)
+        grads = blocks.attention_inputs_backward(saved, (dq, dk, dv), _linears(flat, ctx.fixed), ctx.shape, need)
         *of_stream, of_linears = grads
         return (None, None, None, *of_stream, *_flat_grads(of_linears))
 
 
 class _AttentionOutput(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, drop: Dropout | None, scales: tuple[float, ...], h_ND: Tensor, *rest: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, drop: Dropout | None, fixed: Fixed, h_ND: Tensor, *rest: Tensor | None) -> Tensor:
         flat, pieces = rest[:PARAMETERS], cast(tuple[Tensor, ...], rest[PARAMETERS:])
-        (linear,) = _linears(flat, scales, h_ND.dtype)
+        (linear,) = _linears(flat, fixed, h_ND.dtype)
         y_ND, inner_NS = blocks.attention_output(_joined(pieces), h_ND, linear, drop)
-        ctx.drop, ctx.scales, ctx.sizes = drop, scales, [len(piece) for piece in pieces]
+        ctx.drop, ctx.fixed, ctx.sizes = drop, fixed, [len(piece) for piece in pieces]
         read = reads_input(_needs(ctx.needs_input_grad[3 : 3 + PARAMETERS]))
         ctx.save_for_backward(inner_NS, *_flat((linear,))[0], *(pieces if read else ()))
         return y_ND
@@ -195,7 +196,7 @@ class _AttentionOutput(torch.autograd.Function):
         flat, pieces = rest[:PARAMETERS], rest[PARAMETERS:]
         need_h, wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[3:]
         need = OutputNeed(any(wanted[PARAMETERS:]), _needs(wanted[:PARAMETERS])[0])
-        (linear,) = _linears(flat, ctx.scales)
+        (linear,) = _linears(flat, ctx.fixed)
         attended_NO = _joined(pieces) if pieces else None
         dattended_NO, grads = blocks.attention_output_backward(attended_NO, inner_NS, dy_ND, linear, ctx.drop, need)
         dpieces = [None] * len(ctx.sizes) if dattended_NO is None else torch.split(dattended_NO, ctx.sizes)
@@ -207,14 +208,14 @@ class _Mlp(torch.autograd.Function):
     def forward(
         ctx: Any,
         shape: MlpShape,
-        scales: tuple[float, ...],
+        fixed: Fixed,
         keep: MlpKeep,
         h_ND: Tensor,
         norm_D: Tensor,
         *flat: Tensor | None,
     ) -> Tensor:
-        linears = _linears(flat, scales, h_ND.dtype)
-        ctx.shape, ctx.scales = shape, scales
+        linears = _linears(flat, fixed, h_ND.dtype)
+        ctx.shape, ctx.fixed = shape, fixed
         if keep == "unread":
             y_ND, kept = h_ND.new_empty(()).expand_as(h_ND), blocks.keep(h_ND, norm_D, shape.eps)
         else:
@@ -226,7 +227,7 @@ class _Mlp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy_ND: Tensor) -> tuple[Any, ...]:
         h_ND, rstd_N1, norm_D, inner_NS, e_NF, g_NF, inner_down_NR, *flat = ctx.saved_tensors
-        kept, linears = Kept(h_ND, rstd_N1, norm_D), _linears(flat, ctx.scales)
+        kept, linears = Kept(h_ND, rstd_N1, norm_D), _linears(flat, ctx.fixed)
         if e_NF is None:
             saved = blocks.mlp_again(kept, linears, ctx.shape)
         else:
@@ -270,21 +271,28 @@ def _tracked(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def _flat(linears: Sequence[Linear]) -> tuple[list[Tensor | None], tuple[float, ...]]:
-    """All tensors of the projections in a row, and their adapters' scales."""
-    tensors = [tensor for each in linears for tensor in (each.weight_OI, each.bias_O, each.a_RI, each.b_OR)]
-    return tensors, tuple(each.scale for each in linears)
+def _flat(linears: Sequence[Linear]) -> tuple[list[Tensor | None], Fixed]:
+    """All tensors of the projections in a row, and the rest."""
+    tensors, fixed = [], []
+    for each in linears:
+        weight_OI, other = (each.weight_OI, None) if isinstance(each.weight_OI, Tensor) else (None, each.weight_OI)
+        tensors += [weight_OI, each.bias_O, each.a_RI, each.b_OR]
+        fixed.append((each.scale, other))
+    return tensors, tuple(fixed)
 
 
-def _linears(flat: Sequence[Tensor | None], scales: Sequence[float], dtype: torch.dtype | None = None) -> list[Linear]:
-    """The projections, their base weights in `dtype` (None: as they are); adapters are cast where they are used."""
+def _linears(flat: Sequence[Tensor | None], fixed: Fixed, dtype: torch.dtype | None = None) -> list[Linear]:
+    """The projections, their base weights in `dtype` (None: as they are); adapters are cast where they are used, and
+    weights in fewer bytes where they are multiplied with."""
     linears = []
-    for index, scale in enumerate(scales):
+    for index, (scale, other) in enumerate(fixed):
         weight_OI, bias_O, a_RI, b_OR = flat[index * PARAMETERS : (index + 1) * PARAMETERS]
-        assert weight_OI is not None
         if dtype is not None:
-            weight_OI, bias_O = weight_OI.to(dtype), None if bias_O is None else bias_O.to(dtype)
-        linears.append(Linear(weight_OI, bias_O, a_RI, b_OR, scale))
+            weight_OI = None if weight_OI is None else weight_OI.to(dtype)
+            bias_O = None if bias_O is None else bias_O.to(dtype)
+        weight = weight_OI if weight_OI is not None else other
+        assert weight is not None, "a projection has a weight"
+        linears.append(Linear(weight, bias_O, a_RI, b_OR, scale))
     return linears
 
 

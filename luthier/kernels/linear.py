@@ -10,7 +10,7 @@ Shape legend: N rows, I in, O out, R rank of one adapter, S sum of the ranks of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,10 +18,20 @@ from torch import Tensor
 from luthier.kernels.dropout import Dropout
 
 
+class Weight(Protocol):
+    """A frozen weight that is kept in fewer bytes than a tensor of floats."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """The values it stands for, the same each time; made for one matmul and let go after it."""
+
+
 class Linear(NamedTuple):
     """One projection: y = W x + bias + scale * B A x; `a_RI` and `b_OR` are both None without an adapter."""
 
-    weight_OI: Tensor
+    weight_OI: Tensor | Weight
     bias_O: Tensor | None = None
     a_RI: Tensor | None = None
     b_OR: Tensor | None = None
@@ -30,6 +40,10 @@ class Linear(NamedTuple):
     @property
     def rank(self) -> int:
         return 0 if self.a_RI is None else self.a_RI.shape[0]
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """The base weight, [O, I]; a tensor is in the dtype already."""
+        return self.weight_OI if isinstance(self.weight_OI, Tensor) else self.weight_OI.dense(dtype)
 
 
 class Need(NamedTuple):
@@ -129,9 +143,10 @@ def weight_grad(dy_NO: Tensor, x_NI: Tensor) -> Tensor:
 
 
 def _base(x_NI: Tensor, linear: Linear, residual_NO: Tensor | None) -> Tensor:
+    weight_OI = linear.dense(x_NI.dtype)
     if residual_NO is None:
-        return torch.nn.functional.linear(x_NI, linear.weight_OI, linear.bias_O)
-    y_NO = torch.addmm(residual_NO, x_NI, linear.weight_OI.T)
+        return torch.nn.functional.linear(x_NI, weight_OI, linear.bias_O)
+    y_NO = torch.addmm(residual_NO, x_NI, weight_OI.T)
     return y_NO if linear.bias_O is None else y_NO.add_(linear.bias_O)
 
 
@@ -189,9 +204,9 @@ def _parameter_grads(
 def _input_grad(
     dys: Sequence[Tensor], linears: Sequence[Linear], dinner_NS: Tensor | None, mask_NI: Tensor | None
 ) -> Tensor:
-    dx_NI = dys[0] @ linears[0].weight_OI
+    dx_NI = dys[0] @ linears[0].dense(dys[0].dtype)
     for dy_NO, linear in zip(dys[1:], linears[1:], strict=True):
-        dx_NI.addmm_(dy_NO, linear.weight_OI)
+        dx_NI.addmm_(dy_NO, linear.dense(dy_NO.dtype))
     if dinner_NS is None:
         return dx_NI
     a_SI = _stacked_a(linears, dx_NI.dtype)

@@ -130,7 +130,9 @@ def load_adapter(
 
 def merged_state(decoder: Decoder, name: str) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the checkpoint with the adapter worked in, W + scale * B A in float32; the decoder keeps its own.
-    Tensors come one by one, in the checkpoint's order."""
+    Tensors come one by one, in the checkpoint's order. The base has to be the one of the checkpoint, as it lies there:
+    a quantised one would put its rounding into the file."""
+    assert all(unit.frozen is None for unit in decoder.units.values()), "a merge needs the base as it was"
     weighted = decoder.weighted
     with torch.no_grad():
         for tensor_name in decoder.arch.tensors:

@@ -31,6 +31,7 @@ from luthier.kernels import autograd, head, rotary, sizes
 from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
 from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
+from luthier.kernels.linear import Weight
 from luthier.kernels.offload import Mover, Offload, copies
 from luthier.models.modules import AdapterLinear, Copy, Delta, TokenRows, Weighted
 
@@ -219,14 +220,14 @@ class Layer(nn.Module):
 
     def _trained(self, adapter: str | None) -> list[Tensor]:
         """What trains among the tensors that apply under an adapter."""
-        tensors: list[Tensor | None] = []
+        tensors: list[Tensor | Weight | None] = []
         for module in self.modules():
             if isinstance(module, AdapterLinear):
                 linear = module.linear(adapter)
                 tensors += [linear.weight_OI, linear.bias_O, linear.a_RI, linear.b_OR]
             elif isinstance(module, Weighted):
                 tensors.append(module.weight_for(adapter))
-        return [each for each in tensors if each is not None and each.requires_grad]
+        return [each for each in tensors if isinstance(each, Tensor) and each.requires_grad]
 
 
 class Decoder(nn.Module):
@@ -236,10 +237,15 @@ class Decoder(nn.Module):
         arch: from a family file.
         compute_dtype: of activations, frozen weights and matmuls.
         device: where (empty) weights are created; `meta` for a loader that assigns them.
+        unit_device: the same for the weights of units, where it is another one.
     """
 
     def __init__(
-        self, arch: Architecture, compute_dtype: torch.dtype = torch.float32, device: torch.device | str = "meta"
+        self,
+        arch: Architecture,
+        compute_dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "meta",
+        unit_device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         spec = arch.spec
@@ -250,7 +256,7 @@ class Decoder(nn.Module):
         self.model.layers = nn.ModuleList(Layer(layer, spec.norm_eps) for layer in spec.layers)
         self.units: dict[str, AdapterLinear] = {}
         for unit in arch.units:
-            self.units[unit.name] = _new_unit(unit, compute_dtype, device)
+            self.units[unit.name] = _new_unit(unit, compute_dtype, device, unit_device)
             _place(self, unit.name, self.units[unit.name])
         unit_tensors = {f"{unit.name}.{kind}" for unit in arch.units for kind in ("weight", "bias")}
         for name, shape in arch.tensors.items():
@@ -483,10 +489,12 @@ class Decoder(nn.Module):
         return (cast(Layer, layer) for layer in cast(nn.ModuleList, self.model.layers))
 
 
-def _new_unit(unit: Unit, dtype: torch.dtype, device: torch.device | str) -> AdapterLinear:
+def _new_unit(
+    unit: Unit, dtype: torch.dtype, device: torch.device | str, weight_device: torch.device | str | None
+) -> AdapterLinear:
     (part,) = unit.parts  # fused projections (several parts) come with the families that have them
     number = unit.layer * SITES_PER_LAYER + SITES[part.role]
-    return AdapterLinear(unit.in_features, unit.out_features, unit.bias, number, dtype, device)
+    return AdapterLinear(unit.in_features, unit.out_features, unit.bias, number, dtype, device, weight_device)
 
 
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.kernels.head import Rows
-from luthier.kernels.linear import Linear
+from luthier.kernels.linear import Linear, Weight
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -122,23 +122,32 @@ class Weighted(nn.Module):
 class AdapterLinear(Weighted):
     """A projection of the checkpoint: weight [O, I], bias [O] or None, and its adapters.
 
+    frozen: the weight where it is kept in fewer bytes; `weight` is on no device then.
     site: number of the input it reads; projections of one input share it, and with it the dropout mask.
     deltas: adapter name -> Delta.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool, site: int, dtype: torch.dtype, device: torch.device | str
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool,
+        site: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        weight_device: torch.device | str | None = None,
     ) -> None:
-        super().__init__((out_features, in_features), dtype, device)
+        super().__init__((out_features, in_features), dtype, device if weight_device is None else weight_device)
         self.bias = (
             nn.Parameter(torch.empty(out_features, dtype=dtype, device=device), requires_grad=False) if bias else None
         )
         self.site = site
+        self.frozen: Weight | None = None
         self.deltas: Named[Delta] = Named()
 
     def linear(self, adapter: str | None) -> Linear:
         """The tensors that apply under an adapter."""
-        weight_OI, delta = self.weight_for(adapter), self.deltas.get(adapter)
+        weight_OI, delta = self.frozen or self.weight_for(adapter), self.deltas.get(adapter)
         if delta is None:
             return Linear(weight_OI, self.bias)
         return Linear(weight_OI, self.bias, delta.A, delta.B, delta.scale)

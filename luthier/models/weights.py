@@ -29,9 +29,10 @@ from luthier.arch.families import read_config
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
 from luthier.arch.tokens import token_modules
+from luthier.config.schema import Qlora
 from luthier.disk import write_json
 from luthier.errors import ModelError, Problem
-from luthier.models import shards
+from luthier.models import quantize, shards
 from luthier.models.decoder import Decoder
 from luthier.models.shards import Stored, listed
 
@@ -59,6 +60,8 @@ def load(
     device: str | torch.device = "cpu",
     trainable: Trainable = nothing,
     trained_dtype: torch.dtype = torch.float32,
+    quantise: Qlora | None = None,
+    dense_layers: int = 0,
 ) -> Decoder:
     """A decoder with the weights of a checkpoint folder.
 
@@ -67,6 +70,8 @@ def load(
         dtype: of frozen weights.
         trainable: whether a tensor, by its checkpoint name, is going to be trained.
         trained_dtype: of trained matrices; trained vectors, and every gradient, are float32.
+        quantise: how the weights of units are kept, each as soon as it is read; None keeps them as they are.
+        dense_layers: of how many layers, from the top down, quantised weights are also kept as they are computed with.
 
     Rows for new tokens that the files do not have yet are left without values; see `start_tokens`.
 
@@ -78,12 +83,24 @@ def load(
     problems = _misfits(arch, stored, folder)
     if problems:
         raise ModelError(problems)
-    decoder = blank(arch, dtype=dtype, device=device, trainable=trainable, trained_dtype=trained_dtype)
+    if quantise is None:
+        decoder = blank(arch, dtype=dtype, device=device, trainable=trainable, trained_dtype=trained_dtype)
+    else:
+        decoder = Decoder(arch, dtype, device, unit_device="meta")
+    first_dense = len(arch.spec.layers) - dense_layers
+    dense = {f"{unit.name}.weight" for unit in arch.units if unit.layer >= first_dense}
     too_large: list[str] = []
     for file, names in _by_file(stored, arch.tensors):
         with _opened(file) as tensors, torch.no_grad():
             for name in names:
                 parameter, values = decoder.get_parameter(name), tensors.get_tensor(name)
+                if quantise is not None and (unit := decoder.units.get(name.removesuffix(".weight"))) is not None:
+                    unit.frozen = quantize.quantised(values.to(device), quantise)
+                    if unit.frozen.overflows(dtype):
+                        too_large.append(name)
+                    if name in dense:
+                        unit.frozen.keep(dtype)
+                    continue
                 parameter[: len(values)].copy_(values)
                 narrowed = parameter.dtype == torch.float16 and stored[name].dtype != "F16"
                 if narrowed and not bool(parameter.isfinite().all()):

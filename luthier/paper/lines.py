@@ -113,8 +113,6 @@ def _verdict(made: Outlook) -> Iterator[str]:
         yield say("plan.change", changes=" ".join(made.remedy.changes), peak=size(made.remedy.memory.peak_bytes))
         if made.remedy.proposed:
             yield say("plan.change.proposed")
-        if not made.remedy.ready:
-            yield say("plan.change.not_ready")
     if (sharded := made.sharded) is not None:
         if sharded.fits:
             verdict = say("plan.sharded.fits")

@@ -14,57 +14,51 @@ from typing import Any
 from luthier import planner
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
-from luthier.config.schema import Full, Lora, RunConfig
+from luthier.config.schema import Full, Lora, Qlora, RunConfig
 from luthier.paper.target import Target
 from luthier.planner import MemoryPlan, Policies, Workload
-from luthier.workload import Quantised, workload
+from luthier.workload import workload
 
 FEWER_TARGETS = ("q_proj", "v_proj")
 """The two that the paper of LoRA tunes."""
 LOW_RANK = 4
 ADAPTER, QUANTISED = "tune=lora", "tune=qlora"
-NF4_WEIGHT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Double-quantised NF4 (arXiv 2305.14314): half a byte, a byte for each 64 weights, a float for 256 of those."""
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """changes: in order, each a setting of the recipe; proposed: whether one of them trains another model; ready:
-    whether all of them can be had in this version; memory: the plan with them."""
+    """changes: in order, each a setting of the recipe; proposed: whether one of them trains another model;
+    memory: the plan with them."""
 
     changes: tuple[str, ...]
     proposed: bool
-    ready: bool
     memory: MemoryPlan
 
     def to_json(self) -> dict[str, Any]:
         return {
             "changes": list(self.changes),
             "only_proposed": self.proposed,
-            "ready": self.ready,
             "peak_bytes": self.memory.peak_bytes,
         }
 
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe on a device. quantised: whether the frozen linear modules are kept in NF4."""
+    """A recipe on a device."""
 
     config: RunConfig
     arch: Architecture
     tune: AnyTune
     aim: Target
     longest: int
-    quantised: bool = False
 
     @property
     def compute_bytes(self) -> int:
         return 4 if self.aim.dtype == "float32" else 2
 
     def load(self, longest: int | None = None) -> Workload:
-        fewer = _nf4(self.arch) if self.quantised else None
         longest = self.longest if longest is None else longest
-        return workload(self.config.optim, self.arch, self.tune, longest, self.compute_bytes, self.aim.kind, fewer)
+        return workload(self.config.optim, self.arch, self.tune, longest, self.compute_bytes, self.aim.kind)
 
     def plan(self) -> MemoryPlan:
         """As a run decides it on its first start (`luthier.planning`)."""
@@ -119,7 +113,6 @@ class _Change:
     setting: str
     case: Case
     proposed: bool = False
-    ready: bool = True
 
 
 Step = Callable[[Case], _Change | None]
@@ -158,7 +151,7 @@ def _with(case: Case, steps: list[Step]) -> Remedy | None:
         return None
     settings = [each.setting for each in made]
     changes = tuple(each for each in settings if each != ADAPTER or QUANTISED not in settings)  # one kind of tuning
-    return Remedy(changes, any(each.proposed for each in made), all(each.ready for each in made), memory)
+    return Remedy(changes, any(each.proposed for each in made), memory)
 
 
 def _budget(case: Case) -> _Change | None:
@@ -188,9 +181,10 @@ def _adapter(case: Case) -> _Change | None:
 
 
 def _quantised(case: Case) -> _Change | None:
-    if not isinstance(case.tune, Lora) or case.quantised:
+    if not isinstance(case.tune, Lora) or isinstance(case.tune, Qlora):
         return None
-    return _Change(QUANTISED, case.with_(quantised=True), ready=False)
+    fields = {key: getattr(case.tune, key) for key in Lora.model_fields if key != "kind"}
+    return _Change(QUANTISED, case.with_(tune=Qlora().model_copy(update=fields)))
 
 
 def _targets(case: Case) -> _Change | None:
@@ -210,12 +204,3 @@ def _rank(case: Case) -> _Change | None:
 SAME_MODEL: tuple[Step, ...] = (_budget, _policy, _states, _quantised)
 OTHER_MODEL: tuple[Step, ...] = (_adapter, _quantised, _targets, _rank)
 """In the order of harm. A base that trains cannot be quantised, so that comes again behind the adapter."""
-
-
-def _nf4(arch: Architecture) -> Quantised:
-    """Linear modules inside the layers; embedding, head and norms stay as they are."""
-    layers = [0] * len(arch.spec.layers)
-    for unit in arch.units:
-        layers[unit.layer] += unit.in_features * unit.out_features
-    largest = max((unit.in_features * unit.out_features for unit in arch.units), default=0)
-    return Quantised(sum(layers), int(sum(layers) * NF4_WEIGHT_BYTES), 3 * largest)

@@ -23,7 +23,7 @@ from luthier.runs.files import fingerprint, fingerprints
 from luthier.runs.recipe import Difference
 from luthier.runs.store import RunFolder
 
-PACKAGES = ("luthier", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+PACKAGES = ("luthier", "torch", "transformers", "tokenizers", "safetensors", "numpy", "bitsandbytes")
 """Whose versions can change a result."""
 GIT_SECONDS = 5.0
 """A slow disk must not hold up a run for a fact that is only nice to have."""

@@ -262,12 +262,19 @@ def _facts(facts: Sequence[tuple[str, str | None]]) -> list[str]:
 
 def _tune(tune: Mapping[str, Any]) -> str:
     if tune.get("from"):
-        return say("runs.page.tune.further", parent=tune["from"])
+        further = say("runs.page.tune.further", parent=tune["from"])
+        return further if tune["kind"] == "lora" else say("runs.page.tune.beside", tune=further, base=_quantised(tune))
+    if tune["kind"] == "qlora":
+        return say("runs.page.tune.qlora", rank=tune["rank"], base=_quantised(tune))
     if tune["kind"] == "lora":
         return say("runs.page.tune.lora", rank=tune["rank"])
     if tune["kind"] == "freeze":
         return say("runs.page.tune.freeze", layers=tune["layers"])
     return say("runs.page.tune.full")
+
+
+def _quantised(tune: Mapping[str, Any]) -> str:
+    return say("runs.page.tune.double" if tune.get("double_quant") else "runs.page.tune.single", base=tune["base"])
 
 
 def _length(receipt: Receipt) -> str:

@@ -18,7 +18,15 @@ from luthier.errors import Problem, RunError
 MAX_NAME_BYTES = 180
 """File systems allow 255 bytes; marks for unfinished work are added to names."""
 FREE_FIELDS = frozenset(
-    {"run.keep", "run.log_every", "run.save_every", "run.report", "optim.activations", "plan.activations"}
+    {
+        "run.keep",
+        "run.log_every",
+        "run.save_every",
+        "run.report",
+        "optim.activations",
+        "plan.activations",
+        "plan.dense_layers",
+    }
 )
 """May change on an unfinished run: nothing that is learnt depends on them."""
 IDENTITY_FIELDS = frozenset({"run.name", "run.dir", "run.on_change"})

@@ -346,6 +346,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Take it away from one of the two lists.",
         "请从其中一个列表里删去它。",
     ),
+    "config.double_quant_of_int8.rule": (
+        "double quantisation is of nf4's scales; int8 has one scale per row",
+        "双重量化针对 nf4 的缩放系数；int8 每行只有一个",
+    ),
+    "config.double_quant_of_int8.remedy": (
+        "Leave tune.double_quant out, or write tune.base: nf4.",
+        "请去掉 tune.double_quant，或写 tune.base: nf4。",
+    ),
     "config.new_tokens_and_saved.rule": (
         "new tokens get rows of their own, and {modules} would train every row",
         "新词元有自己的行，而 {modules} 会训练所有行",

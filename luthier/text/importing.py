@@ -234,8 +234,17 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "importing.why.push": ("nothing is sent to a hub", "不会上传到模型库"),
     "importing.why.quantised": (
-        "weights are held in the compute dtype: the same training, with more memory",
-        "权重以计算精度保存：训练相同，但占用更多内存",
+        "of quantised bases there are 4 bits (nf4) and 8 bits (int8); the recipe says lora on the base as it is: the "
+        "same training, with more memory",
+        "量化底座只有 4 位（nf4）和 8 位（int8）；配方写的是在原底座上做 lora：训练相同，但占用更多内存",
+    ),
+    "importing.why.other_quantiser": (
+        "the base is quantised with bitsandbytes while it is loaded",
+        "底座在加载时用 bitsandbytes 量化",
+    ),
+    "importing.why.only_nf4": (
+        "of 4 bits there is nf4 only, which is the closer to the original of the two",
+        "4 位只有 nf4，它是两者中更接近原模型的一种",
     ),
     "importing.why.role": (
         "role names that are read: user/human, assistant/gpt, system, tool/observation",

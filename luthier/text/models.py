@@ -134,6 +134,15 @@ TEXT: dict[str, tuple[str, str]] = {
         "Name at least one of these, or leave the field out for all layers.",
         "请至少给出其中一层；不填则表示所有层。",
     ),
+    "models.no_bitsandbytes.rule": (
+        "needs the package bitsandbytes, which is not installed",
+        "需要 bitsandbytes 包，但尚未安装",
+    ),
+    "models.no_bitsandbytes.remedy": (
+        "Install it: .venv/bin/python -m pip install bitsandbytes. Or write tune.kind: lora, which needs no more than "
+        "memory for the base.",
+        "请安装：.venv/bin/python -m pip install bitsandbytes。或写 tune.kind: lora，那只需要放得下底座的内存。",
+    ),
     "models.no_such_module.rule": ("matches no module of this model", "与模型的任何模块都不匹配"),
     "models.no_such_module.remedy": (
         "There are: {known} (nearest: {nearest}).",

@@ -122,10 +122,6 @@ TEXT: dict[str, tuple[str, str]] = {
         "That trains another model: it is proposed, never done by itself.",
         "这会训练出不同的模型：仅为建议，不会自动采用。",
     ),
-    "plan.change.not_ready": (
-        "tune=qlora is not in this version yet.",
-        "此版本尚不支持 tune=qlora。",
-    ),
     "plan.change.none": (
         "No setting makes it fit here; it takes a smaller model or a larger device.",
         "没有任何设置能让它放下；需要更小的模型或更大的设备。",
