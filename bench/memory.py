@@ -95,7 +95,10 @@ def main() -> None:
         )
         before, grown, planned = map(int, done.stdout.split())
         ratio = f"{planned / grown:.3f}"
-        print(f"{case}: {grown / 1e9:.3f} GB, planned {planned / 1e9:.3f} GB ({ratio}), {before / 1e9:.2f} GB before")
+        print(
+            f"{case}: {grown / 1e9:.3f} GB, planned {planned / 1e9:.3f} GB ({ratio}), {before / 1e9:.2f} GB before",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
