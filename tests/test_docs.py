@@ -33,7 +33,7 @@ from luthier.runs.store import FILES
 from luthier.text import say, set_language
 
 ROOT = Path(__file__).resolve().parents[1]
-GUIDES = ("quickstart", "recipe", "data", "runs", "python", "how-it-works", "models", "coming-from")
+GUIDES = ("quickstart", "recipe", "data", "runs", "python", "how-it-works", "models", "coming-from", "planning")
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in GUIDES)]
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 """In the tests a folder of this name, in the current folder, holds a tiny model: folders win over hub ids."""
