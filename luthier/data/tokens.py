@@ -159,7 +159,8 @@ def _key(scan: FileScan, renderer: Renderer, read: str) -> str:
 @functools.cache
 def _code() -> list[str]:
     """What reads, renders and tokenises: this folder's source, and the versions of the libraries that do the rest."""
-    source = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
+    folder = Path(__file__).parent
+    source = hashlib.sha256(b"".join(file.read_bytes() for file in sorted([*folder.glob("*.py"), *folder.glob("*.c")])))
     return [source.hexdigest(), *map(importlib.metadata.version, ("tokenizers", "transformers", "jinja2", "pyarrow"))]
 
 
