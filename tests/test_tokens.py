@@ -19,7 +19,7 @@ import stores
 import toy_tokenizers as toy
 
 from luthier.config.schema import RunConfig
-from luthier.data import scan, store, tokens
+from luthier.data import helpers, scan, store, tokens
 from luthier.data.check import Rows
 from luthier.data.formats import Chat, Completion, Example, Message, Text
 from luthier.data.scan import FileScan, fingerprint
@@ -216,7 +216,7 @@ def test_several_processes_at_once(renderer: Renderer, tmp_path: Path) -> None:
 
 
 def _build_slowly(renderer: Renderer, cache: Path) -> None:
-    scan.BLOCK_ROWS, tokens.PROGRESS_S = 16, 0.0
+    scan.BLOCK_ROWS, tokens.PROGRESS_S, helpers.MOST_HELPERS = 16, 0.0, 0  # helpers do not know `stores`
     stores.build(MANY, renderer, cache)
 
 
