@@ -675,8 +675,8 @@ def _write_rows(path: Path, rows: int, answer_bytes: int) -> Path:
 
 
 def test_memory_does_not_grow_with_the_file(folder: Path, tmp_path: Path) -> None:
-    """After 8 MB, 40 MB more may cost what 20,000 rows need in numbers, and blocks of one size: how many of those are on
-    their way when the peak is reached varies by 18 MB on a busy machine."""
+    """After 8 MB, 40 MB more may cost what 20,000 rows need in numbers, and blocks of one size: how many of those are
+    on their way when the peak is reached varies by 18 MB on a busy machine."""
     small = _write_rows(tmp_path / "small.jsonl", 4_000, 2_000)
     large = _write_rows(tmp_path / "large.jsonl", 24_000, 2_000)
     (_, before), (rows, after) = _peaks(folder, tmp_path, small, large)
