@@ -22,6 +22,7 @@ import torch
 from packaging.requirements import Requirement
 
 from luthier.config.load import Environment, environment
+from luthier.data import native
 from luthier.data.helpers import cores
 from luthier.engine import backend
 from luthier.engine.backend import Probe
@@ -84,6 +85,7 @@ class Diagnosis:
     Attributes:
         versions: package -> version; None where it is not installed.
         gpus: the devices that PyTorch can use; drivers: what nvidia-smi lists, usable or not.
+        compiled: whether the compiled part is there, which makes data ready faster.
         probes: device -> measured matmul speed and the compute dtype that follows.
         problems: what stands in the way, each with a remedy.
     """
@@ -92,6 +94,7 @@ class Diagnosis:
     machine: Machine
     gpus: tuple[Gpu, ...]
     drivers: tuple[str, ...]
+    compiled: bool
     probes: dict[str, Probe]
     disks: tuple[Disk, ...]
     extras: tuple[Extra, ...]
@@ -109,6 +112,7 @@ class Diagnosis:
             "machine": dataclasses.asdict(self.machine),
             "gpus": [dataclasses.asdict(gpu) for gpu in self.gpus],
             "drivers": list(self.drivers),
+            "compiled": self.compiled,
             "probes": {device: dataclasses.asdict(probe) for device, probe in self.probes.items()},
             "disks": [{**dataclasses.asdict(disk), "folder": str(disk.folder)} for disk in self.disks],
             "extras": {extra.name: {"missing": list(extra.missing)} for extra in self.extras},
@@ -123,6 +127,7 @@ class Diagnosis:
             ("gpu", ", ".join(self.drivers) or say("doctor.no_gpu"))
         ]
         rows += [("speed", _probe_text(device, probe)) for device, probe in self.probes.items()]
+        rows += [("data", say("doctor.compiled" if self.compiled else "doctor.not_compiled"))]
         rows += [("disk", _disk_text(disk)) for disk in self.disks]
         settings = self.environment.to_json()
         hub = say(
@@ -151,6 +156,7 @@ def doctor() -> Diagnosis:
         machine=_machine(),
         gpus=tuple(_gpu(index) for index in range(torch.cuda.device_count())) if usable else (),
         drivers=drivers,
+        compiled=native.library() is not None,
         probes={device: backend.probe(device) for device in (["cuda", "cpu"] if usable else ["cpu"])},
         disks=disks,
         extras=tuple(_extra(name, requirements) for name in EXTRAS if name != "gpu" or drivers),

@@ -568,6 +568,30 @@ MUTATIONS: dict[str, Mutation] = {
         "if not words or (",
         "test_words.py::test_a_character_that_the_engines_take_for_different_kinds_is_not_told",
     ),
+    "a character that the compiled part takes for another kind is told by it": Mutation(
+        "data/words.py",
+        "self.native.meet(character, known=False)",
+        "self.native.meet(character)",
+        "test_words.py::test_the_compiled_part_is_held_against_the_expression",
+    ),
+    "an expression is followed only nearly": Mutation(
+        "data/expressions.py",
+        "fixed = all(item.is_fixed for branch in before for item in branch.items)",
+        "fixed = True",
+        "test_native.py::test_what_the_tables_cannot_say_is_refused",
+    ),
+    "places of answers are bytes and not characters": Mutation(
+        "data/native.py",
+        "if end - begin == len(text):",
+        "if True:",
+        "test_native.py::test_answers_are_found_by_character",
+    ),
+    "words that were counted and never learnt are told": Mutation(
+        "data/words.py",
+        "if not self.native.is_whole or ",
+        "if ",
+        "test_words.py::test_an_interruption_between_counting_and_learning_loses_nothing",
+    ),
     "what stands between words is lost": Mutation(
         "data/words.py",
         'if len("".join(words)) == len(text):',

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from luthier import doctor
+from luthier.data import native
 from luthier.doctor import Diagnosis
 from luthier.engine.backend import Probe
 from luthier.text import set_language
@@ -65,6 +66,12 @@ def test_one_screen_in_both_languages(healthy: Diagnosis, language: str) -> None
     text = "\n".join(lines)
     assert "NVIDIA T4" in text and "sm_75" in text and "float16" in text and "pip install package" in text
     assert ("可以开始训练" in text) == (language == "zh" and not healthy.problems)
+
+
+def test_it_says_whether_the_compiled_part_is_there(healthy: Diagnosis) -> None:
+    assert healthy.compiled == (native.library() is not None)
+    for compiled, words in ((True, "compiled code"), (False, "C compiler")):
+        assert words in "\n".join(dataclasses.replace(healthy, compiled=compiled).lines())
 
 
 def test_a_gpu_that_pytorch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("models/",),
     "modelscope": ("models/",),
     "pyarrow": ("data/columnar.py",),
-    "regex": ("data/words.py",),
+    "regex": ("data/words.py", "data/expressions.py"),
     "rich": ("cli.py", "progress.py", "runs/tables.py", "runs/receipt_page.py"),
     "safetensors": ("models/", "engine/checkpoint.py", "nano/make.py"),
     "swanlab": ("runs/",),

@@ -19,7 +19,7 @@ import stores
 import toy_tokenizers as toy
 
 from luthier.config.schema import RunConfig
-from luthier.data import scan, store, tokens
+from luthier.data import helpers, scan, store, tokens
 from luthier.data.check import Rows
 from luthier.data.formats import Chat, Completion, Example, Message, Text
 from luthier.data.scan import FileScan, fingerprint
@@ -216,7 +216,7 @@ def test_several_processes_at_once(renderer: Renderer, tmp_path: Path) -> None:
 
 
 def _build_slowly(renderer: Renderer, cache: Path) -> None:
-    scan.BLOCK_ROWS, tokens.PROGRESS_S = 16, 0.0
+    scan.BLOCK_ROWS, tokens.PROGRESS_S, helpers.MOST_HELPERS = 16, 0.0, 0  # helpers do not know `stores`
     stores.build(MANY, renderer, cache)
 
 
@@ -675,12 +675,13 @@ def _write_rows(path: Path, rows: int, answer_bytes: int) -> Path:
 
 
 def test_memory_does_not_grow_with_the_file(folder: Path, tmp_path: Path) -> None:
-    """After 8 MB, 24 MB more may cost what 12,000 rows need in numbers, and blocks of one size."""
+    """After 8 MB, 40 MB more may cost what 20,000 rows need in numbers, and blocks of one size: how many of those are
+    on their way when the peak is reached varies by 18 MB on a busy machine."""
     small = _write_rows(tmp_path / "small.jsonl", 4_000, 2_000)
-    large = _write_rows(tmp_path / "large.jsonl", 12_000, 2_000)
+    large = _write_rows(tmp_path / "large.jsonl", 24_000, 2_000)
     (_, before), (rows, after) = _peaks(folder, tmp_path, small, large)
-    assert rows == 12_000 and large.stat().st_size > 24e6
-    assert after - before < 12e6
+    assert rows == 24_000 and large.stat().st_size > 48e6
+    assert after - before < 24e6
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Ids told word by word are the tokenizer's, or are not told."""
+"""Ids told word by word are the tokenizer's, or are not told: by the compiled part, and in Python without it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from array import array
 from pathlib import Path
 from typing import Any
 
+import compiled
 import numpy as np
 import pytest
 import real_tokenizers as real
 import toy_tokenizers as toy
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from luthier.config.schema import RunConfig
+from luthier.data import expressions, native
 from luthier.data import renderer as renderers
 from luthier.data import words as by_words
 from luthier.data.formats import Chat, Completion, Message, Text
@@ -26,6 +28,17 @@ from luthier.data.templates import Renderer, load_renderer
 from luthier.data.vocabulary import Vocabulary
 from luthier.data.words import Words
 from luthier.errors import Problem
+
+
+@pytest.fixture(params=["native", "python"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How words are told."""
+    built = compiled.library()
+    if request.param == "native" and built is None:
+        pytest.skip("no C compiler here")
+    monkeypatch.setattr(native, "library", lambda: built if request.param == "native" else None)
+    return str(request.param)
+
 
 PATTERNS = {
     "gpt2": None,
@@ -100,6 +113,15 @@ def test_ids_are_the_tokenizers(kind: str, normal: Any) -> None:
     assert all(text.isascii() for text in TEXTS if text not in untold) is False, "other scripts too"
 
 
+def tamper(words: Words) -> None:
+    """From now on every word is told wrong."""
+    if words.native is None:
+        words._ids = array("i", [each + 1 for each in words._ids])
+        return
+    table, words.native._learnt = words.native, 0
+    table._learn([[1] for _ in range(table.count)])
+
+
 MADE = {kind: tokenizer(kind, normalizers.NFC() if kind == "qwen2" else None) for kind in PATTERNS}
 
 
@@ -111,13 +133,13 @@ def right_or_untold(text: str, kind: str) -> None:
     assert ids is None or ids == made.encode(text).ids
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), st.sampled_from(sorted(PATTERNS)))
 def test_any_text_is_told_right_or_not_at_all(text: str, kind: str) -> None:
     right_or_untold(text, kind)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text("ab Z09'’slt.,-\n\r\t\x0b\x1c\x1f_<|im_end|>é́", max_size=60), st.sampled_from(sorted(PATTERNS)))
 def test_awkward_neighbours_are_told_right(text: str, kind: str) -> None:
     right_or_untold(text, kind)
@@ -193,6 +215,18 @@ def test_a_character_that_the_engines_take_for_different_kinds_is_not_told(monke
     assert words.split("\u0378") is None, "not assigned, so it may be anything in a later version"
 
 
+def test_the_compiled_part_is_held_against_the_expression(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    if way == "python":
+        pytest.skip("nothing is compiled")
+    right = expressions.Tables.sets_of
+    # As if its tables took this one for a space.
+    monkeypatch.setattr(expressions.Tables, "sets_of", lambda self, each: right(self, " " if each == "語" else each))
+    words = words_of(tokenizer("qwen2"))
+    assert words is not None and told(words, "日本") is not None
+    assert told(words, "日本語") is None and words.split("日本語") is not None
+    assert told(words, "日本") is not None
+
+
 def test_words_are_forgotten_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_words, "MOST_WORDS", 20)
     made = tokenizer("gpt2")
@@ -201,11 +235,11 @@ def test_words_are_forgotten_when_there_are_many(monkeypatch: pytest.MonkeyPatch
     for number in range(50):
         text = f"<think> word{number} and {'x' * number}"
         assert told(words, text) == made.encode(text).ids
-        assert len(words._numbers) < 40
+        assert (len(words._numbers) if words.native is None else words.native.count) < 40
     monkeypatch.setattr(by_words, "MOST_CHARACTERS", 100)
     for number in range(5):
         assert told(words, "y" * 90 + str(number)) == made.encode("y" * 90 + str(number)).ids
-        assert words._held < 300
+        assert (words._held if words.native is None else words.native.size) < 300
 
 
 def test_an_interruption_between_counting_and_learning_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +247,7 @@ def test_an_interruption_between_counting_and_learning_loses_nothing(monkeypatch
     words = words_of(made)
     assert words is not None
     with monkeypatch.context() as patch:
-        patch.setattr(words, "_learn", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(words, "_ids_of", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             words.many(["entirely new"])
     assert told(words, "entirely new words") == made.encode("entirely new words").ids
@@ -265,9 +299,8 @@ def test_most_conversations_are_told_by_words(tmp_path: Path) -> None:
 def test_words_that_are_told_wrong_are_noticed(example: Any, tmp_path: Path) -> None:
     renderer = load_renderer(toy.save(toy.chatml(), tmp_path), config())
     right = renderer.train(example)
-    words = renderer.vocabulary.words
-    assert words is not None
-    words._ids = array("i", [each + 1 for each in words._ids])
+    assert renderer.vocabulary.words is not None
+    tamper(renderer.vocabulary.words)
     again = renderer.train(example)
     assert not renderer.goes_by_words
     assert again[0].tolist() == right[0].tolist() and again[1].tolist() == right[1].tolist()
@@ -278,7 +311,7 @@ def test_a_text_that_is_told_wrong_makes_conversations_distrusted_too(tmp_path: 
     chat, words = renderer._chat(), renderer.vocabulary.words
     assert words is not None and chat.goes_by_words
     renderer.train(Text("some text"))
-    words._ids = array("i", [each + 1 for each in words._ids])
+    tamper(words)
     renderer.train(Text("some text"))
     assert not renderer.goes_by_words and not chat.goes_by_words
 

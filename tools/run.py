@@ -215,8 +215,8 @@ def prepare(extras: set[str]) -> None:
 
 
 def fingerprint() -> str:
-    """Of all that decides what is installed: dependencies, pins, the place (an editable install knows it by path), and
-    whether there is an NVIDIA driver."""
+    """Of all that decides what is installed: dependencies, pins, what is compiled, the place (an editable install knows
+    it by path), and whether there is an NVIDIA driver."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -224,6 +224,7 @@ def fingerprint() -> str:
         project["build-system"],
         project["project"],
         (ROOT / "constraints.txt").read_text(encoding="utf-8"),
+        [path.read_text(encoding="utf-8") for path in sorted([*ROOT.glob("setup.py"), *ROOT.glob("luthier/*/*.c")])],
         str(ROOT),
         hardware(),
     ]

@@ -5,12 +5,11 @@ What goes in: nothing; these are the values that `spans` makes and tokenises. Po
 
 from __future__ import annotations
 
-import dataclasses
+from typing import NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """An assistant message within the rendered text.
+class Answer(NamedTuple):
+    """An assistant message within the rendered text (a named tuple, because millions are made).
 
     Attributes:
         message: its index; number: how many-th answer it is, from 1.
@@ -30,8 +29,7 @@ class Answer:
     alone: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """A rendered conversation before tokenisation.
 
     Attributes:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from luthier.batch import Floats, Ints
 from luthier.data.layout import Answer, Layout
+from luthier.data.native import Told
 from luthier.data.words import Split, Words
 
 Weighted = tuple[NDArray[np.int32], Floats]
 """ids [T] and weights [T] of one training sequence (`luthier.batch.Rendered`)."""
-Learnt = tuple[int, int, float]
-"""First word, stop token's word, weight of the loss of every token from the one to the other."""
+Learnt = tuple[int, int]
+"""First word and stop token's word of what is learnt."""
 SHORT, REMEMBERED = 64, 1024
 """Stretches before answers whose words are remembered: their length in characters, and how many. Not tuned."""
 
@@ -34,28 +35,38 @@ class LearntByWords:
 
     def sequences(self, layouts: Sequence[Layout]) -> list[Weighted | None]:
         """The sequence of each layout; its first token, which nothing precedes, is not learnt."""
-        plans = [self._plan(layout) for layout in layouts]
-        words: list[str] = []
-        for plan in plans:
-            if plan is not None:
-                words += plan[0].words
-        ids, ends = self._words.tokens(words)
+        told = self._words.tell(
+            [None if layout.marked else layout.text for layout in layouts],
+            [[(each.start, each.bound, bool(each.weight)) for each in layout.answers] for layout in layouts],
+            self._stops,
+        ) or self._tell(layouts)
+        ids, oks = told.ids, told.told.tolist()
         weights = np.zeros(len(ids), dtype=np.float32)
-        borders = np.concatenate([[0], ends])  # of the words, in tokens
-        rows, spans, spent = _places(plans)
-        for (first, last), weight in zip(borders[spans].tolist(), spent, strict=True):
+        spent = [
+            answer.weight
+            for layout, ok in zip(layouts, oks, strict=True)
+            if ok
+            for answer in layout.answers
+            if answer.weight
+        ]
+        for (first, last), weight in zip(told.spans.tolist(), spent, strict=True):
             weights[first:last] = weight
-        edges = borders[rows].tolist()
         made: list[Weighted | None] = []
         begin = 0
-        for plan, end in zip(plans, edges, strict=True):
-            if plan is None:
-                made.append(None)
-                continue
+        for ok, end in zip(oks, told.ends.tolist(), strict=True):
             weights[begin : begin + 1] = 0
-            made.append((ids[begin:end], weights[begin:end]))
+            made.append((ids[begin:end], weights[begin:end]) if ok else None)
             begin = end
         return made
+
+    def _tell(self, layouts: Sequence[Layout]) -> Told:
+        """As `Words.tell`, in Python."""
+        plans = [self._plan(layout) for layout in layouts]
+        words = [word for plan in plans if plan is not None for word in plan[0].words]
+        ids, ends = self._words.tokens(words)
+        borders = np.concatenate([[0], ends])  # of the words, in tokens
+        rows, spans = _places(plans)
+        return Told(ids, borders[rows], np.asarray([plan is not None for plan in plans], np.bool_), borders[spans])
 
     def _plan(self, layout: Layout) -> tuple[Split, list[Learnt]] | None:
         split = None if layout.marked else self._words.split(layout.text)
@@ -70,7 +81,7 @@ class LearntByWords:
                 stop = self._stop(split, answer)
                 if stop is None:
                     return None
-                learnt.append((first, stop, answer.weight))
+                learnt.append((first, stop))
         return split, learnt
 
     def _word_at(self, split: Split, text: str, char: int) -> int | None:
@@ -106,17 +117,14 @@ class LearntByWords:
         return None
 
 
-def _places(plans: Sequence[tuple[Split, list[Learnt]] | None]) -> tuple[Ints, Ints, list[float]]:
-    """In words: where plans in a row end [P], where what is learnt begins and ends [L, 2]; and its weights."""
+def _places(plans: Sequence[tuple[Split, list[Learnt]] | None]) -> tuple[Ints, Ints]:
+    """In words: where plans in a row end [P], where what is learnt begins and ends [L, 2]."""
     ends: list[int] = []
     spans: list[tuple[int, int]] = []
-    weights: list[float] = []
     end = 0
     for plan in plans:
         if plan is not None:
-            for first, stop, weight in plan[1]:
-                spans.append((end + first, end + stop + 1))
-                weights.append(weight)
+            spans += [(end + first, end + stop + 1) for first, stop in plan[1]]
             end += len(plan[0].words)
         ends.append(end)
-    return np.asarray(ends, np.int64), np.asarray(spans, np.int64).reshape(-1, 2), weights
+    return np.asarray(ends, np.int64), np.asarray(spans, np.int64).reshape(-1, 2)

@@ -183,9 +183,9 @@ class Conversations:
         alone = self._template.render(rows[: answer.message + 1], tools).text
         same = _common(alone, whole)
         if same == len(alone):
-            return dataclasses.replace(answer, bound=same)
+            return answer._replace(bound=same)
         excerpts = _parting(alone, whole)
-        return dataclasses.replace(answer, bound=same, whole=False, alone=excerpts[0], later=excerpts[1])
+        return answer._replace(bound=same, whole=False, alone=excerpts[0], later=excerpts[1])
 
     def encode(self, layouts: Sequence[Layout]) -> list[Encoded]:
         """Tokenise, in one batch where nothing has to be guarded.
@@ -212,15 +212,13 @@ class Conversations:
         def moved(char: int) -> int:
             return len(self._guard.prepare(layout.text[:char])[0])
 
-        answers = tuple(
-            dataclasses.replace(each, start=moved(each.start), bound=moved(each.bound)) for each in layout.answers
-        )
+        answers = tuple(each._replace(start=moved(each.start), bound=moved(each.bound)) for each in layout.answers)
         generated = tuple((moved(start), moved(end)) for start, end in layout.generated)
         tokens = self._guard.encode(text, meant)
         torn = [each.start for each in answers if self._torn(tokens, text, each.start, True)]
         if torn:
             tokens = self._guard.encode(text, meant, torn)
-        return Encoded(dataclasses.replace(layout, text=text, answers=answers, generated=generated), tokens, len(text))
+        return Encoded(layout._replace(text=text, answers=answers, generated=generated), tokens, len(text))
 
     def _torn(self, tokens: Tokens, text: str, start: int, prepared: bool) -> bool:
         """Whether the tokens before an answer are other ones than those of the prompt alone.

@@ -6,7 +6,8 @@ expression, and no token reaches across two words: so a word's ids can be rememb
 
 Nothing is taken on trust. Only tokenizers whose every step is known are read this way (`Words.of` gives None for all
 others); ASCII takes Python's `re`, other text `regex`, and a character that is met for the first time is held against
-the tokenizer's own cuts; what cannot be told is left to the tokenizer (`split` gives None).
+the tokenizer's own cuts; what cannot be told is left to the tokenizer (`split` gives None). Where `luthier.data.native`
+was compiled, it cuts instead (`tell`), and is held against the same cuts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import itertools
 import re
 import unicodedata
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
 from luthier.batch import Ints
+from luthier.data import native
+from luthier.data.native import Answers, Told
 
 SHORT, REMEMBERED = 16, 1024
 """Texts between added tokens that are cut once (a template's own): their length, and how many. Not tuned."""
@@ -60,6 +63,9 @@ class Split(NamedTuple):
 class Words:
     """Remembers the ids of words for one tokenizer. Made by `Words.of`.
 
+    Attributes:
+        native: tells the same faster (`tell`); None where it was not compiled, or cannot say the patterns.
+
     Args:
         tokenizer: without post-processor, truncation and padding.
         patterns: the regular expressions that cut one after the other.
@@ -91,6 +97,10 @@ class Words:
         self._model = Tokenizer(tokenizer.model)
         self._model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._forget()
+        self.native = native.of(patterns, added)
+        if self.native is not None:
+            for character in self._known:
+                self.native.meet(character)
 
     @classmethod
     def of(cls, state: Mapping[str, Any], tokenizer: Tokenizer) -> Words | None:
@@ -147,8 +157,28 @@ class Words:
         ids = np.frombuffer(self._ids, np.int32)[np.repeat(shifts, counts) + np.arange(total)]
         return ids, ends
 
+    def tell(self, texts: Sequence[str | None], answers: Sequence[Answers], stops: Collection[str]) -> Told | None:
+        """The ids of texts, and where answers are in them (`native.NativeWords.tell`); a text that is None is not told.
+        None where nothing was compiled."""
+        if self.native is None:
+            return None
+        if not self.native.is_whole or self.native.count > MOST_WORDS or self.native.size > MOST_CHARACTERS:
+            self.native.forget()
+        readable = [text is not None and self._is_readable(text) for text in texts]
+        told = self.native.tell(
+            [text if text and ok else "" for text, ok in zip(texts, readable, strict=True)],
+            [given if ok else () for given, ok in zip(answers, readable, strict=True)],
+            stops,
+            self._ids_of,
+        )
+        return told._replace(told=told.told & np.asarray(readable, np.bool_))
+
     def many(self, texts: Sequence[str]) -> list[NDArray[np.int32] | None]:
         """ids of each text; None where its words cannot be told."""
+        told = self.tell(texts, [()] * len(texts), ())
+        if told is not None:
+            borders = itertools.pairwise([0, *told.ends.tolist()])
+            return [told.ids[start:end] if ok else None for (start, end), ok in zip(borders, told.told, strict=True)]
         splits = [self.split(text) for text in texts]
         counts = [0 if split is None else len(split.words) for split in splits]
         ids, ends = self.tokens([word for split in splits if split is not None for word in split.words])
@@ -169,9 +199,12 @@ class Words:
     def _learn(self) -> None:
         """The ids of the words that were met for the first time."""
         new, self._numbers.new = self._numbers.new, []
-        for word, encoding in zip(new, self._model.encode_batch_fast(new, add_special_tokens=False), strict=True):
+        for word, ids in zip(new, self._ids_of(new), strict=True):
             self._held += len(word)
-            self._enter(encoding.ids)
+            self._enter(ids)
+
+    def _ids_of(self, words: list[str]) -> list[list[int]]:
+        return [each.ids for each in self._model.encode_batch_fast(words, add_special_tokens=False)]
 
     def _enter(self, ids: list[int]) -> None:
         self._begins.append(len(self._ids))
@@ -193,6 +226,12 @@ class Words:
             self._short[text] = pieces
         return pieces
 
+    def _is_readable(self, text: str) -> bool:
+        """Whether a text with added tokens can be told."""
+        if self._awkward is not None and self._awkward.search(text):
+            return False
+        return text.isascii() or self._is_familiar(text)
+
     def _is_familiar(self, text: str) -> bool:
         """Whether the tokenizer and `regex` take every character of a text for the same kind."""
         characters = set(text) - self._known
@@ -212,7 +251,17 @@ class Words:
             words = [probe[start:end] for _, (start, end) in cuts]
             if _pieces(probe, self._full) != words or (probe.isascii() and _pieces(probe, self._ascii) != words):
                 return False
+        self._introduce(character)
         return True
+
+    def _introduce(self, character: str) -> None:
+        """To the compiled part, as far as that cuts like the others."""
+        if self.native is None:
+            return
+        self.native.meet(character)
+        for probe in (each.format(character) for each in _PROBES):
+            if self.native.pieces(probe) != _pieces(probe, self._full):
+                self.native.meet(character, known=False)
 
 
 def _pieces(text: str, cuts: Sequence[Cut]) -> list[str]:

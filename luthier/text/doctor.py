@@ -8,6 +8,12 @@ TEXT: dict[str, tuple[str, str]] = {
     "doctor.label.memory": ("Memory", "内存"),
     "doctor.label.gpu": ("GPU", "GPU"),
     "doctor.label.speed": ("Speed", "速度"),
+    "doctor.label.data": ("Data", "数据"),
+    "doctor.compiled": ("words are cut by compiled code", "由已编译的代码切分文本"),
+    "doctor.not_compiled": (
+        "words are cut in Python, slower; with a C compiler, install Luthier again",
+        "用 Python 切分文本，较慢；安装 C 编译器后重新安装 Luthier 即可加速",
+    ),
     "doctor.label.disk": ("Disk", "磁盘"),
     "doctor.label.hub": ("Hub", "模型库"),
     "doctor.label.extras": ("Extras", "可选组件"),
