@@ -6,6 +6,7 @@ of matrix products, and the GPUs that the NVIDIA driver names. Torch-free.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -13,12 +14,17 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 MEMINFO, CGROUP, CPUINFO = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/cpuinfo")
 """Where Linux says what memory is available, what a container may use (control groups, version 2), and what the CPU
 can do."""
+STATUS, VMSTAT = Path("/proc/self/status"), Path("/proc/vmstat")
+OWN_GROUP, BOOT = Path("/proc/self/cgroup"), Path("/proc/sys/kernel/random/boot_id")
+"""Where it counts what this process used and what its out-of-memory killer did, names this process's control group, and
+tells one start of the machine from another."""
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 PROBE_ROWS, PROBE_WIDTH, PROBE_REPEATS = 512, 1024, 3
 """Of the product that is timed: that of `luthier.engine.backend`, 1.1 GFLOP."""
@@ -44,7 +50,38 @@ def free_memory_bytes() -> int:
         available = None
     if available is not None:
         return min(available * 1024, _container_limit_bytes())
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return _machine_bytes() // 2
+
+
+def memory_limit_bytes() -> int:
+    """What this process could have at most: the machine's memory, or what its control group may use."""
+    with contextlib.suppress(OSError, ValueError):
+        return min(_machine_bytes(), int((CGROUP / "memory.max").read_text(encoding="ascii")))
+    return _machine_bytes()
+
+
+def kernel_kills() -> dict[str, Any] | None:
+    """How often the kernel has killed for want of memory; None where it does not say.
+
+    Returns:
+        {boot: which start of the machine, machine: count; and where it has a control group of its own, group: which,
+        in_group: count}. Counts of one boot, or of one group, may be compared. The group's is the sharper one, because
+        on a large machine others are killed too.
+    """
+    try:
+        found: dict[str, Any] = {
+            "boot": BOOT.read_text(encoding="ascii").strip(),
+            "machine": _table(VMSTAT)["oom_kill"],
+        }
+    except (OSError, KeyError):
+        return None
+    with contextlib.suppress(OSError, KeyError, StopIteration):
+        lines = OWN_GROUP.read_text(encoding="utf-8").splitlines()
+        folder = CGROUP / next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
+        # A container calls its own group `/`, whichever it is.
+        group = f"{folder.relative_to(CGROUP)}:{folder.stat().st_ino}"
+        found |= {"in_group": _table(folder / "memory.events")["oom_kill"], "group": group}
+    return found
 
 
 def has_bfloat16() -> bool:
@@ -79,6 +116,10 @@ def gpus() -> tuple[Gpu, ...]:
         return ()
     rows = re.findall(r"^(.+?), *(\d+), *(\d+)\.(\d+)\s*$", done.stdout, re.M)
     return tuple(Gpu(name, int(free) * 2**20, (int(major), int(minor))) for name, free, major, minor in rows)
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _container_limit_bytes() -> int:

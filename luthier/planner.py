@@ -226,7 +226,7 @@ def plan(
     The budget is what fits into the free memory, at most `CAP_TOKENS`, and never less than the longest example; where
     even that does not fit, `fits` is False.
     """
-    kind = "cuda" if device.startswith("cuda") else "cpu"
+    kind = kind_of(device)
     room_bytes = int(free_bytes * USABLE) - held_bytes(load)
     if policies is None:
         policies = choose(spec, load, max(asked_tokens or ENOUGH_TOKENS, load.longest_tokens), room_bytes, kind)
@@ -238,6 +238,11 @@ def plan(
     layers = dense_layers(load.layer_dense_bytes, spare_bytes, most_dense)
     dense = sum(load.layer_dense_bytes[len(load.layer_dense_bytes) - layers :])
     return dataclasses.replace(made, dense=dense, dense_layers=layers)
+
+
+def kind_of(device: str) -> str:
+    """`cuda` or `cpu`."""
+    return "cuda" if device.startswith("cuda") else "cpu"
 
 
 def at(

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from luthier import planner
 from luthier.arch.count import AnyTune
+from luthier.arch.spec import DecoderSpec
 from luthier.config.schema import Qlora, RunConfig
+from luthier.data.stream import Budgets, budget_at, split_from
 from luthier.engine import backend
 from luthier.engine.backend import Backend
 from luthier.errors import ConfigError, Problem, RunError
@@ -23,19 +25,39 @@ from luthier.runs.store import RunFolder
 from luthier.session import Base
 from luthier.workload import workload
 
-OF_MEMORY = frozenset({"plan.budget_tokens", "plan.activations", "plan.dense_layers"})
+BUDGET, KEPT, DENSE = "plan.budget_tokens", "plan.activations", "plan.dense_layers"
+OF_MEMORY = frozenset({BUDGET, KEPT, DENSE})
 """Changes that are written into `plan.json`."""
+Change = tuple[str, Any, Any]
+"""Field, before, now."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a plan may become when memory turns out to be short.
+
+    may_keep_less: the recipe leaves to the plan what layers keep; may_split: steps may be split.
+    """
+
+    spec: DecoderSpec
+    load: Workload
+    may_keep_less: bool
+    may_split: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """changes: [field, before, now] of what an earlier attempt's plan says and cannot be had any more; quantised:
-    whether the base is."""
+    """changes: what an earlier attempt's plan says and cannot be had any more.
+    budgets: of every step, past ones included; the last of them is what `memory` is planned for.
+    quantised: whether the base is.
+    """
 
     backend: Backend
     memory: MemoryPlan
-    changes: tuple[tuple[str, Any, Any], ...]
+    changes: tuple[Change, ...]
     saved: Mapping[str, Any] | None
+    budgets: Budgets
+    limits: Limits
     quantised: bool = False
 
     @property
@@ -49,18 +71,29 @@ class Plan:
     def save(self, run: RunFolder) -> None:
         """Write `plan.json`, unless the one that is obeyed is there already. A device that is back later is used again;
         a budget stays as small as it once had to be, and layers keep as little."""
-        if self.saved is None:
-            kernels = select.choose(self.backend.device).to_json()
-            facts = {"backend": self.backend.to_json(), **self._budget(), "kernels": kernels}
-            run.write_json("plan.json", facts)
-        elif not run.has("plan.json") or not OF_MEMORY.isdisjoint(field for field, _, _ in self.changes):
-            run.write_json("plan.json", {**self.saved, **self._budget()})
+        changed = not OF_MEMORY.isdisjoint(field for field, _, _ in self.changes)
+        if self.saved is None or changed or not run.has("plan.json"):
+            self.write(run)
 
-    def _budget(self) -> dict[str, Any]:
-        facts = {"budget_tokens": self.budget_tokens, "activations": list(self.policies)}
-        if self.quantised:
-            facts["dense_layers"] = self.memory.dense_layers
-        return {**facts, "memory": self.memory.to_json()}
+    def write(self, run: RunFolder) -> None:
+        """Write `plan.json`."""
+        facts = self.saved
+        if facts is None:
+            facts = {"backend": self.backend.to_json(), "kernels": select.choose(self.backend.device).to_json()}
+        budget = {"budget_tokens": self.budget_tokens, "budgets": self.budgets, "activations": self.policies}
+        dense = {"dense_layers": self.memory.dense_layers} if self.quantised else {}
+        run.write_json("plan.json", {**facts, **budget, **dense, "memory": self.memory.to_json()})
+
+    def starting(self, step: int) -> Plan:
+        """The plan of an attempt that begins at a step. Steps that are made again have the budget they had, so that
+        they come out with the same bits, unless it does not fit any more."""
+        then, now = budget_at(self.budgets, step), self.budget_tokens
+        forced = any(field == BUDGET for field, _, _ in self.changes)
+        need_bytes = self.memory.peak_bytes + max(then - now, 0) * self.memory.bytes_per_token
+        if then == now or not (forced or need_bytes > self.memory.free_bytes):
+            return self
+        changes = self.changes if forced else (*self.changes, (BUDGET, then, now))
+        return dataclasses.replace(self, budgets=split_from(self.budgets, step, now), changes=changes)
 
 
 def decide(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, saved: Mapping[str, Any] | None) -> Plan:
@@ -83,12 +116,14 @@ def decide(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, sa
     memory = _memory(config, load, base, chosen, saved)
     changes = [(f"plan.{field}", saved["backend"][field], getattr(chosen, field)) for field in lost] if saved else []
     if saved is not None and saved["budget_tokens"] != memory.budget_tokens:
-        changes.append(("plan.budget_tokens", saved["budget_tokens"], memory.budget_tokens))
+        changes.append((BUDGET, saved["budget_tokens"], memory.budget_tokens))
     if saved is not None and (before := _saved_policies(base, saved)) != memory.policies:
-        changes.append(("plan.activations", planner.in_words(before), planner.in_words(memory.policies)))
+        changes.append((KEPT, planner.in_words(before), planner.in_words(memory.policies)))
     if saved is not None and saved.get("dense_layers", 0) != memory.dense_layers:
-        changes.append(("plan.dense_layers", saved.get("dense_layers", 0), memory.dense_layers))
-    return Plan(chosen, memory, tuple(changes), saved, isinstance(tune, Qlora))
+        changes.append((DENSE, saved.get("dense_layers", 0), memory.dense_layers))
+    limits = Limits(base.arch.spec, load, config.optim.activations == "auto", not config.optim.in_backward)
+    budgets = _saved_budgets(saved, memory)
+    return Plan(chosen, memory, tuple(changes), saved, budgets, limits, isinstance(tune, Qlora))
 
 
 def _memory(
@@ -143,6 +178,13 @@ def _possible(policies: Policies, chosen: Backend) -> Policies:
 def _saved_policies(base: Base, saved: Mapping[str, Any]) -> Policies:
     """A plan without them is of a version that kept everything."""
     return tuple(saved.get("activations", planner.uniform(base.arch.spec, "keep")))
+
+
+def _saved_budgets(saved: Mapping[str, Any] | None, memory: MemoryPlan) -> Budgets:
+    """A plan without them is of a version that knew one for all steps."""
+    if saved is None:
+        return ((0, memory.budget_tokens),)
+    return tuple((step, tokens) for step, tokens in saved.get("budgets", ((0, saved["budget_tokens"]),)))
 
 
 def _refuse_split(budget_tokens: int, step_tokens: int) -> None:

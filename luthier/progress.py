@@ -255,7 +255,10 @@ def _fault(event: Event) -> str:
 
 def _revised(event: Event) -> str:
     changes = event.data.get("changes", ())
-    return "\n".join(say("runs.progress.revised", field=field, old=old, new=new) for field, old, new in changes)
+    lines = [say("runs.progress.revised", field=field, old=old, new=new) for field, old, new in changes]
+    if event.data.get("reason") == "memory":
+        lines.insert(0, say("runs.progress.memory", step=count(event.step), error=event.data.get("error")))
+    return "\n".join(lines)
 
 
 def _finished(event: Event) -> str:

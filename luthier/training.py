@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier import checks, finish, parent, planning, proof
+from luthier import checks, finish, machine, parent, planning, proof, tightening
 from luthier.arch import adapter_config, count
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
@@ -30,7 +30,7 @@ from luthier.data import check, findings, laws, pack, stream, templates, tokens
 from luthier.data.laws import LawReport
 from luthier.data.sequences import Sequences
 from luthier.data.survey import Surveyed, survey
-from luthier.engine import checkpoint, loop, optim
+from luthier.engine import checkpoint, loop, optim, rehearsal
 from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
 from luthier.errors import DataError, Problem, RunError, UserError
@@ -102,9 +102,14 @@ def _train(
     data = prepare(rendering, base)
     given = _manifest(config, base, data, came_from)
     notes = [*parent.notes(came_from, given.base, rendering.data.template), *_repeated(original, given)]
-    saved = begun.read_json("plan.json") if begun is not None and begun.has("plan.json") else plan
+    died = tightening.killed_attempt(config)
+    last = begun or died
+    saved = last.read_json("plan.json") if last is not None and last.has("plan.json") else plan
     base = _with_tokens(base, tune, data.renderer.new_ids)
     decided = planning.decide(config, base, tune, _least_tokens(config, data), saved)
+    if died is not None:
+        decided, told = tightening.after_kill(decided)
+        notes.append(told)
     with open_run(config, given, data, on_event) as desk:
         job, state = assemble(config, base, tune, data, desk, decided, notes)
         state = loop.fit(job, state)
@@ -185,9 +190,12 @@ def _repeated(original: RunFolder | None, given: manifest.Manifest) -> list[Prob
 
 
 def _revised(run: RunFolder) -> list[list[Any]]:
-    """[field, old, new] of what was changed on the way, apart from what may change freely."""
+    """[field, old, new] of what was changed on the way, apart from what may change freely, and from budgets, which a
+    repetition changes at the same steps."""
     revisions = (event.data["changes"] for event in run.events() if event.kind == "revised")
-    return [change for changes in revisions for change in changes if not Difference(*change).free]
+    repeated = {planning.BUDGET} if "budgets" in run.read_json("plan.json") else set()
+    changes = (change for revision in revisions for change in revision if change[0] not in repeated)
+    return [change for change in changes if not Difference(*change).free]
 
 
 # ------------------------------------------------------------------------------------------------------- the data
@@ -356,31 +364,39 @@ def assemble(
     plan: planning.Plan,
     notes: Sequence[Problem],
 ) -> tuple[loop.Job, TrainState]:
-    """Apply the plan, load weights, attach what trains, and put the latest checkpoint in.
+    """Apply the plan, load weights, attach what trains, put the latest checkpoint in, and rehearse.
 
     Raises:
         ModelError: the weights cannot be used.
+        TrainingFailed, RunError: memory or disk do not suffice.
     """
-    if plan.changes:
-        desk.emit("revised", {"changes": [list(change) for change in plan.changes], "reason": "plan"})
-    plan.save(desk.run)
-    chosen, budget = plan.backend, plan.budget_tokens
+    chosen = plan.backend
     chosen.apply()
     counts = count.count(base.arch, tune)
     decoder = _decoder(config, base, tune, chosen, plan.memory.dense_layers)
     named = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]
     assert sum(p.numel() for _, p in named) == counts.trainable, "counted and real trainable parameters differ"
     rate = config.learning_rate
+    optimizer = optim.build(named, config.optim, rate, config.run.seed)
+    state, lost = _restored(desk.run, named, optimizer)
+    plan = plan.starting(state.step)
+    if plan.changes:
+        desk.emit("revised", {"changes": [list(change) for change in plan.changes], "reason": "plan"})
+    plan.save(desk.run)
     call_tokens = pack.call_tokens(chosen.device)
-    steps = stream.Stream.of(data.train, config, budget, call_tokens)
-    held_out = pack.batches(data.validation, budget, call_tokens) if data.validation is not None else ()
+    steps = stream.Stream.of(data.train, config, plan.budgets, call_tokens)
+    held_out = None
+    if data.validation is not None:
+        held_out = pack.batches(data.validation, plan.budget_tokens, call_tokens)
+    method = METHODS[config.method.kind](ADAPTER if isinstance(tune, Lora) else None, config.run.seed, plan.policies)
     job = loop.Job(
         model=decoder,
         named=named,
-        method=METHODS[config.method.kind](ADAPTER if isinstance(tune, Lora) else None, config.run.seed, plan.policies),
+        method=method,
         stream=steps,
-        validation=held_out,
-        optimizer=optim.build(named, config.optim, rate, config.run.seed),
+        validation=held_out or (),
+        room=tightening.Tightening(plan, desk.run, desk.emit, steps, held_out, method, decoder.forget_dense),
+        optimizer=optimizer,
         optim=config.optim,
         learning_rate=rate,
         settings=config.run,
@@ -389,7 +405,9 @@ def assemble(
         emit=desk.emit,
         locate=data.train.locate,
     )
-    state = _start(job, base, data, notes)
+    desk.emit("rehearsal", {"kernel_kills": machine.kernel_kills()})
+    rehearsal.rehearse(job, state)
+    _start(job, state, base, data, (*notes, *lost))
     desk.emit("data", _data_facts(config, data, steps))
     shape = {"structure": structure(base.arch, tune), "trainable": counts.trainable, "total": counts.total}
     desk.emit("model", {**shape, "percent": counts.percent})
@@ -430,15 +448,21 @@ def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend, dens
     return decoder
 
 
-def _start(job: loop.Job, base: Base, data: Data, notes: Sequence[Problem]) -> TrainState:
-    """The newest whole checkpoint, or the beginning; the base's answers to the probe are taken before step 1."""
+def _restored(
+    run: RunFolder, named: Sequence[optim.Named], optimizer: torch.optim.Optimizer
+) -> tuple[TrainState, list[Problem]]:
+    """The newest whole checkpoint, or the beginning; and what was found damaged."""
+    folder, problems = run.newest_valid_checkpoint()
+    state = checkpoint.load(folder, named, optimizer) if folder is not None else TrainState()
+    return state, [*problems, *_without_lost_best(run, state)]
+
+
+def _start(job: loop.Job, state: TrainState, base: Base, data: Data, notes: Sequence[Problem]) -> None:
+    """Say that the attempt begins, and from where; the base's answers to the probe are taken before step 1."""
     assert isinstance(job.model, Decoder)
-    folder, problems = job.run.newest_valid_checkpoint()
-    state = checkpoint.load(folder, job.named, job.optimizer) if folder is not None else TrainState()
-    problems += _without_lost_best(job.run, state)
     length = {"num_steps": job.stream.num_steps, "steps_per_epoch": job.stream.steps_per_epoch}
     if job.run.has_begun:
-        reason = "checkpoint" if folder else "no checkpoint yet"
+        reason = "checkpoint" if job.run.checkpoints() else "no checkpoint yet"
         job.emit("resumed", {"from_step": state.step, "reason": reason, **length})
     else:
         job.emit("started", length)
@@ -446,7 +470,7 @@ def _start(job: loop.Job, base: Base, data: Data, notes: Sequence[Problem]) -> T
     cut = [Problem("tokens.cut", values={"rows": data.truncated})] if data.truncated else []
     far = checks.beyond_positions(base, (data.train, data.validation))
     rows = (*data.checked.notes, *cut, *unread, *_unrolled(data), *far)
-    for each in (*base.notes, *notes, *data.renderer.notes, *rows, *problems):
+    for each in (*base.notes, *notes, *data.renderer.notes, *rows):
         job.emit("note", {"text": str(each)})
     for line in findings.brief(data.surveyed.findings, data.surveyed.looked, data.surveyed.rows):
         job.emit("note", {"text": line})
@@ -454,7 +478,6 @@ def _start(job: loop.Job, base: Base, data: Data, notes: Sequence[Problem]) -> T
         prompts = proof.prompts(data.train)
         proof.Probe(prompts, proof.next_token_logits(job.model, prompts, None)).save(job.run)
     receipt.record(job.run, *checks.laws(data.laws, len(data.train), data.train.truncated))
-    return state
 
 
 def _without_lost_best(run: RunFolder, state: TrainState) -> list[Problem]:

@@ -74,6 +74,85 @@ MUTATIONS: dict[str, Mutation] = {
         '"weight_decay": optim.weight_decay}',
         "test_optim.py::test_weight_decay_spares_vectors",
     ),
+    # ------------------------------------------------------------------------------------- when memory runs out
+    "a rehearsal leaves its gradients": Mutation(
+        "engine/rehearsal.py",
+        "        undo()\n",
+        "",
+        "test_rehearsal.py::test_it_is_undone_to_the_bit",
+    ),
+    "moments are made in the first step": Mutation(
+        "engine/rehearsal.py",
+        "    optim.allocate(job.optimizer)\n",
+        "",
+        "test_rehearsal.py::test_it_is_undone_to_the_bit",
+    ),
+    "a rehearsed save stays": Mutation(
+        "runs/slots.py",
+        "    with files.user_errors(final):\n        _remove(temp)\n\n\n",
+        "\n\n",
+        "test_rehearsal.py::test_it_is_undone_to_the_bit",
+    ),
+    "a small micro-batch is rehearsed": Mutation(
+        "data/pack.py",
+        "        if room <= 0:\n            break\n    return assemble(chosen)",
+        "        break\n    return assemble(chosen)",
+        "test_rehearsal.py::test_its_micro_batch_is_no_smaller_than_any_of_the_run",
+    ),
+    "a step made again has adapted the method twice": Mutation(
+        "engine/loop.py",
+        "        job.method.load_state_dict(method)\n",
+        "",
+        "test_loop.py::test_a_step_that_is_made_again_begins_where_it_began",
+    ),
+    "half an update is made again": Mutation(
+        "engine/memory.py",
+        "        raise Spoilt(_words(error)) from None\n",
+        "        raise\n",
+        "test_rehearsal.py::test_memory_that_runs_out_within_an_update_leaves_no_half_moved_weights",
+    ),
+    "any error is want of memory": Mutation(
+        "engine/memory.py",
+        "isinstance(error, RuntimeError) and NO_MEMORY",
+        "isinstance(error, RuntimeError) or NO_MEMORY",
+        "test_rehearsal.py::test_want_of_memory_is_known_by_its_words",
+    ),
+    "micro-batches are split before layers keep less": Mutation(
+        "tightening.py",
+        "if limits.may_keep_less and not split_only:",
+        "if limits.may_keep_less and split_only:",
+        "test_rehearsal.py::test_layers_keep_less_first_and_no_bit_changes",
+    ),
+    "a smaller budget is not written down": Mutation(
+        "tightening.py",
+        "        self.plan.write(self._run)\n",
+        "",
+        "test_rehearsal.py::test_a_smaller_budget_is_recorded_replayed_to_the_bit_and_near_the_run_that_had_it_all_along",
+    ),
+    "steps before a smaller budget have it too": Mutation(
+        "data/stream.py",
+        "return next(tokens for first, tokens in reversed(budgets) if first <= step)",
+        "return budgets[-1][1]",
+        "test_rehearsal.py::test_a_smaller_budget_is_recorded_replayed_to_the_bit_and_near_the_run_that_had_it_all_along",
+    ),
+    "a budget made smaller after a kill holds for what was done before": Mutation(
+        "tightening.py",
+        "budgets=plan.budgets, changes=",
+        "changes=",
+        "test_rehearsal.py::test_a_smaller_budget_after_such_a_kill_holds_from_where_the_run_goes_on",
+    ),
+    "every SIGKILL was the kernel's": Mutation(
+        "tightening.py",
+        "now[place] > before[place]",
+        "now[place] >= before[place]",
+        "test_rehearsal.py::test_a_run_that_the_kernel_killed_goes_on_with_less",
+    ),
+    "a small process is taken for the one the kernel killed": Mutation(
+        "tightening.py",
+        ">= NEAR_LIMIT * machine",
+        ">= 0 * machine",
+        "test_rehearsal.py::test_a_run_that_the_kernel_killed_goes_on_with_less",
+    ),
     # --------------------------------------------------------------------------- weights and states in fewer bytes
     "stochastic rounding always cuts off": Mutation(
         "kernels/rounding.py",

@@ -307,6 +307,33 @@ def test_a_quantised_base_takes_the_memory_that_is_planned_and_dense_layers_chan
     assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
 
 
+@pytest.mark.parametrize("activations", ["auto", "keep"])
+def test_memory_that_runs_out_on_the_device_is_mended_before_the_first_step(activations, tiny_model, rows, runs_dir):
+    """torch's allocator is given less than the plan takes: layers keep less, or micro-batches are split."""
+    model = tiny_model("llama", hidden_size=512, intermediate_size=2048, num_hidden_layers=8)
+    recipe = recipe_of(model, rows, runs_dir, "float32")
+    recipe["optim"] |= {"batch": 48, "steps": 3, "activations": activations}
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    start = torch.cuda.memory_allocated()
+    luthier.train(recipe)
+    taken = torch.cuda.max_memory_allocated() - start
+    torch.cuda.empty_cache()
+    most = torch.cuda.memory_reserved() + taken * 3 // 4
+    recipe["run"]["name"] = "short"
+    torch.cuda.set_per_process_memory_fraction(most / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        run = luthier.train(recipe)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    revised = [event.data for event in run.events if event.kind == "revised"]
+    assert revised and all(each["reason"] == "memory" for each in revised)
+    field = "plan.activations" if activations == "auto" else "plan.budget_tokens"
+    assert revised[0]["changes"][0][0] == field
+    found = luthier.reproduce(run.path)
+    assert found["same"] and not found["revised"]
+
+
 @pytest.mark.parametrize("states", ["float32", "bfloat16", "8bit"])
 @pytest.mark.parametrize("weights", ["float32", "bfloat16_stochastic", "bfloat16_kahan"])
 def test_the_optimizer_step_equals_the_cpu_s(weights: str, states: str) -> None:

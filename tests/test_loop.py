@@ -51,6 +51,15 @@ class FakeSteps:
         denom = {TERM: float(sum(1.0 + uid for uid in uids))}
         return Step(index, index // self.steps_per_epoch, tuple(uids), micro, denom, 16)
 
+    def largest(self, index: int, whole: bool) -> Step:
+        step = self.step(index)
+        return dataclasses.replace(step, micro=step.micro[:1])
+
+
+class NoRoom:
+    def tighten(self, step, tokens, reason, *, split_only=False):
+        return False
+
 
 class FakeMethod:
     """Weighted squared error of a linear model on inputs drawn from the uid; counts what it was asked."""
@@ -109,7 +118,9 @@ def make_job(runs_dir, request):
     """`make_job(name, method=, steps=, size=, run={...}, optim={...}, dtype=)`: a job whose run folder is locked."""
     opened = []
 
-    def make(name="r", *, method=None, steps=10, size=16, per_epoch=100, dtype="float32", validation=(), **given):
+    def make(
+        name="r", *, method=None, steps=10, size=16, per_epoch=100, dtype="float32", validation=(), room=None, **given
+    ):
         settings = {"name": name, "dir": str(runs_dir), **given.get("run", {})}
         recipe = {"model": "m", "data": {"train": "x.json"}, "run": settings}
         config = config_load.load(recipe)
@@ -126,6 +137,7 @@ def make_job(runs_dir, request):
             method=method or FakeMethod(),
             stream=FakeSteps(steps, size, per_epoch),
             validation=validation,
+            room=room or NoRoom(),
             optimizer=optim.build(named, section, RATE),
             optim=section,
             learning_rate=RATE,
@@ -157,7 +169,7 @@ def test_a_step_is_the_weighted_mean_over_the_whole_step_however_it_is_split(mak
     for size in (16, 4, 1):
         job = make_job(f"split-{size}", size=size, steps=1)
         step = job.stream.step(0)
-        loss = loop._accumulate(job, step, 1.0)
+        loss = loop.accumulate(job, step, 1.0)
         gradients.append(torch.cat([p.grad.flatten() for _, p in job.named]))
         whole = batch_of(list(step.uids))
         expected = job.method.loss(job.model, whole, 0).sums[TERM] / whole.weights[TERM].sum()
@@ -169,6 +181,48 @@ def test_a_step_is_the_weighted_mean_over_the_whole_step_however_it_is_split(mak
     torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-5, atol=1e-7)
 
 
+class Roomy:
+    """Halves the micro-batches of `FakeSteps` as often as it is asked to."""
+
+    def __init__(self) -> None:
+        self.stream, self.asked = None, []
+
+    def tighten(self, step, tokens, reason, *, split_only=False):
+        self.asked.append((step, tokens, reason))
+        self.stream.size //= 2
+        return self.stream.size > 0
+
+
+class Hungry(Overflowing):
+    """Runs out of memory in micro-batches of more than 4 examples, in the middle of a step."""
+
+    def loss(self, model, batch, step):
+        if step == 2 and len(batch.uid) > 4 and self.calls and self.calls[-1][0] == step:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().loss(model, batch, step)
+
+
+def test_a_step_that_is_made_again_begins_where_it_began(make_job):
+    """Gradients, loss scale and what the method adapts are put back; the step is that of the smaller micro-batches."""
+    ends = []
+    for name, method, size in (("hungry", Hungry(2.0**13), 8), ("small", Overflowing(2.0**13), 4)):
+        room = Roomy()
+        job = make_job(name, method=method, size=size, steps=3, dtype="float16", room=room)
+        room.stream = job.stream
+        state = TrainState(loss_scale=2.0**14)
+        if name == "small":
+            job.stream.size = 8
+            while state.step < 2:
+                loop._next_step(job, state)
+                state.step += 1
+            job.stream.size = 4
+        state = loop.fit(job, state)
+        ends.append((weights_of(job), state.loss_scale, state.good_steps, method.seen))
+        assert room.asked == ([(2, 8, "CUDA out of memory. Tried to allocate 2 GiB")] if name == "hungry" else [])
+    assert torch.equal(ends[0][0], ends[1][0]) and ends[0][1:3] == ends[1][1:3]
+    assert ends[0][3] == 3 * 16, "each step was prepared once"
+
+
 def test_each_term_has_a_denominator_of_its_own(make_job):
     class Two(FakeMethod):
         def loss(self, model, batch, step):
@@ -177,9 +231,9 @@ def test_each_term_has_a_denominator_of_its_own(make_job):
 
     job = make_job(method=Two(), size=4, steps=1)
     step = job.stream.step(0)
-    loss = loop._accumulate(job, dataclasses.replace(step, denom={**step.denom, "extra": 16.0}), 1.0)
+    loss = loop.accumulate(job, dataclasses.replace(step, denom={**step.denom, "extra": 16.0}), 1.0)
     plain = make_job("plain", size=16, steps=1)
-    expected = loop._accumulate(plain, step, 1.0) + plain.model.bias.item()
+    expected = loop.accumulate(plain, step, 1.0) + plain.model.bias.item()
     assert loss == pytest.approx(expected, rel=1e-6)
 
 

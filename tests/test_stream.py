@@ -18,7 +18,7 @@ from luthier.config.schema import RunConfig
 from luthier.data import pack
 from luthier.data.formats import Chat, Message
 from luthier.data.sequences import Sequences
-from luthier.data.stream import Stream, mixed
+from luthier.data.stream import Stream, mixed, split_from
 from luthier.data.templates import load_renderer
 from luthier.errors import DataError
 
@@ -253,3 +253,34 @@ def test_the_largest_step_is_known_beforehand(store_of: Make) -> None:
         assert asked.most_tokens == max(step.tokens for step in steps)
         whole = stream(store_of(13, 6), source_weights=(1.0, 0.5), **settings_, budget_tokens=asked.most_tokens)
         assert all(len(whole.step(index).micro) == 1 for index in range(whole.num_steps))
+
+
+@pytest.mark.parametrize("budget", [7, 20, 33, 64, 1000])
+def test_no_micro_batch_is_larger_than_the_one_that_is_rehearsed(store_of: Make, budget: int) -> None:
+    for batch in (1, 4, 100):
+        asked = stream(store_of(13, 6), batch=batch, budget_tokens=budget)
+        micro = [each for index in range(asked.num_steps) for each in asked.step(index).micro]
+        rehearsed = asked.largest(2 % asked.num_steps, whole=False)
+        (made,) = rehearsed.micro
+        longest = np.sort(store_of(13, 6).computed)[::-1][:batch]
+        assert max(each.num_tokens for each in micro) <= made.num_tokens == rehearsed.tokens
+        assert made.num_tokens == min(int(longest.sum()), max(budget, int(longest[0])))
+        assert rehearsed.denom["nll"] == pytest.approx(float(made.weights["nll"].sum())) and len(made.segments) <= batch
+    whole = stream(store_of(13, 6), budget_tokens=1000)
+    assert whole.largest(0, whole=True).tokens == whole.most_tokens
+
+
+def test_a_budget_holds_from_its_step_on(store_of: Make) -> None:
+    assert split_from(((0, 64),), 2, 32) == ((0, 64), (2, 32))
+    assert split_from(((0, 64), (2, 32)), 2, 16) == ((0, 64), (2, 16))
+    assert split_from(((0, 64), (5, 32)), 2, 48) == ((0, 64), (2, 48), (5, 32)), "what is planned for later stands"
+    assert split_from(((0, 64), (5, 32)), 0, 16) == ((0, 16),)
+    large, small, both = (stream(store_of(24), budget_tokens=each) for each in (64, 20, ((0, 64), (3, 20))))
+    for index in range(6):
+        expected = (large if index < 3 else small).step(index)
+        found = both.step(index)
+        assert found.uids == expected.uids and found.denom == expected.denom
+        assert [batch.ids.tolist() for batch in found.micro] == [batch.ids.tolist() for batch in expected.micro]
+    assert len(large.step(4).micro) < len(small.step(4).micro)
+    large.split(((0, 64), (3, 20)))
+    assert len(large.step(4).micro) == len(small.step(4).micro)

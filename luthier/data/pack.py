@@ -94,12 +94,35 @@ def _families(stretches: Sequence[Stretch], budget_tokens: int) -> list[list[int
     raise AssertionError("the root comes last")
 
 
+def fullest(store: Sequences, budget_tokens: int, most: int) -> Batch:
+    """A micro-batch that no real one of at most `most` sequences has more tokens than: the longest sequences, the last
+    of them cut to fill the budget, and what is cut learnt throughout."""
+    chosen: list[Rendered] = []
+    room = budget_tokens
+    for uid in np.argsort(-store.computed, kind="stable")[:most]:
+        row, length = store[int(uid)], int(store.computed[uid])
+        if chosen and length > room:
+            learnt = np.ones(room + 1, dtype=np.float32)
+            learnt[0] = 0
+            row = Rendered(row.uid, row.ids[: room + 1], learnt)
+        chosen.append(row)
+        room -= length
+        if room <= 0:
+            break
+    return assemble(chosen)
+
+
 class Batches(Sequence[Batch]):
     """Micro-batches of a whole store, made when asked for, again and again: validation."""
 
     def __init__(self, store: Sequences, budget_tokens: int, call_tokens: int | None = None) -> None:
         self._store = store
         self._budget_tokens, self._call_tokens = budget_tokens, call_tokens
+
+    def split(self, budget_tokens: int) -> None:
+        """From now on in micro-batches of at most so many tokens."""
+        self._budget_tokens = budget_tokens
+        self.__dict__.pop("_groups", None)
 
     @cached_property
     def _groups(self) -> list[tuple[Ints, list[Stretch]]]:

@@ -20,6 +20,8 @@ from luthier.data import pack
 from luthier.data.sequences import Sequences
 from luthier.errors import DataError, Problem
 
+Budgets = tuple[tuple[int, int], ...]
+"""(step, tokens), steps ascending from 0: from that step on a micro-batch holds at most so many tokens."""
 SHUFFLE, SOURCE = 1, 2
 """First words of the Philox keys, so that no two uses of one seed share a random stream."""
 
@@ -45,6 +47,17 @@ def mixed(
     return often if max_repeats is None else [min(each, Fraction(repr(float(max_repeats)))) for each in often]
 
 
+def budget_at(budgets: Budgets, step: int) -> int:
+    return next(tokens for first, tokens in reversed(budgets) if first <= step)
+
+
+def split_from(budgets: Budgets, step: int, tokens: int) -> Budgets:
+    """Another budget from a step on; what is planned for later stands where it is smaller."""
+    before = [(first, most) for first, most in budgets if first < step]
+    later = [(first, most) for first, most in budgets if first > step and most < tokens]
+    return (*before, (step, tokens), *later)
+
+
 class Stream:
     """Optimizer steps over a store.
 
@@ -53,7 +66,7 @@ class Stream:
         epochs: passes over the data, fractions allowed; ignored where `steps` is given.
         source_weights: source index -> how often its rows come per epoch. 2: twice. 0.5: half of them in one epoch and
             the other half in the next. Absent: once.
-        budget_tokens: tokens per micro-batch.
+        budget_tokens: tokens per micro-batch; or, where that changes on the way, `Budgets`.
         call_tokens: what has to be saved for examples to share their beginnings (`luthier.data.prefix.shared`).
     """
 
@@ -66,13 +79,13 @@ class Stream:
         steps: int | None,
         seed: int,
         source_weights: Sequence[Fraction | float] | Mapping[int, Fraction | float] = (),
-        budget_tokens: int,
+        budget_tokens: int | Budgets,
         call_tokens: int | None = None,
     ) -> None:
         self._store = store
         self._batch = batch
         self._seed = seed
-        self._budget_tokens = budget_tokens
+        self._budgets: Budgets = ((0, budget_tokens),) if isinstance(budget_tokens, int) else budget_tokens
         self._call_tokens = call_tokens
         given = dict(source_weights) if isinstance(source_weights, Mapping) else dict(enumerate(source_weights))
         self._rows = {int(source): np.flatnonzero(store.sources == source) for source in np.unique(store.sources)}
@@ -88,7 +101,9 @@ class Stream:
         self.num_steps = steps if steps is not None else self._steps_in(Fraction(repr(float(epochs))))
 
     @classmethod
-    def of(cls, store: Sequences, config: RunConfig, budget_tokens: int, call_tokens: int | None = None) -> Stream:
+    def of(
+        cls, store: Sequences, config: RunConfig, budget_tokens: int | Budgets, call_tokens: int | None = None
+    ) -> Stream:
         """The stream that a recipe asks for."""
         return cls(
             store,
@@ -114,13 +129,7 @@ class Stream:
     @property
     def most_tokens(self) -> int:
         """Tokens of the largest step, whatever its examples share."""
-        largest = 0
-        for epoch in range(self._epoch_of(self.num_steps - 1) + 1):
-            steps = min(self.num_steps, self._before(epoch + 1)) - self._before(epoch)
-            tokens = self._store.computed[self._epoch_order(epoch)[: steps * self._batch]]
-            sums = np.add.reduceat(tokens, np.arange(0, len(tokens), self._batch))
-            largest = max(largest, int(sums.max()))
-        return largest
+        return self._largest_step()[1]
 
     @property
     def per_source_counts(self) -> dict[int, int]:
@@ -144,9 +153,23 @@ class Stream:
         weight = math.fsum(float(self._store.loss_weight[uid]) for uid in uids)
         if not weight > 0:
             raise DataError(Problem("tokens.empty_step", values={"step": index}))
-        micro = pack.microbatches(examples, self._budget_tokens, self._call_tokens)
+        micro = pack.microbatches(examples, budget_at(self._budgets, index), self._call_tokens)
         tokens = int(self._store.computed[list(uids)].sum())
         return Step(index=index, epoch=epoch, uids=uids, micro=micro, denom={TERM: weight}, tokens=tokens)
+
+    def split(self, budgets: Budgets) -> None:
+        """Pack steps by these budgets from now on. Which examples form a step does not change."""
+        self._budgets = budgets
+
+    def largest(self, index: int, whole: bool) -> Step:
+        """One micro-batch, no smaller than any that comes from step `index` on. whole: steps are never split, so that
+        it is the largest of them."""
+        if whole:
+            return self.step(self._largest_step()[0])
+        batch = pack.fullest(self._store, budget_at(self._budgets, index), self._batch)
+        uids = tuple(int(uid) for uid in np.unique(batch.uid))
+        denom = {TERM: float(batch.weights[TERM].sum(dtype="float64"))}
+        return Step(index=index, epoch=0, uids=uids, micro=(batch,), denom=denom, tokens=batch.num_tokens)
 
     def step_uids(self, index: int) -> tuple[int, tuple[int, ...]]:
         """Epoch and examples of a step, in order."""
@@ -156,6 +179,18 @@ class Stream:
         return epoch, tuple(int(uid) for uid in self._epoch_order(epoch)[start : start + self._batch])
 
     # ------------------------------------------------------------------------------------------------- epochs
+
+    def _largest_step(self) -> tuple[int, int]:
+        """Which step is the largest, and its computed tokens."""
+        found = 0, 0
+        for epoch in range(self._epoch_of(self.num_steps - 1) + 1):
+            steps = min(self.num_steps, self._before(epoch + 1)) - self._before(epoch)
+            tokens = self._store.computed[self._epoch_order(epoch)[: steps * self._batch]]
+            sums = np.add.reduceat(tokens, np.arange(0, len(tokens), self._batch))
+            index = int(sums.argmax())
+            if sums[index] > found[1]:
+                found = self._before(epoch) + index, int(sums[index])
+        return found
 
     def _drawn(self, source: int, epoch: int) -> int:
         """Rows drawn from a source before an epoch."""

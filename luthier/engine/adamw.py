@@ -36,6 +36,9 @@ from luthier.kernels.tiles import TILE_BYTES, chunks
 
 FIRST, SECOND, COMPENSATION, SCALE = "exp_avg", "exp_avg_sq", "compensation", "_scale"
 """Names of state, torch's own where it has them."""
+BUFFERS = 12
+"""Most buffers as large as a piece that an update has at one time: gradient, weight, moments and root, and what their
+rounding works with."""
 SITES = {"weight": 0, FIRST: 1, SECOND: 2}
 """What random bits are drawn for."""
 GPU_PIECE_BYTES = 2**25
@@ -106,9 +109,17 @@ def start(parameter: Tensor, group: Mapping[str, Any], device: torch.device | st
 
 def pieces(count: int, device: torch.device) -> Iterator[slice]:
     """Slices of whole blocks that cover `count` elements: on a CPU they stay in a core's cache."""
-    limit = TILE_BYTES if device.type == "cpu" else GPU_PIECE_BYTES
-    for part in chunks(rounding.blocks(count), 4 * BLOCK, limit):
+    for part in chunks(rounding.blocks(count), 4 * BLOCK, _piece_bytes(device)):
         yield slice(part.start * BLOCK, min(part.stop * BLOCK, count))
+
+
+def scratch_bytes(device: torch.device) -> int:
+    """Most that an update works with beside parameters, gradients and state."""
+    return BUFFERS * _piece_bytes(device)
+
+
+def _piece_bytes(device: torch.device) -> int:
+    return TILE_BYTES if device.type == "cpu" else GPU_PIECE_BYTES
 
 
 # ------------------------------------------------------------------------------------------------- how it is kept

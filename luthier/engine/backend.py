@@ -15,7 +15,6 @@ import resource
 import shutil
 import sys
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -32,8 +31,6 @@ PROBE_ROWS, PROBE_WIDTH = 512, 1024
 """Shape of the probing matmul: tokens of a small micro-batch times the width of a 0.5B model; 1.1 GFLOP, so that
 three repeats take tens of milliseconds on a slow core."""
 PROBE_REPEATS = 3
-STATUS = Path("/proc/self/status")
-"""Where Linux says what memory this process used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +129,7 @@ def peak_memory_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
     with contextlib.suppress(OSError):
-        for line in STATUS.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in machine.STATUS.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -10,6 +10,7 @@ result does not depend on the split; clip; update. A step whose loss or gradient
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -19,14 +20,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from luthier.batch import Batch, Step
 from luthier.config.schema import OptimSection, RunSection
-from luthier.engine import checkpoint, optim
+from luthier.engine import checkpoint, memory, optim
 from luthier.engine.backend import Backend, peak_memory_bytes
 from luthier.engine.checkpoint import TrainState
 from luthier.errors import Interrupted, Problem, TrainingFailed
@@ -34,6 +35,7 @@ from luthier.runs.events import Event
 from luthier.runs.store import RunFolder
 from luthier.text import say
 
+T = TypeVar("T")
 MAX_BAD_STEPS = 3
 """Updates skipped in a row before the run stops: one bad row spoils one step; three in a row is a broken run."""
 SCALE_GROWTH_STEPS = 2000
@@ -84,6 +86,10 @@ class Steps(Protocol):
 
     def step(self, index: int) -> Step: ...
 
+    def largest(self, index: int, whole: bool) -> Step:
+        """One micro-batch, no smaller than any that comes from step `index` on. whole: steps are never split."""
+        ...
+
 
 class Emit(Protocol):
     def __call__(self, kind: str, data: Mapping[str, Any] | None = None, step: int | None = None) -> Event: ...
@@ -98,6 +104,7 @@ class Job:
     method: Method
     stream: Steps
     validation: Sequence[Batch]
+    room: memory.Room
     optimizer: torch.optim.Optimizer
     optim: OptimSection
     learning_rate: float
@@ -124,19 +131,18 @@ def fit(job: Job, state: TrainState) -> TrainState:
 
     Raises:
         Interrupted: SIGINT, SIGTERM, SIGHUP or `luthier runs stop`; a full checkpoint was written first.
-        TrainingFailed: the loss was not finite in three steps running.
+        TrainingFailed: the loss was not finite in three steps running, or memory ran out for good.
     """
     job.method.load_state_dict(state.method)
     last_save_s = time.monotonic()
-    with _signals() as stop:
+    with _signals() as stop, _failures(job, state):
         if state.step == 0:
             _validate(job, state)
         while state.step < job.stream.num_steps:
             started = time.monotonic()
-            step = job.method.prepare(job.stream.step(state.step), job.model)
-            learning_rate = optim.rate(step.index, job.stream.num_steps, job.optim, job.learning_rate)
+            learning_rate = optim.rate(state.step, job.stream.num_steps, job.optim, job.learning_rate)
             optim.set_rate(job.optimizer, learning_rate)
-            result = _train_step(job, step, state)
+            step, result = _next_step(job, state)
             state.step += 1
             state.tokens += step.tokens
             state.computed_tokens += step.computed_tokens
@@ -159,6 +165,16 @@ def fit(job: Job, state: TrainState) -> TrainState:
     return state
 
 
+@contextmanager
+def _failures(job: Job, state: TrainState) -> Iterator[None]:
+    """Write down why training had to stop."""
+    try:
+        yield
+    except TrainingFailed as failure:
+        job.emit("failed", {"problem": failure.problem.to_json()}, step=state.step)
+        raise
+
+
 def evaluate(job: Job) -> dict[str, float]:
     """Mean of each loss term over the validation batches, per unit of weight; empty without validation rows."""
     sums: dict[str, float] = {}
@@ -175,6 +191,48 @@ def evaluate(job: Job) -> dict[str, float]:
 # -------------------------------------------------------------------------------------------------- one step
 
 
+def within_memory(
+    job: Job, step: int, work: Callable[[], T], undo: Callable[[], None], tokens: Callable[[], int], **how: bool
+) -> T:
+    """The result of `work`; where memory runs out, micro-batches hold less from `step` on, and it is done again.
+
+    Args:
+        undo: puts everything back into the state that `work` began with.
+        tokens: of the largest micro-batch in `work`, as it is when asked.
+        how: `split_only` of `Room.tighten`.
+
+    Raises:
+        TrainingFailed: nothing can be held less.
+    """
+    return memory.redone(work, undo, lambda reason: job.room.tighten(step, tokens(), reason, **how))
+
+
+def _next_step(job: Job, state: TrainState) -> tuple[Step, StepResult]:
+    """Make a step, if need be again with less in a micro-batch: weights have not moved when memory runs out, and
+    everything else is put back."""
+    before = state.loss_scale, state.good_steps, copy.deepcopy(job.method.state_dict())
+
+    def largest() -> int:
+        return max(batch.num_tokens for batch in job.stream.step(state.step).micro)
+
+    def work() -> tuple[Step, StepResult]:
+        step = job.method.prepare(job.stream.step(state.step), job.model)
+        return step, _train_step(job, step, state)
+
+    def undo() -> None:
+        state.loss_scale, state.good_steps, method = before
+        job.method.load_state_dict(method)
+        job.optimizer.zero_grad(set_to_none=True)
+
+    try:
+        return within_memory(job, state.step, work, undo, largest)
+    except memory.Spoilt as error:
+        reason = str(error)
+    # What is in memory is lost, but the next attempt, from the last checkpoint, has more room here.
+    job.room.tighten(state.step, largest(), reason)
+    raise TrainingFailed(Problem("engine.spoilt_by_memory", values={"reason": reason}))
+
+
 def _train_step(job: Job, step: Step, state: TrainState) -> StepResult:
     """Accumulate, clip, update. In fp16 an overflow halves the loss scale and the same step is done again; where no
     scale helps, the row is at fault and the scale stays as it was."""
@@ -184,14 +242,16 @@ def _train_step(job: Job, step: Step, state: TrainState) -> StepResult:
     while True:
         job.optimizer.zero_grad(set_to_none=True)
         scale = state.loss_scale if job.backend.loss_scaling else 1.0
-        loss = _accumulate(job, step, scale)
+        loss = accumulate(job, step, scale)
         parameters = [p for _, p in job.named]
         if scale != 1.0:
             _unscale(parameters, scale)
         norm = float(optim.clip(parameters, job.optim.clip))
         finite = math.isfinite(norm)
         if finite and math.isfinite(loss):
-            job.optimizer.step()
+            optim.reserve(job.optimizer)
+            with memory.updating():
+                job.optimizer.step()
             if job.backend.loss_scaling:
                 _grow_scale(state)
             return StepResult(loss, norm, applied=True)
@@ -209,7 +269,7 @@ def _train_in_backward(job: Job, step: Step) -> StepResult:
     loss = float(objective.detach())
     if not math.isfinite(loss):
         return StepResult(loss, math.nan, applied=False)
-    with optim.in_backward(job.optimizer, [p for _, p in job.named]) as norms:
+    with memory.updating(), optim.in_backward(job.optimizer, [p for _, p in job.named]) as norms:
         objective.backward()  # type: ignore[no-untyped-call]
     norm = float(torch.linalg.vector_norm(torch.stack([norms[place] for place in sorted(norms)])))
     return StepResult(loss, norm, applied=math.isfinite(norm))
@@ -223,7 +283,7 @@ def _objective(job: Job, step: Step, batch: Batch) -> Tensor:
     return objective
 
 
-def _accumulate(job: Job, step: Step, scale: float) -> float:
+def accumulate(job: Job, step: Step, scale: float) -> float:
     """Sum the micro-batches' gradients into `.grad`; returns the step's loss."""
     total = torch.zeros((), dtype=torch.float64)
     for batch in step.micro:
@@ -259,7 +319,6 @@ def _judge(job: Job, state: TrainState, step: Step, result: StepResult) -> None:
     if spoilt or state.bad_streak >= MAX_BAD_STEPS:
         rule = "engine.spoilt_in_backward" if spoilt else "engine.not_finite"
         problem = Problem(rule, where=", ".join(rows[:5]), values={"what": what, "steps": MAX_BAD_STEPS})
-        job.emit("failed", {"problem": problem.to_json()}, step=state.step)
         raise TrainingFailed(problem)
 
 
@@ -300,7 +359,14 @@ def _validate(job: Job, state: TrainState) -> None:
     """Validation loss; the weights go into the best slot when it is the lowest so far."""
     if not job.validation:
         return
-    losses = evaluate(job)
+    losses = within_memory(
+        job,
+        state.step,
+        lambda: evaluate(job),
+        lambda: None,
+        lambda: max(batch.num_tokens for batch in job.validation),
+        split_only=True,
+    )
     loss = sum(losses.values())
     job.emit("validation", {"loss": loss, "terms": losses}, step=state.step)
     if state.step and (state.best_loss is None or loss < state.best_loss):
@@ -314,7 +380,7 @@ def _validate(job: Job, state: TrainState) -> None:
 def _save(job: Job, state: TrainState) -> str:
     state.method = job.method.state_dict()
     state.event_seq = job.emit("checkpoint", {"folder": f"checkpoints/step-{state.step}"}, step=state.step).seq
-    with job.run.checkpoint(state.step) as folder:
+    with memory.saving(), job.run.checkpoint(state.step) as folder:
         checkpoint.save(folder, job.named, job.optimizer, state)
     job.run.prune(job.settings.keep)
     _prune_best(job, state)

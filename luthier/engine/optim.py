@@ -91,6 +91,39 @@ def clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
     return norm
 
 
+def allocate(optimizer: torch.optim.Optimizer) -> None:
+    """Make the state that an optimizer otherwise makes in its first step, all zero, so that no step needs memory that
+    stays. What is there already is left as it is."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not optimizer.state[parameter]:
+                optimizer.state[parameter].update(_start(optimizer, parameter, group))
+
+
+def _start(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: Mapping[str, Any]) -> dict[str, Tensor]:
+    if isinstance(optimizer, torch.optim.SGD):
+        return {"momentum_buffer": torch.zeros_like(parameter)} if group["momentum"] else {}
+    if isinstance(optimizer, torch.optim.AdamW):  # as its `_init_group` does, fused
+        step = torch.zeros((), device=parameter.device)
+        return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+    return adamw.start(parameter, group, parameter.device)
+
+
+def allocate_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Gradients of zero, as large as those to come."""
+    for parameter in parameters:
+        # float32 below weights that are kept in bfloat16
+        parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype or parameter.dtype)
+
+
+def reserve(optimizer: torch.optim.Optimizer) -> None:
+    """Ask for what an update works with and give it back: where memory is short, that shows before a weight moves.
+    torch's own optimizers work in place."""
+    if isinstance(optimizer, adamw.AdamW):
+        for device in {parameter.device for group in optimizer.param_groups for parameter in group["params"]}:
+            torch.empty(adamw.scratch_bytes(device), dtype=torch.uint8, device=device)
+
+
 def state_tensors(optimizer: torch.optim.Optimizer, named: Iterable[Named]) -> dict[str, Tensor]:
     """The optimizer's state as flat tensors `<parameter name>//<slot>`, ready for safetensors."""
     tensors = {}
@@ -134,6 +167,25 @@ def _layout(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[s
 def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Any]:
     """The group of settings that a parameter is in."""
     return next(group for group in optimizer.param_groups if any(each is parameter for each in group["params"]))
+
+
+@contextmanager
+def dropping_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within this block a backward pass frees each gradient as soon as it is whole: `in_backward` without the
+    updates."""
+
+    def drop(whole: Tensor) -> None:
+        whole.grad = None
+
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(drop)  # type: ignore[no-untyped-call]
+        for parameter in parameters
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

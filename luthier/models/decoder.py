@@ -289,6 +289,12 @@ class Decoder(nn.Module):
             names = names.union(module.copies, module.deltas if isinstance(module, AdapterLinear) else ())
         return names
 
+    def forget_dense(self) -> None:
+        """Keep no quantised weight dense any more: less memory, the same bits."""
+        for unit in self.units.values():
+            if unit.frozen is not None:
+                unit.frozen.forget()
+
     def forward(
         self,
         batch: Batch,

@@ -10,7 +10,7 @@ Shape legend: D hidden, I in, O out, R rank, T new tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -119,6 +119,14 @@ class Weighted(nn.Module):
         return self.weight_for(adapter).to(dtype)
 
 
+class Frozen(Weight, Protocol):
+    """A weight in fewer bytes, of which a dense copy may be kept."""
+
+    def forget(self) -> None:
+        """Keep no dense copy any more."""
+        ...
+
+
 class AdapterLinear(Weighted):
     """A projection of the checkpoint: weight [O, I], bias [O] or None, and its adapters.
 
@@ -142,7 +150,7 @@ class AdapterLinear(Weighted):
             nn.Parameter(torch.empty(out_features, dtype=dtype, device=device), requires_grad=False) if bias else None
         )
         self.site = site
-        self.frozen: Weight | None = None
+        self.frozen: Frozen | None = None
         self.deltas: Named[Delta] = Named()
 
     def linear(self, adapter: str | None) -> Linear:

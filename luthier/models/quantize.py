@@ -53,6 +53,10 @@ class Quantised(nn.Module):
         """Keep the values at hand from now on, which changes none of them."""
         self.kept = self.dense(dtype)
 
+    def forget(self) -> None:
+        """Make the values whenever they are needed, from now on."""
+        self.kept = None
+
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The values, [O, I]."""
         return self._made(dtype) if self.kept is None or self.kept.dtype != dtype else self.kept

@@ -21,6 +21,11 @@ KINDS: dict[str, tuple[bool, str]] = {
     # kind: (forced to the disk at once, what its data holds)
     "started": (True, "num_steps, steps_per_epoch; begins the first attempt"),
     "resumed": (True, "from_step, reason, num_steps, steps_per_epoch; begins a further attempt"),
+    "rehearsal": (
+        True,
+        "kernel_kills {boot, machine, group, in_group}: so often had the kernel killed for want of memory; the longest "
+        "micro-batch, an evaluation and a save are now tried",
+    ),
     "data": (
         False,
         "sources [path, sequences, seen], read, kept, excluded {reason: rows}, train, validation, truncated, tokens, "
@@ -33,7 +38,11 @@ KINDS: dict[str, tuple[bool, str]] = {
     "checkpoint": (False, "folder; the folder itself is complete only once it has its final name"),
     "best": (True, "loss"),
     "fault": (True, "what, rows, in_a_row: an update that was not applied"),
-    "revised": (True, "changes [[field, old, new]], reason: recipe, data or plan changed on an unfinished run"),
+    "revised": (
+        True,
+        "changes [[field, old, new]], reason: recipe, data or plan changed on an unfinished run; from_step, error: "
+        "where memory ran out, and how that was told",
+    ),
     "note": (False, "text: anything a reader of the receipt should know"),
     "interrupted": (True, "signal; a full checkpoint was written before"),
     "failed": (True, "problem: why training had to stop by itself"),
@@ -303,7 +312,7 @@ def _ended(events: list[Event]) -> str | None:
 
 
 def _attempts(events: list[Event]) -> Iterator[Attempt]:
-    trained = [event for event in events if event.attempt and event.kind != "revised"]
+    trained = [event for event in events if event.attempt and event.kind not in ("revised", "rehearsal")]
     for number in sorted({event.attempt for event in trained}):
         own = [event for event in trained if event.attempt == number]
         first = own[0]

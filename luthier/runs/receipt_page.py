@@ -192,6 +192,13 @@ def _validation(receipt: Receipt) -> list[str]:
     return markdown_table(header, rows, right=(0, 1))
 
 
+def _revised(revision: Mapping[str, Any], field: str, old: Any, new: Any) -> str:
+    change = {"field": field, "old": old, "new": new}
+    if revision.get("reason") == "memory":
+        return say("runs.page.memory", step=revision["from_step"], error=revision["error"], **change)
+    return say("runs.page.revised", reason=revision.get("reason", ""), **change)
+
+
 def _history(receipt: Receipt) -> list[str]:
     page: list[str] = []
     attempts = receipt.summary.attempts
@@ -208,11 +215,7 @@ def _history(receipt: Receipt) -> list[str]:
             for a in attempts
         ]
         page += markdown_table(header, rows, right=(0, 2, 3))
-    changes = [
-        f"- {say('runs.page.revised', field=field, old=old, new=new, reason=revision.get('reason', ''))}"
-        for revision in receipt.revisions
-        for field, old, new in revision.get("changes", ())
-    ]
+    changes = [f"- {_revised(revision, *change)}" for revision in receipt.revisions for change in revision["changes"]]
     faults = [
         f"- {say('runs.page.fault', step=each['step'], what=each.get('what'), rows=_some(each.get('rows', ())))}"
         for each in receipt.faults

@@ -68,6 +68,23 @@ def replacing(final: Path, hashed: bool, expected_bytes: int = 0) -> Iterator[Pa
     commit(temp, final, hashed)
 
 
+@contextlib.contextmanager
+def trying(final: Path) -> Iterator[Path]:
+    """`replacing`, up to the moment the folder would get its name: it is then removed.
+
+    Raises:
+        RunError: the disk is full or refuses.
+    """
+    temp = begin(final)
+    try:
+        yield temp
+        fsync_tree(temp)
+    except Exception as error:
+        raise _abandon(temp, final, error, 0) from error
+    with files.user_errors(final):
+        _remove(temp)
+
+
 def _abandon(temp: Path, final: Path, error: Exception, expected_bytes: int) -> Exception:
     """Remove an unfinished folder; returns the error to raise. Free space is measured after the removal, so that it
     compares with what the next try needs."""

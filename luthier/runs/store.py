@@ -350,6 +350,11 @@ class RunFolder:
         assert self.writable
         return slots.replacing(self.checkpoint_dir(step), hashed=True, expected_bytes=self._expected_bytes())
 
+    def trial_checkpoint(self, step: int) -> contextlib.AbstractContextManager[Path]:
+        """`checkpoint`, of which nothing is left in the end: it shows whether there is room for one."""
+        assert self.writable
+        return slots.trying(self.checkpoint_dir(step))
+
     def best_dir(self, step: int) -> Path:
         """Where the best weights of a step are."""
         return self.path / "best" / f"step-{step}"

@@ -116,6 +116,58 @@ TEXT: dict[str, tuple[str, str]] = {
         "Leave it out: {most} tokens fit and give the same result.",
         "请去掉此项：{most} 个词元放得下，结果相同。",
     ),
+    "engine.out_of_memory.rule": (
+        "memory ran out ({reason}), and there is nothing left that could be held less: micro-batches hold one row, and "
+        "layers keep as little as they may",
+        "内存不足（{reason}），且已无可再节省之处：微批只含一行，各层保留的已是允许的最少",
+    ),
+    "engine.out_of_memory.remedy": (
+        "End other programs and give the same command again. If that does not help: leave optim.activations at auto, "
+        "lower data.max_tokens, choose a smaller model, or train fewer weights (tune.kind=lora, freeze); with "
+        "optim.in_backward, lower optim.batch or take it away.",
+        "请关闭其他程序后再次运行同一命令。若仍不行：保持 optim.activations 为 auto，减小 data.max_tokens，"
+        "换更小的模型，或训练更少的权重（tune.kind=lora 或 freeze）；使用 optim.in_backward 时，请减小 optim.batch "
+        "或将其删去。",
+    ),
+    "engine.save_out_of_memory.rule": (
+        "memory ran out while a checkpoint was written ({reason}); older checkpoints are whole",
+        "写检查点时内存不足（{reason}）；更早的检查点是完好的",
+    ),
+    "engine.save_out_of_memory.remedy": (
+        "End other programs and give the same command again, or keep less: optim.states=8bit, train fewer weights "
+        "(tune.kind=lora, freeze), or a smaller model.",
+        "请关闭其他程序后再次运行同一命令，或减少占用：optim.states=8bit，训练更少的权重（tune.kind=lora 或 freeze），"
+        "或换更小的模型。",
+    ),
+    "engine.spoilt_by_memory.rule": (
+        "memory ran out while weights were being changed ({reason}), so the model in memory is spoilt; the last "
+        "checkpoint is whole",
+        "在修改权重的过程中内存不足（{reason}），内存中的模型已损坏；最近的检查点是完好的",
+    ),
+    "engine.spoilt_by_memory.remedy": (
+        "The same command goes on from there, and holds less where it can. If it happens again, end other programs, or "
+        "set optim.in_backward=false with run.on_change=continue: such a step is then made again by itself.",
+        "再次运行同一命令即可从那里继续，并尽可能少占内存。若再次发生，请关闭其他程序，或设置 "
+        "optim.in_backward=false 和 run.on_change=continue：这样的步会自动重做。",
+    ),
+    "engine.killed_by_memory.rule": (
+        "the last attempt was killed by the system because memory ran out; this one holds less ({old} → {new})",
+        "上一次运行因内存不足被系统终止；这一次占用更少（{old} → {new}）",
+    ),
+    "engine.killed_by_memory.remedy": (
+        "Nothing to do; other programs that are ended leave more room.",
+        "无需处理；关闭其他程序可腾出更多内存。",
+    ),
+    "engine.killed_by_memory_again.rule": (
+        "the last attempt was killed by the system because memory ran out, and there is nothing left that could be "
+        "held less",
+        "上一次运行因内存不足被系统终止，且已无可再节省之处",
+    ),
+    "engine.killed_by_memory_again.remedy": (
+        "End other programs, lower data.max_tokens, choose a smaller model, or train fewer weights (tune.kind=lora, "
+        "freeze).",
+        "请关闭其他程序，减小 data.max_tokens，换更小的模型，或训练更少的权重（tune.kind=lora 或 freeze）。",
+    ),
     "engine.parent_whole.rule": (
         "this run tuned the weights themselves, so there is no adapter to train further",
         "该运行调整的是权重本身，没有可继续训练的适配器",

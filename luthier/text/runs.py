@@ -399,6 +399,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "changed on the way: {field}: {old} → {new} ({reason})",
         "中途改动：{field}：{old} → {new}（{reason}）",
     ),
+    "runs.page.memory": (
+        "memory ran out after step {step} and what was under way was done again with less: {field}: {old} → {new} "
+        "({error})",
+        "第 {step} 步之后内存不足，当时的计算以更少的占用重做：{field}：{old} → {new}（{error}）",
+    ),
     "runs.page.fault": (
         "step {step}: the {what} was not finite, the update was left out; rows {rows}",
         "第 {step} 步：{what} 不是有限数，已跳过该次更新；数据行 {rows}",
@@ -489,6 +494,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "runs.progress.fault": (
         "step {step}  the {what} is not finite: update left out; rows {rows}",
         "第 {step} 步  {what} 不是有限数：跳过更新；数据行 {rows}",
+    ),
+    "runs.progress.memory": (
+        "memory ran out after step {step}; less is held from here on, and nothing is lost ({error})",
+        "第 {step} 步之后内存不足；此后占用更少，未丢失任何内容（{error}）",
     ),
     "runs.progress.revised": ("changed: {field}: {old} → {new}", "改动：{field}：{old} → {new}"),
     "runs.progress.note": ("note: {text}", "说明：{text}"),

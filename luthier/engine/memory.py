@@ -1,0 +1,110 @@
+"""What happens when memory runs out.
+
+What goes in: work that can be done again, and a `Room` that knows what may be held less. What comes out: the work's
+result. An out-of-memory error is caught, what the work left half done is undone, the room is tightened, and the work is
+done again from the same state; where nothing can be held less, the run ends with a message. Weights move in one place
+only (`updating`), and from there is no way back.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import torch
+
+from luthier.errors import Problem, TrainingFailed
+
+T = TypeVar("T")
+
+NO_MEMORY = re.compile(
+    r"not enough memory|can't allocate memory|DefaultCPUAllocator|bad_alloc|out of memory|_ALLOC_FAILED", re.IGNORECASE
+)
+"""How torch's CPU allocator, the C++ library, and libraries of CUDA's spell it; CUDA's own allocator has a type."""
+
+
+class Room(Protocol):
+    """What micro-batches may hold, as it is now."""
+
+    def tighten(self, step: int, tokens: int, reason: str, *, split_only: bool = False) -> bool:
+        """Hold less from `step` on, and write that down; False where nothing can be held less.
+
+        Args:
+            tokens: of the micro-batch that did not fit.
+            split_only: nothing was kept for a backward pass, so keeping less would not help.
+        """
+        ...
+
+
+class Spoilt(Exception):
+    """Memory ran out while weights were being changed: some have moved, others have not."""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
+
+
+def redone(work: Callable[[], T], undo: Callable[[], None], tighten: Callable[[str], bool]) -> T:
+    """The result of `work`, which is done again for as long as memory runs out and `tighten` finds something.
+
+    Raises:
+        TrainingFailed: it does not fit, and nothing can be held less.
+    """
+    while True:
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            reason = _words(error)
+        # Out here nothing refers to the error any more, whose frames hold what was computed.
+        undo()
+        release()
+        if not tighten(reason):
+            raise TrainingFailed(Problem("engine.out_of_memory", values={"reason": reason}))
+
+
+@contextmanager
+def updating() -> Iterator[None]:
+    """Around what changes weights.
+
+    Raises:
+        Spoilt: memory ran out inside.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise Spoilt(_words(error)) from None
+
+
+@contextmanager
+def saving() -> Iterator[None]:
+    """Around what writes a checkpoint: it copies tensors on their way to the disk, and there nothing can be held less.
+
+    Raises:
+        TrainingFailed: memory ran out inside.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise TrainingFailed(Problem("engine.save_out_of_memory", values={"reason": _words(error)})) from None
+
+
+def _words(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def release() -> None:
+    """Give back what nothing refers to."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing where no GPU was used
