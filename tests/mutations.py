@@ -411,8 +411,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "keys are not normed": Mutation(
         "kernels/blocks.py",
-        "q, k = q_kept.normed(), k_kept.normed()",
-        "q = q_kept.normed()",
+        "normed(q, qk_norms[0], shape.eps), normed(k, qk_norms[1], shape.eps)",
+        "normed(q, qk_norms[0], shape.eps), (k, keep(k, qk_norms[1], shape.eps))",
         "test_kernels_blocks.py::test_attention_inputs",
     ),
     "the norm's gradient ignores its mean": Mutation(
@@ -440,7 +440,7 @@ MUTATIONS: dict[str, Mutation] = {
         "test_kernels_head.py::test_modes_for_any_loss",
     ),
     "softmax overflows": Mutation(
-        "kernels/head.py",
+        "kernels/softmax.py",
         "tile -= tile.amax(-1, keepdim=True)",
         "tile -= 0",
         "test_kernels_head.py::test_extreme_logits_stay_finite",

@@ -28,6 +28,8 @@ from test_decoder import (
 )
 from tiny_models import BOUND, CASES, build, config_of, difference, logits_of
 from torch import Tensor
+from triton_parity import CASES as CHAINS
+from triton_parity import compare
 
 import luthier
 from luthier import planner
@@ -37,6 +39,7 @@ from luthier.config.schema import OptimSection
 from luthier.engine import backend, optim
 from luthier.engine.checkpoint import TrainState
 from luthier.errors import Interrupted
+from luthier.kernels import select
 from luthier.models import weights
 from luthier.models.decoder import Decoder, DropoutKey, Want
 
@@ -127,6 +130,14 @@ def test_a_shared_prompt_equals_its_duplicates(name: str) -> None:
         nll(decoder, each).backward()
         results.append(gradients(decoder))
     assert_same(*results)
+
+
+@pytest.mark.parametrize("case", CHAINS)
+def test_triton_kernels_equal_the_plain_chains(case: str) -> None:
+    """The cases that `test_kernels_triton.py` runs through the interpreter, compiled."""
+    assert select.choose(DEVICE).to_json()["blocks"]["implementation"] == "triton", select.choose(DEVICE).to_json()
+    compared = compare(case, DEVICE)
+    assert compared and [each for each in compared if not each.error <= each.bound] == []
 
 
 STACKS = [("drop_mlp",) * 3, ("drop_layer",) * 3, ("drop_layer", "drop_mlp", "keep"), ("offload", "offload", "keep")]
