@@ -51,7 +51,7 @@ class Plan:
         """Write `plan.json`, unless the one that is obeyed is there already. A device that is back later is used again;
         a budget stays as small as it once had to be, and layers keep as little."""
         if self.saved is None:
-            kernels = select.choose(self.backend.device).to_json()
+            kernels = select.choose(self.backend.device, self.backend.compute_dtype).to_json()
             facts = {"backend": self.backend.to_json(), **self._budget(), "kernels": kernels}
             run.write_json("plan.json", facts)
         elif not run.has("plan.json") or not OF_MEMORY.isdisjoint(field for field, _, _ in self.changes):

@@ -319,6 +319,24 @@ MUTATIONS: dict[str, Mutation] = {
         "keys = _clip(path, lowest, 10**9)",
         "test_kernels_attention.py::test_chosen_rows_read_no_key_beyond_the_last_of_their_block",
     ),
+    "a run of queries reads one key too few": Mutation(
+        "kernels/attention.py",
+        "keys = _clip(path, lowest, int(run[-1]) + before + 1)",
+        "keys = _clip(path, lowest, int(run[-1]) + before)",
+        "test_kernels_attention.py::test_chosen_rows_are_attended_as_if_all_were",
+    ),
+    "a shared key's gradient counts once": Mutation(
+        "kernels/flash.py",
+        "return sums_NKE.index_add_(0, runs.rows_L,",
+        "return sums_NKE.index_copy_(0, runs.rows_L,",
+        "test_kernels_attention.py::test_equals_masked_softmax_forward_and_backward",
+    ),
+    "FlashAttention is taken for float32": Mutation(
+        "kernels/flash.py",
+        "if dtype not in (torch.bfloat16, torch.float16):",
+        "if dtype not in (torch.bfloat16, torch.float16, torch.float32):",
+        "test_kernels_select.py::test_flash_attention_is_refused_with_a_reason",
+    ),
     "the last layer computes every query": Mutation(
         "models/decoder.py",
         "if 0 < len(rows_U) < tokens:",

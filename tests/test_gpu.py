@@ -26,6 +26,8 @@ from test_decoder import (
     shared_prompt,
     sparse,
 )
+from test_kernels_attention import CASES as SEGMENTS
+from test_kernels_attention import segments_of
 from tiny_models import BOUND, CASES, build, config_of, difference, logits_of
 from torch import Tensor
 from triton_parity import CASES as CHAINS
@@ -39,7 +41,8 @@ from luthier.config.schema import OptimSection
 from luthier.engine import backend, optim
 from luthier.engine.checkpoint import TrainState
 from luthier.errors import Interrupted
-from luthier.kernels import select
+from luthier.kernels import flash, reference, select
+from luthier.kernels.attention import Attend, Layout
 from luthier.models import weights
 from luthier.models.decoder import Decoder, DropoutKey, Want
 
@@ -135,9 +138,36 @@ def test_a_shared_prompt_equals_its_duplicates(name: str) -> None:
 @pytest.mark.parametrize("case", CHAINS)
 def test_triton_kernels_equal_the_plain_chains(case: str) -> None:
     """The cases that `test_kernels_triton.py` runs through the interpreter, compiled."""
-    assert select.choose(DEVICE).to_json()["blocks"]["implementation"] == "triton", select.choose(DEVICE).to_json()
+    chosen = select.choose(DEVICE, torch.bfloat16).to_json()
+    assert chosen["blocks"]["implementation"] == "triton", chosen
     compared = compare(case, DEVICE)
     assert compared and [each for each in compared if not each.error <= each.bound] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [None, 1, 2, 5, 64])
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_flash_attention_equals_masked_softmax(name: str, window: int | None, dtype: torch.dtype) -> None:
+    """Grouped heads, shared prompts, windows, all rows and every second: packed equals unpacked, forward and backward.
+    Bound: a few roundings of half precision."""
+    layout = Layout.of(segments_of(SEGMENTS[name]))
+    count = int(layout.end[-1])
+    seen = reference.seen(layout.start.tolist(), layout.end.tolist(), layout.parent.tolist(), window).to(DEVICE)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(count, heads, 16, device=DEVICE).to(dtype).requires_grad_() for heads in (4, 2, 2))
+    assert select.attention(q) == "flash", flash.refusal(dtype, 16)
+    wide = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    expected = reference.attention(*wide, seen, scale=0.3).flatten(1)
+    for rows in (None, np.arange(count % 2, count, 2)):
+        chosen = None if rows is None or not len(rows) else torch.from_numpy(rows).to(DEVICE)
+        asked = q if chosen is None else q[chosen]
+        ours = torch.cat(Attend(layout, None if chosen is None else rows)(asked, k, v, window, 0.3, chosen))
+        theirs = expected if chosen is None else expected[chosen]
+        dy = torch.randn_like(theirs).to(dtype)
+        made = [ours.detach(), *torch.autograd.grad(ours, (q, k, v), dy)]
+        true = [theirs.detach(), *torch.autograd.grad(theirs, wide, dy.float(), retain_graph=True)]
+        for one, other in zip(made, true, strict=True):
+            assert float((one.float() - other).abs().max()) <= 0.02 * float(other.abs().max())
 
 
 STACKS = [("drop_mlp",) * 3, ("drop_layer",) * 3, ("drop_layer", "drop_mlp", "keep"), ("offload", "offload", "keep")]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from luthier.arch.spec import Rope
-from luthier.kernels import gated, norm, rotary, softmax
+from luthier.kernels import flash, gated, norm, rotary, softmax
 
 Which = Literal["torch", "triton"]
 
@@ -62,26 +62,16 @@ class Choice:
         return {name: {"implementation": which, "reason": why} for name, which, why in self.operations}
 
 
-def choose(device: torch.device | str) -> Choice:
-    """The implementations that run on this device."""
-    which, why = _of_chains(torch.device(device).type)
-    if torch.device(device).type == "cpu" and which == "torch":
-        return Choice(
-            (
-                ("blocks", "torch, tiled rows", why),
-                (
-                    "attention",
-                    "matmuls and softmax per segment, tiles of queries",
-                    "measured faster than torch's kernel",
-                ),
-                ("head", "torch, tiled softmax", why),
-            )
-        )
+def choose(device: torch.device | str, dtype: torch.dtype) -> Choice:
+    """The implementations that run on this device in this compute dtype."""
+    kind = torch.device(device).type
+    which, why = _of_chains(kind)
+    tiled = kind == "cpu" and which == "torch"
     return Choice(
         (
-            ("blocks", which, why),
-            ("attention", "torch scaled_dot_product_attention per segment", "the only one there is"),
-            ("head", which, why),
+            ("blocks", "torch, tiled rows" if tiled else which, why),
+            ("attention", *_attention_in_words(kind, dtype)),
+            ("head", "torch, tiled softmax" if tiled else which, why),
         )
     )
 
@@ -90,6 +80,21 @@ def chains(x: Tensor) -> Chains:
     """What works on tensors like this one. float64 is for tests of the arithmetic: the kernels sum in float32."""
     which, _ = _of_chains(x.device.type)
     return _triton() if which == "triton" and x.dtype != torch.float64 else PLAIN
+
+
+def attention(q_UHE: Tensor) -> Literal["tiles", "flash", "torch"]:
+    """What attends queries like these: `tiled`, `flash`, or torch's choice for each segment."""
+    if q_UHE.device.type == "cpu":
+        return "tiles"
+    return "torch" if flash.refusal(q_UHE.dtype, q_UHE.shape[-1]) else "flash"
+
+
+def _attention_in_words(kind: str, dtype: torch.dtype) -> tuple[str, str]:
+    if kind == "cpu":
+        return "matmuls and softmax per segment, tiles of queries", "measured faster than torch's kernel"
+    if refused := flash.refusal(dtype):
+        return "torch scaled_dot_product_attention per segment", refused
+    return "torch FlashAttention, all segments in one call", "no padding, no masks; tried on this device and equal"
 
 
 _forced: Which | None = None
