@@ -32,6 +32,18 @@ MUTATIONS: dict[str, Mutation] = {
         "if not job.backend.loss_scaling or (finite and math.isfinite(loss)):",
         "test_loop.py::test_a_spoilt_step_is_left_out_and_the_log_tells_loss_from_gradient",
     ),
+    "a step that is read late is applied whatever it is": Mutation(
+        "engine/loop.py",
+        'vars(job.optimizer)["found_inf"] = bad.to(torch.float32)',
+        'vars(job.optimizer)["found_inf"] = bad.to(torch.float32) * 0',
+        "test_loop.py::test_read_late_a_spoilt_step_is_left_out_to_the_bit",
+    ),
+    "a checkpoint is written before its steps are judged": Mutation(
+        "engine/loop.py",
+        "_save_due(state.step, job):\n                _settle(job, state, taken)\n",
+        "_save_due(state.step, job):\n",
+        "test_loop.py::test_read_late_no_checkpoint_and_no_validation_comes_before_the_judgement",
+    ),
     "faults in a row are never forgiven": Mutation(
         "engine/loop.py",
         "state.bad_streak = 0",

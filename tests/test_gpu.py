@@ -38,7 +38,7 @@ from luthier import planner
 from luthier.arch.families import FAMILIES
 from luthier.batch import Batch
 from luthier.config.schema import OptimSection
-from luthier.engine import backend, optim
+from luthier.engine import backend, loop, optim
 from luthier.engine.checkpoint import TrainState
 from luthier.errors import Interrupted
 from luthier.kernels import flash, reference, select
@@ -277,6 +277,39 @@ def test_a_whole_run_learns_resumes_to_the_same_bits_and_passes_its_checks(dtype
         assert one == other, file
     plan = json.loads((straight.path / "plan.json").read_text())
     print(dtype, "planned", plan["memory"]["peak_bytes"], "measured", losses[0], "->", losses[-1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_host_waits_for_nothing_between_steps_that_are_logged(dtype, tiny_model, rows, runs_dir, monkeypatch):
+    """torch raises where a step waits for the device; the first ones compile and fill caches."""
+    take = loop._train_step
+
+    def strict(job: Any, step: Any, state: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error" if step.index >= 3 else "default")
+        try:
+            return take(job, step, state)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop, "_train_step", strict)
+    recipe = recipe_of(tiny_model("qwen2"), rows, runs_dir, dtype)
+    recipe["run"]["log_every"] = 10
+    run = luthier.train(recipe)
+    assert [event.step for event in run.events if event.kind == "step"] == [10, 20, 30]
+
+
+def test_a_spoilt_step_is_left_out_on_the_device(tiny_model, rows, runs_dir, monkeypatch):
+    """Step 13 is not finite: it is named where step 20 is logged, and no weight of the run is spoilt."""
+    objective = loop._objective
+    monkeypatch.setattr(
+        loop, "_objective", lambda *given: objective(*given) * (float("nan") if given[1].index == 12 else 1)
+    )
+    recipe = recipe_of(tiny_model("qwen2"), rows, runs_dir, "float32")
+    recipe["run"].update(log_every=10, save_every=30)
+    recipe["data"].pop("validation")
+    run = luthier.train(recipe)
+    assert [event.step for event in run.events if event.kind == "fault"] == [13]
+    assert all(np.isfinite(event.data["loss"]) for event in run.events if event.kind == "step")
 
 
 def test_an_fp16_overflow_halves_the_scale_and_does_the_step_again(tiny_model, rows, runs_dir):
