@@ -150,7 +150,7 @@ def test_the_mask_of_chosen_rows_is_not_kept(kernel: str, monkeypatch: pytest.Mo
 def test_what_a_continuation_sees_of_its_prompt_is_not_kept_again(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is its mask: of 4 continuations of 8 tokens, nothing as long as the prompt of 100 is kept but the prompt's
     own."""
-    monkeypatch.setattr("luthier.kernels.attention._tiles", lambda q: kernel == "tiles")
+    monkeypatch.setattr("luthier.kernels.select.attention", lambda q: kernel)
     layout = Layout.of(segments_of([(100, -1), *[(8, 0)] * 4]))
     q, k, v = (torch.randn(132, 2, 8, requires_grad=True) for _ in range(3))
     kept: dict[int, int] = {}
