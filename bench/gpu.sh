@@ -19,4 +19,8 @@ tail -n 3 "$out/tests.txt"
 (cd "$out" && python3 -m luthier demo) > "$out/demo.txt" 2>&1 || status=1
 tail -n 30 "$out/demo.txt"
 cp "$out"/runs/demo/receipt.json "$out"/runs/demo/plan.json "$out" 2> /dev/null
+
+# Element-wise chains plain, in Triton and compiled; attention per segment and in one call; a step: milliseconds each.
+python3 bench/gpu_kernels.py > "$out/kernels.md" 2>&1 || status=1
+cat "$out/kernels.md"
 exit $status

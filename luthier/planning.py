@@ -79,7 +79,8 @@ class Plan:
         """Write `plan.json`."""
         facts = self.saved
         if facts is None:
-            facts = {"backend": self.backend.to_json(), "kernels": select.choose(self.backend.device).to_json()}
+            kernels = select.choose(self.backend.device, self.backend.compute_dtype).to_json()
+            facts = {"backend": self.backend.to_json(), "kernels": kernels}
         budget = {"budget_tokens": self.budget_tokens, "budgets": self.budgets, "activations": self.policies}
         dense = {"dense_layers": self.memory.dense_layers} if self.quantised else {}
         run.write_json("plan.json", {**facts, **budget, **dense, "memory": self.memory.to_json()})

@@ -32,6 +32,18 @@ MUTATIONS: dict[str, Mutation] = {
         "if not job.backend.loss_scaling or (finite and math.isfinite(loss)):",
         "test_loop.py::test_a_spoilt_step_is_left_out_and_the_log_tells_loss_from_gradient",
     ),
+    "a step that is read late is applied whatever it is": Mutation(
+        "engine/loop.py",
+        'vars(job.optimizer)["found_inf"] = bad.to(torch.float32)',
+        'vars(job.optimizer)["found_inf"] = bad.to(torch.float32) * 0',
+        "test_loop.py::test_read_late_a_spoilt_step_is_left_out_to_the_bit",
+    ),
+    "a checkpoint is written before its steps are judged": Mutation(
+        "engine/loop.py",
+        "_save_due(state.step, job):\n                _settle(job, state, taken)\n",
+        "_save_due(state.step, job):\n",
+        "test_loop.py::test_read_late_no_checkpoint_and_no_validation_comes_before_the_judgement",
+    ),
     "faults in a row are never forgiven": Mutation(
         "engine/loop.py",
         "state.bad_streak = 0",
@@ -398,6 +410,24 @@ MUTATIONS: dict[str, Mutation] = {
         "keys = _clip(path, lowest, 10**9)",
         "test_kernels_attention.py::test_chosen_rows_read_no_key_beyond_the_last_of_their_block",
     ),
+    "a run of queries reads one key too few": Mutation(
+        "kernels/attention.py",
+        "keys = _clip(path, lowest, int(run[-1]) + before + 1)",
+        "keys = _clip(path, lowest, int(run[-1]) + before)",
+        "test_kernels_attention.py::test_chosen_rows_are_attended_as_if_all_were",
+    ),
+    "a shared key's gradient counts once": Mutation(
+        "kernels/flash.py",
+        "return sums_NKE.index_add_(0, runs.rows_L,",
+        "return sums_NKE.index_copy_(0, runs.rows_L,",
+        "test_kernels_attention.py::test_equals_masked_softmax_forward_and_backward",
+    ),
+    "FlashAttention is taken for float32": Mutation(
+        "kernels/flash.py",
+        "if dtype not in (torch.bfloat16, torch.float16):",
+        "if dtype not in (torch.bfloat16, torch.float16, torch.float32):",
+        "test_kernels_select.py::test_flash_attention_is_refused_with_a_reason",
+    ),
     "the last layer computes every query": Mutation(
         "models/decoder.py",
         "if 0 < len(rows_U) < tokens:",
@@ -508,8 +538,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "keys are not normed": Mutation(
         "kernels/blocks.py",
-        "q, k = q_kept.normed(), k_kept.normed()",
-        "q = q_kept.normed()",
+        "normed(q, qk_norms[0], shape.eps), normed(k, qk_norms[1], shape.eps)",
+        "normed(q, qk_norms[0], shape.eps), (k, keep(k, qk_norms[1], shape.eps))",
         "test_kernels_blocks.py::test_attention_inputs",
     ),
     "the norm's gradient ignores its mean": Mutation(
@@ -537,7 +567,7 @@ MUTATIONS: dict[str, Mutation] = {
         "test_kernels_head.py::test_modes_for_any_loss",
     ),
     "softmax overflows": Mutation(
-        "kernels/head.py",
+        "kernels/softmax.py",
         "tile -= tile.amax(-1, keepdim=True)",
         "tile -= 0",
         "test_kernels_head.py::test_extreme_logits_stay_finite",

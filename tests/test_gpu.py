@@ -29,8 +29,12 @@ from test_decoder import (
     shared_prompt,
     sparse,
 )
+from test_kernels_attention import CASES as SEGMENTS
+from test_kernels_attention import segments_of
 from tiny_models import BOUND, CASES, build, config_of, difference, logits_of
 from torch import Tensor
+from triton_parity import CASES as CHAINS
+from triton_parity import compare
 
 import luthier
 from luthier import planner
@@ -38,9 +42,11 @@ from luthier.arch.families import FAMILIES
 from luthier.arch.quantised import quantised
 from luthier.batch import Batch
 from luthier.config.schema import OptimSection, Qlora
-from luthier.engine import backend, optim
+from luthier.engine import backend, loop, optim
 from luthier.engine.checkpoint import TrainState
 from luthier.errors import Interrupted
+from luthier.kernels import flash, reference, select
+from luthier.kernels.attention import Attend, Layout
 from luthier.models import weights
 from luthier.models.decoder import Decoder, DropoutKey, Want
 
@@ -131,6 +137,41 @@ def test_a_shared_prompt_equals_its_duplicates(name: str) -> None:
         nll(decoder, each).backward()
         results.append(gradients(decoder))
     assert_same(*results)
+
+
+@pytest.mark.parametrize("case", CHAINS)
+def test_triton_kernels_equal_the_plain_chains(case: str) -> None:
+    """The cases that `test_kernels_triton.py` runs through the interpreter, compiled."""
+    chosen = select.choose(DEVICE, torch.bfloat16).to_json()
+    assert chosen["blocks"]["implementation"] == "triton", chosen
+    compared = compare(case, DEVICE)
+    assert compared and [each for each in compared if not each.error <= each.bound] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [None, 1, 2, 5, 64])
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_flash_attention_equals_masked_softmax(name: str, window: int | None, dtype: torch.dtype) -> None:
+    """Grouped heads, shared prompts, windows, all rows and every second: packed equals unpacked, forward and backward.
+    Bound: a few roundings of half precision."""
+    layout = Layout.of(segments_of(SEGMENTS[name]))
+    count = int(layout.end[-1])
+    seen = reference.seen(layout.start.tolist(), layout.end.tolist(), layout.parent.tolist(), window).to(DEVICE)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(count, heads, 16, device=DEVICE).to(dtype).requires_grad_() for heads in (4, 2, 2))
+    assert select.attention(q) == "flash", flash.refusal(dtype, 16)
+    wide = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    expected = reference.attention(*wide, seen, scale=0.3).flatten(1)
+    for rows in (None, np.arange(count % 2, count, 2)):
+        chosen = None if rows is None or not len(rows) else torch.from_numpy(rows).to(DEVICE)
+        asked = q if chosen is None else q[chosen]
+        ours = torch.cat(Attend(layout, None if chosen is None else rows)(asked, k, v, window, 0.3, chosen))
+        theirs = expected if chosen is None else expected[chosen]
+        dy = torch.randn_like(theirs).to(dtype)
+        made = [ours.detach(), *torch.autograd.grad(ours, (q, k, v), dy)]
+        true = [theirs.detach(), *torch.autograd.grad(theirs, wide, dy.float(), retain_graph=True)]
+        for one, other in zip(made, true, strict=True):
+            assert float((one.float() - other).abs().max()) <= 0.02 * float(other.abs().max())
 
 
 STACKS = [("drop_mlp",) * 3, ("drop_layer",) * 3, ("drop_layer", "drop_mlp", "keep"), ("offload", "offload", "keep")]
@@ -240,6 +281,39 @@ def test_a_whole_run_learns_resumes_to_the_same_bits_and_passes_its_checks(dtype
         assert one == other, file
     plan = json.loads((straight.path / "plan.json").read_text())
     print(dtype, "planned", plan["memory"]["peak_bytes"], "measured", losses[0], "->", losses[-1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_host_waits_for_nothing_between_steps_that_are_logged(dtype, tiny_model, rows, runs_dir, monkeypatch):
+    """torch raises where a step waits for the device; the first ones compile and fill caches."""
+    take = loop._train_step
+
+    def strict(job: Any, step: Any, state: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error" if step.index >= 3 else "default")
+        try:
+            return take(job, step, state)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop, "_train_step", strict)
+    recipe = recipe_of(tiny_model("qwen2"), rows, runs_dir, dtype)
+    recipe["run"]["log_every"] = 10
+    run = luthier.train(recipe)
+    assert [event.step for event in run.events if event.kind == "step"] == [10, 20, 30]
+
+
+def test_a_spoilt_step_is_left_out_on_the_device(tiny_model, rows, runs_dir, monkeypatch):
+    """Step 13 is not finite: it is named where step 20 is logged, and no weight of the run is spoilt."""
+    objective = loop._objective
+    monkeypatch.setattr(
+        loop, "_objective", lambda *given: objective(*given) * (float("nan") if given[1].index == 12 else 1)
+    )
+    recipe = recipe_of(tiny_model("qwen2"), rows, runs_dir, "float32")
+    recipe["run"].update(log_every=10, save_every=30)
+    recipe["data"].pop("validation")
+    run = luthier.train(recipe)
+    assert [event.step for event in run.events if event.kind == "fault"] == [13]
+    assert all(np.isfinite(event.data["loss"]) for event in run.events if event.kind == "step")
 
 
 def test_an_fp16_overflow_halves_the_scale_and_does_the_step_again(tiny_model, rows, runs_dir):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from luthier.batch import Segments
-from luthier.kernels import reference, tiled
+from luthier.kernels import flash, reference, tiled
 from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
 
 CASES: dict[str, list[tuple[int, int]]] = {
@@ -29,15 +29,43 @@ def segments_of(case: list[tuple[int, int]]) -> Segments:
     return Segments(end - lengths, end, parents, zeros, zeros, zeros)
 
 
+def runs_softmax(q, k, v, runs, how):
+    """What FlashAttention promises for runs: the last query of each lies at its last key."""
+    outputs = []
+    for run in range(len(runs.bounds_q) - 1):
+        queries, keys = (slice(int(bounds[run]), int(bounds[run + 1])) for bounds in runs[:2])
+        count, lead = queries.stop - queries.start, keys.stop - keys.start - (queries.stop - queries.start)
+        assert count <= runs.longest_q and keys.stop - keys.start <= runs.longest_k and lead >= 0
+        other, place = torch.arange(count + lead), torch.arange(lead, lead + count)[:, None]
+        seen = (other <= place) & (other > place - (how.window or len(k) + 1))
+        q_all = torch.cat([q.new_zeros(lead, *q.shape[1:]), q[queries]])
+        seen = torch.cat([torch.ones(lead, count + lead, dtype=torch.bool), seen])
+        outputs.append(reference.attention(q_all, k[keys], v[keys], seen, how.scale)[lead:])
+    return torch.cat(outputs)
+
+
+def flash_forward(q, k, v, runs, how):
+    nothing = torch.empty(0)
+    return flash.Kept(runs_softmax(q, k, v, runs, how).detach(), nothing, nothing, nothing)
+
+
+def flash_backward(dout, qkv, kept, runs, how):
+    with torch.enable_grad():
+        tracked = [x.detach().requires_grad_() for x in qkv]
+        return torch.autograd.grad(runs_softmax(*tracked, runs, how), tracked, dout)
+
+
 def choose(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
-    """torch: what runs on a GPU, on the CPU. Tiles: of a few queries of one sequence, so that short segments have
-    several."""
-    monkeypatch.setattr("luthier.kernels.attention._tiles", lambda q: kernel == "tiles")
+    """torch and flash: what runs on a GPU, on the CPU, the flash kernel as the table of what it does. Tiles: of a few
+    queries of one sequence, so that short segments have several."""
+    monkeypatch.setattr("luthier.kernels.select.attention", lambda q: kernel)
+    monkeypatch.setattr("luthier.kernels.flash._forward", flash_forward)
+    monkeypatch.setattr("luthier.kernels.flash._backward", flash_backward)
     monkeypatch.setattr("luthier.kernels.tiled.QUERIES", 3)
     monkeypatch.setattr("luthier.kernels.tiled.TILE_BYTES", 200)
 
 
-@pytest.mark.parametrize("kernel", ["tiles", "torch"])
+@pytest.mark.parametrize("kernel", ["tiles", "torch", "flash"])
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 64])
 @pytest.mark.parametrize("name", CASES)
 def test_equals_masked_softmax_forward_and_backward(
@@ -63,7 +91,7 @@ def test_equals_masked_softmax_forward_and_backward(
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("kernel", ["tiles", "torch"])
+@pytest.mark.parametrize("kernel", ["tiles", "torch", "flash"])
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 64])
 @pytest.mark.parametrize("name", CASES)
 def test_chosen_rows_are_attended_as_if_all_were(
@@ -84,7 +112,7 @@ def test_chosen_rows_are_attended_as_if_all_were(
         expected = reference.attention(q, k, v, seen, scale=0.3).flatten(1)[order][rows]
         chosen = torch.from_numpy(rows)
         pieces = Attend(layout, rows)(q[order][chosen], k[order], v[order], window, 0.3, chosen)
-        assert max(len(piece) for piece in pieces) <= 2
+        assert kernel == "flash" or max(len(piece) for piece in pieces) <= 2
         ours = torch.cat(pieces)
         torch.testing.assert_close(ours, expected)
         dy = torch.randn_like(expected)
@@ -122,7 +150,7 @@ def test_the_mask_of_chosen_rows_is_not_kept(kernel: str, monkeypatch: pytest.Mo
 def test_what_a_continuation_sees_of_its_prompt_is_not_kept_again(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is its mask: of 4 continuations of 8 tokens, nothing as long as the prompt of 100 is kept but the prompt's
     own."""
-    monkeypatch.setattr("luthier.kernels.attention._tiles", lambda q: kernel == "tiles")
+    monkeypatch.setattr("luthier.kernels.select.attention", lambda q: kernel)
     layout = Layout.of(segments_of([(100, -1), *[(8, 0)] * 4]))
     q, k, v = (torch.randn(132, 2, 8, requires_grad=True) for _ in range(3))
     kept: dict[int, int] = {}
@@ -154,6 +182,25 @@ def test_segments_of_equal_length_share_a_call_wherever_they_lie() -> None:
 def test_a_batch_in_order_is_not_moved() -> None:
     assert Layout.of(segments_of(CASES["equal"])).order is None
     assert Layout.of(segments_of(CASES["shared prompt"])).order is None
+
+
+def test_runs_of_parentless_documents_are_the_batch_itself() -> None:
+    layout = Layout.of(segments_of(CASES["mixed"]))
+    runs = layout.runs(None)
+    assert runs.rows is None and runs.bounds_q.tolist() == runs.bounds_k.tolist() == [0, 3, 6, 13, 20, 32]
+
+
+def test_scattered_rows_are_not_listed_as_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, "flash")
+    layout = Layout.of(segments_of([(400, -1)]))
+    for rows, listed in ((np.arange(0, 400, 2), False), (np.r_[100:130, 300:400], True)):
+        attend = Attend(layout, rows)
+        assert (attend._runs_of(None, True, torch.device("cpu")) is not None) == listed
+        q, k, v = (torch.randn(count, 2, 8) for count in (len(rows), 400, 400))
+        chosen = torch.from_numpy(rows)
+        all_q = torch.zeros(400, 2, 8).index_copy(0, chosen, q)
+        expected = reference.attention(all_q, k, v, reference.seen([0], [400], [-1], None)).flatten(1)[chosen]
+        torch.testing.assert_close(torch.cat(attend(q, k, v, chosen_U=chosen)), expected)
 
 
 def test_every_row_is_attended_once_and_reads_only_what_its_window_reaches() -> None:

@@ -234,7 +234,7 @@ def test_each_term_has_a_denominator_of_its_own(make_job):
     loss = loop.accumulate(job, dataclasses.replace(step, denom={**step.denom, "extra": 16.0}), 1.0)
     plain = make_job("plain", size=16, steps=1)
     expected = loop.accumulate(plain, step, 1.0) + plain.model.bias.item()
-    assert loss == pytest.approx(expected, rel=1e-6)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.01])
@@ -354,6 +354,69 @@ def test_three_in_a_row_end_it_and_a_good_step_forgives(make_job):
     (failed,) = events_of(job, "failed")
     assert failed.step == 10 and failed.data["problem"]["id"] == "engine.not_finite"
     assert torch.isfinite(weights_of(job)).all()
+
+
+# --------------------------------------------------------------------------- as on a GPU: read only where it is logged
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    monkeypatch.setattr(loop, "_waits_for_nothing", lambda job: True)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_read_late_a_spoilt_step_is_left_out_to_the_bit(make_job, monkeypatch, what):
+    """Step 1 of 7 is spoilt: weights, moments and counts are those of a run that reads every step."""
+
+    class AtStep(Spoilt):
+        def loss(self, model, batch, step):
+            return super().loss(model, batch, step) if step == 1 else FakeMethod.loss(self, model, batch, step)
+
+    uids = make_job("uids", size=4).stream.step(1).uids
+    results, steps = [], []
+    for late in (False, True):
+        monkeypatch.setattr(loop, "_waits_for_nothing", lambda job, late=late: late)
+        run = {"log_every": 5, "save_every": 7}
+        given = {"optim": {"clip": 1.0}, "run": run}
+        job = make_job(f"late-{late}", method=AtStep({uids[0]}, what), size=4, steps=7, **given)
+        state = loop.fit(job, TrainState())
+        assert state.bad_streak == 0
+        states = optim.state_tensors(job.optimizer, job.named)
+        results.append([weights_of(job), *(states[key] for key in sorted(states))])
+        steps.append([(event.step, event.data["loss"], event.data["grad_norm"]) for event in events_of(job, "step")])
+        (fault,) = events_of(job, "fault")
+        assert fault.step == 2 and fault.data["what"] == what and f"rows.json:{uids[0]}" in fault.data["rows"]
+    assert steps[0] == steps[1] and [step for step, *_ in steps[0]] == [5, 7]
+    assert len(results[0]) == 7 and all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+def test_read_late_nothing_is_read_between_steps_that_are_logged(make_job, unread, monkeypatch):
+    read = []
+    monkeypatch.setattr(loop.Unread, "read", lambda self: read.append(self) or loop.StepResult(1.0, 1.0, True))
+    counts = []
+
+    class Counting(FakeMethod):
+        def loss(self, model, batch, step):
+            counts.append(len(read))
+            return super().loss(model, batch, step)
+
+    loop.fit(make_job(method=Counting(), steps=9, size=64, run={"log_every": 4, "save_every": 9}), TrainState())
+    assert counts == [0, 0, 0, 0, 4, 4, 4, 4, 8] and len(read) == 9
+
+
+@pytest.mark.parametrize("given", [{"save_every": 2}, {"save_every": 100, "validate_every": 2}])
+def test_read_late_no_checkpoint_and_no_validation_comes_before_the_judgement(make_job, unread, given):
+    class Broken(FakeMethod):
+        def loss(self, model, batch, step):
+            found = super().loss(model, batch, step)
+            return loop.Loss({TERM: found.sums[TERM] * math.inf}, {}) if step in {1, 2, 3} else found
+
+    job = make_job(method=Broken(), steps=50, validation=(batch_of([1]),), run={"log_every": 50, **given})
+    with pytest.raises(TrainingFailed):
+        loop.fit(job, TrainState())
+    assert [event.step for event in events_of(job, "fault")] == [2, 3, 4]
+    assert events_of(job, "failed")[0].step == 4
+    assert job.run.checkpoints() == ([2] if given["save_every"] == 2 else [])
 
 
 # --------------------------------------------------------------------------------------------------- fp16 scaling

@@ -6,6 +6,9 @@ knows nothing of data formats, adapters or objectives.
 
 A step is: sum the gradients of its micro-batches, each term divided by its denominator over the whole step, so that the
 result does not depend on the split; clip; update. A step whose loss or gradient is not finite is not applied.
+
+On a GPU the host does not wait for a step: whether it may be applied is decided on the device, and what came of it is
+read where a step is logged, before a validation and before a checkpoint.
 """
 
 from __future__ import annotations
@@ -126,6 +129,29 @@ class StepResult:
     applied: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Unread:
+    """The same on the device, as scalars."""
+
+    loss: Tensor
+    grad_norm: Tensor
+
+    def read(self) -> StepResult:
+        loss, norm = float(self.loss), float(self.grad_norm)
+        return StepResult(loss, norm, applied=math.isfinite(loss) and math.isfinite(norm))
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """A step that was taken. number: counted from 1; seconds: that the host spent on it."""
+
+    number: int
+    step: Step
+    learning_rate: float
+    seconds: float
+    result: StepResult | Unread
+
+
 def fit(job: Job, state: TrainState) -> TrainState:
     """Train from `state.step` to the end of the stream.
 
@@ -134,7 +160,7 @@ def fit(job: Job, state: TrainState) -> TrainState:
         TrainingFailed: the loss was not finite in three steps running, or memory ran out for good.
     """
     job.method.load_state_dict(state.method)
-    last_save_s = time.monotonic()
+    last_save_s, taken = time.monotonic(), list[Taken]()
     with _signals() as stop, _failures(job, state):
         if state.step == 0:
             _validate(job, state)
@@ -149,13 +175,16 @@ def fit(job: Job, state: TrainState) -> TrainState:
             state.loss_weight += sum(step.denom.values())
             seconds = time.monotonic() - started
             state.seconds += seconds
-            _log(job, state, step, result, learning_rate, seconds)
-            _judge(job, state, step, result)
-            if _due(state.step, job.settings.validate_every, job.stream, VALIDATIONS_PER_RUN):
+            taken.append(Taken(state.step, step, learning_rate, seconds, result))
+            if isinstance(result, StepResult) or _logged(job, state.step):
+                _settle(job, state, taken)
+            if job.validation and _due(state.step, job.settings.validate_every, job.stream, VALIDATIONS_PER_RUN):
+                _settle(job, state, taken)
                 _validate(job, state)
             stopping = bool(stop) or job.run.stop_requested()
             overdue = job.settings.save_every is None and time.monotonic() - last_save_s > SAVE_SECONDS
             if stopping or overdue or _save_due(state.step, job):
+                _settle(job, state, taken)
                 folder = _save(job, state)
                 last_save_s = time.monotonic()
                 if stopping and state.step < job.stream.num_steps:
@@ -207,7 +236,7 @@ def within_memory(
     return memory.redone(work, undo, lambda reason: job.room.tighten(step, tokens(), reason, **how))
 
 
-def _next_step(job: Job, state: TrainState) -> tuple[Step, StepResult]:
+def _next_step(job: Job, state: TrainState) -> tuple[Step, StepResult | Unread]:
     """Make a step, if need be again with less in a micro-batch: weights have not moved when memory runs out, and
     everything else is put back."""
     before = state.loss_scale, state.good_steps, copy.deepcopy(job.method.state_dict())
@@ -215,7 +244,7 @@ def _next_step(job: Job, state: TrainState) -> tuple[Step, StepResult]:
     def largest() -> int:
         return max(batch.num_tokens for batch in job.stream.step(state.step).micro)
 
-    def work() -> tuple[Step, StepResult]:
+    def work() -> tuple[Step, StepResult | Unread]:
         step = job.method.prepare(job.stream.step(state.step), job.model)
         return step, _train_step(job, step, state)
 
@@ -233,16 +262,18 @@ def _next_step(job: Job, state: TrainState) -> tuple[Step, StepResult]:
     raise TrainingFailed(Problem("engine.spoilt_by_memory", values={"reason": reason}))
 
 
-def _train_step(job: Job, step: Step, state: TrainState) -> StepResult:
+def _train_step(job: Job, step: Step, state: TrainState) -> StepResult | Unread:
     """Accumulate, clip, update. In fp16 an overflow halves the loss scale and the same step is done again; where no
     scale helps, the row is at fault and the scale stays as it was."""
     if job.optim.in_backward:
         return _train_in_backward(job, step)
+    if _waits_for_nothing(job):
+        return _train_unread(job, step)
     before = state.loss_scale, state.good_steps
     while True:
         job.optimizer.zero_grad(set_to_none=True)
         scale = state.loss_scale if job.backend.loss_scaling else 1.0
-        loss = accumulate(job, step, scale)
+        loss = float(accumulate(job, step, scale))
         parameters = [p for _, p in job.named]
         if scale != 1.0:
             _unscale(parameters, scale)
@@ -259,6 +290,26 @@ def _train_step(job: Job, step: Step, state: TrainState) -> StepResult:
             state.loss_scale, state.good_steps = before
             return StepResult(loss, norm, applied=False)
         state.loss_scale, state.good_steps = state.loss_scale / 2, 0
+
+
+def _waits_for_nothing(job: Job) -> bool:
+    """On a CPU there is nothing to wait for; fp16 does a step again by what came of it; and only torch's fused AdamW
+    leaves a step out by a flag on the device."""
+    fused = isinstance(job.optimizer, torch.optim.AdamW)
+    return job.backend.device.startswith("cuda") and not job.backend.loss_scaling and fused
+
+
+def _train_unread(job: Job, step: Step) -> Unread:
+    """Accumulate, clip, update, without waiting for the device. A step that is left out leaves the optimizer's moments
+    and its count of steps as they were."""
+    job.optimizer.zero_grad(set_to_none=True)
+    loss = accumulate(job, step, 1.0)
+    norm = optim.clip([p for _, p in job.named], job.optim.clip)
+    bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
+    vars(job.optimizer)["found_inf"] = bad.to(torch.float32)  # where torch's fused kernels look for such a flag
+    job.optimizer.step()
+    del vars(job.optimizer)["found_inf"]
+    return Unread(loss, norm)
 
 
 def _train_in_backward(job: Job, step: Step) -> StepResult:
@@ -283,14 +334,14 @@ def _objective(job: Job, step: Step, batch: Batch) -> Tensor:
     return objective
 
 
-def accumulate(job: Job, step: Step, scale: float) -> float:
-    """Sum the micro-batches' gradients into `.grad`; returns the step's loss."""
-    total = torch.zeros((), dtype=torch.float64)
+def accumulate(job: Job, step: Step, scale: float) -> Tensor:
+    """Sum the micro-batches' gradients into `.grad`; returns the step's loss, a scalar on the device."""
+    total = torch.zeros((), dtype=torch.float64, device=job.backend.device)
     for batch in step.micro:
         objective = _objective(job, step, batch)
         (objective * scale).backward()  # type: ignore[no-untyped-call]
-        total = total + objective.detach().double().to(total.device)
-    return float(total)
+        total = total + objective.detach().double()
+    return total
 
 
 def _unscale(parameters: list[nn.Parameter], scale: float) -> None:
@@ -305,16 +356,30 @@ def _grow_scale(state: TrainState) -> None:
         state.loss_scale, state.good_steps = state.loss_scale * 2, 0
 
 
-def _judge(job: Job, state: TrainState, step: Step, result: StepResult) -> None:
+def _settle(job: Job, state: TrainState, taken: list[Taken]) -> None:
+    """Read what came of the steps taken since the last time, log and judge them, in order."""
+    started = time.monotonic()
+    results = [each.result.read() if isinstance(each.result, Unread) else each.result for each in taken]
+    waited = time.monotonic() - started
+    state.seconds += waited
+    seconds = waited + sum(each.seconds for each in taken)
+    tokens_per_s = sum(each.step.tokens for each in taken) / max(seconds, 1e-9)
+    for each, result in zip(taken, results, strict=True):
+        _log(job, state, each, result, tokens_per_s)
+        _judge(job, state, each, result)
+    taken.clear()
+
+
+def _judge(job: Job, state: TrainState, taken: Taken, result: StepResult) -> None:
     """Name the rows of a step that was not applied; stop after several in a row, and at once where some of the weights
     have changed nevertheless: what the last checkpoint holds is then the newest whole model."""
     if result.applied:
         state.bad_streak = 0
         return
     state.bad_streak += 1
-    rows = _bad_rows(job, step)
+    rows = _bad_rows(job, taken.step)
     what = "gradient" if math.isfinite(result.loss) else "loss"
-    job.emit("fault", {"what": what, "rows": rows, "in_a_row": state.bad_streak}, step=state.step)
+    job.emit("fault", {"what": what, "rows": rows, "in_a_row": state.bad_streak}, step=taken.number)
     spoilt = job.optim.in_backward and what == "gradient"
     if spoilt or state.bad_streak >= MAX_BAD_STEPS:
         rule = "engine.spoilt_in_backward" if spoilt else "engine.not_finite"
@@ -336,23 +401,27 @@ def _bad_rows(job: Job, step: Step) -> list[str]:
 # -------------------------------------------------------------------------------------- events, validation, saving
 
 
-def _log(job: Job, state: TrainState, step: Step, result: StepResult, learning_rate: float, seconds: float) -> None:
-    if state.step % job.settings.log_every and state.step != job.stream.num_steps:
+def _logged(job: Job, number: int) -> bool:
+    return number % job.settings.log_every == 0 or number == job.stream.num_steps
+
+
+def _log(job: Job, state: TrainState, taken: Taken, result: StepResult, tokens_per_s: float) -> None:
+    if not _logged(job, taken.number):
         return
     data = {
         "loss": result.loss,
-        "lr": learning_rate,
+        "lr": taken.learning_rate,
         "grad_norm": result.grad_norm,
-        "epoch": round(state.step / job.stream.steps_per_epoch, 4),
+        "epoch": round(taken.number / job.stream.steps_per_epoch, 4),
         "num_steps": job.stream.num_steps,
-        "tokens": step.tokens,
-        "tokens_per_s": step.tokens / max(seconds, 1e-9),
-        "computed_tokens": step.computed_tokens,
+        "tokens": taken.step.tokens,
+        "tokens_per_s": tokens_per_s,
+        "computed_tokens": taken.step.computed_tokens,
         "memory_bytes": peak_memory_bytes(job.backend.device),
     }
     if job.backend.loss_scaling:
         data["loss_scale"] = state.loss_scale
-    job.emit("step", data, step=state.step)
+    job.emit("step", data, step=taken.number)
 
 
 def _validate(job: Job, state: TrainState) -> None:

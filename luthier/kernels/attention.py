@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from luthier.batch import Ints, Segments
-from luthier.kernels import tiled
+from luthier.kernels import flash, select, tiled
 from luthier.kernels.tiled import Parts
 
 MIN_WINDOW_BLOCK = 128
@@ -36,6 +36,10 @@ MIN_WINDOW_BLOCK = 128
 CHOSEN_BLOCK = 256
 """Most chosen rows of one call: each of them is laid beside all keys of the block's last, half a block of them for
 nothing. Chosen, not tuned."""
+
+MOST_LISTED = 8
+"""Keys that the lists of chosen rows may hold, over all keys there are: scattered rows would each have a list of their
+own. Chosen, not tuned."""
 
 Rows = tuple[int, int]
 
@@ -131,6 +135,24 @@ class Layout:
                 calls.append(Call((first, last), keys, offset=before - lowest, window=reached, chosen=True))
         return calls
 
+    def runs(self, window: int | None, rows_U: Ints | None = None) -> flash.Runs:
+        """The same rows, or only those chosen, as runs of `luthier.kernels.flash`."""
+        lengths: list[int] = []
+        lists: list[Ints] = []
+        for segment in range(len(self.start)):
+            path = self._path(segment)
+            start, end = path[-1]
+            own = np.arange(start, end) if rows_U is None else rows_U[slice(*np.searchsorted(rows_U, (start, end)))]
+            before = sum(stop - first for first, stop in path[:-1]) - start
+            for run in np.split(own, np.flatnonzero(np.diff(own) != 1) + 1) if len(own) else ():
+                lowest = 0 if window is None else max(int(run[0]) + before - window + 1, 0)
+                keys = _clip(path, lowest, int(run[-1]) + before + 1)
+                lengths.append(len(run))
+                lists.append(np.concatenate([np.arange(*rows) for rows in keys]))
+        rows = np.concatenate(lists)
+        bounds_q, bounds_k = (np.cumsum([0, *each]) for each in (lengths, [len(keys) for keys in lists]))
+        return flash.Runs(bounds_q, bounds_k, None if np.array_equal(rows, np.arange(self.end[-1])) else rows)
+
     def _segment_calls(self, segment: int, window: int | None) -> list[Call]:
         path = self._path(segment)
         own_start, own_end = path[-1]
@@ -178,6 +200,7 @@ class Attend:
         self._layout = layout
         self._chosen_U = chosen_U
         self._plans: dict[tuple[int | None, bool], _Plan] = {}
+        self._runs: dict[tuple[int | None, bool], flash.DeviceRuns | None] = {}
         self._masks: dict[tuple[int, int, int, int | None], Tensor] = {}
 
     def __call__(
@@ -197,6 +220,8 @@ class Attend:
             scale: multiplier of q.k; None is 1/sqrt(E).
             chosen_U: on the device, the rows that ask where only some do; those that this object was made with.
         """
+        if select.attention(q_UHE) == "flash" and (runs := self._runs_of(window, chosen_U is not None, q_UHE.device)):
+            return (flash.attend(q_UHE, k_NKE, v_NKE, runs, flash.How(window, scale)).flatten(1),)
         plan = self._plan(window, chosen_U is not None)
         # split, because its backward pass joins once; slices would each write a zero-padded gradient of all N rows
         q = _split(q_UHE, [call.queries for call in plan.calls])
@@ -208,6 +233,15 @@ class Attend:
         if len(q) > len(plan.calls):
             outputs.append(torch.zeros_like(q[-1], requires_grad=False).flatten(1))
         return tuple(outputs)
+
+    def _runs_of(self, window: int | None, chosen: bool, device: torch.device) -> flash.DeviceRuns | None:
+        """None where chosen rows are so scattered that their lists would hold too many keys."""
+        key = (window, chosen)
+        if key not in self._runs:
+            runs = self._layout.runs(window, self._chosen_U if chosen else None)
+            most = MOST_LISTED * int(self._layout.end[-1])
+            self._runs[key] = None if chosen and runs.bounds_k[-1] > most else runs.on(device)
+        return self._runs[key]
 
     def _plan(self, window: int | None, chosen: bool) -> _Plan:
         key = (window, chosen)
@@ -241,7 +275,7 @@ class Attend:
             return x.view(call.count, -1, *x.shape[1:]).transpose(1, 2)
 
         q, (keys, values) = stacked(q), ([stacked(part) for part in parts] for parts in seen)
-        if _tiles(q):
+        if select.attention(q) == "tiles":
             out = tiled.attend(q, keys, values, tiled.Seen(_places(call, q.shape[-2], chosen_U), call.window), scale)
         elif chosen_U is not None or len(keys) > 1:
             rows = torch.arange(q.shape[-2], device=q.device) if chosen_U is None else chosen_U[slice(*call.queries)]
@@ -288,11 +322,6 @@ def attend_cache(
     k, v = k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
     out = _sdpa(q_BHE[:, :, None], k, v, seen_BT[:, None, None], causal=False, scale=scale)
     return out[:, :, 0].flatten(1)
-
-
-def _tiles(q: Tensor) -> bool:
-    """Whether attention is ours, tile by tile, rather than torch's."""
-    return q.device.type == "cpu"
 
 
 def _places(call: Call, queries: int, chosen_U: Tensor | None) -> Tensor:

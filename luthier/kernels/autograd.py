@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from luthier.kernels import blocks, norm
+from luthier.kernels import blocks, norm, select
 from luthier.kernels.blocks import Kept, MlpNeed, MlpSaved, MlpShape, OutputNeed, QkvNeed, QkvSaved, QkvShape
 from luthier.kernels.dropout import Dropout
 from luthier.kernels.linear import Grads, Linear, Need, Weight, reads_input
@@ -86,7 +86,7 @@ def recomputed(run: Callable[[Tensor, bool], Tensor], h_ND: Tensor, parameters: 
 def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Normalised rows; keeps the rows themselves."""
     if not _tracked(x_ND, weight_D):
-        return blocks.keep(x_ND, weight_D, eps).normed()
+        return blocks.normed(x_ND, weight_D, eps)[0]
     return cast(Tensor, _RmsNorm.apply(eps, x_ND, weight_D))  # type: ignore[no-untyped-call]
 
 
@@ -116,15 +116,16 @@ class _Embedding(torch.autograd.Function):
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, eps: float, x_ND: Tensor, weight_D: Tensor) -> Tensor:
-        kept = blocks.keep(x_ND, weight_D, eps)
+        y_ND, kept = blocks.normed(x_ND, weight_D, eps)
         ctx.save_for_backward(*kept)
-        return kept.normed()
+        return y_ND
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_ND: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         x_ND, rstd_N1, weight_D = ctx.saved_tensors
-        dx_ND, dweight_D = norm.backward(x_ND, rstd_N1, weight_D, dy_ND, ctx.needs_input_grad[2])
+        norm_backward = select.chains(x_ND).norm_backward
+        dx_ND, dweight_D = norm_backward(x_ND, rstd_N1, weight_D, dy_ND, ctx.needs_input_grad[2])
         return None, dx_ND, dweight_D
 
 

@@ -17,28 +17,16 @@ K key/value heads, E features per head, F MLP width, S sum of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.arch.spec import Rope
-from luthier.kernels import norm, rotary
+from luthier.kernels import select
 from luthier.kernels.dropout import Dropout
 from luthier.kernels.linear import Grads, Linear, Need, inner_rows, project, project_backward, reads_input
-
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "silu": (F.silu, lambda dy, e: torch.ops.aten.silu_backward.grad_input(dy, e, grad_input=dy)),
-    "gelu": (F.gelu, lambda dy, e: torch.ops.aten.gelu_backward.grad_input(dy, e, approximate="none", grad_input=dy)),
-    "gelu_tanh": (
-        lambda e: F.gelu(e, approximate="tanh"),
-        lambda dy, e: torch.ops.aten.gelu_backward.grad_input(dy, e, approximate="tanh", grad_input=dy),
-    ),
-}
-"""Name -> (activation, gradient of its input written over dy)."""
 
 
 class Kept(NamedTuple):
@@ -49,11 +37,17 @@ class Kept(NamedTuple):
     weight_D: Tensor
 
     def normed(self) -> Tensor:
-        return norm.normalise(self.h_ND, self.rstd_N1, self.weight_D)
+        return select.chains(self.h_ND).normalise(self.h_ND, self.rstd_N1, self.weight_D)
 
 
 def keep(h_ND: Tensor, weight_D: Tensor, eps: float) -> Kept:
-    return Kept(h_ND, norm.reciprocal_rms(h_ND, eps), weight_D)
+    return Kept(h_ND, select.chains(h_ND).reciprocal_rms(h_ND, eps), weight_D)
+
+
+def normed(h_ND: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Kept]:
+    """The normed input, and what forms it again."""
+    x_ND, rstd_N1 = select.chains(h_ND).norm(h_ND, weight_D, eps)
+    return x_ND, Kept(h_ND, rstd_N1, weight_D)
 
 
 # ------------------------------------------------------------------------------------------- attention's inputs
@@ -115,8 +109,7 @@ def attention_inputs(
         angles: `rotary.tables` of the tokens, where the model is rotary.
         linears: q, k, v.
     """
-    kept = keep(h_ND, norm_D, shape.eps)
-    x_ND, inner_US = kept.normed(), None
+    (x_ND, kept), inner_US = normed(h_ND, norm_D, shape.eps), None
     if shape.rows_U is None:
         projected, inner_NS = project(x_ND, linears, shape.drop)
     else:
@@ -126,10 +119,9 @@ def attention_inputs(
     q, k, v = (y_NO.view(len(y_NO), -1, shape.head_dim) for y_NO in projected)
     q_kept = k_kept = None
     if qk_norms is not None:
-        q_kept, k_kept = keep(q, qk_norms[0], shape.eps), keep(k, qk_norms[1], shape.eps)
-        q, k = q_kept.normed(), k_kept.normed()
+        (q, q_kept), (k, k_kept) = normed(q, qk_norms[0], shape.eps), normed(k, qk_norms[1], shape.eps)
     if shape.rope is not None and angles is not None:
-        q, k = rotary.rotate(q, *_of_queries(angles, shape), shape.rope), rotary.rotate(k, *angles, shape.rope)
+        q, k = _rotate(q, k, angles, shape)
     cos_NE, sin_NE = angles or (None, None)
     return (q, k, v), QkvSaved(kept, inner_NS, q_kept, k_kept, cos_NE, sin_NE, inner_US)
 
@@ -145,17 +137,16 @@ def attention_inputs_backward(
     dq, dk, dv = grads
     dq_norm = dk_norm = None
     if shape.rope is not None and saved.cos_NE is not None and saved.sin_NE is not None:
-        angles = saved.cos_NE, saved.sin_NE
-        dq = rotary.rotate(dq, *_of_queries(angles, shape), shape.rope, adjoint=True)
-        dk = rotary.rotate(dk, *angles, shape.rope, adjoint=True)
+        dq, dk = _rotate(dq, dk, (saved.cos_NE, saved.sin_NE), shape, adjoint=True)
     if saved.q is not None and saved.k is not None:
-        dq, dq_norm = norm.backward(*saved.q, dq, need.q_norm)
-        dk, dk_norm = norm.backward(*saved.k, dk, need.k_norm)
+        norm_backward = select.chains(dq).norm_backward
+        dq, dq_norm = norm_backward(*saved.q, dq, need.q_norm)
+        dk, dk_norm = norm_backward(*saved.k, dk, need.k_norm)
     dys = [dy.flatten(1) for dy in (dq, dk, dv)]
     dx_ND, linear_grads = _qkv_backward(saved, dys, linears, shape, need)
     if dx_ND is None:
         return QkvGrads(None, None, dq_norm, dk_norm, linear_grads)
-    dh_ND, dnorm_D = norm.backward(*saved.input, dx_ND, need.norm)
+    dh_ND, dnorm_D = select.chains(dx_ND).norm_backward(*saved.input, dx_ND, need.norm)
     return QkvGrads(dh_ND, dnorm_D, dq_norm, dk_norm, linear_grads)
 
 
@@ -179,9 +170,18 @@ def _at(drop: Dropout | None, rows_U: Tensor) -> Dropout | None:
     return None if drop is None else drop.at(rows_U)
 
 
-def _of_queries(angles: tuple[Tensor, Tensor], shape: QkvShape) -> tuple[Tensor, Tensor]:
-    cos_NE, sin_NE = angles
-    return angles if shape.rows_U is None else (cos_NE[shape.rows_U], sin_NE[shape.rows_U])
+def _rotate(
+    q: Tensor, k: Tensor, angles: tuple[Tensor, Tensor], shape: QkvShape, adjoint: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys turned by the angles of their tokens."""
+    assert shape.rope is not None
+    rotate = select.chains(q).rotate
+    if shape.rows_U is None:
+        q, k = rotate((q, k), *angles, shape.rope, adjoint)
+        return q, k
+    cos_UE, sin_UE = (each[shape.rows_U] for each in angles)
+    (q,), (k,) = rotate((q,), cos_UE, sin_UE, shape.rope, adjoint), rotate((k,), *angles, shape.rope, adjoint)
+    return q, k
 
 
 # ------------------------------------------------------------------------------------------- attention's output
@@ -220,7 +220,7 @@ def attention_output_backward(
 
 @dataclass(frozen=True)
 class MlpShape:
-    """eps: of the norm; act: key of `ACTIVATIONS`; drop: on the adapters of gate and up; drop_down: of down."""
+    """eps: of the norm; act: key of `gated.ACTIVATIONS`; drop: on the adapters of gate and up; drop_down: of down."""
 
     eps: float
     act: str
@@ -251,10 +251,10 @@ class MlpGrads(NamedTuple):
 def mlp(h_ND: Tensor, norm_D: Tensor, linears: Sequence[Linear], shape: MlpShape) -> tuple[Tensor, MlpSaved]:
     """h + down(act(gate(x)) * up(x)) with x = norm(h), [N, D]. linears: gate, up, down."""
     gate, up, down = linears
-    kept = keep(h_ND, norm_D, shape.eps)
-    (e_NF, g_NF), inner_NS = project(kept.normed(), (gate, up), shape.drop)
-    act, _ = ACTIVATIONS[shape.act]
-    m_NF = act(e_NF).mul_(g_NF)
+    x_ND, kept = normed(h_ND, norm_D, shape.eps)
+    (e_NF, g_NF), inner_NS = project(x_ND, (gate, up), shape.drop)
+    del x_ND  # formed again where it is needed
+    m_NF = select.chains(e_NF).gated(e_NF, g_NF, shape.act)
     (y_ND,), inner_down_NR = project(m_NF, (down,), shape.drop_down, residual_NO=h_ND)
     return y_ND, MlpSaved(kept, inner_NS, e_NF, g_NF, inner_down_NR)
 
@@ -265,8 +265,8 @@ def mlp_again(kept: Kept, linears: Sequence[Linear], shape: MlpShape) -> MlpSave
     (e_NF, g_NF), inner_NS = project(kept.normed(), (gate, up), shape.drop)
     if not down.rank:
         return MlpSaved(kept, inner_NS, e_NF, g_NF, None)
-    act, _ = ACTIVATIONS[shape.act]
-    return MlpSaved(kept, inner_NS, e_NF, g_NF, inner_rows(act(e_NF).mul_(g_NF), (down,), shape.drop_down))
+    m_NF = select.chains(e_NF).gated(e_NF, g_NF, shape.act)
+    return MlpSaved(kept, inner_NS, e_NF, g_NF, inner_rows(m_NF, (down,), shape.drop_down))
 
 
 def mlp_backward(saved: MlpSaved, dy_ND: Tensor, linears: Sequence[Linear], shape: MlpShape, need: MlpNeed) -> MlpGrads:
@@ -275,22 +275,20 @@ def mlp_backward(saved: MlpSaved, dy_ND: Tensor, linears: Sequence[Linear], shap
     *need_inputs, need_down = need.linears
     need_dx = need.h or need.norm
     need_dm = need_dx or any(any(each) for each in need_inputs)
-    act, act_backward_ = ACTIVATIONS[shape.act]
-    a_NF = act(saved.e_NF)
-    m_NF = a_NF * saved.g_NF if reads_input((need_down,)) else None
+    chains = select.chains(saved.e_NF)
+    a_NF, m_NF = chains.gated_again(saved.e_NF, saved.g_NF, shape.act, reads_input((need_down,)))
     dm_NF, (down_grads,) = project_backward(
         m_NF, saved.inner_down_NR, (dy_ND,), (down,), (need_down,), shape.drop_down, need_dm
     )
     if dm_NF is None:
         return MlpGrads(dy_ND, None, [Grads(), Grads(), down_grads])
     del m_NF  # the widest tensors of the layer: at most three of them live at once
-    dg_NF = a_NF.mul_(dm_NF)
-    de_NF = act_backward_(dm_NF.mul_(saved.g_NF), saved.e_NF)
+    de_NF, dg_NF = chains.gated_backward(dm_NF, saved.e_NF, saved.g_NF, a_NF, shape.act)
     x_ND = saved.input.normed() if reads_input(need_inputs) else None
     dx_ND, input_grads = project_backward(
         x_ND, saved.inner_NS, (de_NF, dg_NF), (gate, up), need_inputs, shape.drop, need_dx
     )
     if dx_ND is None:
         return MlpGrads(dy_ND, None, [*input_grads, down_grads])
-    dh_ND, dnorm_D = norm.backward(*saved.input, dx_ND, need.norm, residual_ND=dy_ND)
+    dh_ND, dnorm_D = chains.norm_backward(*saved.input, dx_ND, need.norm, dy_ND)
     return MlpGrads(dh_ND, dnorm_D, [*input_grads, down_grads])

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from luthier.kernels import select
 from luthier.kernels.linear import weight_grad
 from luthier.kernels.norm import wide
-from luthier.kernels.tiles import chunks, tiles
+from luthier.kernels.tiles import chunks
 
 Mode = Literal["linear", "unit", "recompute"]
 
@@ -216,7 +217,7 @@ def _forward(
     need: _Need = _Need(),  # noqa: B008  a tuple
 ) -> _Scores:
     """One pass over the rows: log-probabilities, and the gradients of sum(coefficients * logp) where wanted."""
-    dtype, device = wide(x_MD.dtype), x_MD.device
+    dtype, device, softmax_ = wide(x_MD.dtype), x_MD.device, select.chains(x_MD).softmax_
     rows = _rounded(rows, x_MD.dtype)
     logp_M = torch.empty(len(x_MD), dtype=dtype, device=device)
     entropy_M = torch.empty_like(logp_M) if entropy else None
@@ -226,7 +227,7 @@ def _forward(
     for part in chunks(len(x_MD), weight_VD.shape[0] * x_MD.element_size(), CHUNK_BYTES):
         logits_CV = _logits(x_MD[part], weight_VD, rows)
         wanted = coefficients_M[part] if coefficients_M is not None and any(need) else None
-        _softmax_(logits_CV, targets_M[part], wanted, logp_M[part], None if entropy_M is None else entropy_M[part])
+        softmax_(logits_CV, targets_M[part], wanted, logp_M[part], None if entropy_M is None else entropy_M[part])
         own_CT = None
         if rows is not None and wanted is not None:
             own_CT = logits_CV[:, rows.ids_T]
@@ -254,34 +255,6 @@ def _logits(x_CD: Tensor, weight_VD: Tensor, rows: Rows | None) -> Tensor:
     if rows.within < own_CT.shape[1]:
         logits_CV = torch.cat([logits_CV, own_CT[:, rows.within :]], 1)
     return logits_CV.index_copy_(1, rows.ids_T[: rows.within], own_CT[:, : rows.within])
-
-
-def _softmax_(
-    logits_CV: Tensor, targets_C: Tensor, coefficients_C: Tensor | None, logp_C: Tensor, entropy_C: Tensor | None
-) -> None:
-    """Fill in log-probabilities and entropies; with coefficients, overwrite the logits with the gradient
-    c * (onehot - softmax)."""
-    dtype = wide(logits_CV.dtype)
-    for rows in tiles(len(logits_CV), logits_CV.shape[1] * dtype.itemsize, logits_CV.device):
-        tile = logits_CV[rows].to(dtype)  # the same memory where the compute dtype is wide enough already
-        target = targets_C[rows, None]
-        tile -= tile.amax(-1, keepdim=True)
-        at_target = tile.gather(1, target)
-        mean_source = tile.clone() if entropy_C is not None else None
-        tile.exp_()
-        sum_ = tile.sum(-1, keepdim=True)
-        log_sum = sum_.log()
-        logp_C[rows] = (at_target - log_sum)[:, 0]
-        if mean_source is not None:
-            assert entropy_C is not None
-            entropy_C[rows] = (log_sum - mean_source.mul_(tile).sum(-1, keepdim=True) / sum_)[:, 0]
-        if coefficients_C is None:
-            continue
-        c = coefficients_C[rows, None].to(dtype)
-        tile *= -c / sum_
-        tile.scatter_add_(1, target, c)
-        if tile.dtype != logits_CV.dtype:
-            logits_CV[rows] = tile
 
 
 def _total(coefficients_M: Tensor, logp_M: Tensor) -> Tensor:

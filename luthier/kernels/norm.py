@@ -29,6 +29,12 @@ def reciprocal_rms(x_ND: Tensor, eps: float) -> Tensor:
     return norm_N1.square_().mul_(1 / x_ND.shape[-1]).add_(eps).rsqrt_()
 
 
+def forward(x_ND: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Normalised rows, and their reciprocal root mean squares."""
+    rstd_N1 = reciprocal_rms(x_ND, eps)
+    return normalise(x_ND, rstd_N1, weight_D), rstd_N1
+
+
 def normalise(x_ND: Tensor, rstd_N1: Tensor, weight_D: Tensor) -> Tensor:
     """x * rstd * weight in the dtype of x."""
     y_ND = torch.empty_like(x_ND, memory_format=torch.contiguous_format)

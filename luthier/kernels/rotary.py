@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +36,13 @@ def rotate(x_NHE: Tensor, cos_NE: Tensor, sin_NE: Tensor, rope: Rope, adjoint: b
     if adjoint:
         return _swap(x_NHE * sin_N1E, rope).addcmul_(x_NHE, cos_N1E)
     return _swap(x_NHE, rope).mul_(sin_N1E).addcmul_(x_NHE, cos_N1E)
+
+
+def rotate_all(
+    heads: Sequence[Tensor], cos_NE: Tensor, sin_NE: Tensor, rope: Rope, adjoint: bool = False
+) -> tuple[Tensor, ...]:
+    """`rotate` for tensors whose rows have the same angles: queries and keys."""
+    return tuple(rotate(x_NHE, cos_NE, sin_NE, rope, adjoint) for x_NHE in heads)
 
 
 def _swap(x_NHE: Tensor, rope: Rope) -> Tensor:

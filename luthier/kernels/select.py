@@ -1,14 +1,55 @@
 """Which implementation of each operation is used on a device, and why.
 
-What goes in: a device. What comes out: a `Choice` that names one implementation per operation with its reason; the
-plan of a run records it. There is one implementation of each today; the table is where others will stand.
+What goes in: a device. What comes out: a `Choice` that names one implementation per operation with its reason, which
+the plan of a run records; and the element-wise chains themselves, as one table (`Chains`) that everything else calls.
+
+Triton's kernels are taken on a CUDA device where one of them has been run there and gave what the plain chain gives;
+triton is not imported anywhere else. Why not, where not, is the reason in the table.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
+
+from luthier.arch.spec import Rope
+from luthier.kernels import flash, gated, norm, rotary, softmax
+
+Which = Literal["torch", "triton"]
+
+
+class Chains(NamedTuple):
+    """The element-wise chains of a decoder: signatures and meaning as in `norm`, `rotary`, `gated` and `softmax`."""
+
+    reciprocal_rms: Callable[[Tensor, float], Tensor]
+    norm: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    normalise: Callable[[Tensor, Tensor, Tensor], Tensor]
+    norm_backward: Callable[..., tuple[Tensor, Tensor | None]]
+    rotate: Callable[[Sequence[Tensor], Tensor, Tensor, Rope, bool], tuple[Tensor, ...]]
+    gated: Callable[[Tensor, Tensor, str], Tensor]
+    gated_again: Callable[[Tensor, Tensor, str, bool], tuple[Tensor | None, Tensor | None]]
+    gated_backward: Callable[[Tensor, Tensor, Tensor, Tensor | None, str], tuple[Tensor, Tensor]]
+    softmax_: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor | None], None]
+
+
+PLAIN = Chains(
+    norm.reciprocal_rms,
+    norm.forward,
+    norm.normalise,
+    norm.backward,
+    rotary.rotate_all,
+    gated.forward,
+    gated.again,
+    gated.backward,
+    softmax.forward_,
+)
 
 
 @dataclass(frozen=True)
@@ -21,24 +62,84 @@ class Choice:
         return {name: {"implementation": which, "reason": why} for name, which, why in self.operations}
 
 
-def choose(device: torch.device | str) -> Choice:
-    """The implementations that run on this device."""
-    if torch.device(device).type == "cpu":
-        return Choice(
-            (
-                ("blocks", "torch, tiled rows", "element-wise chains stay in a core's cache"),
-                (
-                    "attention",
-                    "matmuls and softmax per segment, tiles of queries",
-                    "measured faster than torch's kernel",
-                ),
-                ("head", "torch, tiled softmax", "element-wise chains stay in a core's cache"),
-            )
-        )
+def choose(device: torch.device | str, dtype: torch.dtype) -> Choice:
+    """The implementations that run on this device in this compute dtype."""
+    kind = torch.device(device).type
+    which, why = _of_chains(kind)
+    tiled = kind == "cpu" and which == "torch"
     return Choice(
         (
-            ("blocks", "torch", "the only one there is"),
-            ("attention", "torch scaled_dot_product_attention per segment", "the only one there is"),
-            ("head", "torch", "the only one there is"),
+            ("blocks", "torch, tiled rows" if tiled else which, why),
+            ("attention", *_attention_in_words(kind, dtype)),
+            ("head", "torch, tiled softmax" if tiled else which, why),
         )
     )
+
+
+def chains(x: Tensor) -> Chains:
+    """What works on tensors like this one. float64 is for tests of the arithmetic: the kernels sum in float32."""
+    which, _ = _of_chains(x.device.type)
+    return _triton() if which == "triton" and x.dtype != torch.float64 else PLAIN
+
+
+def attention(q_UHE: Tensor) -> Literal["tiles", "flash", "torch"]:
+    """What attends queries like these: `tiled`, `flash`, or torch's choice for each segment."""
+    if q_UHE.device.type == "cpu":
+        return "tiles"
+    return "torch" if flash.refusal(q_UHE.dtype, q_UHE.shape[-1]) else "flash"
+
+
+def _attention_in_words(kind: str, dtype: torch.dtype) -> tuple[str, str]:
+    if kind == "cpu":
+        return "matmuls and softmax per segment, tiles of queries", "measured faster than torch's kernel"
+    if refused := flash.refusal(dtype):
+        return "torch scaled_dot_product_attention per segment", refused
+    return "torch FlashAttention, all segments in one call", "no padding, no masks; tried on this device and equal"
+
+
+_forced: Which | None = None
+
+
+@contextmanager
+def using(which: Which) -> Iterator[None]:
+    """Within this block, these chains whatever the device: for tests, and to time one against the other."""
+    global _forced
+    before, _forced = _forced, which
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def _of_chains(kind: str) -> tuple[Which, str]:
+    if _forced is not None:
+        return _forced, "asked for"
+    if kind != "cuda":
+        return "torch", "element-wise chains stay in a core's cache"
+    refused = _refused()
+    if refused is not None:
+        return "torch", refused
+    return "triton", "one pass over memory per chain; tried on this device and equal"
+
+
+@functools.cache
+def _triton() -> Chains:
+    ops = importlib.import_module("luthier.kernels.triton_ops")
+    return Chains(**{name: getattr(ops, name) for name in Chains._fields})
+
+
+@functools.cache
+def _refused() -> str | None:
+    """Why Triton's kernels cannot be used on the CUDA device; None where they can. The first launch compiles, for which
+    triton needs a C compiler and a place to write: what is missing shows only when one is run."""
+    try:
+        x_ND = torch.linspace(-2, 2, 3 * 40, device="cuda").view(3, 40)
+        weight_D = torch.linspace(0, 1, 40, device="cuda")
+        y_ND, _ = _triton().norm(x_ND, weight_D, 1e-6)
+    except ImportError:
+        return "triton is not installed"
+    except Exception as error:  # noqa: BLE001 - a compiler, a linker and a driver of others: anything may come
+        said = next(iter(str(error).strip().splitlines()), "")
+        return f"triton does not work here: {type(error).__name__}: {said}"
+    expected_ND, _ = norm.forward(x_ND, weight_D, 1e-6)
+    return None if torch.allclose(y_ND, expected_ND, rtol=1e-4, atol=1e-5) else "triton computes wrongly here"

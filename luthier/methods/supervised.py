@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from luthier.batch import TERM, Batch, Step
 from luthier.config.schema import Policy
 from luthier.engine.loop import Loss
+from luthier.kernels.host import to_device
 from luthier.models.decoder import Decoder, DropoutKey, Want
 
 
@@ -38,7 +38,7 @@ class Supervised:
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
         assert isinstance(model, Decoder)
-        weights = torch.from_numpy(batch.weights[TERM]).to(model.device, non_blocking=True)
+        weights = to_device(batch.weights[TERM], model.device)
         key = DropoutKey(self.seed, step) if step >= 0 else None
         want = Want("linear", coefficients=-weights)
         scores = model(batch, want, adapter=self.adapter, dropout=key, policies=self.policies)

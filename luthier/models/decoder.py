@@ -31,6 +31,7 @@ from luthier.kernels import autograd, head, rotary, sizes
 from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
 from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
+from luthier.kernels.host import to_device as _to_device
 from luthier.kernels.linear import Weight
 from luthier.kernels.offload import Mover, Offload, copies
 from luthier.models.modules import AdapterLinear, Copy, Delta, TokenRows, Weighted
@@ -519,9 +520,3 @@ def _unit(parent: nn.Module, name: str) -> AdapterLinear:
 
 def _child(parent: nn.Module, name: str) -> Weighted:
     return cast(Weighted, parent._modules[name])
-
-
-def _to_device(array: Ints, device: torch.device) -> Tensor:
-    """Copy a host array to the device without waiting for it."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
