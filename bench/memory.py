@@ -82,7 +82,7 @@ def measure(case: str) -> None:
             method.loss(decoder, batch, step).sums[TERM].backward()  # type: ignore[no-untyped-call]
         optim.clip([p for _, p in named], settings.clip)
         optimizer.step()
-    load = workload(settings, arch, tune, max(LENGTHS), dtype.itemsize)
+    load = workload(settings, arch, tune, max(LENGTHS), dtype.itemsize, "cpu")
     planned = planner.at(arch.spec, load, policies, sum(LENGTHS), "cpu", 2**40).peak_bytes
     print(before, peak_memory_bytes("cpu") - before, planned)
 

@@ -85,7 +85,7 @@ class Run:
     method: str
 
     def planned(self, scored: int) -> int:
-        load = workload(self.optim, self.arch, self.tune, max(LENGTHS), self.dtype.itemsize)
+        load = workload(self.optim, self.arch, self.tune, max(LENGTHS), self.dtype.itemsize, "cpu")
         rows = scored * len(LENGTHS)
         return planner.at(self.arch.spec, load, self.policies, sum(LENGTHS), "cpu", 2**40, rows).peak_bytes
 
