@@ -98,6 +98,14 @@ class TrainingFailed(LuthierError):
         super().__init__(str(problem))
 
 
+class PeerLost(LuthierError):
+    """Another process of the same run has ended, so this one cannot go on. Checkpoints are whole."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(say("engine.peer_lost", reason=reason))
+
+
 class Interrupted(LuthierError):
     """A signal ended the run after a full checkpoint."""
 

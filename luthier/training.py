@@ -1,7 +1,7 @@
 """Training, assembled.
 
-What goes in: a recipe and overrides. What comes out: a `Run`. `_train` is the whole story: settle what is asked, read
-the data, open the run folder, build the job, fit it, finish; each line is a function below.
+What goes in: a recipe and overrides. What comes out: a `Run`. `carry_out` is the whole story: gather and check what
+goes in, decide the plan, open the run folder, build the job, fit it, finish; each line is a function below.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier import checks, finish, parent, planning, proof
+from luthier import checks, finish, launch, parent, planning, proof
 from luthier.arch import adapter_config, count
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
@@ -30,9 +30,10 @@ from luthier.data import check, findings, laws, pack, stream, templates, tokens
 from luthier.data.laws import LawReport
 from luthier.data.sequences import Sequences
 from luthier.data.survey import Surveyed, survey
-from luthier.engine import checkpoint, loop, optim
+from luthier.engine import backend, checkpoint, loop, optim
 from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
+from luthier.engine.ranks import Ranks, joined
 from luthier.errors import DataError, Problem, RunError, UserError
 from luthier.methods import METHODS
 from luthier.models import adapters, quantize, weights
@@ -41,7 +42,7 @@ from luthier.models.hub_files import Progress
 from luthier.run import Run
 from luthier.runs import manifest, receipt, reporters, slots
 from luthier.runs.events import Event
-from luthier.runs.recipe import Difference
+from luthier.runs.recipe import Difference, run_name
 from luthier.runs.store import RunFolder
 from luthier.session import ADAPTER, Base, find_base, pinned
 from luthier.text import say
@@ -84,32 +85,81 @@ def _train(
     plan: Mapping[str, Any] | None = None,
     original: RunFolder | None = None,
 ) -> Run:
-    """The whole story. What can be refused is refused before the run folder is claimed.
+    """Train here; or, where several devices are to train, check everything here and watch over a process for each.
 
     Args:
         original: the run that this one is to repeat; other inputs than its own are refused.
     """
+    devices = _devices(config, _saved(config, plan))
+    if backend.placed() is not None or devices == 1:
+        return carry_out(config, on_event, on_download, plan, original)
+    _gather(config, on_download, original)
+    return Run(launch.run(config, devices, on_event, plan, original))
+
+
+def carry_out(
+    config: RunConfig,
+    on_event: Listener | None,
+    on_download: Progress | None = None,
+    plan: Mapping[str, Any] | None = None,
+    original: RunFolder | None = None,
+) -> Run:
+    """The whole story, in each of the processes that train. What can be refused is refused before the run folder is
+    claimed; rank 0 alone claims it."""
+    with joined(config.run.device) as ranks:
+        with ranks.in_turn():
+            given = _gather(config, on_download, original)
+        saved = _saved(config, plan)
+        devices = _devices(config, saved)
+        least = _least_tokens(config, given.data)
+        decided = planning.decide(config, given.base, given.tune, least, saved, devices) if ranks.first else None
+        decided = ranks.told(decided)
+        assert decided is not None
+        with open_run(config, given, on_event) if ranks.first else beside(config) as desk:
+            job, state = assemble(config, given, desk, decided, ranks)
+            state = loop.fit(job, state)
+            if ranks.first:
+                finish.finish(job, state, given.tune, given.base, given.data.renderer)
+    return Run(desk.run.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What goes into a run, found and checked. notes: what to know about it."""
+
+    base: Base
+    tune: AnyTune
+    data: Data
+    manifest: manifest.Manifest
+    notes: tuple[Problem, ...]
+
+
+def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder | None) -> Given:
     RunFolder.refuse_finished(config)
     reporters.require(config.run.report)
     if isinstance(config.tune, Qlora):
         quantize.require()
-    begun = RunFolder.begun(config)
-    base = _base(config, begun, on_download)
+    base = _base(config, RunFolder.begun(config), on_download)
     came_from = parent.find(config.tune)
     tune = adapter_config.settle(parent.placed(config.tune, came_from), base.arch)
     count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
     rendering = parent.with_template(config, came_from, base.folder)
     data = prepare(rendering, base)
-    given = _manifest(config, base, data, came_from)
-    notes = [*parent.notes(came_from, given.base, rendering.data.template), *_repeated(original, given)]
-    saved = begun.read_json("plan.json") if begun is not None and begun.has("plan.json") else plan
-    base = _with_tokens(base, tune, data.renderer.new_ids)
-    decided = planning.decide(config, base, tune, _least_tokens(config, data), saved)
-    with open_run(config, given, data, on_event) as desk:
-        job, state = assemble(config, base, tune, data, desk, decided, notes)
-        state = loop.fit(job, state)
-        finish.finish(job, state, tune, base, data.renderer)
-    return Run(desk.run.path)
+    went_in = _manifest(config, base, data, came_from)
+    notes = [*parent.notes(came_from, went_in.base, rendering.data.template), *_repeated(original, went_in)]
+    return Given(_with_tokens(base, tune, data.renderer.new_ids), tune, data, went_in, tuple(notes))
+
+
+def _saved(config: RunConfig, plan: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The plan to obey: that of the unfinished run, or the one that was asked for."""
+    begun = RunFolder.begun(config)
+    return begun.read_json("plan.json") if begun is not None and begun.has("plan.json") else plan
+
+
+def _devices(config: RunConfig, saved: Mapping[str, Any] | None) -> int:
+    most = 1 if config.optim.in_backward else config.optim.batch
+    before = int(saved["backend"].get("devices", 1)) if saved is not None else None
+    return backend.devices(config.run.devices, config.run.device, most, before)
 
 
 def resume(path: Path | str, *, on_event: Listener | None = None) -> Run:
@@ -272,7 +322,7 @@ class Desk:
 
 
 @contextmanager
-def open_run(config: RunConfig, given: manifest.Manifest, rows: Data, on_event: Listener | None) -> Iterator[Desk]:
+def open_run(config: RunConfig, given: Given, on_event: Listener | None) -> Iterator[Desk]:
     """Claim the run folder (this process becomes its one writer), settle what changed since an earlier attempt, and
     write down what goes in. An error that ends the block is written down too.
 
@@ -295,17 +345,28 @@ def open_run(config: RunConfig, given: manifest.Manifest, rows: Data, on_event: 
 
         if run.has("manifest.json"):
             before = manifest.load(run)
-            run.settle(manifest.differences(before, given), config.run.on_change)
-            for changed in manifest.environment(before, given):
+            run.settle(manifest.differences(before, given.manifest), config.run.on_change)
+            for changed in manifest.environment(before, given.manifest):
                 emit("note", {"text": say("engine.environment_changed", **changed._asdict())})
-        given.save(run)
-        run.write_jsonl("excluded.jsonl", map(dataclasses.asdict, rows.excluded))
+        given.manifest.save(run)
+        run.write_jsonl("excluded.jsonl", map(dataclasses.asdict, given.data.excluded))
         try:
             yield Desk(run, emit)
         except UserError as error:
             with contextlib.suppress(RunError):  # a full disk may refuse this line too
                 emit("failed", {"problem": error.problems[0].to_json()}, step=run.summary().step)
             raise
+
+
+@contextmanager
+def beside(config: RunConfig) -> Iterator[Desk]:
+    """The run as the processes other than rank 0 have it: they read its folder and tell nothing."""
+    run = RunFolder(Path(config.run.dir) / run_name(config))
+
+    def silent(kind: str, data: Mapping[str, Any] | None = None, step: int | None = None) -> Event:
+        return Event(run.name, 0, 0, 0.0, step, kind, {})
+
+    yield Desk(run, silent)
 
 
 def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Parent | None) -> manifest.Manifest:
@@ -348,22 +409,18 @@ def _reasons(rows: Sequence[check.Excluded]) -> dict[str, int]:
 
 
 def assemble(
-    config: RunConfig,
-    base: Base,
-    tune: AnyTune,
-    data: Data,
-    desk: Desk,
-    plan: planning.Plan,
-    notes: Sequence[Problem],
+    config: RunConfig, given: Given, desk: Desk, plan: planning.Plan, ranks: Ranks
 ) -> tuple[loop.Job, TrainState]:
     """Apply the plan, load weights, attach what trains, and put the latest checkpoint in.
 
     Raises:
         ModelError: the weights cannot be used.
     """
+    base, tune, data = given.base, given.tune, given.data
     if plan.changes:
         desk.emit("revised", {"changes": [list(change) for change in plan.changes], "reason": "plan"})
-    plan.save(desk.run)
+    if ranks.first:
+        plan.save(desk.run)
     chosen, budget = plan.backend, plan.budget_tokens
     chosen.apply()
     counts = count.count(base.arch, tune)
@@ -372,7 +429,7 @@ def assemble(
     assert sum(p.numel() for _, p in named) == counts.trainable, "counted and real trainable parameters differ"
     rate = config.learning_rate
     call_tokens = pack.call_tokens(chosen.device)
-    steps = stream.Stream.of(data.train, config, budget, call_tokens)
+    steps = stream.Stream.of(data.train, config, budget, call_tokens, (ranks.index, ranks.size))
     held_out = pack.batches(data.validation, budget, call_tokens) if data.validation is not None else ()
     job = loop.Job(
         model=decoder,
@@ -388,8 +445,12 @@ def assemble(
         run=desk.run,
         emit=desk.emit,
         locate=data.train.locate,
+        ranks=ranks,
     )
-    state = _start(job, base, data, notes)
+    state = _start(job, given) if ranks.first else None
+    state = _follow(job, ranks.told(state))
+    if not ranks.first:
+        return job, state
     desk.emit("data", _data_facts(config, data, steps))
     shape = {"structure": structure(base.arch, tune), "trainable": counts.trainable, "total": counts.total}
     desk.emit("model", {**shape, "percent": counts.percent})
@@ -430,8 +491,16 @@ def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend, dens
     return decoder
 
 
-def _start(job: loop.Job, base: Base, data: Data, notes: Sequence[Problem]) -> TrainState:
+def _follow(job: loop.Job, state: TrainState) -> TrainState:
+    """Where rank 0 begins, this process begins too: with the tensors of the same checkpoint."""
+    if state.step and not job.ranks.first:
+        checkpoint.load(job.run.checkpoint_dir(state.step), job.named, job.optimizer)
+    return state
+
+
+def _start(job: loop.Job, given: Given) -> TrainState:
     """The newest whole checkpoint, or the beginning; the base's answers to the probe are taken before step 1."""
+    base, data, notes = given.base, given.data, given.notes
     assert isinstance(job.model, Decoder)
     folder, problems = job.run.newest_valid_checkpoint()
     state = checkpoint.load(folder, job.named, job.optimizer) if folder is not None else TrainState()

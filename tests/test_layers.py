@@ -46,6 +46,8 @@ RANKS: dict[str, float] = {
     "planning": 7,
     "paper": 7,
     "training": 7,
+    "launch": 7,
+    "worker": 7,
     "checks": 7,
     "tuner": 7,
     "chat": 7,
@@ -73,7 +75,9 @@ SAME_RANK: tuple[str, ...] = (
     "checks",
     "run",
     "finish",
+    "launch",
     "training",
+    "worker",
     "tuner",
     "demo",
 )

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from luthier.batch import TERM, Ints, Step
+from luthier.batch import TERM, Batch, Ints, Rendered, Step
 from luthier.config.schema import RunConfig
 from luthier.data import pack
 from luthier.data.sequences import Sequences
@@ -55,6 +55,7 @@ class Stream:
             the other half in the next. Absent: once.
         budget_tokens: tokens per micro-batch.
         call_tokens: what has to be saved for examples to share their beginnings (`luthier.data.prefix.shared`).
+        share: (rank, ranks): which of how many processes asks; each gets its own micro-batches of every step.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class Stream:
         source_weights: Sequence[Fraction | float] | Mapping[int, Fraction | float] = (),
         budget_tokens: int,
         call_tokens: int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self._store = store
+        self._rank, self._ranks = share
         self._batch = batch
         self._seed = seed
         self._budget_tokens = budget_tokens
@@ -88,7 +91,14 @@ class Stream:
         self.num_steps = steps if steps is not None else self._steps_in(Fraction(repr(float(epochs))))
 
     @classmethod
-    def of(cls, store: Sequences, config: RunConfig, budget_tokens: int, call_tokens: int | None = None) -> Stream:
+    def of(
+        cls,
+        store: Sequences,
+        config: RunConfig,
+        budget_tokens: int,
+        call_tokens: int | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> Stream:
         """The stream that a recipe asks for."""
         return cls(
             store,
@@ -104,6 +114,7 @@ class Stream:
             ),
             budget_tokens=budget_tokens,
             call_tokens=call_tokens,
+            share=share,
         )
 
     @property
@@ -134,19 +145,26 @@ class Stream:
         return counts
 
     def step(self, index: int) -> Step:
-        """The step's examples, packed.
+        """The step's examples, packed: this process's share of them, in as many micro-batches as every other has.
 
         Raises:
             DataError: nothing in the step has any weight.
         """
         epoch, uids = self.step_uids(index)
-        examples = [self._store[uid] for uid in uids]
         weight = math.fsum(float(self._store.loss_weight[uid]) for uid in uids)
         if not weight > 0:
             raise DataError(Problem("tokens.empty_step", values={"step": index}))
-        micro = pack.microbatches(examples, self._budget_tokens, self._call_tokens)
+        micro = self._micro([self._store[uid] for uid in uids], self._store.computed[list(uids)])
         tokens = int(self._store.computed[list(uids)].sum())
         return Step(index=index, epoch=epoch, uids=uids, micro=micro, denom={TERM: weight}, tokens=tokens)
+
+    def _micro(self, examples: Sequence[Rendered], lengths: Ints) -> tuple[Batch, ...]:
+        shares = [[examples[at] for at in share] for share in pack.shared_out(lengths, self._ranks)]
+        micro = pack.microbatches(shares[self._rank], self._budget_tokens, self._call_tokens)
+        if self._ranks == 1:
+            return micro
+        most = max(pack.count(share, self._budget_tokens, self._call_tokens) for share in shares)
+        return (*micro, *[pack.filler(examples[0])] * (most - len(micro)))
 
     def step_uids(self, index: int) -> tuple[int, tuple[int, ...]]:
         """Epoch and examples of a step, in order."""
