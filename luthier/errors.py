@@ -98,12 +98,11 @@ class TrainingFailed(LuthierError):
         super().__init__(str(problem))
 
 
-class PeerLost(LuthierError):
+class PeerLost(TrainingFailed):
     """Another process of the same run has ended, so this one cannot go on. Checkpoints are whole."""
 
     def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(say("engine.peer_lost", reason=reason))
+        super().__init__(Problem("engine.peer_lost", values={"reason": reason}))
 
 
 class Interrupted(LuthierError):

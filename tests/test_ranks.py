@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rank_child
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,12 +32,12 @@ import luthier
 from luthier.batch import TERM, Rendered
 from luthier.data import pack
 from luthier.engine import backend, ranks
-from luthier.errors import ConfigError, Interrupted, RunError, TrainingFailed
+from luthier.errors import ConfigError, RunError
 
 BOUND = 1e-5
 PATIENCE_S = 120.0
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["luthier.training", "luthier.finish"])
+CONTEXT.set_forkserver_preload(["luthier.training", "luthier.finish", "rank_child"])
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"kind": "lora", "rank": 4, "dropout": 0.1},
     "full": {"kind": "full"},
@@ -56,29 +58,8 @@ def recipe(tiny_model, write_rows, runs_dir) -> dict[str, Any]:
     }
 
 
-def rank_of(recipe: dict[str, Any], place: dict[str, str], gradients: str) -> None:
-    """One process of a run, placed by the environment; rank 0 keeps the gradients of its last step."""
-    from luthier.engine import optim
-
-    os.environ.update(place)
-    torch.set_num_threads(1)
-    clip = optim.clip
-
-    def keep(parameters: list[torch.nn.Parameter], limit: float) -> torch.Tensor:
-        if place.get("RANK", "0") == "0":
-            save_file({str(i): p.grad.contiguous() for i, p in enumerate(parameters) if p.grad is not None}, gradients)
-        return clip(parameters, limit)
-
-    optim.clip = keep
-    try:
-        luthier.train(recipe)
-    except (Interrupted, TrainingFailed) as error:
-        sys.exit(error.exit_code)
-
-
-def start(recipe: dict[str, Any], size: int, **others: Any) -> tuple[list[Any], Any, Path]:
+def start(recipe: dict[str, Any], size: int, *, finishes: bool = False) -> tuple[list[Any], Any, Path]:
     """`size` processes that train one run; the store they find each other by; rank 0's gradients."""
-    recipe = {**recipe, **others}
     gradients = Path(recipe["run"]["dir"]) / f"{recipe['run']['name']}.gradients"
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {
@@ -92,19 +73,27 @@ def start(recipe: dict[str, Any], size: int, **others: Any) -> tuple[list[Any], 
     children = []
     for rank in range(size):
         place = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if size > 1 else {}
-        child = CONTEXT.Process(target=rank_of, args=(recipe, place, str(gradients)))
+        child = CONTEXT.Process(
+            target=rank_child.train, args=(recipe, place, str(gradients)), kwargs={"finishes": finishes}
+        )
         child.start()
         children.append(child)
     return children, store, gradients
 
 
-def trained(recipe: dict[str, Any], size: int, **others: Any) -> tuple[luthier.Run, dict[str, torch.Tensor]]:
-    recipe = {**recipe, **others, "run": {**recipe["run"], "name": f"by-{size}"}}
-    children, store, gradients = start(recipe, size)
+def end(children: list[Any]) -> list[int | None]:
+    """Exit codes, once all have ended."""
     for child in children:
         child.join(PATIENCE_S)
-    assert [child.exitcode for child in children] == [0] * size
-    del store
+    return [child.exitcode for child in children]
+
+
+def trained(
+    recipe: dict[str, Any], size: int, *, finishes: bool = False, **others: Any
+) -> tuple[luthier.Run, dict[str, torch.Tensor]]:
+    recipe = {**recipe, **others, "run": {**recipe["run"], "name": f"by-{size}"}}
+    children, _store, gradients = start(recipe, size, finishes=finishes)
+    assert end(children) == [0] * size
     return luthier.Run(Path(recipe["run"]["dir"]) / f"by-{size}"), load_file(gradients)
 
 
@@ -179,12 +168,14 @@ def facts(run: luthier.Run) -> list[tuple[float, ...]]:
 def test_a_whole_run_is_the_same_on_2_ranks_and_written_by_one(recipe):
     optim = {**recipe["optim"], "steps": 12, "clip": 1.0, "momentum": 0.9}
     one, _ = trained(recipe, 1, optim=optim)
-    two, _ = trained(recipe, 2, optim=optim)
+    two, _ = trained(recipe, 2, optim=optim, finishes=True)
     assert difference(tensors_of(two, 12), tensors_of(one, 12)) <= 12 * BOUND
     for ours, theirs in zip(facts(two), facts(one), strict=True):
         assert ours == pytest.approx(theirs, rel=BOUND)
     assert [event.seq for event in two.events] == list(range(1, len(two.events) + 1)), "one writer"
-    assert [e.kind for e in two.events if e.kind != "note"] == [e.kind for e in one.events if e.kind != "note"]
+    assert [e.kind for e in two.events if e.kind not in ("note", "finished")] == [
+        e.kind for e in one.events if e.kind != "note"
+    ]
     assert two.receipt.failed == 0 and two.folder.read_json("plan.json")["backend"]["devices"] == 2
 
 
@@ -222,39 +213,29 @@ def test_a_signal_to_any_rank_stops_all_after_the_same_step(recipe):
     path = Path(recipe["run"]["dir"]) / "one"
     wait_for(lambda: last_step(path) >= 3)
     os.kill(children[1].pid, signal.SIGTERM)
-    for child in children:
-        child.join(PATIENCE_S)
-    assert [child.exitcode for child in children] == [143, 143]
+    assert end(children) == [143, 143]
     run = luthier.Run(path)
     assert run.state == "interrupted"
     stopped = max(run.folder.checkpoints())
     assert stopped == last_step(path) < 200
     recipe["optim"]["steps"], recipe["run"]["on_change"] = stopped + 2, "continue"
-    children, _store, _ = start(recipe, 4)
-    for child in children:
-        child.join(PATIENCE_S)
-    assert [child.exitcode for child in children] == [0] * 4
+    children, _store, _ = start(recipe, 3)
+    assert end(children) == [0] * 3
     changes = [change for event in run.events if event.kind == "revised" for change in event.data["changes"]]
-    assert ["plan.devices", 2, 4] in changes
-    assert run.state == "finished" and last_step(path) == stopped + 2
+    assert ["plan.devices", 2, 3] in changes
+    assert last_step(path) == stopped + 2
 
 
-def test_rows_whose_loss_is_not_finite_are_named_by_whichever_rank_has_them(recipe, monkeypatch):
-    weights = Path(recipe["model"]["path"])
-    broken = weights.with_name(weights.name + "-broken")
-    if not broken.exists():
-        import shutil
-
-        shutil.copytree(weights, broken)
-        tensors = load_file(broken / "model.safetensors")
-        tensors["model.norm.weight"][:] = float("nan")
-        save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+def test_rows_whose_loss_is_not_finite_are_named_by_whichever_rank_has_them(recipe):
+    broken = Path(recipe["run"]["dir"]).parent / "broken"
+    shutil.copytree(recipe["model"]["path"], broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.norm.weight"][:] = float("nan")
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
     recipe["model"]["path"] = str(broken)
     recipe["optim"]["steps"] = 9
     children, _store, _ = start(recipe, 2)
-    for child in children:
-        child.join(PATIENCE_S)
-    assert [child.exitcode for child in children] == [1, 1], "all stop together"
+    assert end(children) == [1, 1], "all stop together"
     run = luthier.Run(Path(recipe["run"]["dir"]) / "one")
     faults = [event.data["rows"] for event in run.events if event.kind == "fault"]
     assert len(faults) == 3 and all(len(set(rows)) == 7 for rows in faults), "of all ranks, each once"
@@ -303,7 +284,9 @@ def ranks_below(pid: int) -> dict[int, int]:
     """rank -> process id of the processes that a command has started."""
     found = {}
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        given_ = dict(each.split("=", 1) for each in Path(f"/proc/{child}/environ").read_text().split("\0") if "=" in each)
+        given_ = dict(
+            each.split("=", 1) for each in Path(f"/proc/{child}/environ").read_text().split("\0") if "=" in each
+        )
         if "RANK" in given_:
             found[int(given_["RANK"])] = int(child)
     return found
@@ -354,7 +337,7 @@ def test_what_is_wrong_is_told_once_before_anything_is_started(recipe):
     assert done.returncode == 2 and done.stderr.count("nowhere.jsonl") == 1, done.stderr
 
 
-def test_an_error_of_the_ranks_is_the_error_of_the_run(recipe, monkeypatch):
+def test_an_error_of_the_ranks_is_the_error_of_the_run(recipe):
     """Here, of the plan: nothing fits into a byte."""
     recipe["run"]["devices"] = 2
     recipe["optim"]["budget_tokens"] = 10**12

@@ -160,7 +160,8 @@ class Stream:
 
     def _micro(self, examples: Sequence[Rendered], lengths: Ints) -> tuple[Batch, ...]:
         shares = [[examples[at] for at in share] for share in pack.shared_out(lengths, self._ranks)]
-        micro = pack.microbatches(shares[self._rank], self._budget_tokens, self._call_tokens)
+        own = shares[self._rank]
+        micro = pack.microbatches(own, self._budget_tokens, self._call_tokens) if own else ()
         if self._ranks == 1:
             return micro
         most = max(pack.count(share, self._budget_tokens, self._call_tokens) for share in shares)

@@ -50,7 +50,7 @@ class Ranks:
             flat = torch.cat([_gradient(p).reshape(-1).float() for p in bucket])
             self._group.sum(flat)
             for p, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
-                p.grad = torch.empty_like(p) if p.grad is None else p.grad
+                p.grad = torch.empty_like(p, dtype=p.grad_dtype or p.dtype) if p.grad is None else p.grad
                 p.grad.copy_(part.view_as(p))
 
     def total(self, value: Tensor) -> Tensor:

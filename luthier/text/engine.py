@@ -11,9 +11,13 @@ TEXT: dict[str, tuple[str, str]] = {
         "Stopped on request; everything is saved in {checkpoint}. The same command goes on from there.",
         "已按要求停止；一切都保存在 {checkpoint}。再次运行同一命令即可继续。",
     ),
-    "engine.peer_lost": (
-        "another process of this run has ended, so this one cannot go on: {reason}",
-        "本次运行的另一个进程已结束，此进程无法继续：{reason}",
+    "engine.peer_lost.rule": (
+        "another process of this run has ended, so this one cannot go on ({reason})",
+        "本次运行的另一个进程已结束，此进程无法继续（{reason}）",
+    ),
+    "engine.peer_lost.remedy": (
+        "What that process wrote says why. Checkpoints are whole: the same command goes on from the last one.",
+        "原因见那个进程的输出。检查点完好：再次运行同一命令即可从最近的检查点继续。",
     ),
     "engine.rank_died.rule": (
         "rank {rank} of {size} ended {how}, so the others were ended too{said}",
