@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -40,10 +41,20 @@ PEER_LOST = 75
 """Exit code of a process that could not go on because another one had ended (sysexits.h: a temporary failure)."""
 
 
+BOOT = (
+    "import json, sys; "
+    f"sys.path[:] = json.load(open(sys.argv[1] + '/{JOB}', encoding='utf-8'))['path']; "
+    "from luthier import worker; worker.main(sys.argv[1])"
+)
+"""What a process begins with: it finds modules, the user's own among them, where this one does."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What the processes are to do. plan: the `plan.json` to obey; original: the run to repeat."""
+    """What the processes are to do. path: where they find modules; plan: the `plan.json` to obey; original: the run to
+    repeat."""
 
+    path: list[str]
     recipe: str
     plan: Mapping[str, Any] | None
     original: str | None
@@ -66,11 +77,12 @@ def run(
     Raises:
         what training raises; TrainingFailed where a process died.
     """
-    order = Order(config_load.dump(config), plan, str(original.path) if original else None, language())
+    path = [os.path.abspath(each) for each in sys.path]
+    order = Order(path, config_load.dump(config), plan, str(original.path) if original else None, language())
     folder = Path(tempfile.mkdtemp(prefix="luthier-ranks-"))
     (folder / JOB).write_text(json.dumps(dataclasses.asdict(order)), encoding="utf-8")
-    path = Path(config.run.dir) / run_name(config)
-    workers = Workers(["-m", "luthier.worker", str(folder)], devices, folder)
+    run_path = Path(config.run.dir) / run_name(config)
+    workers = Workers(["-c", BOOT, str(folder)], devices, folder)
     try:
         with loop.signals() as stop:
             _watch(workers, folder, stop, on_event)
@@ -82,12 +94,12 @@ def run(
         shutil.rmtree(folder, ignore_errors=True)
         raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(128 + stop[0])
     if error is None and workers.exit_codes:
-        error = _died(workers, devices, path, folder)
+        error = _died(workers, devices, run_path, folder)
     else:
         shutil.rmtree(folder, ignore_errors=True)
     if error is not None:
         raise error
-    return path
+    return run_path
 
 
 def _watch(workers: Workers, folder: Path, stop: list[int], on_event: Callable[[Event], None] | None) -> None:
@@ -98,7 +110,8 @@ def _watch(workers: Workers, folder: Path, stop: list[int], on_event: Callable[[
     def ended() -> bool:
         nonlocal passed_on, told_s
         if stop and not passed_on:
-            os.kill(workers.pids[0], stop[0])  # the ranks agree among themselves after which step
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(workers.pids[0], stop[0])  # the ranks agree among themselves after which step
             passed_on = True
         if told_s is None and any(folder.glob(OUTCOME.format(rank="*"))):
             told_s = time.monotonic()

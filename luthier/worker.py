@@ -1,4 +1,4 @@
-"""One of several processes that train a run together: `python -m luthier.worker FOLDER`, started by `luthier.launch`.
+"""One of several processes that train a run together, started by `luthier.launch`.
 
 What goes in: the folder with the job. What comes out: rank 0's events and how the process ended, as files there.
 """
@@ -20,7 +20,8 @@ from luthier.text import set_language
 from luthier.training import carry_out
 
 
-def main(folder: Path) -> None:
+def main(place_of_job: str) -> None:
+    folder = Path(place_of_job)
     order = launch.Order.load(folder)
     place = backend.placed()
     assert place is not None, "started by luthier.launch"
@@ -42,7 +43,3 @@ def main(folder: Path) -> None:
             launch.tell(folder, place.rank, error)
             log.flush()
             os._exit(0)  # told; a code would have the others ended before they have saved
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
