@@ -58,7 +58,7 @@ class Stream:
         share: (rank, ranks): which of how many processes asks; each gets its own micro-batches of every step.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one parameter for each thing that decides the steps
         self,
         store: Sequences,
         *,
