@@ -122,5 +122,5 @@ class Step:
 
     @property
     def computed_tokens(self) -> int:
-        """Tokens that go through the model."""
+        """Tokens that go through the model of this rank."""
         return sum(batch.num_tokens for batch in self.micro)

@@ -142,11 +142,12 @@ def fit(job: Job, state: TrainState) -> TrainState:
             result = _train_step(job, step, state)
             state.step += 1
             state.tokens += step.tokens
-            state.computed_tokens += step.computed_tokens
+            computed = int(job.ranks.total(torch.tensor(step.computed_tokens)))
+            state.computed_tokens += computed
             state.loss_weight += sum(step.denom.values())
             seconds = time.monotonic() - started
             state.seconds += seconds
-            _log(job, state, step, result, learning_rate, seconds)
+            _log(job, state, step, result, learning_rate, seconds, computed)
             _judge(job, state, step, result)
             if _due(state.step, job.settings.validate_every, job.stream, VALIDATIONS_PER_RUN):
                 _validate(job, state)
@@ -291,7 +292,15 @@ def _bad_rows(job: Job, step: Step) -> list[str]:
 # -------------------------------------------------------------------------------------- events, validation, saving
 
 
-def _log(job: Job, state: TrainState, step: Step, result: StepResult, learning_rate: float, seconds: float) -> None:
+def _log(
+    job: Job,
+    state: TrainState,
+    step: Step,
+    result: StepResult,
+    learning_rate: float,
+    seconds: float,
+    computed_tokens: int,
+) -> None:
     if state.step % job.settings.log_every and state.step != job.stream.num_steps:
         return
     data = {
@@ -302,7 +311,7 @@ def _log(job: Job, state: TrainState, step: Step, result: StepResult, learning_r
         "num_steps": job.stream.num_steps,
         "tokens": step.tokens,
         "tokens_per_s": step.tokens / max(seconds, 1e-9),
-        "computed_tokens": step.computed_tokens,
+        "computed_tokens": computed_tokens,
         "memory_bytes": peak_memory_bytes(job.backend.device),
     }
     if job.backend.loss_scaling:
