@@ -107,7 +107,8 @@ class Step:
         index: optimizer step, from 0.
         epoch: 0-based epoch that its first example belongs to.
         uids: examples of the step, in order.
-        micro: the flat micro-batches; their union is exactly `uids`.
+        micro: the flat micro-batches of this rank; over all ranks their union is exactly `uids`, and every rank has as
+            many (some may be fillers, whose weights are 0).
         denom: term -> denominator over the whole step and all ranks, computed on the host before the first backward.
         tokens: of its examples, as far as anything is learnt from them; those that examples share count in each.
     """
@@ -121,5 +122,5 @@ class Step:
 
     @property
     def computed_tokens(self) -> int:
-        """Tokens that go through the model."""
+        """Tokens that go through the model of this rank."""
         return sum(batch.num_tokens for batch in self.micro)

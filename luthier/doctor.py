@@ -126,6 +126,7 @@ class Diagnosis:
         rows += [("gpu", _gpu_text(gpu)) for gpu in self.gpus] or [
             ("gpu", ", ".join(self.drivers) or say("doctor.no_gpu"))
         ]
+        rows += [("devices", _devices_text(len(self.gpus)))]
         rows += [("speed", _probe_text(device, probe)) for device, probe in self.probes.items()]
         rows += [("data", say("doctor.compiled" if self.compiled else "doctor.not_compiled"))]
         rows += [("disk", _disk_text(disk)) for disk in self.disks]
@@ -303,6 +304,11 @@ def _gpu_text(gpu: Gpu) -> str:
         free=_gigabytes(gpu.free_bytes),
         total=_gigabytes(gpu.total_bytes),
     )
+
+
+def _devices_text(gpus: int) -> str:
+    """What `run.devices: auto` comes to here, and how several would talk to each other."""
+    return say("doctor.devices_gpu" if gpus else "doctor.devices_cpu", count=max(gpus, 1))
 
 
 def _probe_text(device: str, probe: Probe) -> str:

@@ -98,6 +98,13 @@ class TrainingFailed(LuthierError):
         super().__init__(str(problem))
 
 
+class PeerLost(TrainingFailed):
+    """Another process of the same run has ended, so this one cannot go on. Checkpoints are whole."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Problem("engine.peer_lost", values={"reason": reason}))
+
+
 class Interrupted(LuthierError):
     """A signal ended the run after a full checkpoint."""
 

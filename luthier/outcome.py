@@ -47,7 +47,9 @@ class Outcome:
 
 
 def show(shell: Shell, outcome: Outcome) -> int:
-    """Print an outcome, in the one way or the other."""
+    """Print an outcome, in the one way or the other; of several processes of one command, the first one does."""
+    if shell.environment.rank:
+        return outcome.code
     if shell.json:
         print(json.dumps(plain(outcome.value), ensure_ascii=False, allow_nan=False))
     elif outcome.lines:

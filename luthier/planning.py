@@ -97,7 +97,14 @@ class Plan:
         return dataclasses.replace(self, budgets=split_from(self.budgets, step, now), changes=changes)
 
 
-def decide(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, saved: Mapping[str, Any] | None) -> Plan:
+def decide(
+    config: RunConfig,
+    base: Base,
+    tune: AnyTune,
+    longest_tokens: int,
+    saved: Mapping[str, Any] | None,
+    devices: int = 1,
+) -> Plan:
     """Choose the plan, or restore the saved one as far as this machine can give it.
 
     Raises:
@@ -108,14 +115,18 @@ def decide(config: RunConfig, base: Base, tune: AnyTune, longest_tokens: int, sa
     kept: Literal["bfloat16"] | None = None if config.optim.weights == "float32" else "bfloat16"
     lost: list[str] = []
     if saved is None:
-        chosen = backend.choose(config.run.device, kept or config.model.dtype)
+        chosen = backend.choose(config.run.device, kept or config.model.dtype, devices=devices)
     else:
-        chosen, lost = backend.restore(saved["backend"], kept)
+        chosen, lost = backend.restore(saved["backend"], kept, devices)
+    if config.optim.in_backward and devices > 1:
+        raise ConfigError(Problem("config.in_backward_alone", field="optim.in_backward", value="true"))
     if config.optim.in_backward and chosen.loss_scaling:
         raise ConfigError(Problem("engine.float16_in_backward", field="optim.in_backward"))
     load = workload(config.optim, base.arch, tune, longest_tokens, chosen.compute_dtype.itemsize, chosen.device)
     memory = _memory(config, load, base, chosen, saved)
-    changes = [(f"plan.{field}", saved["backend"][field], getattr(chosen, field)) for field in lost] if saved else []
+    changes = (
+        [(f"plan.{field}", saved["backend"].get(field, 1), getattr(chosen, field)) for field in lost] if saved else []
+    )
     if saved is not None and saved["budget_tokens"] != memory.budget_tokens:
         changes.append((BUDGET, saved["budget_tokens"], memory.budget_tokens))
     if saved is not None and (before := _saved_policies(base, saved)) != memory.policies:

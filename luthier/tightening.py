@@ -46,12 +46,16 @@ class Splittable(Protocol):
 
 
 class Tightening:
-    """`engine.memory.Room` over a plan. Holds the plan as it is now, and passes on what changes in it."""
+    """`engine.memory.Room` over a plan. Holds the plan as it is now, and passes on what changes in it.
+
+    Args:
+        run: where the plan is written; None where another process does that.
+    """
 
     def __init__(
         self,
         plan: Plan,
-        run: RunFolder,
+        run: RunFolder | None,
         emit: Emit,
         stream: Splittable,
         held_out: Splittable | None,
@@ -69,7 +73,8 @@ class Tightening:
             return False
         self.plan, change = found
         # Before anything is computed with it: whatever happens to this process, the next one knows.
-        self.plan.write(self._run)
+        if self._run is not None:
+            self.plan.write(self._run)
         data = {"changes": [list(change)], "reason": "memory", "from_step": step, "error": reason}
         self._emit("revised", data, step)
         self._stream.split(self.plan.budgets)

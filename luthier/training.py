@@ -1,7 +1,7 @@
 """Training, assembled.
 
-What goes in: a recipe and overrides. What comes out: a `Run`. `_train` is the whole story: settle what is asked, read
-the data, open the run folder, build the job, fit it, finish; each line is a function below.
+What goes in: a recipe and overrides. What comes out: a `Run`. `carry_out` is the whole story: gather and check what
+goes in, decide the plan, open the run folder, build the job, fit it, finish; each line is a function below.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier import checks, finish, machine, parent, planning, proof, tightening
+from luthier import checks, finish, launch, machine, parent, planning, proof, tightening
 from luthier.arch import adapter_config, count
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
@@ -30,9 +30,10 @@ from luthier.data import check, findings, laws, pack, stream, templates, tokens
 from luthier.data.laws import LawReport
 from luthier.data.sequences import Sequences
 from luthier.data.survey import Surveyed, survey
-from luthier.engine import checkpoint, loop, optim, rehearsal
+from luthier.engine import backend, checkpoint, loop, optim, rehearsal
 from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
+from luthier.engine.ranks import Ranks, joined
 from luthier.errors import DataError, Problem, RunError, UserError
 from luthier.methods import METHODS
 from luthier.models import adapters, quantize, weights
@@ -41,7 +42,7 @@ from luthier.models.hub_files import Progress
 from luthier.run import Run
 from luthier.runs import manifest, receipt, reporters, slots
 from luthier.runs.events import Event
-from luthier.runs.recipe import Difference
+from luthier.runs.recipe import Difference, run_name
 from luthier.runs.store import RunFolder
 from luthier.session import ADAPTER, Base, find_base, pinned
 from luthier.text import say
@@ -84,37 +85,91 @@ def _train(
     plan: Mapping[str, Any] | None = None,
     original: RunFolder | None = None,
 ) -> Run:
-    """The whole story. What can be refused is refused before the run folder is claimed.
+    """Train here; or, where several devices are to train, check everything here and watch over a process for each.
 
     Args:
         original: the run that this one is to repeat; other inputs than its own are refused.
     """
+    devices = _devices(config, _saved(config, plan))
+    if backend.placed() is not None or devices == 1:
+        return carry_out(config, on_event, on_download, plan, original)
+    _gather(config, on_download, original)
+    return Run(launch.run(config, devices, on_event, plan, original))
+
+
+def carry_out(
+    config: RunConfig,
+    on_event: Listener | None,
+    on_download: Progress | None = None,
+    plan: Mapping[str, Any] | None = None,
+    original: RunFolder | None = None,
+) -> Run:
+    """The whole story, in each of the processes that train. What can be refused is refused before the run folder is
+    claimed; rank 0 alone claims it."""
+    with joined(config.run.device) as ranks:
+        with ranks.in_turn():
+            given = _gather(config, on_download, original)
+        saved = _saved(config, plan)
+        devices = _devices(config, saved)
+        decided, told = ranks.told(_decided(config, given, saved, devices) if ranks.first else None)
+        given = dataclasses.replace(given, notes=(*given.notes, *told))
+        with open_run(config, given, on_event) if ranks.first else beside(config) as desk:
+            job, state = assemble(config, given, desk, decided, ranks)
+            state = loop.fit(job, state)
+            if ranks.first:
+                finish.finish(job, state, given.tune, given.base, given.data.renderer)
+    return Run(desk.run.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What goes into a run, found and checked. notes: what to know about it."""
+
+    base: Base
+    tune: AnyTune
+    data: Data
+    manifest: manifest.Manifest
+    notes: tuple[Problem, ...]
+
+
+def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder | None) -> Given:
     RunFolder.refuse_finished(config)
     reporters.require(config.run.report)
     if isinstance(config.tune, Qlora):
         quantize.require()
-    begun = RunFolder.begun(config)
-    base = _base(config, begun, on_download)
+    base = _base(config, RunFolder.begun(config), on_download)
     came_from = parent.find(config.tune)
     tune = adapter_config.settle(parent.placed(config.tune, came_from), base.arch)
     count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
     rendering = parent.with_template(config, came_from, base.folder)
     data = prepare(rendering, base)
-    given = _manifest(config, base, data, came_from)
-    notes = [*parent.notes(came_from, given.base, rendering.data.template), *_repeated(original, given)]
+    went_in = _manifest(config, base, data, came_from)
+    notes = [*parent.notes(came_from, went_in.base, rendering.data.template), *_repeated(original, went_in)]
+    return Given(_with_tokens(base, tune, data.renderer.new_ids), tune, data, went_in, tuple(notes))
+
+
+def _saved(config: RunConfig, plan: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The plan to obey: that of the unfinished run, or of one that the kernel ended; or the one that was asked for."""
+    last = RunFolder.begun(config) or tightening.killed_attempt(config)
+    return last.read_json("plan.json") if last is not None and last.has("plan.json") else plan
+
+
+def _decided(
+    config: RunConfig, given: Given, saved: Mapping[str, Any] | None, devices: int
+) -> tuple[planning.Plan, tuple[Problem, ...]]:
+    """The plan, and what to know about it."""
     died = tightening.killed_attempt(config)
-    last = begun or died
-    saved = last.read_json("plan.json") if last is not None and last.has("plan.json") else plan
-    base = _with_tokens(base, tune, data.renderer.new_ids)
-    decided = planning.decide(config, base, tune, _least_tokens(config, data), saved)
-    if died is not None:
-        decided, told = tightening.after_kill(decided)
-        notes.append(told)
-    with open_run(config, given, data, on_event) as desk:
-        job, state = assemble(config, base, tune, data, desk, decided, notes)
-        state = loop.fit(job, state)
-        finish.finish(job, state, tune, base, data.renderer)
-    return Run(desk.run.path)
+    decided = planning.decide(config, given.base, given.tune, _least_tokens(config, given.data), saved, devices)
+    if died is None:
+        return decided, ()
+    decided, told = tightening.after_kill(decided)
+    return decided, (told,)
+
+
+def _devices(config: RunConfig, saved: Mapping[str, Any] | None) -> int:
+    most = 1 if config.optim.in_backward else config.optim.batch
+    before = int(saved["backend"].get("devices", 1)) if saved is not None else None
+    return backend.devices(config.run.devices, config.run.device, most, before)
 
 
 def resume(path: Path | str, *, on_event: Listener | None = None) -> Run:
@@ -280,7 +335,7 @@ class Desk:
 
 
 @contextmanager
-def open_run(config: RunConfig, given: manifest.Manifest, rows: Data, on_event: Listener | None) -> Iterator[Desk]:
+def open_run(config: RunConfig, given: Given, on_event: Listener | None) -> Iterator[Desk]:
     """Claim the run folder (this process becomes its one writer), settle what changed since an earlier attempt, and
     write down what goes in. An error that ends the block is written down too.
 
@@ -303,17 +358,28 @@ def open_run(config: RunConfig, given: manifest.Manifest, rows: Data, on_event: 
 
         if run.has("manifest.json"):
             before = manifest.load(run)
-            run.settle(manifest.differences(before, given), config.run.on_change)
-            for changed in manifest.environment(before, given):
+            run.settle(manifest.differences(before, given.manifest), config.run.on_change)
+            for changed in manifest.environment(before, given.manifest):
                 emit("note", {"text": say("engine.environment_changed", **changed._asdict())})
-        given.save(run)
-        run.write_jsonl("excluded.jsonl", map(dataclasses.asdict, rows.excluded))
+        given.manifest.save(run)
+        run.write_jsonl("excluded.jsonl", map(dataclasses.asdict, given.data.excluded))
         try:
             yield Desk(run, emit)
         except UserError as error:
             with contextlib.suppress(RunError):  # a full disk may refuse this line too
                 emit("failed", {"problem": error.problems[0].to_json()}, step=run.summary().step)
             raise
+
+
+@contextmanager
+def beside(config: RunConfig) -> Iterator[Desk]:
+    """The run as the processes other than rank 0 have it: they read its folder and tell nothing."""
+    run = RunFolder(Path(config.run.dir) / run_name(config))
+
+    def silent(kind: str, data: Mapping[str, Any] | None = None, step: int | None = None) -> Event:
+        return Event(run.name, 0, 0, 0.0, step, kind, {})
+
+    yield Desk(run, silent)
 
 
 def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Parent | None) -> manifest.Manifest:
@@ -356,13 +422,7 @@ def _reasons(rows: Sequence[check.Excluded]) -> dict[str, int]:
 
 
 def assemble(
-    config: RunConfig,
-    base: Base,
-    tune: AnyTune,
-    data: Data,
-    desk: Desk,
-    plan: planning.Plan,
-    notes: Sequence[Problem],
+    config: RunConfig, given: Given, desk: Desk, plan: planning.Plan, ranks: Ranks
 ) -> tuple[loop.Job, TrainState]:
     """Apply the plan, load weights, attach what trains, put the latest checkpoint in, and rehearse.
 
@@ -370,7 +430,7 @@ def assemble(
         ModelError: the weights cannot be used.
         TrainingFailed, RunError: memory or disk do not suffice.
     """
-    chosen = plan.backend
+    base, tune, data, chosen = given.base, given.tune, given.data, plan.backend
     chosen.apply()
     counts = count.count(base.arch, tune)
     decoder = _decoder(config, base, tune, chosen, plan.memory.dense_layers)
@@ -378,13 +438,16 @@ def assemble(
     assert sum(p.numel() for _, p in named) == counts.trainable, "counted and real trainable parameters differ"
     rate = config.learning_rate
     optimizer = optim.build(named, config.optim, rate, config.run.seed)
-    state, lost = _restored(desk.run, named, optimizer)
+    state, lost = ranks.told(_restored(desk.run, named, optimizer) if ranks.first else None)
+    if state.step and not ranks.first:  # where rank 0 begins, this process begins too
+        checkpoint.load(desk.run.checkpoint_dir(state.step), named, optimizer)
     plan = plan.starting(state.step)
     if plan.changes:
         desk.emit("revised", {"changes": [list(change) for change in plan.changes], "reason": "plan"})
-    plan.save(desk.run)
+    if ranks.first:
+        plan.save(desk.run)
     call_tokens = pack.call_tokens(chosen.device)
-    steps = stream.Stream.of(data.train, config, plan.budgets, call_tokens)
+    steps = stream.Stream.of(data.train, config, plan.budgets, call_tokens, (ranks.index, ranks.size))
     held_out = None
     if data.validation is not None:
         held_out = pack.batches(data.validation, plan.budget_tokens, call_tokens)
@@ -395,7 +458,9 @@ def assemble(
         method=method,
         stream=steps,
         validation=held_out or (),
-        room=tightening.Tightening(plan, desk.run, desk.emit, steps, held_out, method, decoder.forget_dense),
+        room=tightening.Tightening(
+            plan, desk.run if ranks.first else None, desk.emit, steps, held_out, method, decoder.forget_dense
+        ),
         optimizer=optimizer,
         optim=config.optim,
         learning_rate=rate,
@@ -404,10 +469,13 @@ def assemble(
         run=desk.run,
         emit=desk.emit,
         locate=data.train.locate,
+        ranks=ranks,
     )
     desk.emit("rehearsal", {"kernel_kills": machine.kernel_kills()})
     rehearsal.rehearse(job, state)
-    _start(job, state, base, data, (*notes, *lost))
+    if not ranks.first:
+        return job, state
+    _start(job, state, given, lost)
     desk.emit("data", _data_facts(config, data, steps))
     shape = {"structure": structure(base.arch, tune), "trainable": counts.trainable, "total": counts.total}
     desk.emit("model", {**shape, "percent": counts.percent})
@@ -457,8 +525,9 @@ def _restored(
     return state, [*problems, *_without_lost_best(run, state)]
 
 
-def _start(job: loop.Job, state: TrainState, base: Base, data: Data, notes: Sequence[Problem]) -> None:
+def _start(job: loop.Job, state: TrainState, given: Given, lost: Sequence[Problem]) -> None:
     """Say that the attempt begins, and from where; the base's answers to the probe are taken before step 1."""
+    base, data, notes = given.base, given.data, (*given.notes, *lost)
     assert isinstance(job.model, Decoder)
     length = {"num_steps": job.stream.num_steps, "steps_per_epoch": job.stream.steps_per_epoch}
     if job.run.has_begun:

@@ -44,6 +44,62 @@ MUTATIONS: dict[str, Mutation] = {
         "_save_due(state.step, job):\n",
         "test_loop.py::test_read_late_no_checkpoint_and_no_validation_comes_before_the_judgement",
     ),
+    # ------------------------------------------------------------------------------------------------ several devices
+    "gradients are averaged over ranks": Mutation(
+        "engine/ranks.py",
+        "p.grad.copy_(part.view_as(p))",
+        "p.grad.copy_(part.view_as(p) / self.size)",
+        "test_ranks.py::test_a_step_is_the_same_on_1_2_and_4_ranks",
+    ),
+    "every rank computes the same share": Mutation(
+        "data/stream.py",
+        "own = shares[self._rank]",
+        "own = shares[0]",
+        "test_ranks.py::test_a_step_is_the_same_on_1_2_and_4_ranks",
+    ),
+    "a rank without enough micro-batches makes fewer": Mutation(
+        "data/stream.py",
+        "* (most - len(micro))",
+        "* 0",
+        "test_stream.py::test_order_and_denominators_do_not_depend_on_the_number_of_ranks",
+    ),
+    "a filler weighs as much as any": Mutation(
+        "data/pack.py",
+        "weights={TERM: np.zeros(1, dtype=np.float32)}",
+        "weights={TERM: np.ones(1, dtype=np.float32)}",
+        "test_ranks.py::test_a_filler_weighs_nothing",
+    ),
+    "each rank stops by itself": Mutation(
+        "engine/loop.py",
+        "asked, overdue = job.ranks.orders(int(asked), overdue)",
+        "asked = int(asked)",
+        "test_ranks.py::test_a_signal_to_any_rank_stops_all_after_the_same_step",
+    ),
+    "validation is of one rank's share": Mutation(
+        "engine/loop.py",
+        "_added(job.ranks.gather(each))",
+        "_added([each])",
+        "test_ranks.py::test_a_whole_run_is_the_same_on_2_ranks_and_written_by_one",
+    ),
+    "bad rows are those of rank 0": Mutation(
+        "engine/loop.py",
+        "in job.ranks.gather(bad) for uid in each",
+        "in [bad] for uid in each",
+        "test_ranks.py::test_rows_whose_loss_is_not_finite_are_named_by_whichever_rank_has_them",
+    ),
+    "another number of devices is no revision": Mutation(
+        "engine/backend.py",
+        'fields = ("device", "dtype", "isa", "devices")',
+        'fields = ("device", "dtype", "isa")',
+        "test_ranks.py::test_a_signal_to_any_rank_stops_all_after_the_same_step",
+    ),
+    "the last to go is blamed": Mutation(
+        "launch.py",
+        "codes[each] in (PEER_LOST, -signal.SIGTERM), codes[each] > 0",
+        "codes[each] < 0, codes[each] != PEER_LOST",
+        "test_ranks.py::test_a_killed_rank_ends_all_and_says_which_and_the_run_goes_on",
+    ),
+    # ------------------------------------------------------------------------------------------------ faults
     "faults in a row are never forgiven": Mutation(
         "engine/loop.py",
         "state.bad_streak = 0",
@@ -119,7 +175,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "half an update is made again": Mutation(
         "engine/memory.py",
-        "        raise Spoilt(_words(error)) from None\n",
+        "        raise Spoilt(words(error)) from None\n",
         "        raise\n",
         "test_rehearsal.py::test_memory_that_runs_out_within_an_update_leaves_no_half_moved_weights",
     ),

@@ -38,6 +38,8 @@ BROKEN: dict[str, list[str]] = {
     "in_backward_of_adapters": ["optim.in_backward=true", "optim.clip=0"],
     "in_backward_unclipped": ["tune=freeze", "optim.in_backward=true"],
     "in_backward_unscaled": ["tune=full", "optim.in_backward=true", "optim.clip=0", "model.dtype=float16"],
+    "in_backward_alone": ["tune=full", "optim.in_backward=true", "optim.clip=0", "run.devices=2"],
+    "devices_without_examples": ["run.devices=4", "optim.batch=3"],
     "power_is_of_polynomial": ["optim.power=3"],
     "constant_has_no_floor": ["optim.schedule=constant", "optim.min_lr_ratio=0.1"],
     "warmup_never_ends": ["optim.steps=10", "optim.warmup=10"],
@@ -76,6 +78,12 @@ FINE: dict[str, list[list[str]]] = {
     "in_backward_of_adapters": [["tune=full", "optim.in_backward=true", "optim.clip=0"], ["optim.in_backward=false"]],
     "in_backward_unclipped": [["tune=freeze", "optim.in_backward=true", "optim.clip=0"], ["optim.clip=1"]],
     "in_backward_unscaled": [["tune=full", "optim.in_backward=true", "optim.clip=0", "model.dtype=bfloat16"]],
+    "in_backward_alone": [
+        ["tune=full", "optim.in_backward=true", "optim.clip=0", "run.devices=1"],
+        ["tune=full", "optim.in_backward=true", "optim.clip=0", "run.devices=auto"],
+        ["run.devices=2"],
+    ],
+    "devices_without_examples": [["run.devices=4", "optim.batch=4"], ["run.devices=auto", "optim.batch=1"]],
     "power_is_of_polynomial": [["optim.power=3", "optim.schedule=polynomial"], ["optim.power=2"]],
     "constant_has_no_floor": [["optim.schedule=linear", "optim.min_lr_ratio=0.1"], ["optim.schedule=constant"]],
     "warmup_never_ends": [["optim.steps=10", "optim.warmup=9"], ["optim.steps=1", "optim.warmup=0.9"]],
@@ -134,6 +142,8 @@ STILL_BROKEN = {
     ("in_backward_unclipped", 0),
     ("in_backward_unscaled", 0),
     ("in_backward_unscaled", 2),
+    ("in_backward_alone", 0),
+    ("in_backward_alone", 2),
     ("sgd_has_no_moments", 1),  # the learning rate is only there to keep another rule silent
 }
 

@@ -44,6 +44,7 @@ from luthier.batch import Batch
 from luthier.config.schema import OptimSection, Qlora
 from luthier.engine import backend, loop, optim
 from luthier.engine.checkpoint import TrainState
+from luthier.engine.ranks import Ranks
 from luthier.errors import Interrupted
 from luthier.kernels import flash, reference, select
 from luthier.kernels.attention import Attend, Layout
@@ -430,3 +431,39 @@ def test_the_optimizer_step_equals_the_cpu_s(weights: str, states: str) -> None:
         different = results[1] != results[0]
         assert float(different.float().mean()) < 0.01
         assert float((results[1] - results[0]).abs().max()) <= 2**-6
+
+
+def test_a_group_of_one_over_nccl_changes_nothing(monkeypatch):
+    """What several GPUs do, on the one there is: connect, add gradients on the device, agree on the host."""
+    for name, value in zip(backend.PLACE, ("0", "1", "0", "1", "127.0.0.1", "0"), strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(backend, "placed", lambda: backend.Place(0, 1, 0, 1))
+    group = backend.Group(DEVICE)
+    alone = Ranks(group)
+    parameters = [torch.nn.Parameter(torch.ones(n, device=DEVICE)) for n in (3, 5, 7)]
+    for parameter in parameters[:2]:
+        parameter.grad = torch.rand_like(parameter)
+    before = [parameter.grad.clone() for parameter in parameters[:2]]
+    alone.sum_gradients(parameters)
+    assert all(torch.equal(p.grad, g) for p, g in zip(parameters, before, strict=False)) and parameters[2].grad is None
+    assert alone.total(torch.tensor(2.5, device=DEVICE)).item() == 2.5
+    assert (alone.agreed(0.1, 2.0), alone.orders(15, False), alone.told("x"), alone.gather(1)) == (
+        (0.1, 2.0),
+        (15, False),
+        "x",
+        [1],
+    )
+    alone.wait()
+    group.leave()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_make_the_run_of_one(tiny_model, rows, runs_dir):
+    losses = []
+    for devices in (1, 2):
+        recipe = recipe_of(tiny_model("qwen2"), rows, runs_dir, "float32")
+        recipe["run"] |= {"name": f"by-{devices}", "devices": devices}
+        recipe["optim"] |= {"kind": "sgd", "lr": 0.05}
+        run = luthier.train(recipe)
+        losses.append([event.data["loss"] for event in run.events if event.kind == "step"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

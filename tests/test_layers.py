@@ -47,6 +47,8 @@ RANKS: dict[str, float] = {
     "paper": 7,
     "tightening": 7,
     "training": 7,
+    "launch": 7,
+    "worker": 7,
     "checks": 7,
     "tuner": 7,
     "chat": 7,
@@ -75,7 +77,9 @@ SAME_RANK: tuple[str, ...] = (
     "checks",
     "run",
     "finish",
+    "launch",
     "training",
+    "worker",
     "tuner",
     "demo",
 )

@@ -284,3 +284,29 @@ def test_a_budget_holds_from_its_step_on(store_of: Make) -> None:
     assert len(large.step(4).micro) < len(small.step(4).micro)
     large.split(((0, 64), (3, 20)))
     assert len(large.step(4).micro) == len(small.step(4).micro)
+
+
+def keys(batch: Any) -> list[tuple[int, int]]:
+    """(key, position) of every token."""
+    return list(zip(batch.key.tolist(), batch.positions.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_order_and_denominators_do_not_depend_on_the_number_of_ranks(store_of: Make, ranks: int) -> None:
+    """Each example of a step is computed by exactly one rank, and every rank makes as many micro-batches."""
+    store = store_of(10, 5)
+    alone = stream(store, batch=6, epochs=2.0)
+    each = [stream(store, batch=6, epochs=2.0, share=(rank, ranks)) for rank in range(ranks)]
+    assert {made.num_steps for made in each} == {alone.num_steps}
+    for index in range(alone.num_steps):
+        whole, steps = alone.step(index), [made.step(index) for made in each]
+        assert {(step.uids, step.epoch, step.tokens, step.denom["nll"]) for step in steps} == {
+            (whole.uids, whole.epoch, whole.tokens, whole.denom["nll"])
+        }
+        assert len({len(step.micro) for step in steps}) == 1
+        real = [batch for step in steps for batch in step.micro if batch.weights["nll"].any()]
+        computed = sorted(key for batch in real for key in keys(batch))
+        expected = [key for batch in whole.micro for key in keys(batch)]
+        assert computed == sorted(expected)
+        fillers = [batch for step in steps for batch in step.micro if not batch.weights["nll"].any()]
+        assert all(batch.num_tokens == 1 for batch in fillers)

@@ -276,7 +276,7 @@ def test_within_the_backward_pass_a_step_is_one_micro_batch_or_refused(recipe, m
     with pytest.raises(RunError) as caught:
         luthier.train(recipe)
     assert caught.value.problems[0].id == "engine.step_too_large"
-    monkeypatch.setattr(backend, "choose", lambda *_: backend.Backend("cuda", "float16", 1, "test", "test"))
+    monkeypatch.setattr(backend, "choose", lambda *_, **__: backend.Backend("cuda", "float16", 1, "test", "test"))
     with pytest.raises(ConfigError, match="float16"):
         luthier.train(recipe)
     assert not (Path(recipe["run"]["dir"]) / "split").exists()

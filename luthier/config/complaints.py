@@ -46,7 +46,11 @@ TYPES: dict[str, str] = {
 }
 """Error type of pydantic, or of the schema's own validators -> message id."""
 
-FIELD_MESSAGES = {"data.validation": "config.validation_value", "tune.targets": "config.targets_value"}
+FIELD_MESSAGES = {
+    "data.validation": "config.validation_value",
+    "tune.targets": "config.targets_value",
+    "run.devices": "config.devices_value",
+}
 """Fields that take several shapes, with a message that names them all."""
 
 ELSEWHERE: dict[str, str] = {

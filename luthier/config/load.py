@@ -250,6 +250,7 @@ class Environment:
             it is not given or no number.
         no_color: NO_COLOR, see no-color.org.
         proxies: names of the proxy variables that are set; their values may hold passwords.
+        rank: RANK, where torchrun or its like started several processes for one command; only rank 0 speaks.
     """
 
     language: Language
@@ -262,6 +263,7 @@ class Environment:
     cache_bytes: int
     no_color: bool
     proxies: tuple[str, ...]
+    rank: int
 
     def to_json(self) -> dict[str, Any]:
         """For manifests and `doctor`: plain values, the endpoint without user and password."""
@@ -306,6 +308,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         cache_bytes=_gigabytes(given.get("LUTHIER_CACHE_GB", "")),
         no_color="NO_COLOR" in given,
         proxies=tuple(name for name in PROXIES if name in given or name.lower() in given),
+        rank=int(given.get("RANK", "0")) if "LOCAL_RANK" in given and given.get("RANK", "").isdigit() else 0,
     )
 
 

@@ -224,6 +224,16 @@ def in_backward_unscaled(config: RunConfig) -> Values | None:
     return {} if config.optim.in_backward and config.model.dtype == "float16" else None
 
 
+def in_backward_alone(config: RunConfig) -> Values | None:
+    devices = config.run.devices
+    return {} if config.optim.in_backward and devices not in ("auto", 1) else None
+
+
+def devices_without_examples(config: RunConfig) -> Values | None:
+    devices, batch = config.run.devices, config.optim.batch
+    return {"batch": batch} if devices != "auto" and devices > batch else None
+
+
 def power_is_of_polynomial(config: RunConfig) -> Values | None:
     optim = config.optim
     return {"schedule": optim.schedule} if optim.schedule != "polynomial" and changed(optim, "power") else None
@@ -275,6 +285,8 @@ RULES: dict[str, Rule] = {
     "in_backward_of_adapters": Rule(("optim.in_backward", "tune.kind"), in_backward_of_adapters),
     "in_backward_unclipped": Rule(("optim.in_backward", "optim.clip"), in_backward_unclipped),
     "in_backward_unscaled": Rule(("optim.in_backward", "model.dtype"), in_backward_unscaled),
+    "in_backward_alone": Rule(("optim.in_backward", "run.devices"), in_backward_alone),
+    "devices_without_examples": Rule(("run.devices", "optim.batch"), devices_without_examples),
     "power_is_of_polynomial": Rule(("optim.power", "optim.schedule"), power_is_of_polynomial),
     "constant_has_no_floor": Rule(("optim.min_lr_ratio", "optim.schedule"), constant_has_no_floor),
     "warmup_never_ends": Rule(("optim.warmup", "optim.steps"), warmup_never_ends),

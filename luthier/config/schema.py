@@ -380,6 +380,9 @@ class RunSection(Section):
     dir: str = "runs"
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """How many devices train, a process each. auto: every GPU that is there, because what is learnt is the same but for
+    float rounding and comes sooner; one on a CPU, whose cores one process uses already."""
     log_every: int = Field(default=1, ge=1)
     """Steps between progress events. Each costs one read-back from the device."""
     save_every: int | None = Field(default=None, ge=1)

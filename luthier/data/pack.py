@@ -11,6 +11,7 @@ Shape legend: N flat tokens of a micro-batch, M scored rows, Q sequences.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple, overload
@@ -53,6 +54,11 @@ def microbatches(examples: Sequence[Rendered], budget_tokens: int, call_tokens: 
     for group, stretches in _parts([_computed(example) for example in examples], budget_tokens, call_tokens):
         made.append(assemble([examples[index] for index in group], stretches))
     return tuple(made)
+
+
+def count(examples: Sequence[Rendered], budget_tokens: int, call_tokens: int | None = None) -> int:
+    """How many micro-batches `microbatches` makes."""
+    return len(_parts([_computed(example) for example in examples], budget_tokens, call_tokens)) if examples else 0
 
 
 def _computed(example: Rendered) -> NDArray[np.int32]:
@@ -185,6 +191,29 @@ def groups(lengths: Ints, budget_tokens: int) -> list[list[int]]:
                 break
         made.append(group)
     return made
+
+
+def shared_out(lengths: Ints, ranks: int) -> list[list[int]]:
+    """Indexes of the sequences that each of `ranks` processes computes, in their order: a pure function of lengths.
+
+    The longest first, each to the process with the fewest tokens so far; its load is at most 4/3 of the best division
+    (Graham 1969). One process gets everything.
+    """
+    loads = [0] * ranks
+    mine: list[list[int]] = [[] for _ in range(ranks)]
+    for index in np.argsort(-lengths, kind="stable"):
+        least = loads.index(min(loads))
+        loads[least] += int(lengths[index])
+        mine[least].append(int(index))
+    return [sorted(each) for each in mine]
+
+
+def filler(example: Rendered) -> Batch:
+    """A micro-batch that changes nothing: the first token of an example, its loss weighed with 0. What it touches (an
+    expert, say), the example itself touches too."""
+    first = Rendered(example.uid, example.ids[:2], np.array([0.0, 1.0], dtype=np.float32))
+    batch = assemble([first])
+    return dataclasses.replace(batch, weights={TERM: np.zeros(1, dtype=np.float32)})
 
 
 def assemble(examples: Sequence[Rendered], stretches: Sequence[Stretch] = ()) -> Batch:

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from luthier.batch import TERM, Ints, Step
+from luthier.batch import TERM, Batch, Ints, Rendered, Step
 from luthier.config.schema import RunConfig
 from luthier.data import pack
 from luthier.data.sequences import Sequences
@@ -68,9 +68,10 @@ class Stream:
             the other half in the next. Absent: once.
         budget_tokens: tokens per micro-batch; or, where that changes on the way, `Budgets`.
         call_tokens: what has to be saved for examples to share their beginnings (`luthier.data.prefix.shared`).
+        share: (rank, ranks): which of how many processes asks; each gets its own micro-batches of every step.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one parameter for each thing that decides the steps
         self,
         store: Sequences,
         *,
@@ -81,8 +82,10 @@ class Stream:
         source_weights: Sequence[Fraction | float] | Mapping[int, Fraction | float] = (),
         budget_tokens: int | Budgets,
         call_tokens: int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self._store = store
+        self._rank, self._ranks = share
         self._batch = batch
         self._seed = seed
         self._budgets: Budgets = ((0, budget_tokens),) if isinstance(budget_tokens, int) else budget_tokens
@@ -102,7 +105,12 @@ class Stream:
 
     @classmethod
     def of(
-        cls, store: Sequences, config: RunConfig, budget_tokens: int | Budgets, call_tokens: int | None = None
+        cls,
+        store: Sequences,
+        config: RunConfig,
+        budget_tokens: int | Budgets,
+        call_tokens: int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> Stream:
         """The stream that a recipe asks for."""
         return cls(
@@ -119,6 +127,7 @@ class Stream:
             ),
             budget_tokens=budget_tokens,
             call_tokens=call_tokens,
+            share=share,
         )
 
     @property
@@ -143,19 +152,28 @@ class Stream:
         return counts
 
     def step(self, index: int) -> Step:
-        """The step's examples, packed.
+        """The step's examples, packed: this process's share of them, in as many micro-batches as every other has.
 
         Raises:
             DataError: nothing in the step has any weight.
         """
         epoch, uids = self.step_uids(index)
-        examples = [self._store[uid] for uid in uids]
         weight = math.fsum(float(self._store.loss_weight[uid]) for uid in uids)
         if not weight > 0:
             raise DataError(Problem("tokens.empty_step", values={"step": index}))
-        micro = pack.microbatches(examples, budget_at(self._budgets, index), self._call_tokens)
+        examples = [self._store[uid] for uid in uids]
+        micro = self._micro(examples, self._store.computed[list(uids)], budget_at(self._budgets, index))
         tokens = int(self._store.computed[list(uids)].sum())
         return Step(index=index, epoch=epoch, uids=uids, micro=micro, denom={TERM: weight}, tokens=tokens)
+
+    def _micro(self, examples: Sequence[Rendered], lengths: Ints, budget: int) -> tuple[Batch, ...]:
+        shares = [[examples[at] for at in share] for share in pack.shared_out(lengths, self._ranks)]
+        own = shares[self._rank]
+        micro = pack.microbatches(own, budget, self._call_tokens) if own else ()
+        if self._ranks == 1:
+            return micro
+        most = max(pack.count(share, budget, self._call_tokens) for share in shares)
+        return (*micro, *[pack.filler(examples[0])] * (most - len(micro)))
 
     def split(self, budgets: Budgets) -> None:
         """Pack steps by these budgets from now on. Which examples form a step does not change."""

@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
+import logging
 import os
 import platform
 import resource
 import shutil
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std, start_processes
+from torch.distributed.elastic.multiprocessing.api import PContext
 
 from luthier import machine
-from luthier.errors import ConfigError, Problem
+from luthier.errors import ConfigError, PeerLost, Problem
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -31,6 +42,13 @@ PROBE_ROWS, PROBE_WIDTH = 512, 1024
 """Shape of the probing matmul: tokens of a small micro-batch times the width of a 0.5B model; 1.1 GFLOP, so that
 three repeats take tens of milliseconds on a slow core."""
 PROBE_REPEATS = 3
+PATIENCE = datetime.timedelta(days=1)
+"""How long a process waits for the others of its run: as long as rank 0 may take to tokenise or to save. That one has
+died shows in its process or its connection, not in time."""
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun, or `Workers`, tells a process about its place among the others."""
+LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that torch's launcher takes for itself when it starts processes; they are given back."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +66,8 @@ class Backend:
     """What decides the bits of a run on this machine; stored in `plan.json` and obeyed on resume.
 
     device: torch device string; dtype: compute dtype; threads: intra-op threads on the CPU; isa: the CPU's vector
-    instructions as torch names them, or the GPU's name and compute capability; loss_scaling: fp16 compute.
+    instructions as torch names them, or the GPU's name and compute capability; loss_scaling: fp16 compute; devices: how
+    many train, a process each. threads are those of one process.
     """
 
     device: str
@@ -56,6 +75,7 @@ class Backend:
     threads: int
     isa: str
     reason: str
+    devices: int = 1
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -78,7 +98,7 @@ class Backend:
             torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def choose(device: str, dtype: str, where: str = "run.device") -> Backend:
+def choose(device: str, dtype: str, where: str = "run.device", devices: int = 1) -> Backend:
     """Choose device and compute dtype for a recipe's `run.device` and `model.dtype`.
 
     Raises:
@@ -93,21 +113,27 @@ def choose(device: str, dtype: str, where: str = "run.device") -> Backend:
     return Backend(
         device=device,
         dtype=chosen,  # type: ignore[arg-type]
-        threads=torch.get_num_threads(),
+        threads=_threads(),
         isa=_isa(device),
         reason=probed.reason if dtype == "auto" else f"asked for: {dtype}",
+        devices=devices,
     )
 
 
-def restore(saved: dict[str, Any], dtype: Literal["bfloat16"] | None = None) -> tuple[Backend, list[str]]:
+def restore(
+    saved: dict[str, Any], dtype: Literal["bfloat16"] | None = None, devices: int = 1
+) -> tuple[Backend, list[str]]:
     """The backend of an earlier attempt as far as this machine can give it, and its fields that differ (none: same
-    bits). dtype: the only one that the weights allow."""
+    bits). dtype: the only one that the weights allow; devices: how many there are now."""
     before = Backend(**saved)
     backend = before
     if before.device.startswith("cuda") and not torch.cuda.is_available():
         backend = dataclasses.replace(before, device="cpu", dtype="float32")
     backend = dataclasses.replace(backend, isa=_isa(backend.device), dtype=dtype or backend.dtype)
-    return backend, [name for name in ("device", "dtype", "isa") if getattr(before, name) != getattr(backend, name)]
+    if devices != before.devices:
+        backend = dataclasses.replace(backend, devices=devices, threads=_threads())
+    fields = ("device", "dtype", "isa", "devices")
+    return backend, [name for name in fields if getattr(before, name) != getattr(backend, name)]
 
 
 def probe(device: str) -> Probe:
@@ -137,10 +163,10 @@ def peak_memory_bytes(device: str) -> int:
 
 
 def free_memory_bytes(device: str) -> int:
-    """Bytes that a run may plan with: free device memory, or what is left of this machine's."""
+    """Bytes that a process may plan with: free device memory, or its part of what is left of this machine's."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info()[0])
-    return machine.free_memory_bytes()
+    return machine.free_memory_bytes() // _beside()
 
 
 def _device(asked: str, where: str) -> str:
@@ -151,6 +177,17 @@ def _device(asked: str, where: str) -> str:
     if asked == "cuda" or shutil.which("nvidia-smi"):
         raise ConfigError(Problem("engine.gpu_unusable", where=where, values={"torch": torch.__version__}))
     return "cpu"
+
+
+def _threads() -> int:
+    """Threads of one process: its part of the cores, where several train on one machine."""
+    return max(torch.get_num_threads() // _beside(), 1)
+
+
+def _beside() -> int:
+    """Processes of the same run on this machine."""
+    place = placed()
+    return place.local_size if place is not None else 1
 
 
 def _isa(device: str) -> str:
@@ -172,3 +209,176 @@ def _gflops(device: str, dtype: torch.dtype) -> float:
         best_s = min(best_s, time.perf_counter() - start)
     del y
     return 2 * PROBE_ROWS * PROBE_WIDTH * PROBE_WIDTH / best_s / 1e9
+
+
+# ------------------------------------------------------------------------------------------------ several devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a launcher put this process: `rank` of `size`, and the same among those on this machine."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+
+def placed() -> Place | None:
+    """This process's place among those of its run; None where it was started alone."""
+    given = {name: os.environ.get(name, "") for name in PLACE}
+    if not all(given.values()):
+        return None
+    rank, size, local_rank, local_size = (int(given[name]) for name in PLACE[:4])
+    return Place(rank, size, local_rank, local_size) if size > 1 else None
+
+
+def devices(asked: int | Literal["auto"], device: str, most: int, saved: int | None = None) -> int:
+    """How many devices train, a process each.
+
+    Args:
+        asked, device: the recipe's `run.devices` and `run.device`.
+        most: devices beyond which some would have nothing to do.
+        saved: what an earlier attempt used; `auto` keeps to it as far as it can be had.
+
+    Raises:
+        ConfigError: so many are not there, or a launcher started another number of processes.
+    """
+    place = placed()
+    if place is not None:
+        if asked not in ("auto", place.size):
+            values = {"processes": place.size}
+            raise ConfigError(
+                Problem("engine.devices_of_launcher", field="run.devices", value=str(asked), values=values)
+            )
+        return place.size
+    visible = torch.cuda.device_count() if _device(device, "run.device") == "cuda" else None
+    if asked == "auto":
+        there = visible if visible is not None else saved or 1
+        return max(min(saved or there, there, most), 1)
+    if visible is not None and asked > visible:
+        values = {"visible": visible}
+        raise ConfigError(Problem("engine.too_few_devices", field="run.devices", value=str(asked), values=values))
+    return asked
+
+
+class Group:
+    """The processes of one run, connected. Tensors on the CPU travel over gloo, those on GPUs over NCCL.
+
+    Raises (all methods):
+        PeerLost: another process of the run has ended.
+    """
+
+    def __init__(self, device: str) -> None:
+        place = placed()
+        assert place is not None
+        self.rank, self.size = place.rank, place.size
+        on_gpu = _device(device, "run.device") == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(place.local_rank)
+        with _peers():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+
+    def sum(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over all processes: the same bits everywhere."""
+        with _peers():
+            dist.all_reduce(tensor)
+            # NCCL runs beside the host; gloo has finished here.
+
+    def largest(self, tensor: Tensor) -> None:
+        with _peers():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank."""
+        values: list[Any] = [None] * self.size
+        with _peers():
+            dist.all_gather_object(values, value)
+        return values
+
+    def told(self, value: Any) -> Any:
+        """Rank 0's value."""
+        values = [value]
+        with _peers():
+            dist.broadcast_object_list(values, 0, device=torch.device("cpu"))
+        return values[0]
+
+    def leave(self) -> None:
+        with _peers():
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _peers() -> Iterator[None]:
+    """torch says in many ways, all of them RuntimeErrors, that a process at the other end is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLost(str(error).splitlines()[0]) from error
+
+
+class Workers:
+    """Processes of one run on this machine, started as torchrun starts them; see `luthier.launch`.
+
+    Args:
+        arguments: of the Python interpreter, the same for all.
+        folder: where their output goes.
+    """
+
+    def __init__(self, arguments: Sequence[str], count: int, folder: Path) -> None:
+        # The parent holds the store that the workers find each other by, so its port is taken, not guessed.
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        shared = {
+            "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self._store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+        }
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # their end is told by us
+        with _own_signals():
+            self._context: PContext = start_processes(
+                name="luthier",
+                entrypoint=sys.executable,
+                args={rank: tuple(arguments) for rank in range(count)},
+                envs={rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)},
+                logs_specs=DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL),
+            )
+        self.pids: Mapping[int, int] = self._context.pids()
+        self.exit_codes: dict[int, int] = {}
+        """Of those that failed, the first first; negative: the signal that ended it."""
+
+    def ended(self) -> bool:
+        """Whether all have ended; as soon as one has failed, the others are ended."""
+        found = self._context.wait(0)
+        if found is None:
+            return False
+        failures = sorted(found.failures.values(), key=lambda failure: failure.timestamp)
+        self.exit_codes = {failure.local_rank: failure.exitcode for failure in failures}
+        return True
+
+    def said(self, rank: int) -> str:
+        """The last line that a worker wrote to stderr."""
+        try:
+            text = Path(self._context.stderrs[rank]).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+    def kill(self) -> None:
+        self._context.close(signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Give back the signal handlers that torch's launcher replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in LAUNCHER_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

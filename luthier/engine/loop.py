@@ -33,6 +33,7 @@ from luthier.config.schema import OptimSection, RunSection
 from luthier.engine import checkpoint, memory, optim
 from luthier.engine.backend import Backend, peak_memory_bytes
 from luthier.engine.checkpoint import TrainState
+from luthier.engine.ranks import Ranks
 from luthier.errors import Interrupted, Problem, TrainingFailed
 from luthier.runs.events import Event
 from luthier.runs.store import RunFolder
@@ -118,6 +119,8 @@ class Job:
     """Appends to the event log and tells whoever watches."""
     locate: Callable[[int], str]
     """uid -> `file:row`, to name the rows of a fault."""
+    ranks: Ranks = dataclasses.field(default_factory=Ranks)
+    """The processes that train together; `run` and `emit` are real on rank 0 only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,13 +146,15 @@ class Unread:
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """A step that was taken. number: counted from 1; seconds: that the host spent on it."""
+    """A step that was taken. number: counted from 1; seconds: that the host spent on it; computed_tokens: of all
+    ranks."""
 
     number: int
     step: Step
     learning_rate: float
     seconds: float
     result: StepResult | Unread
+    computed_tokens: int
 
 
 def fit(job: Job, state: TrainState) -> TrainState:
@@ -161,7 +166,7 @@ def fit(job: Job, state: TrainState) -> TrainState:
     """
     job.method.load_state_dict(state.method)
     last_save_s, taken = time.monotonic(), list[Taken]()
-    with _signals() as stop, _failures(job, state):
+    with signals() as stop, _failures(job, state):
         if state.step == 0:
             _validate(job, state)
         while state.step < job.stream.num_steps:
@@ -171,26 +176,28 @@ def fit(job: Job, state: TrainState) -> TrainState:
             step, result = _next_step(job, state)
             state.step += 1
             state.tokens += step.tokens
-            state.computed_tokens += step.computed_tokens
+            computed = int(job.ranks.total(torch.tensor(step.computed_tokens)))
+            state.computed_tokens += computed
             state.loss_weight += sum(step.denom.values())
             seconds = time.monotonic() - started
             state.seconds += seconds
-            taken.append(Taken(state.step, step, learning_rate, seconds, result))
+            taken.append(Taken(state.step, step, learning_rate, seconds, result, computed))
             if isinstance(result, StepResult) or _logged(job, state.step):
                 _settle(job, state, taken)
             if job.validation and _due(state.step, job.settings.validate_every, job.stream, VALIDATIONS_PER_RUN):
                 _settle(job, state, taken)
                 _validate(job, state)
-            stopping = bool(stop) or job.run.stop_requested()
+            asked = stop[0] if stop else signal.SIGTERM if job.run.stop_requested() else 0
             overdue = job.settings.save_every is None and time.monotonic() - last_save_s > SAVE_SECONDS
-            if stopping or overdue or _save_due(state.step, job):
+            asked, overdue = job.ranks.orders(int(asked), overdue)
+            if asked or overdue or _save_due(state.step, job):
                 _settle(job, state, taken)
                 folder = _save(job, state)
                 last_save_s = time.monotonic()
-                if stopping and state.step < job.stream.num_steps:
-                    number = stop[0] if stop else signal.SIGTERM
-                    job.emit("interrupted", {"signal": int(number)}, step=state.step)
-                    raise Interrupted(int(number), folder)
+                if asked and state.step < job.stream.num_steps:
+                    job.emit("interrupted", {"signal": asked}, step=state.step)
+                    job.ranks.wait()
+                    raise Interrupted(asked, folder)
     return state
 
 
@@ -209,12 +216,19 @@ def evaluate(job: Job) -> dict[str, float]:
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
     with torch.no_grad():
-        for batch in job.validation:
+        for place in range(job.ranks.index, len(job.validation), job.ranks.size):
+            batch = job.validation[place]
             loss = job.method.loss(job.model, batch, -1)
             for term, value in loss.sums.items():
                 sums[term] = sums.get(term, 0.0) + float(value)
                 weights[term] = weights.get(term, 0.0) + float(batch.weights[term].sum(dtype="float64"))
+    sums, weights = (_added(job.ranks.gather(each)) for each in (sums, weights))
     return {term: sums[term] / weights[term] for term in sums if weights[term] > 0}
+
+
+def _added(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    terms = dict.fromkeys(term for table in tables for term in table)
+    return {term: math.fsum(table.get(term, 0.0) for table in tables) for term in terms}
 
 
 # -------------------------------------------------------------------------------------------------- one step
@@ -227,13 +241,13 @@ def within_memory(
 
     Args:
         undo: puts everything back into the state that `work` began with.
-        tokens: of the largest micro-batch in `work`, as it is when asked.
+        tokens: of the largest micro-batch in `work`, as it is when asked. `work` fails on all ranks or on none.
         how: `split_only` of `Room.tighten`.
 
     Raises:
         TrainingFailed: nothing can be held less.
     """
-    return memory.redone(work, undo, lambda reason: job.room.tighten(step, tokens(), reason, **how))
+    return memory.redone(work, undo, lambda reason: job.room.tighten(step, job.ranks.most(tokens()), reason, **how))
 
 
 def _next_step(job: Job, state: TrainState) -> tuple[Step, StepResult | Unread]:
@@ -277,10 +291,11 @@ def _train_step(job: Job, step: Step, state: TrainState) -> StepResult | Unread:
         parameters = [p for _, p in job.named]
         if scale != 1.0:
             _unscale(parameters, scale)
-        norm = float(optim.clip(parameters, job.optim.clip))
+        loss, norm = job.ranks.agreed(loss, float(optim.clip(parameters, job.optim.clip)))
         finite = math.isfinite(norm)
         if finite and math.isfinite(loss):
-            optim.reserve(job.optimizer)
+            with job.ranks.together():
+                optim.reserve(job.optimizer)
             with memory.updating():
                 job.optimizer.step()
             if job.backend.loss_scaling:
@@ -335,13 +350,16 @@ def _objective(job: Job, step: Step, batch: Batch) -> Tensor:
 
 
 def accumulate(job: Job, step: Step, scale: float) -> Tensor:
-    """Sum the micro-batches' gradients into `.grad`; returns the step's loss, a scalar on the device."""
+    """Sum the micro-batches' gradients into `.grad`, over all ranks; returns the step's loss, a scalar on the
+    device."""
     total = torch.zeros((), dtype=torch.float64, device=job.backend.device)
-    for batch in step.micro:
-        objective = _objective(job, step, batch)
-        (objective * scale).backward()  # type: ignore[no-untyped-call]
-        total = total + objective.detach().double()
-    return total
+    with job.ranks.together():
+        for batch in step.micro:
+            objective = _objective(job, step, batch)
+            (objective * scale).backward()  # type: ignore[no-untyped-call]
+            total = total + objective.detach().double()
+    job.ranks.sum_gradients([p for _, p in job.named])
+    return job.ranks.total(total)
 
 
 def _unscale(parameters: list[nn.Parameter], scale: float) -> None:
@@ -384,6 +402,7 @@ def _judge(job: Job, state: TrainState, taken: Taken, result: StepResult) -> Non
     if spoilt or state.bad_streak >= MAX_BAD_STEPS:
         rule = "engine.spoilt_in_backward" if spoilt else "engine.not_finite"
         problem = Problem(rule, where=", ".join(rows[:5]), values={"what": what, "steps": MAX_BAD_STEPS})
+        job.ranks.wait()
         raise TrainingFailed(problem)
 
 
@@ -395,7 +414,8 @@ def _bad_rows(job: Job, step: Step) -> list[str]:
             values = list(job.method.loss(job.model, batch, step.index).sums.values())
             if not all(bool(torch.isfinite(value)) for value in values):
                 bad.extend(sorted({int(uid) for uid in batch.uid}))
-    return [job.locate(uid) for uid in bad or step.uids]
+    everywhere = dict.fromkeys(uid for each in job.ranks.gather(bad) for uid in each)
+    return [job.locate(uid) for uid in everywhere or step.uids]
 
 
 # -------------------------------------------------------------------------------------- events, validation, saving
@@ -416,7 +436,7 @@ def _log(job: Job, state: TrainState, taken: Taken, result: StepResult, tokens_p
         "num_steps": job.stream.num_steps,
         "tokens": taken.step.tokens,
         "tokens_per_s": tokens_per_s,
-        "computed_tokens": taken.step.computed_tokens,
+        "computed_tokens": taken.computed_tokens,
         "memory_bytes": peak_memory_bytes(job.backend.device),
     }
     if job.backend.loss_scaling:
@@ -440,6 +460,8 @@ def _validate(job: Job, state: TrainState) -> None:
     job.emit("validation", {"loss": loss, "terms": losses}, step=state.step)
     if state.step and (state.best_loss is None or loss < state.best_loss):
         state.best_loss, state.best_step = loss, state.step
+        if not job.ranks.first:
+            return
         with job.run.save_best(state.step) as folder:
             checkpoint.save(folder, job.named, None, state)
         _prune_best(job, state)
@@ -448,6 +470,8 @@ def _validate(job: Job, state: TrainState) -> None:
 
 def _save(job: Job, state: TrainState) -> str:
     state.method = job.method.state_dict()
+    if not job.ranks.first:
+        return str(job.run.checkpoint_dir(state.step))
     state.event_seq = job.emit("checkpoint", {"folder": f"checkpoints/step-{state.step}"}, step=state.step).seq
     with memory.saving(), job.run.checkpoint(state.step) as folder:
         checkpoint.save(folder, job.named, job.optimizer, state)
@@ -478,7 +502,7 @@ def _due(step: int, every: int | None, stream: Steps, per_run: int) -> bool:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Collect SIGINT, SIGTERM and SIGHUP (a closed terminal) instead of dying of them; a second one has its usual
     effect, and one that is ignored, as under `nohup`, stays so. Signals reach only the main thread: elsewhere (a
     notebook's worker) the list stays empty and `luthier runs stop` does the same."""

@@ -62,7 +62,7 @@ def redone(work: Callable[[], T], undo: Callable[[], None], tighten: Callable[[s
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
-            reason = _words(error)
+            reason = words(error)
         # Out here nothing refers to the error any more, whose frames hold what was computed.
         undo()
         release()
@@ -82,7 +82,7 @@ def updating() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        raise Spoilt(_words(error)) from None
+        raise Spoilt(words(error)) from None
 
 
 @contextmanager
@@ -97,10 +97,11 @@ def saving() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        raise TrainingFailed(Problem("engine.save_out_of_memory", values={"reason": _words(error)})) from None
+        raise TrainingFailed(Problem("engine.save_out_of_memory", values={"reason": words(error)})) from None
 
 
-def _words(error: BaseException) -> str:
+def words(error: BaseException) -> str:
+    """The first line of what an error says."""
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 

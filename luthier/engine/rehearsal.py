@@ -31,8 +31,9 @@ def rehearse(job: Job, state: TrainState) -> None:
     try:
         _compute(job, state)
         memory.release()
-        with memory.saving(), job.run.trial_checkpoint(state.step) as folder:
-            checkpoint.save(folder, job.named, job.optimizer, state)
+        if job.ranks.first:
+            with memory.saving(), job.run.trial_checkpoint(state.step) as folder:
+                checkpoint.save(folder, job.named, job.optimizer, state)
     except TrainingFailed as failure:
         raise RunError(failure.problem) from None
 
@@ -60,21 +61,24 @@ def _compute(job: Job, state: TrainState) -> None:
 def _step(job: Job, step: Step) -> None:
     """A micro-batch at the time when the gradients of earlier ones are there already, and room for the update. Weights
     do not move."""
-    optim.allocate(job.optimizer)
+    with job.ranks.together():
+        optim.allocate(job.optimizer)
     parameters = [parameter for _, parameter in job.named]
     step = job.method.prepare(step, job.model)
     if job.optim.in_backward:
         with optim.dropping_gradients(parameters):
             loop.accumulate(job, step, 1.0)
     else:
-        optim.allocate_gradients(parameters)
+        with job.ranks.together():
+            optim.allocate_gradients(parameters)
         loop.accumulate(job, step, 1.0)
         optim.clip(parameters, 0.0)
-    optim.reserve(job.optimizer)
+    with job.ranks.together():
+        optim.reserve(job.optimizer)
 
 
 def _evaluation(job: Job, batch: Batch) -> None:
-    with torch.no_grad():
+    with torch.no_grad(), job.ranks.together():
         job.method.loss(job.model, batch, -1)
 
 

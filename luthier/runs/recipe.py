@@ -23,12 +23,14 @@ FREE_FIELDS = frozenset(
         "run.log_every",
         "run.save_every",
         "run.report",
+        "run.devices",
         "optim.activations",
         "plan.activations",
         "plan.dense_layers",
     }
 )
-"""May change on an unfinished run: nothing that is learnt depends on them."""
+"""May change on an unfinished run: nothing that is learnt depends on them, but for the last digits of what another
+number of devices adds up, which the plan's own entry tells (`plan.devices`)."""
 IDENTITY_FIELDS = frozenset({"run.name", "run.dir", "run.on_change"})
 """Say where the run is and how to judge a change, not what it does."""
 LENGTH_FIELDS = frozenset({"optim.steps", "optim.epochs"})

@@ -224,6 +224,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Leave it at auto to have the format found from the rows.",
         "保持 auto 即可根据数据自动识别格式。",
     ),
+    "config.devices_value.rule": (
+        "{name} is auto or a whole number from 1 on",
+        "{name} 可以是 auto 或不小于 1 的整数",
+    ),
+    "config.devices_value.remedy": (
+        "auto takes every GPU that is there; 2 takes two.",
+        "auto 使用所有可用的 GPU；2 表示使用两个。",
+    ),
     "config.validation_value.rule": (
         "{name} is auto, a share below 0.5, or files",
         "{name} 可以是 auto、小于 0.5 的比例，或文件",
@@ -449,6 +457,22 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "config.in_backward_unscaled.remedy": (
         "Set model.dtype=bfloat16 or float32, or take optim.in_backward away.",
         "请设置 model.dtype=bfloat16 或 float32，或删去 optim.in_backward。",
+    ),
+    "config.in_backward_alone.rule": (
+        "with several devices a gradient is whole only once all of them are done, and here each is used up before",
+        "使用多个设备时，要等所有设备都完成才能得到完整的梯度，而这里每个梯度在此之前就被用掉",
+    ),
+    "config.in_backward_alone.remedy": (
+        "Set run.devices=1, or take optim.in_backward away.",
+        "请设置 run.devices=1，或删去 optim.in_backward。",
+    ),
+    "config.devices_without_examples.rule": (
+        "an update has {batch} examples (optim.batch), so more devices than that would have nothing to do",
+        "一次更新有 {batch} 个样本（optim.batch），更多的设备将无事可做",
+    ),
+    "config.devices_without_examples.remedy": (
+        "Set run.devices to {batch} or less, or raise optim.batch.",
+        "请将 run.devices 设为不大于 {batch}，或增大 optim.batch。",
     ),
     "config.power_is_of_polynomial.rule": (
         "power is a setting of the polynomial schedule; {schedule} has none",

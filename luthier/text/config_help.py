@@ -457,6 +457,13 @@ HELP: dict[str, tuple[str, str]] = {
         "NVIDIA GPU) insist.",
         "用什么来计算。`auto` 有可用的 GPU 就用 GPU，否则用处理器。`cpu` 和 `cuda`（NVIDIA GPU）表示强制指定。",
     ),
+    "config.help.run.devices": (
+        "How many devices train together, each with a copy of the model. `auto` takes every GPU that is there, and one "
+        "processor. More devices share the examples of an update among them: it is done sooner, and the result is the "
+        "same but for the last digits.",
+        "一起训练的设备数，每个设备各有一份模型。`auto` 使用所有可用的 GPU；用处理器时为 1。多个设备分担一次更新中的"
+        "样本：完成得更快，结果除最后几位数字外相同。",
+    ),
     "config.help.run.log_every": (
         "Steps between two entries of loss and speed. 1 shows all; raise it to 10 or more on a fast GPU, where "
         "each look costs a little.",

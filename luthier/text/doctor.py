@@ -7,6 +7,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "doctor.label.machine": ("Machine", "机器"),
     "doctor.label.memory": ("Memory", "内存"),
     "doctor.label.gpu": ("GPU", "GPU"),
+    "doctor.label.devices": ("Devices", "设备"),
     "doctor.label.speed": ("Speed", "速度"),
     "doctor.label.data": ("Data", "数据"),
     "doctor.compiled": ("words are cut by compiled code", "由已编译的代码切分文本"),
@@ -24,6 +25,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "{name}，sm_{capability}，可用 {free} GB，共 {total} GB",
     ),
     "doctor.no_gpu": ("none; Luthier trains on the CPU", "无；将在 CPU 上训练"),
+    "doctor.devices_gpu": (
+        "run.devices=auto trains on {count} (gradients over NCCL)",
+        "run.devices=auto 使用 {count} 个设备训练（梯度经 NCCL 汇总）",
+    ),
+    "doctor.devices_cpu": (
+        "run.devices=auto trains in {count} process on the CPU; more share its cores (gradients over gloo)",
+        "run.devices=auto 在 CPU 上用 {count} 个进程训练；更多进程会分用其核心（梯度经 gloo 汇总）",
+    ),
     "doctor.speed": (
         "{device}: float32 {float32}, bfloat16 {bfloat16} GFLOP/s: computes in {dtype}",
         "{device}：float32 {float32}、bfloat16 {bfloat16} GFLOP/s：使用 {dtype} 计算",

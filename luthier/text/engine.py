@@ -11,6 +11,41 @@ TEXT: dict[str, tuple[str, str]] = {
         "Stopped on request; everything is saved in {checkpoint}. The same command goes on from there.",
         "已按要求停止；一切都保存在 {checkpoint}。再次运行同一命令即可继续。",
     ),
+    "engine.peer_lost.rule": (
+        "another process of this run has ended, so this one cannot go on ({reason})",
+        "本次运行的另一个进程已结束，此进程无法继续（{reason}）",
+    ),
+    "engine.peer_lost.remedy": (
+        "What that process wrote says why. Checkpoints are whole: the same command goes on from the last one.",
+        "原因见那个进程的输出。检查点完好：再次运行同一命令即可从最近的检查点继续。",
+    ),
+    "engine.rank_died.rule": (
+        "rank {rank} of {size} ended {how}, so the others were ended too{said}",
+        "{size} 个进程中的第 {rank} 号{how}，其余进程也已结束{said}",
+    ),
+    "engine.rank_died.remedy": (
+        "Checkpoints are whole: `{command}` goes on from the last one. What the processes wrote is in {logs}.",
+        "检查点完好：运行 `{command}` 即可从最近的检查点继续。各进程的输出在 {logs}。",
+    ),
+    "engine.rank_died_signal": ("by signal {number} ({name})", "被信号 {number}（{name}）终止"),
+    "engine.rank_died_code": ("with exit code {code}", "以退出码 {code} 结束"),
+    "engine.devices_of_launcher.rule": (
+        "a launcher (torchrun or the like) started {processes} processes of this run",
+        "启动器（torchrun 等）为本次运行启动了 {processes} 个进程",
+    ),
+    "engine.devices_of_launcher.remedy": (
+        "Take run.devices away or set it to {processes}; or start without the launcher, Luthier starts its processes "
+        "itself.",
+        "请删去 run.devices 或将其设为 {processes}；也可以不用启动器，Luthier 会自己启动进程。",
+    ),
+    "engine.too_few_devices.rule": (
+        "PyTorch sees {visible} GPUs here",
+        "PyTorch 在这里看到 {visible} 个 GPU",
+    ),
+    "engine.too_few_devices.remedy": (
+        "Set run.devices=auto to take what is there. An unfinished run goes on with another number as well.",
+        "请设置 run.devices=auto 以使用现有的 GPU。未完成的运行也可以换一个数量继续。",
+    ),
     "engine.float16_on_cpu.rule": (
         "CPUs have no usable float16 arithmetic",
         "CPU 没有可用的 float16 运算",
