@@ -63,36 +63,68 @@ DEVICES: dict[str, Device] = {
 with error correction on; A100, H100)."""
 
 
-def parse(text: str) -> tuple[Device, int]:
-    """A device and how many: `H100`, `H100-80GB`, `8xH100-80GB`, `2 x A100-40GB`.
+def parse(text: str) -> tuple[Device, int | None]:
+    """A device and how many, None where that is not said: `H100`, `8xH100-80GB`, `2 x A100-40GB`, or as its driver
+    calls it, `NVIDIA H100 80GB HBM3`.
 
     Raises:
-        ConfigError: no such device; the nearest names are in the message.
+        ConfigError: no such device, or several; the nearest names are in the message.
     """
-    found = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?([\w-]+)\s*", text)
-    count, name = (int(found.group(1) or 1), found.group(2)) if found else (1, text)
+    found = re.fullmatch(r"\s*(?:(\d+)\s*[xX×*]\s*)?(.*?)\s*", text)
+    assert found is not None
+    count, name = None if found[1] is None else int(found[1]), found[2]
+    matching = _named(name)
+    if len(matching) == 1 and count != 0:
+        return matching[0], count
     wanted = _plain(name)
-    # A name without its memory means the card, where there is only one of them.
-    matching = [each for each in DEVICES.values() if wanted in (_plain(each.name), _plain(each.name.split("-")[0]))]
-    if len(matching) != 1 or count < 1:
-        near = difflib.get_close_matches(wanted, [_plain(each) for each in DEVICES], n=3, cutoff=0.3)
-        names = [each for each in DEVICES if _plain(each) in near] if not matching else [each.name for each in matching]
-        values = {"near": ", ".join(names), "all": ", ".join(DEVICES)}
-        raise ConfigError(Problem("plan.no_device", field="--device", value=text, values=values))
-    return matching[0], count
+    near = difflib.get_close_matches(wanted, [_plain(each) for each in DEVICES], n=3, cutoff=0.3)
+    names = [each.name for each in matching] or [each for each in DEVICES if _plain(each) in near]
+    values = {"near": ", ".join(names), "all": ", ".join(DEVICES)}
+    problem = "plan.no_device"
+    if count == 0:
+        problem = "plan.zero_devices"
+    elif matching:
+        problem = "plan.which_device"
+    elif names:
+        problem = "plan.no_device_near"
+    raise ConfigError(Problem(problem, field="--device", value=text, values=values))
+
+
+def _named(name: str) -> list[Device]:
+    """The devices that a name may mean. Without its memory it means the card, where there is only one of them."""
+    wanted = _plain(name)
+    if not wanted:
+        return []
+    found = []
+    for each in DEVICES.values():
+        card, whole = _plain(each.name.split("-")[0]), _plain(each.name)
+        if wanted in (whole, whole.removesuffix("gb"), card, card.removeprefix("rtx")):
+            found.append(each)
+    known = None if found else like(name)
+    return [known] if known is not None else found
 
 
 def like(name: str) -> Device | None:
     """The device that a driver's name means (`NVIDIA H100 80GB HBM3`); None where it is not in the table, or where
     several of it are."""
-    words = _plain(name)
-    found = [each for each in DEVICES.values() if _plain(each.name.split("-")[0]) in words]
-    # `RTX 4090` is in `RTX 4090 D`, `A10` in `A100`: the longest name counts.
+    found = [each for each in DEVICES.values() if _is_in(each.name.split("-")[0], name)]
+    # `RTX 4060` is in `RTX 4060 Ti`: the longest name counts.
     longest = max((len(each.name.split("-")[0]) for each in found), default=0)
     found = [each for each in found if len(each.name.split("-")[0]) == longest]
-    sized = [each for each in found if _plain(each.name.split("-")[1]) in words]
-    return (sized or found)[0] if len(sized or found) == 1 else None
+    sizes = re.findall(r"(\d+) ?gb", name.lower())
+    if sizes:
+        found = [each for each in found if re.search(r"(\d+)GB$", each.name)[1] in sizes]  # type: ignore[index]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_in(card: str, name: str) -> bool:
+    """Whether a card's name stands in a longer one as words of its own: `L4` is not in `L40`, and an `RTX 3060 Ti` is
+    another card than the one without."""
+    parts = r"[\W_]*".join(re.findall(r"[A-Za-z]+|\d+", card))
+    return (
+        re.search(rf"(?<![a-z0-9]){parts}(?![a-z0-9])(?![\W_]*(?:ti|super|laptop)\b)", name, re.IGNORECASE) is not None
+    )
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("nvidia")
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"nvidia|geforce|tesla", "", name.lower()))

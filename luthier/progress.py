@@ -237,9 +237,11 @@ def _plan(event: Event) -> str:
     backend, memory = event.data.get("backend", {}), event.data.get("memory", {})
     if not backend or "peak_bytes" not in memory:
         return ""
+    several = int(backend.get("devices", 1))
+    device = backend.get("device")
     return say(
-        "runs.progress.plan",
-        device=backend.get("device"),
+        "runs.progress.plan" if several == 1 else "runs.progress.plan_each",
+        device=device if several == 1 else f"{several} x {device}",
         dtype=backend.get("dtype"),
         budget=count(event.data.get("budget_tokens")),
         activations=in_words(event.data.get("activations") or ["keep"]),

@@ -86,11 +86,19 @@ def test_a_quantised_65b_fits_where_older_texts_say() -> None:
 
 def test_names_of_devices() -> None:
     assert devices.parse("8xH100-80GB") == (devices.DEVICES["H100-80GB"], 8)
-    assert devices.parse("T4") == (devices.DEVICES["T4-16GB"], 1)
+    assert devices.parse("T4") == (devices.DEVICES["T4-16GB"], None)
+    assert devices.parse("8X H100") == devices.parse("8×NVIDIA H100 80GB HBM3") == (devices.DEVICES["H100-80GB"], 8)
+    for name in ("4090", "GeForce RTX 4090", "rtx_4090"):
+        assert devices.parse(name) == (devices.DEVICES["RTX4090-24GB"], None)
+    for name in ("A100-80", "A100-SXM4-80GB"):
+        assert devices.parse(name) == (devices.DEVICES["A100-80GB"], None)
     assert devices.parse("2 x a100-40gb") == (devices.DEVICES["A100-40GB"], 2)
     with pytest.raises(ConfigError, match="A100-40GB, A100-80GB"):
         devices.parse("A100")
-    with pytest.raises(ConfigError):
+    for name in ("L40", "RTX 3060 Ti", "T4-32GB", "8x", ""):
+        with pytest.raises(ConfigError, match="no such device"):
+            devices.parse(name)
+    with pytest.raises(ConfigError, match="at least 1"):
         devices.parse("0xT4")
 
 
@@ -104,6 +112,10 @@ def test_names_of_devices() -> None:
         ("NVIDIA A10", "A10-24GB"),
         ("NVIDIA H200", "H200-141GB"),
         ("Quadro P400", None),
+        ("NVIDIA L40", None),
+        ("NVIDIA GeForce RTX 4060 Ti", "RTX4060Ti-16GB"),
+        ("NVIDIA GeForce RTX 3060 Ti", None),
+        ("NVIDIA GH200 480GB", None),
     ],
 )
 def test_what_a_driver_calls_them(driver: str, name: str | None) -> None:
@@ -123,6 +135,9 @@ def test_this_machine_s_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert target.find(recipe("tune=full", "optim.weights=bfloat16_kahan"), None).dtype == "bfloat16"
     with pytest.raises(ConfigError):
         target.find(recipe("run.device=cuda"), None)
+    several = target.find(recipe("run.devices=2"), "cpu")
+    assert (several.count, several.tflops) == (2, 0.05)
+    assert several.free_bytes == 4 * 10**9 - target.CPU_RUNTIME_BYTES
 
 
 def test_this_machine_s_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -134,6 +149,10 @@ def test_this_machine_s_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> N
     aim = target.find(recipe(), None)
     assert (aim.kind, aim.dtype, aim.tflops, aim.own) == ("cuda", "float16", 65, True)
     assert target.find(recipe("run.device=cpu"), None).kind == "cpu"
+    assert (aim.count, aim.free_bytes) == (2, 100 * 2**20 - target.CUDA_RUNTIME_BYTES), "the least free counts"
+    assert target.find(recipe("run.devices=1"), None).free_bytes == 14900 * 2**20 - target.CUDA_RUNTIME_BYTES
+    with pytest.raises(ConfigError, match="more devices"):
+        target.find(recipe("run.devices=3"), None)
 
 
 # -------------------------------------------------------------------------------------------------- what is found
@@ -161,6 +180,31 @@ def test_data_parallel_devices_hold_the_same_and_share_the_rows() -> None:
     assert one.speed.flops == 8 * eight.speed.flops
     assert eight.speed.tokens_per_s == pytest.approx(8 * one.speed.tokens_per_s, rel=0.01)
     assert one.speed.step_s == pytest.approx(one.speed.flops / (989e12 * 0.4))
+
+
+def test_as_many_devices_as_the_recipe_trains_on() -> None:
+    """`run.devices` says how many; `auto` takes all, at most one for each row, and one under `optim.in_backward`."""
+
+    def train(device: str, *changes: str) -> tuple[int, int]:
+        aim = target.find(recipe(*changes), device)
+        return aim.there, aim.count
+
+    assert train("8xT4", "run.devices=4") == (8, 4) and train("T4", "run.devices=4") == (4, 4)
+    assert train("8xT4") == (8, 8) and train("8xT4", "optim.batch=2") == (8, 2) and train("T4") == (1, 1)
+    assert train("8xT4", "tune=full", "optim.in_backward=true", "optim.clip=0") == (8, 1)
+    with pytest.raises(ConfigError, match="more devices"):
+        train("2xT4", "run.devices=4")
+    asked, said = planned("8b", "H100", "run.devices=8"), planned("8b", "8xH100")
+    assert asked.speed == said.speed and asked.memory == said.memory
+
+
+def test_a_quantised_base_s_parts_add_up() -> None:
+    """Layers that are kept dense as well have a line of their own."""
+    made = planned("8b", "T4", "tune=qlora", "data.max_tokens=512", "optim.budget_tokens=512")
+    assert made.memory.dense
+    parts = [getattr(made.memory, part) for part in lines.PARTS]
+    assert sum(parts) == made.memory.peak_bytes
+    assert any("not quantised" in line for line in lines.lines(made, recipe("tune=qlora")))
 
 
 def test_the_length_of_a_run() -> None:
@@ -214,7 +258,7 @@ def test_rows_of_a_store_that_is_there(compact_run: Any) -> None:
     assert not facts.assumed and facts.rows and 0 < facts.scored <= facts.tokens <= facts.longest
     assert rows.find(config, cache / "elsewhere").assumed
     missing = config.model_copy(update={"data": config.data.model_copy(update={"train": recipe().data.train})})
-    assert rows.find(missing, cache) == RowFacts(2047, 2047.0, 2047.0, None)
+    assert rows.find(missing, cache) == RowFacts(2047, 2047.0, 2047.0, None, missing=("x.json",))
 
 
 @pytest.fixture
@@ -245,6 +289,8 @@ def test_every_outlook_has_words(language: Any) -> None:
             ("8b", "8xH100-80GB", ()),
             ("8b", "H100-80GB", ("model.dtype=float32",)),
             ("405b", "2xT4-16GB", ("tune=full", "optim.activations=drop_mlp")),
+            ("8b", "8xH100-80GB", ("tune=qlora", "run.devices=2")),
+            ("8b", "cpu", ("run.devices=2",)),
         ):
             shown = "\n".join(lines.lines(planned(name, device, *given), recipe(*given)))
             assert "plan." not in shown and "{" not in shown

@@ -13,7 +13,7 @@ from luthier.paper.outlook import Outlook
 from luthier.runs.tables import columns, count, size, span
 from luthier.text import say
 
-PARTS = ("weights", "trainable", "gradients", "optimizer", "activations", "head")
+PARTS = ("weights", "dense", "trainable", "gradients", "optimizer", "activations", "head")
 
 
 def lines(made: Outlook, config: RunConfig) -> list[str]:
@@ -33,10 +33,11 @@ def _head(made: Outlook, config: RunConfig) -> Iterator[str]:
     numbers = {"parameters": count(made.parameters), "trainable": count(made.trainable)}
     yield say("plan.model", model=made.model, family=made.family, kind=config.tune.kind, **numbers)
     name = f"{aim.count} x {aim.name}" if aim.count > 1 else aim.name
-    yield say("plan.device", name=name, free=size(aim.free_bytes), dtype=aim.dtype)
+    yield say("plan.devices" if aim.count > 1 else "plan.device", name=name, free=size(aim.free_bytes), dtype=aim.dtype)
     for message, values in aim.notes:
         yield say(message, **values)
     if facts.assumed:
+        yield from (say("plan.rows.missing", path=path) for path in facts.missing)
         yield say("plan.rows.assumed")
     else:
         shown = {"rows": count(facts.rows), "longest": count(facts.longest), "stores": ", ".join(facts.stores)}

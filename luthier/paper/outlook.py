@@ -225,7 +225,7 @@ def _sharded(case: Case) -> Sharded | None:
 
     most = case.aim.free_bytes
     least = next((2**power for power in range(MOST_DEVICES.bit_length()) if peak(2**power) <= most), None)
-    if case.aim.count == 1 and least is None:
+    if case.aim.there == 1 and least is None:
         return None
-    devices = case.aim.count if case.aim.count > 1 else least or 1
+    devices = case.aim.there if case.aim.there > 1 else least or 1
     return Sharded(devices, peak(devices), peak(devices) <= most, least)

@@ -22,13 +22,14 @@ AUTO_SHARE, AUTO_MOST, AUTO_LEAST = 0.05, 500, 100
 class RowFacts:
     """longest: tokens of the longest row that enter the model; tokens, scored: of a row, on average; rows: that are
     learnt in an epoch; None where nothing is known of them; stores: folders that it was taken from, none where it is
-    assumed."""
+    assumed; missing: training files that are not there."""
 
     longest: int
     tokens: float
     scored: float
     rows: int | None
     stores: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def assumed(self) -> bool:
@@ -41,7 +42,9 @@ def find(config: RunConfig, cache_dir: Path) -> RowFacts:
     known = [store for store in stores if store is not None and len(store)]
     if len(known) < len(stores):
         most = config.data.max_tokens - 1
-        return RowFacts(most, float(most), float(most), None)
+        paths = [source.path for source in config.data.train if not source.path.startswith("hub:")]
+        missing = tuple(path for path in paths if not Path(path).exists())
+        return RowFacts(most, float(most), float(most), None, missing=missing)
     return _measured(config, known)
 
 

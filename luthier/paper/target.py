@@ -6,6 +6,7 @@ where they are from. Torch-free.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,12 +28,14 @@ published runs of others reach 0.26 to 0.41."""
 @dataclass(frozen=True)
 class Target:
     """Attributes:
-    kind: what torch would call it. count: alike devices. free_bytes: of each, for tensors; runtime_bytes: beside them.
+    kind: what torch would call it. there, count: alike devices, and how many of them train, a process each.
+    free_bytes: of each, for tensors; runtime_bytes: beside them.
     tflops: of matrix products in `dtype`, 10^12 FLOP/s; None where nothing is known. bandwidth_gbs: of its memory.
     own: this machine. notes: (message id, values) on where numbers are from.
     """
 
     name: str
+    there: int
     count: int
     kind: Literal["cpu", "cuda"]
     free_bytes: int
@@ -52,21 +55,25 @@ def find(config: RunConfig, asked: str | None) -> Target:
     """Raises:
     ConfigError: no such device is known, or a GPU is asked for and none answers here.
     """
-    if asked is not None:
+    if asked is not None and asked.strip().lower() != "cpu":
         return _named(config, asked)
+    if asked is not None:
+        return _cpu(config)
     gpus = machine.gpus() if config.run.device != "cpu" else ()
     if gpus:
-        return _gpu(config, gpus[0])
+        return _gpu(config, gpus)
     if config.run.device == "cuda":
         raise ConfigError(Problem("plan.no_gpu", field="run.device", value="cuda"))
     return _cpu(config)
 
 
 def _named(config: RunConfig, asked: str) -> Target:
-    device, count = devices.parse(asked)
+    device, there = devices.parse(asked)
+    count = _train(config, there)
     dtype = _dtype(config, device.dtype)
     return Target(
         name=device.name,
+        there=max(there or 1, count),
         count=count,
         kind="cuda",
         free_bytes=device.memory_bytes - CUDA_RUNTIME_BYTES,
@@ -76,17 +83,21 @@ def _named(config: RunConfig, asked: str) -> Target:
         tflops=None if dtype == "float32" else device.tflops,
         bandwidth_gbs=device.bandwidth_gbs,
         own=False,
-        notes=(("plan.note.table", {}),),
+        notes=(("plan.note.table", {}), *_idle(there or 1, count)),
     )
 
 
-def _gpu(config: RunConfig, gpu: machine.Gpu) -> Target:
+def _gpu(config: RunConfig, gpus: Sequence[machine.Gpu]) -> Target:
+    """The GPUs of this machine that train; the least free of them stands for all."""
+    count = _train(config, len(gpus))
+    gpu = min(gpus[:count], key=lambda each: each.free_bytes)
     known = devices.like(gpu.name)
     dtype = _dtype(config, "bfloat16" if gpu.capability >= (8, 0) else "float16")
     rate = known.tflops if known is not None and dtype != "float32" else None
     return Target(
         name=gpu.name,
-        count=1,
+        there=len(gpus),
+        count=count,
         kind="cuda",
         free_bytes=gpu.free_bytes - CUDA_RUNTIME_BYTES,
         runtime_bytes=CUDA_RUNTIME_BYTES,
@@ -94,25 +105,51 @@ def _gpu(config: RunConfig, gpu: machine.Gpu) -> Target:
         tflops=rate,
         bandwidth_gbs=known.bandwidth_gbs if known is not None else None,
         own=True,
-        notes=(("plan.note.nvidia_smi", {}),),
+        notes=(("plan.note.nvidia_smi", {}), *_idle(len(gpus), count)),
     )
 
 
 def _cpu(config: RunConfig) -> Target:
     dtype = _dtype(config, "bfloat16" if machine.has_bfloat16() else "float32")
     gain = BFLOAT16_GAIN if dtype == "bfloat16" and machine.has_bfloat16() else 1.0
+    count = _train(config, None)
+    parts = (("plan.note.processes", {"count": count}),) if count > 1 else ()
     return Target(
         name="CPU",
-        count=1,
+        there=count,
+        count=count,
         kind="cpu",
-        free_bytes=machine.free_memory_bytes() - CPU_RUNTIME_BYTES,
+        free_bytes=machine.free_memory_bytes() // count - CPU_RUNTIME_BYTES,
         runtime_bytes=CPU_RUNTIME_BYTES,
         dtype=dtype,
-        tflops=machine.float32_gflops() * gain / 1000,
+        tflops=machine.float32_gflops() * gain / 1000 / count,
         bandwidth_gbs=None,
         own=True,
-        notes=(("plan.note.cpu", {"gain": gain}),),
+        notes=(("plan.note.cpu", {"gain": gain}), *parts),
     )
+
+
+def _train(config: RunConfig, there: int | None) -> int:
+    """How many devices train, as `luthier.engine.backend.devices` decides.
+
+    Args:
+        there: how many there are; None where as many as are asked for, else one.
+
+    Raises:
+        ConfigError: the recipe asks for more.
+    """
+    asked = config.run.devices
+    if asked == "auto":
+        most = 1 if config.optim.in_backward else config.optim.batch
+        return min(there or 1, most)
+    if there is not None and asked > there:
+        values = {"there": there, "asked": asked}
+        raise ConfigError(Problem("plan.too_few_devices", field="run.devices", value=str(asked), values=values))
+    return asked
+
+
+def _idle(there: int, count: int) -> tuple[tuple[str, dict[str, Any]], ...]:
+    return (("plan.note.idle", {"there": there, "count": count}),) if count < there else ()
 
 
 def _dtype(

@@ -299,7 +299,8 @@ def _share(model: Mapping[str, Any]) -> str | None:
 def _machine(backend: Mapping[str, Any]) -> str | None:
     if not backend:
         return None
-    facts = (backend.get("device"), backend.get("dtype"), backend.get("isa"))
+    device, several = backend.get("device"), int(backend.get("devices", 1))
+    facts = (device if several == 1 else f"{several} x {device}", backend.get("dtype"), backend.get("isa"))
     return ", ".join(str(each) for each in facts if each)
 
 

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 TEXT: dict[str, tuple[str, str]] = {
     # ------------------------------------------------------------------------------------------------ problems
-    "plan.no_device.rule": (
+    "plan.no_device.rule": ("no such device is in the table", "设备表中没有该设备"),
+    "plan.no_device.remedy": (
+        "Write a name of the table, with a number before it for several: 8xH100-80GB; or cpu. All of them: {all}.",
+        "请写表中的名称，多个设备时在前面加数量，如 8xH100-80GB；也可以写 cpu。全部名称：{all}。",
+    ),
+    "plan.no_device_near.rule": (
         "no such device is in the table; the nearest: {near}",
         "设备表中没有该设备；最接近的是：{near}",
     ),
-    "plan.no_device.remedy": (
-        "Write a name of the table, with a number before it for several: 8xH100-80GB. All of them: {all}.",
-        "请写表中的名称，多个设备时在前面加数量，如 8xH100-80GB。全部名称：{all}。",
+    "plan.no_device_near.remedy": (
+        "Write a name of the table, with a number before it for several: 8xH100-80GB; or cpu. All of them: {all}.",
+        "请写表中的名称，多个设备时在前面加数量，如 8xH100-80GB；也可以写 cpu。全部名称：{all}。",
+    ),
+    "plan.which_device.rule": ("several devices are called so: {near}", "有多个设备叫这个名称：{near}"),
+    "plan.which_device.remedy": ("Write one of these names.", "请写其中一个名称。"),
+    "plan.zero_devices.rule": ("the number of devices must be at least 1", "设备数量至少为 1"),
+    "plan.zero_devices.remedy": (
+        "Write how many there are before the name: 8xH100-80GB.",
+        "请在名称前写上数量，如 8xH100-80GB。",
+    ),
+    "plan.too_few_devices.rule": (
+        "the recipe trains on more devices than are planned for ({there})",
+        "配方使用的设备多于规划的设备（{there} 个）",
+    ),
+    "plan.too_few_devices.remedy": (
+        "Plan for as many, such as --device {asked}xH100-80GB, or set run.devices=auto to take what is there.",
+        "请按同样的数量规划（如 --device {asked}xH100-80GB），或设置 run.devices=auto 以使用现有的设备。",
     ),
     "plan.no_gpu.rule": (
         "a GPU is asked for, and nvidia-smi does not answer here",
@@ -26,8 +46,22 @@ TEXT: dict[str, tuple[str, str]] = {
         "{model}：{family}，{parameters} 个参数，其中 {trainable} 个参与训练（{kind}）",
     ),
     "plan.device": (
-        "{name}, {free} for tensors in each, compute in {dtype}",
-        "{name}，每个有 {free} 可用于张量，以 {dtype} 计算",
+        "{name}, {free} for tensors, compute in {dtype}",
+        "{name}，有 {free} 可用于张量，以 {dtype} 计算",
+    ),
+    "plan.devices": (
+        "{name}, {free} for tensors in each, compute in {dtype}; the rows of a step are shared out",
+        "{name}，每个有 {free} 可用于张量，以 {dtype} 计算；每步的行分给各设备",
+    ),
+    "plan.note.idle": (
+        "Of {there} devices {count} train: as many as run.devices says, at most one for each row of a step, and one "
+        "alone under optim.in_backward.",
+        "{there} 个设备中有 {count} 个参与训练：由 run.devices 指定，不超过每步的行数；"
+        "使用 optim.in_backward 时只有一个。",
+    ),
+    "plan.note.processes": (
+        "A process for each of {count} parts of this machine's cores and memory.",
+        "本机的核心和内存分为 {count} 份，每份一个进程。",
     ),
     "plan.note.table": ("As the maker describes it; nothing was measured.", "依据厂商资料；未作测量。"),
     "plan.note.nvidia_smi": ("As nvidia-smi says what is free now.", "依据 nvidia-smi 报告的当前空闲显存。"),
@@ -43,10 +77,15 @@ TEXT: dict[str, tuple[str, str]] = {
         "No token store is there yet: rows are assumed to be as long as data.max_tokens allows, every token learnt.",
         "尚无词元库：假定每行都达到 data.max_tokens 的上限，且每个词元都参与学习。",
     ),
+    "plan.rows.missing": (
+        "There is no file {path} here: training would stop at that.",
+        "这里没有文件 {path}：训练会因此停止。",
+    ),
     # ------------------------------------------------------------------------------------------------ the table
     "plan.part": ("part", "部分"),
     "plan.bytes": ("bytes", "大小"),
     "plan.part.weights": ("frozen weights", "冻结的权重"),
+    "plan.part.dense": ("the same of some layers, not quantised", "其中部分层的未量化副本"),
     "plan.part.trainable": ("what trains", "参与训练的权重"),
     "plan.part.gradients": ("gradients", "梯度"),
     "plan.part.optimizer": ("optimizer states", "优化器状态"),

@@ -485,6 +485,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "plan    {device}, {dtype}, {budget} tokens at once, about {memory} of memory; activations: {activations}",
         "计划    {device}，{dtype}，每次 {budget} 个词元，约需内存 {memory}；激活值：{activations}",
     ),
+    "runs.progress.plan_each": (
+        "plan    {device}, {dtype}, {budget} tokens at once on each, about {memory} of memory each; activations: "
+        "{activations}",
+        "计划    {device}，{dtype}，每个设备每次 {budget} 个词元，各约需内存 {memory}；激活值：{activations}",
+    ),
     "runs.progress.resumed": ("going on from step {step} (attempt {attempt})", "从第 {step} 步继续（第 {attempt} 次）"),
     "runs.progress.validation": ("step {step}  validation loss {loss}", "第 {step} 步  验证损失 {loss}"),
     "runs.progress.validation_best": (
