@@ -88,6 +88,7 @@ def run(
             _watch(workers, folder, stop, on_event)
     except BaseException:  # a second Ctrl-C, or whoever listens failed: nothing may run on unwatched
         workers.kill()
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     error = _told(folder, devices)
     if error is None and workers.exit_codes and stop:  # asked to stop before there was anything to save

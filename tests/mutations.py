@@ -763,6 +763,36 @@ MUTATIONS: dict[str, Mutation] = {
         "if words:",
         "test_words.py::test_ids_are_the_tokenizers",
     ),
+    "a plan on paper does not know how many devices train": Mutation(
+        "paper/target.py",
+        "free_bytes=machine.free_memory_bytes() // count - CPU_RUNTIME_BYTES",
+        "free_bytes=machine.free_memory_bytes() - CPU_RUNTIME_BYTES",
+        "test_paper.py::test_this_machine_s_cpu",
+    ),
+    "a card is taken for another whose name begins alike": Mutation(
+        "devices.py",
+        r"{parts}(?![a-z0-9])",
+        r"{parts}",
+        "test_paper.py::test_what_a_driver_calls_them",
+    ),
+    "what is kept dense is left out of the table": Mutation(
+        "paper/lines.py",
+        'PARTS = ("weights", "dense", ',
+        'PARTS = ("weights", ',
+        "test_paper.py::test_a_quantised_base_s_parts_add_up",
+    ),
+    "a process lost in the rehearsal is called too large": Mutation(
+        "engine/rehearsal.py",
+        "except PeerLost:",
+        "except KeyError:",
+        "test_ranks.py::test_a_process_lost_in_the_rehearsal_is_not_called_too_large",
+    ),
+    "a second Ctrl-C leaves its folder behind": Mutation(
+        "launch.py",
+        "workers.kill()\n        shutil.rmtree(folder, ignore_errors=True)\n        raise\n",
+        "workers.kill()\n        raise\n",
+        "test_ranks.py::test_a_second_ctrl_c_leaves_no_folder_behind",
+    ),
     "a helper's block is lost with it": Mutation(
         "data/helpers.py",
         "return maker.make(rows) if found is None else found",

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,10 +30,12 @@ from safetensors.torch import load_file, save_file
 from torch.distributed import TCPStore
 
 import luthier
+from luthier import launch
 from luthier.batch import TERM, Rendered
+from luthier.config.load import load
 from luthier.data import pack
-from luthier.engine import backend, ranks
-from luthier.errors import ConfigError, RunError
+from luthier.engine import backend, ranks, rehearsal
+from luthier.errors import ConfigError, PeerLost, RunError
 
 BOUND = 1e-5
 PATIENCE_S = 120.0
@@ -366,3 +369,33 @@ def test_an_error_of_the_ranks_is_the_error_of_the_run(recipe):
         luthier.train(recipe, on_event=seen.append)
     assert error.value.problems[0].id == "engine.budget_too_large"
     assert not seen
+
+
+def test_a_process_lost_in_the_rehearsal_is_not_called_too_large(monkeypatch):
+    def lost(*_: Any) -> None:
+        raise PeerLost("connection closed")
+
+    monkeypatch.setattr(rehearsal, "_compute", lost)
+    with pytest.raises(PeerLost):
+        rehearsal.rehearse(None, None)
+
+
+def test_a_second_ctrl_c_leaves_no_folder_behind(recipe, monkeypatch, tmp_path):
+    killed: list[bool] = []
+
+    class Processes:
+        def __init__(self, *_: Any) -> None:
+            assert len(list(tmp_path.glob("luthier-ranks-*"))) == 1
+
+        def kill(self) -> None:
+            killed.append(True)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "Workers", Processes)
+    monkeypatch.setattr(launch, "_watch", interrupted)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        launch.run(load(recipe), 2, None, None, None)
+    assert killed and not list(tmp_path.glob("luthier-ranks-*"))

@@ -457,6 +457,8 @@ def test_what_is_no_want_of_memory_is_not_caught(recipe, monkeypatch):
             True,
         ),
         (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("could not create a primitive descriptor for a matmul primitive"), False),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("The size of tensor a (3) must match"), False),
         (OSError(errno.ENOSPC, "No space left on device"), False),

@@ -21,9 +21,12 @@ from luthier.errors import Problem, TrainingFailed
 T = TypeVar("T")
 
 NO_MEMORY = re.compile(
-    r"not enough memory|can't allocate memory|DefaultCPUAllocator|bad_alloc|out of memory|_ALLOC_FAILED", re.IGNORECASE
+    r"not enough memory|can't allocate memory|DefaultCPUAllocator|bad_alloc|out of memory|_ALLOC_FAILED"
+    r"|could not create a primitive$",
+    re.IGNORECASE,
 )
-"""How torch's CPU allocator, the C++ library, and libraries of CUDA's spell it; CUDA's own allocator has a type."""
+"""How torch's CPU allocator, the C++ library, libraries of CUDA's, and oneDNN, which compiles a kernel for each shape,
+spell it; CUDA's own allocator has a type."""
 
 
 class Room(Protocol):

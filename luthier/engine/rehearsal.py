@@ -18,7 +18,7 @@ from luthier.batch import Batch, Step
 from luthier.engine import checkpoint, loop, memory, optim
 from luthier.engine.checkpoint import TrainState
 from luthier.engine.loop import Job
-from luthier.errors import RunError, TrainingFailed
+from luthier.errors import PeerLost, RunError, TrainingFailed
 
 
 def rehearse(job: Job, state: TrainState) -> None:
@@ -34,6 +34,8 @@ def rehearse(job: Job, state: TrainState) -> None:
         if job.ranks.first:
             with memory.saving(), job.run.trial_checkpoint(state.step) as folder:
                 checkpoint.save(folder, job.named, job.optimizer, state)
+    except PeerLost:  # says nothing of this run's needs: the process that ended does
+        raise
     except TrainingFailed as failure:
         raise RunError(failure.problem) from None
 
