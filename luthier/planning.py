@@ -50,6 +50,7 @@ class Plan:
     """changes: what an earlier attempt's plan says and cannot be had any more.
     budgets: of every step, past ones included; the last of them is what `memory` is planned for.
     quantised: whether the base is.
+    bottom_layers: how many of the lowest layers are computed once per sequence and kept (`luthier.frozen`).
     """
 
     backend: Backend
@@ -59,6 +60,7 @@ class Plan:
     budgets: Budgets
     limits: Limits
     quantised: bool = False
+    bottom_layers: int = 0
 
     @property
     def budget_tokens(self) -> int:
@@ -83,7 +85,8 @@ class Plan:
             facts = {"backend": self.backend.to_json(), "kernels": kernels}
         budget = {"budget_tokens": self.budget_tokens, "budgets": self.budgets, "activations": self.policies}
         dense = {"dense_layers": self.memory.dense_layers} if self.quantised else {}
-        run.write_json("plan.json", {**facts, **budget, **dense, "memory": self.memory.to_json()})
+        bottom = {"bottom_layers": self.bottom_layers} if self.bottom_layers else {}
+        run.write_json("plan.json", {**facts, **budget, **dense, **bottom, "memory": self.memory.to_json()})
 
     def starting(self, step: int) -> Plan:
         """The plan of an attempt that begins at a step. Steps that are made again have the budget they had, so that

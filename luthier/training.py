@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier import checks, finish, launch, machine, parent, planning, proof, tightening
+from luthier import checks, finish, frozen, launch, machine, parent, planning, proof, tightening
 from luthier.arch import adapter_config, count
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
@@ -114,8 +114,9 @@ def carry_out(
         decided, told = ranks.told(_decided(config, given, saved, devices) if ranks.first else None)
         given = dataclasses.replace(given, notes=(*given.notes, *told))
         with open_run(config, given, on_event) if ranks.first else beside(config) as desk:
-            job, state = assemble(config, given, desk, decided, ranks)
-            state = loop.fit(job, state)
+            with contextlib.ExitStack() as at_end:
+                job, state = assemble(config, given, desk, decided, ranks, at_end)
+                state = loop.fit(job, state)
             if ranks.first:
                 finish.finish(job, state, given.tune, given.base, given.data.renderer)
     return Run(desk.run.path)
@@ -160,10 +161,14 @@ def _decided(
     """The plan, and what to know about it."""
     died = tightening.killed_attempt(config)
     decided = planning.decide(config, given.base, given.tune, _least_tokens(config, given.data), saved, devices)
+    arch, rows = given.base.arch, given.data.rows
+    layers = frozen.layers(config, arch, given.tune, rows, decided, config_load.environment())
+    decided = dataclasses.replace(decided, bottom_layers=layers)
+    notes = frozen.told(arch, decided, rows)
     if died is None:
-        return decided, ()
+        return decided, tuple(notes)
     decided, told = tightening.after_kill(decided)
-    return decided, (told,)
+    return decided, (told, *notes)
 
 
 def _devices(config: RunConfig, saved: Mapping[str, Any] | None) -> int:
@@ -268,6 +273,11 @@ class Data:
     excluded: tuple[check.Excluded, ...]
     laws: LawReport
     surveyed: Surveyed
+
+    @property
+    def rows(self) -> tuple[Sequences, ...]:
+        """All that are computed."""
+        return (self.train,) if self.validation is None else (self.train, self.validation)
 
     @property
     def truncated(self) -> int:
@@ -422,9 +432,17 @@ def _reasons(rows: Sequence[check.Excluded]) -> dict[str, int]:
 
 
 def assemble(
-    config: RunConfig, given: Given, desk: Desk, plan: planning.Plan, ranks: Ranks
+    config: RunConfig,
+    given: Given,
+    desk: Desk,
+    plan: planning.Plan,
+    ranks: Ranks,
+    at_end: contextlib.ExitStack,
 ) -> tuple[loop.Job, TrainState]:
     """Apply the plan, load weights, attach what trains, put the latest checkpoint in, and rehearse.
+
+    Args:
+        at_end: learns what has to be closed when nothing is computed any more.
 
     Raises:
         ModelError: the weights cannot be used.
@@ -451,7 +469,11 @@ def assemble(
     held_out = None
     if data.validation is not None:
         held_out = pack.batches(data.validation, plan.budget_tokens, call_tokens)
-    method = METHODS[config.method.kind](ADAPTER if isinstance(tune, Lora) else None, config.run.seed, plan.policies)
+    here = config_load.environment()
+    bottom = frozen.opened(decoder, tune, given.manifest, plan, data.rows, here, ranks.size)
+    adapter = ADAPTER if isinstance(tune, Lora) else None
+    method = METHODS[config.method.kind](adapter, config.run.seed, plan.policies, bottom)
+    at_end.callback(method.close)
     job = loop.Job(
         model=decoder,
         named=named,

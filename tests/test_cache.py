@@ -41,7 +41,7 @@ def test_stores_are_listed_with_what_they_hold(filled: Path) -> None:
     assert [Path(entry.data).name for entry in found] == ["data30.json", "data20.json", "data10.json"]
     assert all(entry.bytes == sum(file.stat().st_size for file in entry.path.iterdir()) for entry in found)
     text = "\n".join(cache.lines(found))
-    assert "30 sequences" in text and "3 token stores" in text and found[0].key in text
+    assert "30 sequences" in text and "3 stores" in text and found[0].key in text
     assert cache.entries(filled / "nowhere") == []
 
 

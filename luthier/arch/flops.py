@@ -35,12 +35,14 @@ class Rows:
         scored: rows that carry loss; one that leads to several tokens counts for each.
         last: rows of the top layer that are computed beyond their keys and values; None is all.
         before: tokens that each segment follows, and sees, in segments of their own; empty: none.
+        known: so many of the lowest layers are not computed, because what they make of the rows is at hand.
     """
 
     lengths: Sequence[int]
     scored: int
     last: int | None = None
     before: Sequence[int] = ()
+    known: int = 0
 
     @property
     def tokens(self) -> int:
@@ -79,7 +81,7 @@ def step(arch: Architecture, tune: AnyTune, rows: Rows, policies: Sequence[Polic
     keeps = tuple(policies) or (everything,) * len(arch.spec.layers)
     linear = adapters = attention = again = 0
     for unit in arch.units:
-        n = _rows_of(unit, arch, rows)
+        n = _rows_of(unit, arch, rows) if unit.layer >= rows.known else 0
         goes_on = (unit.layer, ORDER[unit.parts[0].role]) > lowest
         products = 1 + goes_on + (f"{unit.name}.weight" in trained)
         linear += MULTIPLY_ADD * n * unit.in_features * unit.out_features * products
@@ -90,7 +92,7 @@ def step(arch: Architecture, tune: AnyTune, rows: Rows, policies: Sequence[Polic
         if unit.layer >= lowest[0]:
             again += MULTIPLY_ADD * n * _again(unit, ranks.get(unit.name, 0), keeps[unit.layer])
     top = len(arch.spec.layers) - 1
-    for index, layer in enumerate(arch.spec.layers):
+    for index, layer in list(enumerate(arch.spec.layers))[rows.known :]:
         share = 1.0 if rows.last is None or index < top else rows.last / max(rows.tokens, 1)
         before = rows.before or [0] * len(rows.lengths)
         once = share * sum(map(functools.partial(attention_flops, layer.mixer), rows.lengths, before))

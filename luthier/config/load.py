@@ -245,9 +245,9 @@ class Environment:
         hf_offline: HF_HUB_OFFLINE; nothing is asked of the network.
         hf_token_set: whether HF_TOKEN is given.
         modelscope_cache: MODELSCOPE_CACHE.
-        cache_dir: LUTHIER_CACHE, for token stores.
-        cache_bytes: LUTHIER_CACHE_GB, the most that token stores may take up; 50 GB, tens of billions of tokens, where
-            it is not given or no number.
+        cache_dir: LUTHIER_CACHE, for token stores and what frozen layers make of their sequences.
+        cache_bytes: LUTHIER_CACHE_GB, the most that these may take up; 50 GB, tens of billions of tokens, where it is
+            not given or no number.
         no_color: NO_COLOR, see no-color.org.
         proxies: names of the proxy variables that are set; their values may hold passwords.
         rank: RANK, where torchrun or its like started several processes for one command; only rank 0 speaks.

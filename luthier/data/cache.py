@@ -1,4 +1,4 @@
-"""The cache of token stores: what is in it, and keeping it within bounds.
+"""The cache, of token stores and of what frozen layers make of them: what is in it, and keeping it within bounds.
 
 What goes in: the cache folder. What comes out: the stores there, with what they hold and when they were last used;
 fewer of them after `clear` or `trim`. Taking a store away harms no run that reads it: what is mapped stays readable
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from luthier.data import bottoms
 from luthier.data.store import META, read_meta
 from luthier.data.tokens import BUILDING
 from luthier.errors import DataError, Problem
@@ -29,8 +30,9 @@ class Entry:
     """A store, or (`whole` False) the beginning of one.
 
     Attributes:
-        path: its folder; data: the file that it was made from, as it was named then.
+        path: its folder; data: the file that it was made from, as it was named then; or the model.
         sequences, tokens: what it holds; bytes: on the disk; used_s: when it was last asked for, seconds since 1970.
+        layers: how many frozen layers the sequences went through; 0: a token store.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class Entry:
     tokens: int
     bytes: int
     used_s: float
+    layers: int = 0
 
     @property
     def key(self) -> str:
@@ -48,12 +51,13 @@ class Entry:
 
 def entries(cache_dir: Path) -> list[Entry]:
     """Every store below the cache folder, the latest used first."""
-    folder = cache_dir / "tokens"
     found: list[Entry] = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        with contextlib.suppress(FileNotFoundError):  # another process has renamed it, or taken it away
-            if path.is_dir():
-                found.append(_entry(path))
+    for name, read in (("tokens", _entry), ("bottoms", _bottom)):
+        folder = cache_dir / name
+        for path in folder.iterdir() if folder.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):  # another process has renamed it, or taken it away
+                if path.is_dir():
+                    found.append(read(path))
     return sorted(found, key=lambda entry: -entry.used_s)
 
 
@@ -67,6 +71,16 @@ def _entry(path: Path) -> Entry:
         ends = meta["files"]["ends.bin"][0] // 8
         tokens = meta["files"]["ids.bin"][0] // 4
         return Entry(path, True, meta["account"]["path"], ends, tokens, total, (path / META).stat().st_mtime)
+    except (OSError, ValueError, KeyError, TypeError):
+        return Entry(path, False, "", 0, 0, total, path.stat().st_mtime)
+
+
+def _bottom(path: Path) -> Entry:
+    total = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    try:
+        about, sequences, tokens = bottoms.contents(path)
+        used_s = (path / bottoms.META).stat().st_mtime
+        return Entry(path, True, about["model"], sequences, tokens, total, used_s, int(about["layers"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Entry(path, False, "", 0, 0, total, path.stat().st_mtime)
 
@@ -105,8 +119,11 @@ def lines(found: list[Entry]) -> list[str]:
     shown = []
     for entry in found:
         values = {"key": entry.key, "size": entry.bytes / 1e6, "days": (time.time() - entry.used_s) / 86400}
-        values |= {"sequences": entry.sequences, "tokens": entry.tokens, "data": entry.data}
-        shown.append(say("tokens.cache_store" if entry.whole else "tokens.cache_begun", **values))
+        values |= {"sequences": entry.sequences, "tokens": entry.tokens, "data": entry.data, "layers": entry.layers}
+        kind = (
+            "tokens.cache_begun" if not entry.whole else "tokens.cache_bottom" if entry.layers else "tokens.cache_store"
+        )
+        shown.append(say(kind, **values))
     total = sum(entry.bytes for entry in found) / 1e6
     return [*shown, say("tokens.cache_total", stores=len(found), size=total)]
 

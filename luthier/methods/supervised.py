@@ -15,6 +15,7 @@ from luthier.batch import TERM, Batch, Step
 from luthier.config.schema import Policy
 from luthier.engine.loop import Loss
 from luthier.kernels.host import to_device
+from luthier.models.bottom import Bottom
 from luthier.models.decoder import Decoder, DropoutKey, Want
 
 
@@ -26,12 +27,16 @@ class Supervised:
         adapter: name of the adapter that trains; None trains base weights.
         seed: keys the dropout.
         policies: what each layer keeps for the backward pass; empty: everything.
+        bottom: the frozen layers below, where what they make is kept; None computes them with the rest.
     """
 
-    def __init__(self, adapter: str | None, seed: int, policies: Sequence[Policy] = ()) -> None:
+    def __init__(
+        self, adapter: str | None, seed: int, policies: Sequence[Policy] = (), bottom: Bottom | None = None
+    ) -> None:
         self.adapter = adapter
         self.seed = seed
         self.policies = policies
+        self.bottom = bottom
 
     def prepare(self, step: Step, model: nn.Module) -> Step:
         return step
@@ -41,7 +46,8 @@ class Supervised:
         weights = to_device(batch.weights[TERM], model.device)
         key = DropoutKey(self.seed, step) if step >= 0 else None
         want = Want("linear", coefficients=-weights)
-        scores = model(batch, want, adapter=self.adapter, dropout=key, policies=self.policies)
+        below = self.bottom(batch) if self.bottom is not None else None
+        scores = model(batch, want, adapter=self.adapter, dropout=key, policies=self.policies, below=below)
         assert scores.total is not None
         return Loss({TERM: scores.total}, {TERM: (scores.total.detach(), float(batch.weights[TERM].sum()))})
 
@@ -50,3 +56,7 @@ class Supervised:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         assert not state, "this method keeps no state"
+
+    def close(self) -> None:
+        if self.bottom is not None:
+            self.bottom.close()

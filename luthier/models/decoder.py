@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from luthier.models.modules import AdapterLinear, Copy, Delta, TokenRows, Weight
 
 __all__ = [
     "AdapterLinear",
+    "Below",
     "Cache",
     "Copy",
     "Decoder",
@@ -86,6 +87,13 @@ class Scores:
     total: Tensor | None = None
     entropy: Tensor | None = None
     hidden: Tensor | None = None
+
+
+class Below(NamedTuple):
+    """What enters layer `layers`, [N, D], in the batch's order: the layers below need not be computed."""
+
+    layers: int
+    h_ND: Tensor
 
 
 class Cache:
@@ -137,6 +145,7 @@ class _Pass:
     policies: Sequence[Policy] = ()
     rows_U: Tensor | None = None
     offload: Offload | None = None
+    below: Below | None = None
     angles: dict[Rope, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def angles_of(self, mixer: Attention, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
@@ -159,6 +168,15 @@ class _Pass:
         assert len(shares) == 1, f"projections that read one input need one dropout, not {sorted(shares)}"
         dropped = site(self.token_N, self.dropout, projections[0].site, shares.pop())
         return dropped if dropped is None or rows_U is None else dropped.at(rows_U)
+
+
+class _Given(NamedTuple):
+    """What the caller says of a forward pass besides its batch."""
+
+    adapter: str | None
+    dropout: DropoutKey | None = None
+    policies: Sequence[Policy] = ()
+    below: Below | None = None
 
 
 class Layer(nn.Module):
@@ -304,6 +322,7 @@ class Decoder(nn.Module):
         adapter: str | None = None,
         dropout: DropoutKey | None = None,
         policies: Sequence[Policy] = (),
+        below: Below | None = None,
     ) -> Scores:
         """Score the batch's rows.
 
@@ -312,26 +331,38 @@ class Decoder(nn.Module):
             dropout: what masks are drawn from; None for none.
             policies: what each layer keeps for the backward pass; empty: all of them `keep`. `offload` is `keep` on a
                 CPU.
+            below: what comes out of the lowest layers, where that is known.
         """
-        layout = Layout.of(batch.segments)
+        layout, given = Layout.of(batch.segments), _Given(adapter, dropout, policies, below)
         rows_M = layout.rows(batch.rows)
         rows_U, tokens = np.unique(rows_M), batch.num_tokens
         fill_N, fill_U = sizes.fillers(tokens, len(rows_U)) if self._fills else (0, 0)
         if 0 < len(rows_U) < tokens:
             computed_U = np.concatenate([rows_U, np.arange(tokens, tokens + fill_U)])
-            h_UD = self._body(batch, layout, adapter, dropout, policies, computed_U, fill_N)
+            h_UD = self._body(batch, layout, given, computed_U, fill_N)
             rows_M = np.searchsorted(rows_U, rows_M)
         else:
-            h_UD = self._body(batch, layout, adapter, dropout, policies, fill=fill_N)
+            h_UD = self._body(batch, layout, given, fill=fill_N)
         return self._scores(h_UD, rows_M, batch.targets, want, adapter)
 
     def hidden(self, batch: Batch, *, adapter: str | None = None, dropout: DropoutKey | None = None) -> Tensor:
         """Hidden states of every row after the final norm, [N, D], in the batch's order, differentiable."""
         layout = Layout.of(batch.segments)
-        h_ND = self._body(batch, layout, adapter, dropout)
+        h_ND = self._body(batch, layout, _Given(adapter, dropout))
         if layout.order is not None:
             h_ND = h_ND[_to_device(layout.rows(np.arange(batch.num_tokens)), self.device)]
         return self._final_norm(h_ND, adapter)
+
+    @torch.no_grad()
+    def below(self, ids: Ints, layers: int) -> Tensor:
+        """What enters layer `layers` of the base, [T, D], for one sequence by itself."""
+        attend = Attend(Layout(None, np.zeros(1, dtype=np.int64), np.array([len(ids)]), np.array([-1])))
+
+        def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
+            mixer = self.spec.layers[index].mixer
+            return attend(q, k, v, mixer.window, mixer.scale)
+
+        return self._layers(ids, _Pass(_to_device(np.arange(len(ids)), self.device), None, mix), until=layers)
 
     @torch.no_grad()
     def prefill(self, sequences: Sequence[Sequence[int]], cache: Cache, *, adapter: str | None = None) -> Tensor:
@@ -414,15 +445,14 @@ class Decoder(nn.Module):
         self,
         batch: Batch,
         layout: Layout,
-        adapter: str | None,
-        dropout: DropoutKey | None,
-        policies: Sequence[Policy] = (),
+        given: _Given,
         rows: Ints | None = None,
         fill: int = 0,
     ) -> Tensor:
         """The residual stream after the last layer, in the layout's order: [N, D], or [U, D] of some rows, ascending
         and each once. `fill` more rows lie behind those of the batch: tokens that nothing attends to or is learnt
         of."""
+        adapter, dropout, policies, below = given
         assert batch.inject is None and not batch.segments.adapter.any(), "one adapter per batch, tokens only"
         assert not policies or len(policies) == len(self.spec.layers), "one policy per layer"
         attend = Attend(layout, None if rows is None else rows[rows < batch.num_tokens])
@@ -441,6 +471,9 @@ class Decoder(nn.Module):
             token_N = token_hashes(placed(batch.key))
         positions_N = placed(batch.positions)
         run = _Pass(positions_N, adapter, mix, token_N, dropout, policies, rows_U)
+        if below is not None:
+            h_ND = below.h_ND if layout.order is None else below.h_ND[_to_device(layout.order, self.device)]
+            run.below = Below(below.layers, F.pad(h_ND, (0, 0, 0, fill)))
         if "offload" in policies and (mover := self._mover()) is not None:
             run.offload = Offload(mover, self.parameters())
         return self._layers(np.pad(layout.place(batch.ids), (0, fill)), run)
@@ -449,12 +482,14 @@ class Decoder(nn.Module):
         """On a CPU there is no other memory."""
         return copies() if self.device.type == "cuda" else None
 
-    def _layers(self, ids: Ints, run: _Pass) -> Tensor:
+    def _layers(self, ids: Ints, run: _Pass, until: int | None = None) -> Tensor:
+        """From the embedding, or from what is known of the lowest layers, to the last layer, or as far as `until`."""
         assert run.adapter is None or run.adapter in self.adapters, f"no adapter named {run.adapter!r}"
-        h_ND = self._embed(ids, run.adapter)
+        first, h_ND = run.below or (0, self._embed(ids, run.adapter))
+        last = len(self.spec.layers) - 1
         for index, layer in enumerate(self._layer_modules):
-            last = index == len(self.spec.layers) - 1
-            h_ND = layer(index, h_ND, run, run.rows_U if last else None)
+            if first <= index < (last + 1 if until is None else until):
+                h_ND = layer(index, h_ND, run, run.rows_U if index == last else None)
         return h_ND
 
     def _embed(self, ids: Ints, adapter: str | None) -> Tensor:

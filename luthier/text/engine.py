@@ -7,6 +7,17 @@ TEXT: dict[str, tuple[str, str]] = {
         "Stopping after this step and saving; asked again, it stops at once and without.",
         "将在这一步之后保存并停止；再次要求则立即停止，不保存。",
     ),
+    "engine.bottom_kept.rule": (
+        "nothing in the lowest {layers} of {all} layers trains: each sequence goes through them once, and what comes "
+        "out is kept on disk for the epochs that follow, up to {size:,.1f} MB",
+        "全部 {all} 层中最低的 {layers} 层不参与训练：每个序列只经过它们一次，其结果保存在磁盘上供后续轮次使用，"
+        "至多 {size:,.1f} MB",
+    ),
+    "engine.bottom_kept.remedy": (
+        "It lies under LUTHIER_CACHE. Begun with a LUTHIER_CACHE_GB too small for it, a run computes those layers with "
+        "the rest.",
+        "保存在 LUTHIER_CACHE 下；若开始时 LUTHIER_CACHE_GB 不足，则这些层照常计算。",
+    ),
     "engine.interrupted": (
         "Stopped on request; everything is saved in {checkpoint}. The same command goes on from there.",
         "已按要求停止；一切都保存在 {checkpoint}。再次运行同一命令即可继续。",

@@ -57,11 +57,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "Train a finished run again and compare every bit.",
         "重新训练已完成的运行并逐位比较。",
     ),
-    "shell.help.cache": ("Tokenised data that is kept for the next run.", "为后续运行保留的词元数据。"),
+    "shell.help.cache": (
+        "What is computed once and kept for later runs.",
+        "为后续运行保留的计算结果。",
+    ),
     "shell.help.cache_list": ("What is kept, and how large it is.", "列出保留的内容及其大小。"),
     "shell.help.cache_clear": (
-        "Take token stores away, all or those named; they are built again when needed.",
-        "删除词元库（全部或指定的）；需要时会重新生成。",
+        "Take what is kept away, all or those named; it is made again when needed.",
+        "删除保留的内容（全部或指定的）；需要时会重新生成。",
     ),
     "shell.option.keys": ("Which: the beginnings of their keys.", "要删除的库：其键的开头。"),
     "shell.help.doctor": ("What this machine and installation can do.", "检查本机和安装情况。"),

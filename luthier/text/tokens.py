@@ -60,22 +60,28 @@ TEXT: dict[str, tuple[str, str]] = {
         "请删除该文件夹；它会根据数据重新生成",
     ),
     "tokens.no_such_store.rule": (
-        "no token store begins with this; there are: {keys}",
-        "没有以此开头的词元库；现有：{keys}",
+        "no store begins with this; there are: {keys}",
+        "没有以此开头的缓存库；现有：{keys}",
     ),
     "tokens.no_such_store.remedy": ("`luthier cache list` shows them all", "用 `luthier cache list` 查看全部"),
     "tokens.cache_store": (
         "{key}  {sequences:,} sequences, {tokens:,} tokens, {size:,.1f} MB, used {days:.1f} days ago: {data}",
         "{key}  {sequences:,} 个序列，{tokens:,} 个词元，{size:,.1f} MB，{days:.1f} 天前使用：{data}",
     ),
+    "tokens.cache_bottom": (
+        "{key}  {sequences:,} sequences through {layers} frozen layers, {tokens:,} tokens, {size:,.1f} MB, used "
+        "{days:.1f} days ago: {data}",
+        "{key}  {sequences:,} 个序列经过 {layers} 个冻结层的结果，{tokens:,} 个词元，"
+        "{size:,.1f} MB，{days:.1f} 天前使用：{data}",
+    ),
     "tokens.cache_begun": (
         "{key}  begun and not finished, {size:,.1f} MB, {days:.1f} days ago",
         "{key}  尚未完成，{size:,.1f} MB，{days:.1f} 天前",
     ),
-    "tokens.cache_total": ("{stores} token stores, {size:,.1f} MB", "共 {stores} 个词元库，{size:,.1f} MB"),
+    "tokens.cache_total": ("{stores} stores, {size:,.1f} MB", "共 {stores} 个缓存库，{size:,.1f} MB"),
     "tokens.cache_cleared": (
-        "{stores} token stores taken away, {size:,.1f} MB freed; they are built again when needed.",
-        "已删除 {stores} 个词元库，释放 {size:,.1f} MB；需要时会重新生成。",
+        "{stores} stores taken away, {size:,.1f} MB freed; they are built again when needed.",
+        "已删除 {stores} 个缓存库，释放 {size:,.1f} MB；需要时会重新生成。",
     ),
     "tokens.disk.rule": (
         "the tokens cannot be written here: {reason}",
