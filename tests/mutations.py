@@ -1390,4 +1390,83 @@ MUTATIONS: dict[str, Mutation] = {
         "return text or _CONTROL.sub(",
         "test_marked.py::test_a_row_cannot_steer_the_terminal",
     ),
+    # ---------------------------------------------------------------------------------------- the frozen bottom
+    "rows of a shared beginning come from the wrong place": Mutation(
+        "models/bottom.py",
+        "first = int(batch.positions[start])",
+        "first = 0",
+        "test_bottoms.py::test_beginnings_that_sequences_share_are_filled_from_the_one_they_are_counted_to",
+    ),
+    "kept rows lie in the batch's order": Mutation(
+        "models/decoder.py",
+        "h_ND = below.h_ND if layout.order is None else",
+        "h_ND = below.h_ND if layout.order is not None else",
+        "test_bottoms.py::test_a_run_learns_what_it_learns_without",
+    ),
+    "the first layer above the frozen ones is left out": Mutation(
+        "models/decoder.py",
+        "if first <= index <",
+        "if first - (first == 0) < index <",
+        "test_bottoms.py::test_a_run_learns_what_it_learns_without",
+    ),
+    "layers that train are kept": Mutation(
+        "frozen.py",
+        "depth = min(count.first_trained_layer(arch, tune), len(arch.spec.layers) - 1)",
+        "depth = min(count.first_trained_layer(arch, tune) + 1, len(arch.spec.layers) - 1)",
+        "test_bottoms.py::test_a_run_learns_what_it_learns_without",
+    ),
+    "one epoch keeps what nobody reads": Mutation(
+        "frozen.py",
+        "steps.num_steps <= steps.steps_per_epoch",
+        "steps.num_steps < steps.steps_per_epoch",
+        "test_bottoms.py::test_it_stays_off_where_it_would_be_wrong_or_no_use",
+    ),
+    "a resume decides anew whether layers are kept": Mutation(
+        "frozen.py",
+        "if plan.saved is not None:",
+        "if plan.saved is None and False:",
+        "test_bottoms.py::test_killed_and_resumed_it_is_the_same_run",
+    ),
+    "an edited base meets stale rows": Mutation(
+        "frozen.py",
+        '[given.base.get("config_sha256"), given.base.get("sha256")]',
+        '[given.base.get("config_sha256")]',
+        "test_bottoms.py::test_other_weights_and_other_arithmetic_never_meet_what_is_kept",
+    ),
+    "flipped rows are believed": Mutation(
+        "data/bottoms.py",
+        "return rows if zlib.crc32(rows.data) == place.checksum else None",
+        "return rows",
+        "test_bottoms.py::test_a_file_that_is_torn_or_flipped_is_not_there",
+    ),
+    "a torn index is believed": Mutation(
+        "data/bottoms.py",
+        'or zlib.crc32(written) != int(found["checksum"][0])',
+        "",
+        "test_bottoms.py::test_a_file_that_is_torn_or_flipped_is_not_there",
+    ),
+    "rows are kept beyond the room": Mutation(
+        "data/bottoms.py",
+        "if key in self._waiting or need_bytes > self._room_bytes:",
+        "if key in self._waiting:",
+        "test_bottoms.py::test_a_process_adds_no_more_than_it_has_room_for",
+    ),
+    "what runs keep is not in the cache's count": Mutation(
+        "data/cache.py",
+        '(("tokens", _entry), ("bottoms", _bottom))',
+        '(("tokens", _entry),)',
+        "test_bottoms.py::test_the_cache_lists_bounds_and_clears_it",
+    ),
+    "a run ends without publishing what it kept": Mutation(
+        "training.py",
+        "at_end.callback(method.close)",
+        "at_end.callback(str)",
+        "test_bottoms.py::test_cold_warm_and_partly_filled_are_one_to_the_bit",
+    ),
+    "the layers below run although they are known": Mutation(
+        "methods/supervised.py",
+        "below = self.bottom(batch) if self.bottom is not None else None",
+        "below = None",
+        "test_bottoms.py::test_the_second_epoch_multiplies_less_by_what_the_bottom_takes",
+    ),
 }

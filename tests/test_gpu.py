@@ -303,6 +303,24 @@ def test_the_host_waits_for_nothing_between_steps_that_are_logged(dtype, tiny_mo
     assert [event.step for event in run.events if event.kind == "step"] == [10, 20, 30]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_frozen_layers_make_is_kept_with_the_same_bits(dtype, tiny_model, rows, runs_dir, monkeypatch, tmp_path):
+    """Cold, warm, and within rounding of the run that computes everything each time."""
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    recipe = recipe_of(tiny_model("qwen2", num_hidden_layers=4), rows, runs_dir, dtype)
+    recipe["tune"] = {"kind": "lora", "rank": 4, "layers": [2, 3]}
+    losses = []
+    for name in ("cold", "warm", "off"):
+        if name == "off":
+            monkeypatch.setenv("LUTHIER_CACHE_GB", "0")
+        recipe["run"]["name"] = name
+        run = luthier.train(recipe)
+        assert run.folder.read_json("plan.json").get("bottom_layers", 0) == (0 if name == "off" else 2)
+        losses.append([event.data["loss"] for event in run.events if event.kind == "step"])
+    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[2], rel=1e-4 if dtype == "float32" else 2e-2)
+
+
 def test_a_spoilt_step_is_left_out_on_the_device(tiny_model, rows, runs_dir, monkeypatch):
     """Step 13 is not finite: it is named where step 20 is logged, and no weight of the run is spoilt."""
     objective = loop._objective

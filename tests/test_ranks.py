@@ -187,14 +187,11 @@ def test_a_whole_run_is_the_same_on_2_ranks_and_written_by_one(recipe):
     assert two.receipt.failed == 0 and two.folder.read_json("plan.json")["backend"]["devices"] == 2
 
 
-def test_ranks_keep_what_frozen_layers_make_in_one_place(recipe, tmp_path, monkeypatch):
-    """Two epochs: the second rank publishes what it computed, and a later run of one process finds all of it."""
-    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+def test_ranks_keep_what_frozen_layers_make(recipe):
+    """Two epochs, in which a row comes to another rank."""
     optim = {**recipe["optim"], "steps": None, "epochs": 2}
     two, _ = trained(recipe, 2, tune=KINDS["freeze"], optim=optim, finishes=True)
     assert two.folder.read_json("plan.json")["bottom_layers"] > 0
-    files = list((tmp_path / "cache" / "bottoms").glob("*/*.rows"))
-    assert len(files) == 2, "each process its own"
     one, _ = trained(recipe, 1, tune=KINDS["freeze"], optim=optim)
     steps = len(facts(one))
     assert steps == len(facts(two))
