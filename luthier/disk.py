@@ -1,4 +1,5 @@
-"""What the disk is asked for below the run folder: folders and trees forced to it, and JSON as model folders have it.
+"""What the disk is asked for below the run folder: room, folders and trees forced to it, and JSON as model folders have
+it.
 
 What goes in: paths and plain values. What comes out: nothing; what the operating system refuses is an `OSError`, which
 each caller tells in its own words.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,13 @@ from typing import Any
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Indented, in UTF-8, with a line break at the end."""
     path.write_bytes((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def free_bytes(where: Path) -> int:
+    """Of the disk that a file or folder, which may not be there yet, will lie on."""
+    # `os.path.isdir` is False, not an error, for what may not be looked at.
+    folder = next(parent for parent in (where, *where.absolute().parents) if os.path.isdir(parent))
+    return shutil.disk_usage(folder).free
 
 
 def fsync_file(path: Path) -> None:

@@ -7,9 +7,7 @@ goes through the bottom by itself is rounded otherwise than in a pack; a resume 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from luthier import machine
@@ -22,6 +20,7 @@ from luthier.data import bottoms, cache
 from luthier.data.bottoms import Bottoms
 from luthier.data.sequences import Sequences
 from luthier.data.stream import Stream
+from luthier.disk import free_bytes
 from luthier.engine.backend import Backend
 from luthier.errors import Problem
 from luthier.kernels import select
@@ -54,7 +53,7 @@ def layers(
     if depth == 0 or steps.num_steps <= steps.steps_per_epoch:
         return 0
     need_bytes = _need_bytes(arch, plan.backend, rows)
-    fits = need_bytes <= min(here.cache_bytes, DISK_SHARE * _free_bytes(here.cache_dir))
+    fits = need_bytes <= min(here.cache_bytes, DISK_SHARE * free_bytes(here.cache_dir))
     return depth if fits else 0
 
 
@@ -113,10 +112,3 @@ def _facts(arch: Architecture, tune: AnyTune, given: Manifest, plan: Plan) -> Ma
 def _need_bytes(arch: Architecture, backend: Backend, rows: Sequence[Sequences]) -> int:
     tokens = sum(int(each.computed.sum()) for each in rows)
     return tokens * arch.spec.d * backend.compute_dtype.itemsize
-
-
-def _free_bytes(folder: Path) -> int:
-    """Of the disk that a folder, which may not be there yet, will lie on."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

@@ -27,7 +27,8 @@ OWN_GROUP, BOOT = Path("/proc/self/cgroup"), Path("/proc/sys/kernel/random/boot_
 tells one start of the machine from another."""
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 PROBE_ROWS, PROBE_WIDTH, PROBE_REPEATS = 512, 1024, 3
-"""Of the product that is timed: that of `luthier.engine.backend`, 1.1 GFLOP."""
+"""Shape of the product that is timed, here and by `luthier.engine.backend`: tokens of a small micro-batch times the
+width of a 0.5B model; 1.1 GFLOP, so that three repeats take tens of milliseconds on a slow core."""
 NVIDIA_SMI_TIMEOUT_S = 20
 QUERY = ("--query-gpu=name,memory.free,compute_cap", "--format=csv,noheader,nounits")
 

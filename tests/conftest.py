@@ -359,3 +359,17 @@ def write_tiny_tokenizer(folder: Path, template: bool = True) -> int:
         fast.chat_template = CHATML
     fast.save_pretrained(folder)
     return int(tokenizer.get_vocab_size())
+
+
+@pytest.fixture
+def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of the saved files without a process of its own, which takes longer than the training in most tests;
+    that a fresh one can load them is shown with other runs."""
+    import luthier
+    from luthier import proof
+
+    def reload(run: Any) -> Any:
+        session = luthier.open_session(run.path)
+        return proof.next_token_logits(session.decoder, proof.Probe.load(run).prompts, session.adapter)
+
+    monkeypatch.setattr(proof, "reload_in_fresh_process", reload)

@@ -175,7 +175,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "half an update is made again": Mutation(
         "engine/memory.py",
-        "        raise Spoilt(words(error)) from None\n",
+        "        raise failure(words(error)) from None\n",
         "        raise\n",
         "test_rehearsal.py::test_memory_that_runs_out_within_an_update_leaves_no_half_moved_weights",
     ),

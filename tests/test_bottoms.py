@@ -177,14 +177,8 @@ def test_beginnings_that_sequences_share_are_filled_from_the_one_they_are_counte
 
 
 @pytest.fixture(autouse=True)
-def in_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The check of the saved files without a process of its own; a cache of the test's own."""
-
-    def reload(run: Any) -> Any:
-        session = luthier.open_session(run.path)
-        return luthier.proof.next_token_logits(session.decoder, luthier.proof.Probe.load(run).prompts, session.adapter)
-
-    monkeypatch.setattr(luthier.proof, "reload_in_fresh_process", reload)
+def own_cache(no_fresh_process: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A cache of the test's own; the check of the saved files without a process of its own."""
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
 
 

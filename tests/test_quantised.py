@@ -388,16 +388,10 @@ def final_state(run: luthier.Run) -> dict[str, torch.Tensor]:
     return {**load_file(folder / "trainable.safetensors"), **load_file(folder / "optim.safetensors")}
 
 
-def reload_here(run: Any) -> torch.Tensor:
-    """The check of the saved files without a process of its own."""
-    session = luthier.open_session(run.path)
-    return luthier.proof.next_token_logits(session.decoder, luthier.proof.Probe.load(run).prompts, session.adapter)
-
-
+@pytest.mark.usefixtures("no_fresh_process")
 def test_a_whole_run_its_resume_its_receipt_and_its_chat(
     recipe: dict[str, Any], tune: Qlora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(luthier.proof, "reload_in_fresh_process", reload_here)
     run = luthier.train(recipe)
     steps = [event.data["loss"] for event in run.events if event.kind == "step"]
     assert steps[-1] < steps[0] - 0.2

@@ -27,6 +27,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from test_resume import last_step
 from torch.distributed import TCPStore
 
 import luthier
@@ -225,14 +226,6 @@ def test_where_one_rank_has_no_memory_all_hold_less(recipe, activations):
 
 
 # ---------------------------------------------------------------------------------------------- ends
-
-
-def last_step(run: Path) -> int:
-    try:
-        lines = (run / "events.jsonl").read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return 0
-    return max((json.loads(line)["step"] or 0 for line in lines), default=0)
 
 
 def wait_for(condition: Callable[[], Any]) -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from luthier import proof
 from luthier.arch import families
 from luthier.config import load as config_load
 from luthier.data import check
@@ -18,7 +17,6 @@ from luthier.models import weights
 from luthier.run import Run
 from luthier.runs import receipt
 from luthier.runs.receipt import Check
-from luthier.session import open_session
 from luthier.training import train
 
 SFT = ["alpaca_en_demo.json", "identity.json", "v1_sft_demo.jsonl"]
@@ -38,17 +36,6 @@ def recipe_of(model: Path, data: Path, runs: Path, **data_settings) -> dict:
 def rows_in(path: Path) -> int:
     text = path.read_text(encoding="utf-8")
     return len(json.loads(text)) if path.suffix == ".json" else len(text.splitlines())
-
-
-@pytest.fixture
-def no_fresh_process(monkeypatch):
-    """Files are loaded again in this process; that a fresh one can is shown with other runs."""
-
-    def reload(run):
-        session = open_session(run.path)
-        return proof.next_token_logits(session.decoder, proof.Probe.load(run).prompts, session.adapter)
-
-    monkeypatch.setattr(proof, "reload_in_fresh_process", reload)
 
 
 def facts_of(run: Run) -> dict:

@@ -30,15 +30,7 @@ from luthier.errors import Interrupted, RunError, TrainingFailed
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "flint", "grove", "harbor", "iris", "jasper", "kelp", "lotus"]
 
 
-@pytest.fixture(autouse=True)
-def quick_proof(monkeypatch):
-    """The check of the saved files without a process of its own."""
-
-    def reload(run):
-        session = luthier.open_session(run.path)
-        return luthier.proof.next_token_logits(session.decoder, luthier.proof.Probe.load(run).prompts, session.adapter)
-
-    monkeypatch.setattr(luthier.proof, "reload_in_fresh_process", reload)
+pytestmark = pytest.mark.usefixtures("no_fresh_process")
 
 
 @pytest.fixture

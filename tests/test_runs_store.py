@@ -553,7 +553,7 @@ def test_full_disk_while_saving(tmp_path: Path) -> None:
     ids=["system", "library"],
 )
 def test_full_disk_says_needed_and_free(tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_free_bytes", lambda _: 1_000)
+    monkeypatch.setattr(files, "free_bytes", lambda _: 1_000)
     with claim(tmp_path) as run:
         save(run, 1, b"x" * 5_000_000)
         with pytest.raises(RunError, match=r"5\.0 MB to write, 1\.0 kB free") as caught, run.checkpoint(2) as folder:
@@ -584,7 +584,7 @@ def test_full_disk_while_committing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_needed_is_never_said_to_be_less_than_what_is_free(tmp_path: Path) -> None:
-    free = files._free_bytes(tmp_path)
+    free = files.free_bytes(tmp_path)
     for needed in (10, free + free // 10**6):  # less than is free; more, but the same when it is told
         found = files.trouble(OSError(errno.ENOSPC, "No space left on device"), tmp_path, needed)
         assert found is not None and found.problems[0].id == "runs.no_room_left"

@@ -33,15 +33,7 @@ from luthier.text import set_language
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "flint", "grove", "harbor", "iris", "jasper", "kelp", "lotus"]
 
 
-@pytest.fixture(autouse=True)
-def in_one_process(monkeypatch):
-    """The check of the saved files without a process of its own, which takes longer than the training here."""
-
-    def reload(run):
-        session = luthier.open_session(run.path)
-        return luthier.proof.next_token_logits(session.decoder, luthier.proof.Probe.load(run).prompts, session.adapter)
-
-    monkeypatch.setattr(luthier.proof, "reload_in_fresh_process", reload)
+pytestmark = pytest.mark.usefixtures("no_fresh_process")
 
 
 @pytest.fixture

@@ -172,7 +172,8 @@ class Stream:
         micro = pack.microbatches(own, budget, self._call_tokens) if own else ()
         if self._ranks == 1:
             return micro
-        most = max(pack.count(share, budget, self._call_tokens) for share in shares)
+        others = [share for rank, share in enumerate(shares) if rank != self._rank]
+        most = max(len(micro), *(pack.count(share, budget, self._call_tokens) for share in others))
         return (*micro, *[pack.filler(examples[0])] * (most - len(micro)))
 
     def split(self, budgets: Budgets) -> None:

@@ -32,16 +32,13 @@ from torch.distributed.elastic.multiprocessing.api import PContext
 
 from luthier import machine
 from luthier.errors import ConfigError, PeerLost, Problem
+from luthier.machine import PROBE_REPEATS, PROBE_ROWS, PROBE_WIDTH
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-PROBE_ROWS, PROBE_WIDTH = 512, 1024
-"""Shape of the probing matmul: tokens of a small micro-batch times the width of a 0.5B model; 1.1 GFLOP, so that
-three repeats take tens of milliseconds on a slow core."""
-PROBE_REPEATS = 3
 PATIENCE = datetime.timedelta(days=1)
 """How long a process waits for the others of its run: as long as rank 0 may take to tokenise or to save. That one has
 died shows in its process or its connection, not in time."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
 import torch
@@ -73,34 +73,33 @@ def redone(work: Callable[[], T], undo: Callable[[], None], tighten: Callable[[s
             raise TrainingFailed(Problem("engine.out_of_memory", values={"reason": reason}))
 
 
-@contextmanager
-def updating() -> Iterator[None]:
+def updating() -> AbstractContextManager[None]:
     """Around what changes weights.
 
     Raises:
         Spoilt: memory ran out inside.
     """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
-            raise
-        raise Spoilt(words(error)) from None
+    return _raising(Spoilt)
 
 
-@contextmanager
-def saving() -> Iterator[None]:
+def saving() -> AbstractContextManager[None]:
     """Around what writes a checkpoint: it copies tensors on their way to the disk, and there nothing can be held less.
 
     Raises:
         TrainingFailed: memory ran out inside.
     """
+    return _raising(lambda reason: TrainingFailed(Problem("engine.save_out_of_memory", values={"reason": reason})))
+
+
+@contextmanager
+def _raising(failure: Callable[[str], Exception]) -> Iterator[None]:
+    """Where memory runs out inside, an error of another kind, made of its words."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        raise TrainingFailed(Problem("engine.save_out_of_memory", values={"reason": words(error)})) from None
+        raise failure(words(error)) from None
 
 
 def words(error: BaseException) -> str:

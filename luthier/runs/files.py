@@ -14,12 +14,11 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.disk import fsync_folder
+from luthier.disk import free_bytes, fsync_folder
 from luthier.errors import Problem, RunError
 from luthier.runs.tables import size
 
@@ -61,7 +60,7 @@ def trouble(error: BaseException, where: Path, needed_bytes: int = 0) -> RunErro
         needed_bytes: how much was to be written, where known.
     """
     number = error.errno if isinstance(error, OSError) else None
-    free = _free_bytes(where)
+    free = free_bytes(where)
     if number in NO_ROOM or (number is None and NO_ROOM_TEXT.search(str(error))):
         reason = os.strerror(number) if number else os.strerror(errno.ENOSPC)
         needed, left = size(needed_bytes), size(free)
@@ -88,12 +87,6 @@ def user_errors(where: Path, needed_bytes: int = 0) -> Iterator[None]:
         found = trouble(error, where, needed_bytes)
         assert found is not None
         raise found from error
-
-
-def _free_bytes(where: Path) -> int:
-    # `os.path.isdir` is False, not an error, for what may not be looked at.
-    folder = next(parent for parent in (where, *where.absolute().parents) if os.path.isdir(parent))
-    return shutil.disk_usage(folder).free
 
 
 # ---------------------------------------------------------------------------------------------------- writing
