@@ -751,11 +751,11 @@ MUTATIONS: dict[str, Mutation] = {
         "if True:",
         "test_native.py::test_answers_are_found_by_character",
     ),
-    "words that were counted and never learnt are told": Mutation(
+    "a table that was half forgotten is used": Mutation(
         "data/words.py",
         "if not self.native.is_whole or ",
         "if ",
-        "test_words.py::test_an_interruption_between_counting_and_learning_loses_nothing",
+        "test_words.py::test_an_interruption_while_words_are_forgotten_keeps_the_added_tokens_whole",
     ),
     "what stands between words is lost": Mutation(
         "data/words.py",

@@ -253,6 +253,21 @@ def test_an_interruption_between_counting_and_learning_loses_nothing(monkeypatch
     assert told(words, "entirely new words") == made.encode("entirely new words").ids
 
 
+def test_an_interruption_while_words_are_forgotten_keeps_the_added_tokens_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their contents are in the table then, but not what they are: the model alone would take them for text."""
+    made = tokenizer("gpt2")
+    words = words_of(made)
+    assert words is not None
+    table: Any = words if words.native is None else words.native
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "_enter" if words.native is None else "_learn", lambda _: (_ for _ in ()).throw(KeyError))
+        with pytest.raises(KeyError):
+            table._forget() if words.native is None else table.forget()
+    assert told(words, "a <think> b") == made.encode("a <think> b").ids
+
+
 # ------------------------------------------------------------------------------------------------- conversations
 
 
