@@ -1,55 +1,242 @@
-"""Sampling from a decoder with a key/value cache.
+"""Generation with continuous batching.
 
-What goes in: prompts as token ids, and how to sample. What comes out: the ids each prompt is continued with, streamed
-as they come if wanted. Greedy where the temperature is 0. Every prompt has its own random stream, so an answer does not
-depend on what else is in the batch. Finished sequences leave the batch at once.
+What goes in: requests, each a prompt with its own way of sampling, its own end and its own adapter. What comes out: the
+tokens of each as they come. Requests may be added and cancelled at any time; in every round all that run move on by one
+token in one pass through the model, while long prompts are read in pieces, so that nobody waits for another's prompt.
+Each request has its own random stream, so an answer does not depend on what else runs (up to the rounding of products
+of other sizes). Beginnings that were read before are not read again; see `luthier.models.cache`.
 
-Shape legend: B sequences still running, V vocabulary.
+Shape legend: B sequences that want a token, V vocabulary.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from luthier.models.decoder import Cache, Decoder
+from luthier.engine.backend import free_memory_bytes
+from luthier.models.cache import BLOCK, Cache, Place, bytes_per_token
+from luthier.models.decoder import Decoder, Part
+from luthier.sampling import Chosen, Sampling, choose
+
+__all__ = ["Chosen", "Generated", "Generator", "Request", "Sampling", "generate"]
+
+MAX_SEQUENCES = 64
+"""Requests that run at once. Chosen, not tuned."""
+READ_TOKENS = {"cpu": 512, "cuda": 4096}
+"""Tokens of prompts that one round reads: enough for full matmuls, few enough that those who write wait a short while.
+Chosen, not tuned."""
+CACHE_SHARE = 0.5
+"""Of free memory, where no size is given. Chosen, not tuned."""
+
+Finish = Literal["stop", "length", "cancelled"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen.
-
-    temperature: 0 is greedy. top_k: 0 is off. top_p: 1 is off. repetition_penalty: divides positive and multiplies
-    negative logits of tokens already seen (Keskar et al. 2019, arXiv 1909.05858); 1 is off.
-    """
-
-    max_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(f"out of range: {self}")
-        if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty must be positive: {self.repetition_penalty}")
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Generated:
     """ids: the continuation without its stop token; finish: `stop` or, at the token limit, `length`."""
 
     ids: list[int]
-    finish: Literal["stop", "length"]
+    finish: Finish
 
 
-@torch.no_grad()
+@dataclass(eq=False)
+class Request:
+    """A prompt to be continued, and what has come of it.
+
+    Attributes:
+        prompt: token ids, at least one.
+        stop_ids: tokens that end the answer and are no part of it.
+        adapter: what applies; None is the base.
+        on_token: told each token of the answer; True ends it there, as a stop.
+        allowed: given the ids of the answer so far, which tokens may come, bool [V] on the CPU; None for all.
+        chosen: the answer so far. finish: why it ended; None while it has not.
+    """
+
+    prompt: Sequence[int]
+    stop_ids: frozenset[int]
+    sampling: Sampling
+    adapter: str | None = None
+    on_token: Callable[[Chosen], bool | None] | None = None
+    allowed: Callable[[Sequence[int]], Tensor | None] | None = None
+    chosen: list[Chosen] = field(default_factory=list)
+    finish: Finish | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        return [each.id for each in self.chosen]
+
+
+class _Running:
+    """A request that has a place in the cache. ids: prompt and answer; those from `place.length` on are still to be
+    read."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.ids = [*request.prompt, *request.ids]
+        self.place = Place()
+        self.random = torch.Generator().manual_seed(request.sampling.seed)
+
+
+class Generator:
+    """Runs requests. Not to be shared among threads: one owns it.
+
+    Args:
+        max_sequences: requests that run at once; others wait their turn.
+        cache_tokens: room for prompts and answers of all that run; None takes half of the free memory, or what
+            `max_sequences` of the model's longest texts need.
+    """
+
+    def __init__(
+        self, decoder: Decoder, *, max_sequences: int = MAX_SEQUENCES, cache_tokens: int | None = None
+    ) -> None:
+        if cache_tokens is None:
+            free_bytes = free_memory_bytes(decoder.device.type) * CACHE_SHARE
+            most = int(free_bytes / bytes_per_token(decoder.spec, decoder.compute_dtype))
+            cache_tokens = max(min(max_sequences * decoder.spec.max_positions, most), BLOCK)
+        self.decoder = decoder
+        self.max_sequences = max_sequences
+        self._cache = Cache(decoder, cache_tokens)
+        self._waiting: deque[_Running] = deque()
+        self._running: list[_Running] = []
+        self._read_tokens = READ_TOKENS.get(decoder.device.type, READ_TOKENS["cpu"])
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def cache_tokens(self) -> int:
+        """Room in all."""
+        return self._cache.tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Room that running requests hold."""
+        return self._cache.used_tokens
+
+    def add(self, request: Request) -> None:
+        """Let a request take part from the next round on, or as soon as there is room.
+
+        Raises:
+            ValueError: it could never have room.
+        """
+        assert len(request.prompt), "every prompt needs at least one token"
+        most = len(request.prompt) + request.sampling.max_tokens
+        if most > self._cache.tokens:
+            raise ValueError(f"a prompt and answer of {most} tokens; there is room for {self._cache.tokens}")
+        self._waiting.append(_Running(request))
+
+    def cancel(self, request: Request) -> None:
+        """End a request, whether it runs, waits or has ended."""
+        for each in [one for one in (*self._running, *self._waiting) if one.request is request]:
+            self._end(each, "cancelled")
+
+    def forget(self) -> None:
+        """Read every beginning anew: weights or adapters have changed."""
+        assert not self._running, "sequences run on the old weights"
+        self._cache.forget()
+
+    def step(self) -> bool:
+        """One round: every request that runs reads on in its prompt, or gets a token. False where there is nothing to
+        do."""
+        self._admit()
+        turn = self._turn()
+        if not turn:
+            return False
+        parts = []
+        for each, count in turn:
+            first = each.place.length
+            whole = first + count == len(each.ids)
+            parts.append(Part(each.ids[first : first + count], each.place, each.request.adapter, whole))
+        logits_BV = self.decoder.extend(parts, self._cache)
+        for each, _ in turn:
+            self._cache.learn(each.place, each.ids, each.request.adapter)
+        self._tell([each for (each, _), part in zip(turn, parts, strict=True) if part.wanted], logits_BV)
+        return True
+
+    # ------------------------------------------------------------------------------------------------ parts
+
+    def _admit(self) -> None:
+        """Take in requests while there is room for what they are to read."""
+        while self._waiting and len(self._running) < self.max_sequences:
+            each = self._waiting[0]
+            each.place = self._cache.begin(each.ids, each.request.adapter)
+            if not self._cache.reserve(each.place, len(each.ids) + 1 - each.place.length):
+                self._cache.release(each.place)
+                return
+            self._running.append(self._waiting.popleft())
+
+    def _turn(self) -> list[tuple[_Running, int]]:
+        """Who moves on by how many tokens. Where room runs out, those who came last give theirs back and wait."""
+        turn: list[tuple[_Running, int]] = []
+        left = self._read_tokens
+        for each in list(self._running):
+            if each not in self._running:
+                continue  # gave its room back
+            unread = len(each.ids) - each.place.length
+            count = unread if unread == 1 else min(unread, left)
+            if not count:
+                continue
+            while not self._cache.reserve(each.place, count):
+                last = self._running.pop()
+                self._cache.release(last.place)
+                self._waiting.appendleft(last)
+                if last is each:
+                    break
+            else:
+                left -= count if unread > 1 else 0
+                turn.append((each, count))
+        return turn
+
+    def _tell(self, turn: list[_Running], logits_BV: Tensor) -> None:
+        """Give each its next token."""
+        if not turn:
+            return
+        if all(each.request.sampling.plain and each.request.allowed is None for each in turn):
+            chosen = [Chosen(token) for token in logits_BV.argmax(-1).tolist()]
+        else:
+            rows = logits_BV.cpu()
+            chosen = [self._choose(each, row) for each, row in zip(turn, rows, strict=True)]
+        for each, token in zip(turn, chosen, strict=True):
+            request = each.request
+            if request.finish is not None:
+                continue  # cancelled by another's `on_token`
+            if token.id in request.stop_ids:
+                self._end(each, "stop")
+                continue
+            request.chosen.append(token)
+            each.ids.append(token.id)
+            if request.on_token is not None and request.on_token(token):
+                self._end(each, "stop")
+            elif len(request.chosen) >= request.sampling.max_tokens:
+                self._end(each, "length")
+
+    def _choose(self, each: _Running, logits_V: Tensor) -> Chosen:
+        request = each.request
+        allowed_V = None if request.allowed is None else request.allowed(request.ids)
+        seen = each.ids if request.sampling.repetition_penalty != 1 else ()
+        return choose(logits_V, request.sampling, each.random, seen, allowed_V)
+
+    def _end(self, each: _Running, finish: Finish) -> None:
+        if each.request.finish is None:
+            each.request.finish = finish
+        self._cache.release(each.place)
+        if each in self._running:
+            self._running.remove(each)
+        elif each in self._waiting:
+            self._waiting.remove(each)
+
+
 def generate(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],
@@ -62,7 +249,7 @@ def generate(
     """Continue each prompt until a stop token or `sampling.max_tokens`.
 
     Args:
-        prompts: B lists of token ids, none empty.
+        prompts: lists of token ids, none empty. The n-th draws with the seed `sampling.seed` + n.
         adapter: adapter to apply; None is the base.
         on_token: called with (prompt index, token id) for each token that is not a stop token.
 
@@ -70,65 +257,25 @@ def generate(
         one `Generated` per prompt, in their order.
     """
     sampling = sampling or Sampling()
-    if not prompts:
-        return []
-    assert all(len(prompt) for prompt in prompts), "every prompt needs at least one token"
+    assert not sampling.stop, "texts that stop are for whoever turns tokens into text"
+
+    def told(index: int) -> Callable[[Chosen], None] | None:
+        return None if on_token is None else lambda chosen: on_token(index, chosen.id)
+
     stops = frozenset(stop_ids)
-    longest = max(len(prompt) for prompt in prompts) + sampling.max_tokens
-    cache = Cache(decoder, len(prompts), longest)
-    random = [torch.Generator().manual_seed(sampling.seed + index) for index in range(len(prompts))]
-    written: list[list[int]] = [[] for _ in prompts]
-    finish: list[Literal["stop", "length"]] = ["length" for _ in prompts]
-    running = list(range(len(prompts)))
-    logits_BV = decoder.prefill([list(prompt) for prompt in prompts], cache, adapter=adapter)
-    while True:
-        seen = [[*prompts[index], *written[index]] for index in running] if sampling.repetition_penalty != 1 else None
-        chosen = _choose(logits_BV.float().cpu(), sampling, [random[index] for index in running], seen)
-        kept = []
-        for row, (index, token) in enumerate(zip(running, chosen, strict=True)):
-            if token in stops:
-                finish[index] = "stop"
-                continue
-            written[index].append(token)
-            if on_token is not None:
-                on_token(index, token)
-            if len(written[index]) < sampling.max_tokens:
-                kept.append(row)
-        if not kept:
-            return [Generated(ids, reason) for ids, reason in zip(written, finish, strict=True)]
-        if len(kept) < len(running):
-            cache.keep(kept)
-        running = [running[row] for row in kept]
-        logits_BV = decoder.decode([chosen[row] for row in kept], cache, adapter=adapter)
-
-
-def _choose(
-    logits_BV: Tensor, sampling: Sampling, random: list[torch.Generator], seen: list[list[int]] | None
-) -> list[int]:
-    """The next token of each sequence."""
-    if seen is not None:
-        for row, ids in zip(logits_BV, seen, strict=True):
-            unique = torch.tensor(sorted(set(ids)))
-            values = row[unique]
-            penalty = sampling.repetition_penalty
-            row[unique] = torch.where(values > 0, values / penalty, values * penalty)
-    if sampling.temperature == 0:
-        return [int(token) for token in logits_BV.argmax(-1)]
-    probabilities_BV = _filtered(logits_BV / sampling.temperature, sampling).softmax(-1)
-    return [
-        int(torch.multinomial(row, 1, generator=generator))
-        for row, generator in zip(probabilities_BV, random, strict=True)
+    requests = [
+        Request(prompt, stops, replace(sampling, seed=sampling.seed + index), adapter, told(index))
+        for index, prompt in enumerate(prompts)
     ]
-
-
-def _filtered(logits_BV: Tensor, sampling: Sampling) -> Tensor:
-    """Set the logits that top-k and top-p (Holtzman et al. 2020, arXiv 1904.09751) leave out to -inf."""
-    if sampling.top_k:
-        kth = logits_BV.topk(min(sampling.top_k, logits_BV.shape[-1]), -1).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < kth, -torch.inf)
-    if sampling.top_p < 1:
-        ordered, order = logits_BV.sort(-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        out = torch.zeros_like(logits_BV, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
-        logits_BV = logits_BV.masked_fill(out, -torch.inf)
-    return logits_BV
+    if not requests:
+        return []
+    at_once = min(len(requests), MAX_SEQUENCES)
+    longest = sorted((len(prompt) + sampling.max_tokens for prompt in prompts), reverse=True)[:at_once]
+    generator = Generator(
+        decoder, max_sequences=at_once, cache_tokens=sum(-(-length // BLOCK) * BLOCK for length in longest)
+    )
+    for request in requests:
+        generator.add(request)
+    while generator.step():
+        pass
+    return [Generated(request.ids, request.finish or "length") for request in requests]

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from luthier.data.sequences import Sequences
 from luthier.errors import Problem, RunError
-from luthier.models.decoder import Cache, Decoder
+from luthier.models.cache import BLOCK, Cache, Place
+from luthier.models.decoder import Decoder, Part
 from luthier.runs import files
 from luthier.runs.store import RunFolder
 from luthier.session import open_session
@@ -62,8 +63,11 @@ def prompts(store: Sequences) -> list[list[int]]:
 @torch.no_grad()
 def next_token_logits(decoder: Decoder, prompts: Sequence[Sequence[int]], adapter: str | None) -> Logits:
     """Logits [B, V] of the token after each prompt, in float32."""
-    cache = Cache(decoder, len(prompts), max(len(prompt) for prompt in prompts))
-    logits_BV = decoder.prefill([list(prompt) for prompt in prompts], cache, adapter=adapter)
+    cache = Cache(decoder, sum(len(prompt) + BLOCK for prompt in prompts))
+    places = [Place() for _ in prompts]
+    assert all(cache.reserve(place, len(prompt)) for place, prompt in zip(places, prompts, strict=True))
+    parts = [Part(prompt, place, adapter) for prompt, place in zip(prompts, places, strict=True)]
+    logits_BV = decoder.extend(parts, cache)
     return np.asarray(logits_BV.float().cpu().numpy(), dtype=np.float32)
 
 

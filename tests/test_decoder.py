@@ -23,7 +23,8 @@ from luthier.arch.spec import Unit
 from luthier.batch import Batch, Ints, Rendered, Segments
 from luthier.data import pack, prefix
 from luthier.kernels import autograd, head, sizes
-from luthier.models.decoder import Cache, Copy, Decoder, Delta, DropoutKey, Want
+from luthier.models.cache import BLOCK, Cache, Place
+from luthier.models.decoder import Copy, Decoder, Delta, DropoutKey, Part, Want
 
 Document = tuple[Ints, Ints]
 """Token ids, and which of its rows are scored (each predicts the next id)."""
@@ -773,23 +774,30 @@ def test_cached_generation_equals_transformers(name: str) -> None:
         logits: Tensor = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
         return logits
 
-    cache = Cache(decoder, 3, 24)
-    got = decoder.prefill(ids, cache)
+    cache = Cache(decoder, 3 * BLOCK)
+    places = [Place(), Place(), Place()]
+    got = extended(decoder, cache, places, ids)
     for step in range(6):
         assert got.dtype == torch.float32
         assert difference(got, torch.stack([expected(each) for each in ids])) <= BOUND
         if step == 2:
-            cache.keep([2, 0])
-            ids = [ids[2], ids[0]]
+            cache.release(places.pop(1))
+            ids.pop(1)
+        more = [[(step * 7 + row) % VOCABULARY] for row in range(len(ids))]
         if step == 4:
             more = [[5, 9, 1], [30]]
-            got = decoder.prefill(more, cache)
-            ids = [[*each, *new] for each, new in zip(ids, more, strict=True)]
-            continue
-        chosen = [(step * 7 + row) % VOCABULARY for row in range(len(ids))]
-        got = decoder.decode(chosen, cache)
-        ids = [[*each, token] for each, token in zip(ids, chosen, strict=True)]
-    assert cache.lengths.tolist() == [len(each) for each in ids]
+        got = extended(decoder, cache, places, more)
+        ids = [[*each, *new] for each, new in zip(ids, more, strict=True)]
+    assert [place.length for place in places] == [len(each) for each in ids]
+
+
+def extended(
+    decoder: Decoder, cache: Cache, places: list[Place], ids: list[list[int]], adapter: str | None = None
+) -> Tensor:
+    """Logits of what follows once every place has been given its next tokens."""
+    for place, new in zip(places, ids, strict=True):
+        assert cache.reserve(place, len(new))
+    return decoder.extend([Part(new, place, adapter) for place, new in zip(places, ids, strict=True)], cache)
 
 
 @torch.no_grad()
@@ -798,9 +806,9 @@ def test_generation_applies_the_adapter() -> None:
     add_adapter(decoder, ranks=ALL_LINEAR)
     ids = documents([9])[0][0]
     for adapter in (None, "a.b"):
-        cache = Cache(decoder, 1, 9)
-        decoder.prefill([ids[:8]], cache, adapter=adapter)
-        logits = decoder.decode([ids[8]], cache, adapter=adapter)
+        cache, place = Cache(decoder, 9), Place()
+        extended(decoder, cache, [place], [ids[:8].tolist()], adapter)
+        logits = extended(decoder, cache, [place], [[int(ids[8])]], adapter)
         whole = decoder(flat([(np.append(ids, 0), np.array([8]))]), Want(), adapter=adapter)
         torch.testing.assert_close(logits.log_softmax(-1)[0, 0], whole.logp[0], atol=1e-5, rtol=1e-5)
 
@@ -811,18 +819,104 @@ def test_what_a_cache_s_memory_held_before_does_not_matter(monkeypatch: pytest.M
     decoder = decoder_of(build("llama"), "llama")
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(torch.nan))
-    cache = Cache(decoder, 2, 16)
+    cache, places = Cache(decoder, 2 * BLOCK), [Place(), Place()]
     monkeypatch.undo()
-    decoder.prefill([[1, 2, 3, 4, 5], [6]], cache)
-    assert bool(decoder.decode([7, 8], cache).isfinite().all())
+    extended(decoder, cache, places, [[1, 2, 3, 4, 5], [6]])
+    assert bool(extended(decoder, cache, places, [[7], [8]]).isfinite().all())
 
 
 @torch.no_grad()
-def test_a_full_cache_is_refused() -> None:
+def test_sequences_under_several_adapters_go_through_one_pass() -> None:
+    """Low-rank ones share a pass; one with a copy of a module has a pass of its own; each as if it ran by itself."""
+    decoder = decoder_of(build("qwen2_tied"), "qwen2_tied")
+    add_adapter(decoder, ranks=ALL_LINEAR)
+    decoder.weighted["model.norm"].copies["copied"] = Copy(torch.rand(decoder.spec.d) + 0.5)
+    asked = [(None, 5), ("a.b", 1), ("copied", 4), ("a.b", 7), (None, 1), ("copied", 2)]
+    rows = [documents([length])[0][0].tolist() for _, length in asked]
+
+    def run(chosen: Sequence[int]) -> list[Tensor]:
+        cache, places = Cache(decoder, BLOCK * len(chosen)), [Place() for _ in chosen]
+        made = []
+        for at in range(3):
+            new = [[at + 3] if at else rows[index] for index in chosen]
+            for place, each in zip(places, new, strict=True):
+                assert cache.reserve(place, len(each))
+            named = [asked[index][0] for index in chosen]
+            made.append(decoder.extend([Part(*each) for each in zip(new, places, named, strict=True)], cache))
+        return made
+
+    passes = []
+    once = decoder._extend
+    decoder._extend = lambda parts, cache: (passes.append({part.adapter for part in parts}), once(parts, cache))[1]
+    mixed = run(range(len(rows)))
+    assert passes == [{None, "a.b"}, {"copied"}] * 3
+    for index in range(len(rows)):
+        for one, several in zip(run([index]), mixed, strict=True):
+            assert difference(several[index], one[0]) <= BOUND
+    assert difference(mixed[2][1], mixed[2][4]) > BOUND
+
+
+@torch.no_grad()
+def test_an_adapter_that_has_changed_is_used_as_it_is_now() -> None:
+    """What generation keeps of adapters must not outlive a step of the optimizer."""
     decoder = decoder_of(build("llama"), "llama")
-    cache = Cache(decoder, 1, 4)
-    with pytest.raises(AssertionError, match="too short"):
-        decoder.prefill([[1, 2, 3, 4, 5]], cache)
-    decoder.prefill([[1, 2, 3, 4]], cache)
-    with pytest.raises(AssertionError, match="room"):
-        decoder.decode([1], cache)
+    add_adapter(decoder, ranks=ALL_LINEAR)
+
+    def logits() -> Tensor:
+        return extended(decoder, Cache(decoder, BLOCK), [Place()], [[1, 2, 3]], "a.b")
+
+    first = logits()
+    for unit in decoder.units.values():
+        unit.deltas["a.b"].B.mul_(3.0)
+    changed = logits()
+    for unit in decoder.units.values():
+        unit.deltas["a.b"].scale *= 2
+    again = logits()
+    assert difference(first, changed) > BOUND < difference(changed, again)
+    whole = decoder(flat([(np.array([1, 2, 3, 0]), np.array([2]))]), Want(), adapter="a.b")
+    torch.testing.assert_close(again.log_softmax(-1)[0, 0], whole.logp[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_full_cache_has_no_room() -> None:
+    cache = Cache(decoder_of(build("llama"), "llama"), 2 * BLOCK)
+    place, other = Place(), Place()
+    assert not cache.reserve(place, 2 * BLOCK + 1) and place.blocks == [] and cache.free_tokens == 2 * BLOCK
+    assert cache.reserve(place, BLOCK + 1) and not cache.reserve(other, 1)
+    cache.release(place)
+    assert cache.reserve(other, 2 * BLOCK) and cache.used_tokens == 2 * BLOCK
+
+
+def test_known_beginnings_are_shared_until_their_room_is_needed() -> None:
+    cache = Cache(decoder_of(build("llama"), "llama"), 4 * BLOCK)
+    ids = list(range(2 * BLOCK + 1))
+    first = cache.begin(ids, "a")
+    assert first.length == 0 and cache.reserve(first, len(ids))
+    first.length = len(ids)
+    cache.learn(first, ids, "a")
+    second = cache.begin(ids, "a")
+    assert second.blocks == first.blocks[:2] and second.length == second.shared == 2 * BLOCK
+    assert cache.begin(ids, None).length == cache.begin(ids, "b").length == 0, "another adapter, other values"
+    assert cache.begin([5, *ids[1:]], "a").length == 0, "another token before"
+    exact = cache.begin(ids[: 2 * BLOCK], "a")
+    assert exact.length == BLOCK, "one token has to be computed, for what follows"
+    for place in (first, second, exact):
+        cache.release(place)
+    assert cache.free_tokens == 4 * BLOCK
+    again = cache.begin(ids, "a")
+    assert again.length == 2 * BLOCK
+    cache.release(again)
+    cache.forget()
+    assert cache.begin(ids, "a").length == 0 and cache.free_tokens == 4 * BLOCK
+
+
+def test_beginnings_give_way_to_sequences() -> None:
+    cache = Cache(decoder_of(build("llama"), "llama"), 2 * BLOCK)
+    ids = list(range(BLOCK + 1))
+    place = cache.begin(ids)
+    assert cache.reserve(place, len(ids))
+    place.length = len(ids)
+    cache.learn(place, ids, None)
+    cache.release(place)
+    other = Place()
+    assert cache.reserve(other, 2 * BLOCK), "a beginning that nobody uses is no reason to refuse"
+    assert cache.begin(ids).length == 0

@@ -35,6 +35,7 @@ RANKS: dict[str, float] = {
     "planner": 3,
     "workload": 3.5,
     "engine": 4,
+    "sampling": 3,
     "generate": 5,
     "methods": 6,
     "scoring": 6,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from luthier.models.decoder import Cache, Decoder
+from luthier.models.decoder import Decoder
+from luthier.proof import next_token_logits
 
 TINY = {
     "vocab_size": 48,
@@ -92,8 +93,7 @@ def write_config(folder: Path, content: Any) -> Path:
 def logits_of(decoder: Decoder, adapter: str | None = None, tokens: Sequence[int] = TOKENS) -> Tensor:
     """The decoder's next-token logits after every prefix [T, V]."""
     prompts = [list(tokens[: length + 1]) for length in range(len(tokens))]
-    cache = Cache(decoder, len(prompts), len(tokens))
-    return decoder.prefill(prompts, cache, adapter=adapter).float()
+    return torch.from_numpy(next_token_logits(decoder, prompts, adapter))
 
 
 @torch.no_grad()

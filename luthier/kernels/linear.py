@@ -28,14 +28,24 @@ class Weight(Protocol):
         """The values it stands for, the same each time; made for one matmul and let go after it."""
 
 
+class Span(NamedTuple):
+    """An adapter that some rows go through, as generation has it: A and scale * B in the compute dtype."""
+
+    rows: slice
+    a_RI: Tensor
+    b_OR: Tensor
+
+
 class Linear(NamedTuple):
-    """One projection: y = W x + bias + scale * B A x; `a_RI` and `b_OR` are both None without an adapter."""
+    """One projection: y = W x + bias + scale * B A x; `a_RI` and `b_OR` are both None without an adapter. Where nothing
+    is trained, `spans` can give each stretch of rows an adapter of its own instead."""
 
     weight_OI: Tensor | Weight
     bias_O: Tensor | None = None
     a_RI: Tensor | None = None
     b_OR: Tensor | None = None
     scale: float = 1.0
+    spans: tuple[Span, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -82,6 +92,8 @@ def project(
             assert inner_NS is not None and linear.b_OR is not None
             y_NO.addmm_(inner_NS[:, column : column + linear.rank], _scaled_b(linear, x_NI.dtype, drop).T)
             column += linear.rank
+        for rows, a_RI, b_OR in linear.spans:
+            y_NO[rows].addmm_(x_NI[rows] @ a_RI.T, b_OR.T)
         outputs.append(y_NO)
     return outputs, inner_NS
 

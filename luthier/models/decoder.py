@@ -28,13 +28,15 @@ from luthier.arch.spec import Layer as LayerSpec
 from luthier.batch import Batch, Ints
 from luthier.config.schema import Policy
 from luthier.kernels import autograd, head, rotary, sizes
-from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
+from luthier.kernels.attention import Attend, Layout
 from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
 from luthier.kernels.host import to_device as _to_device
-from luthier.kernels.linear import Weight
+from luthier.kernels.linear import Linear, Weight
 from luthier.kernels.offload import Mover, Offload, copies
+from luthier.models.cache import Cache
 from luthier.models.modules import AdapterLinear, Copy, Delta, TokenRows, Weighted
+from luthier.models.reading import Part, Reading
 
 __all__ = [
     "AdapterLinear",
@@ -44,6 +46,7 @@ __all__ = [
     "Decoder",
     "Delta",
     "DropoutKey",
+    "Part",
     "Scores",
     "TokenRows",
     "Want",
@@ -96,43 +99,6 @@ class Below(NamedTuple):
     h_ND: Tensor
 
 
-class Cache:
-    """Keys and values of B sequences for generation, and how long each is.
-
-    Args:
-        decoder: gives shapes, dtype and device.
-        num_sequences: B.
-        max_tokens: room per sequence, prompt and continuation together.
-    """
-
-    def __init__(self, decoder: Decoder, num_sequences: int, max_tokens: int) -> None:
-        def rooms() -> list[Tensor]:
-            return [
-                # Zeros, because attention weighs the unused places of shorter sequences with 0, and 0 * nan is nan.
-                torch.zeros(
-                    (num_sequences, max_tokens, layer.mixer.kv_heads, layer.mixer.head_dim),
-                    dtype=decoder.compute_dtype,
-                    device=decoder.device,
-                )
-                for layer in decoder.spec.layers
-            ]
-
-        self.max_tokens = max_tokens
-        self.lengths: Ints = np.zeros(num_sequences, dtype=np.int64)
-        self.keys = rooms()
-        self.values = rooms()
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def keep(self, sequences: Sequence[int]) -> None:
-        """Go on with these sequences only, in this order."""
-        index = torch.as_tensor(sequences, dtype=torch.int64, device=self.keys[0].device)
-        self.lengths = self.lengths[np.asarray(sequences, dtype=np.int64)]
-        self.keys = [room[index] for room in self.keys]
-        self.values = [room[index] for room in self.values]
-
-
 @dataclass
 class _Pass:
     """What one forward pass shares among its layers. rows_U: of the last layer, where only some are computed there."""
@@ -146,6 +112,8 @@ class _Pass:
     rows_U: Tensor | None = None
     offload: Offload | None = None
     below: Below | None = None
+    stretches: Sequence[tuple[str, slice]] | None = None
+    """Where tokens are generated: the adapters and the rows that go through each."""
     angles: dict[Rope, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def angles_of(self, mixer: Attention, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
@@ -154,6 +122,11 @@ class _Pass:
         if mixer.rope not in self.angles:
             self.angles[mixer.rope] = rotary.tables(mixer.rope, self.positions_N, mixer.head_dim, dtype)
         return self.angles[mixer.rope]
+
+    def linear(self, unit: AdapterLinear, dtype: torch.dtype) -> Linear:
+        if self.stretches is not None:
+            return unit.served(self.adapter, self.stretches, dtype)
+        return unit.linear(self.adapter)
 
     def policy(self, index: int) -> Policy:
         return self.policies[index] if self.policies else "keep"
@@ -207,7 +180,7 @@ class Layer(nn.Module):
         attended = run.mix(index, q, k, v)
         o = _unit(self.self_attn, "o_proj")
         h_UD = h_ND if rows_U is None else h_ND[rows_U]
-        h_UD = autograd.attention_output(attended, h_UD, o.linear(run.adapter), run.drop(o, rows_U=rows_U))
+        h_UD = autograd.attention_output(attended, h_UD, run.linear(o, h_UD.dtype), run.drop(o, rows_U=rows_U))
         return self._mlp(h_UD, run, rows_U, keep)
 
     def _attention_inputs(self, h_ND: Tensor, run: _Pass, rows_U: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -222,7 +195,7 @@ class Layer(nn.Module):
             _child(self, "input_layernorm").rounded_for(adapter, h_ND.dtype),
             qk_norms,
             run.angles_of(mixer, h_ND.dtype),
-            [unit.linear(adapter) for unit in units],
+            [run.linear(unit, h_ND.dtype) for unit in units],
             QkvShape(self.eps, mixer.head_dim, mixer.rope, run.drop(*units), rows_U),
         )
 
@@ -232,7 +205,7 @@ class Layer(nn.Module):
         return autograd.mlp(
             h_UD,
             _child(self, "post_attention_layernorm").rounded_for(run.adapter, h_UD.dtype),
-            [unit.linear(run.adapter) for unit in (gate, up, down)],
+            [run.linear(unit, h_UD.dtype) for unit in (gate, up, down)],
             MlpShape(self.eps, self.spec.ffn.act, drop, drop_down),
             keep,
         )
@@ -282,6 +255,7 @@ class Decoder(nn.Module):
             if name not in unit_tensors:
                 module = name.removesuffix(".weight")
                 _place(self, module, Weighted(shape, compute_dtype, device))
+        self._weighted = [module for module in self.modules() if isinstance(module, Weighted)]
 
     @property
     def spec(self) -> DecoderSpec:
@@ -304,7 +278,7 @@ class Decoder(nn.Module):
     def adapters(self) -> frozenset[str]:
         """Names of the adapters that are attached."""
         names = frozenset[str]()
-        for module in self.weighted.values():
+        for module in self._weighted:
             names = names.union(module.copies, module.deltas if isinstance(module, AdapterLinear) else ())
         return names
 
@@ -365,58 +339,67 @@ class Decoder(nn.Module):
         return self._layers(ids, _Pass(_to_device(np.arange(len(ids)), self.device), None, mix), until=layers)
 
     @torch.no_grad()
-    def prefill(self, sequences: Sequence[Sequence[int]], cache: Cache, *, adapter: str | None = None) -> Tensor:
-        """Append tokens to each cached sequence; logits [B, V], float32, of what follows the last of them.
+    def extend(self, parts: Sequence[Part], cache: Cache) -> Tensor:
+        """Append tokens to sequences, each under its own adapter; logits [B, V], float32, of what follows the last
+        token of each part that wants them, in their order.
 
-        Args:
-            sequences: B lists of token ids, none empty. A cache that already holds tokens is continued.
+        Sequences go through one pass together, except those under adapters that have weights of their own for whole
+        modules or for new tokens: each of these adapters is a pass.
         """
-        counts = np.array([len(ids) for ids in sequences], dtype=np.int64)
-        assert len(counts) == len(cache) and counts.min() > 0, "one non-empty list of ids per cached sequence"
-        before = cache.lengths
-        assert (before + counts).max() <= cache.max_tokens, "the cache is too short"
-        ids = np.concatenate([np.asarray(each, dtype=np.int64) for each in sequences])
-        positions = np.concatenate([np.arange(b, b + c) for b, c in zip(before, counts, strict=True)])
+        alone = {part.adapter for part in parts if not self._low_rank_only(part.adapter)}
+        groups = [[at for at, part in enumerate(parts) if part.adapter not in alone]]
+        groups += [[at for at, part in enumerate(parts) if part.adapter == name] for name in alone]
+        logits: dict[int, Tensor] = {}
+        for group in filter(None, groups):
+            # Rows of one adapter lie together.
+            ordered = sorted(group, key=lambda at: parts[at].adapter or "")
+            wanted = [at for at in ordered if parts[at].wanted]
+            logits.update(zip(wanted, self._extend([parts[at] for at in ordered], cache), strict=True))
+        if not logits:
+            return torch.empty((0, self.spec.vocab), dtype=torch.float32, device=self.device)
+        # Adapters with tokens of their own have more logits than others.
+        width = max(len(row) for row in logits.values())
+        rows = [F.pad(logits[at], (0, width - len(logits[at])), value=-torch.inf) for at in sorted(logits)]
+        return torch.stack(rows)
+
+    def _low_rank_only(self, adapter: str | None) -> bool:
+        if adapter is None:
+            return True
+        return not any(adapter in own for each in self._weighted for own in (each.copies, each.rows) if len(own))
+
+    def _extend(self, parts: Sequence[Part], cache: Cache) -> Tensor:
+        counts = np.array([len(part.ids) for part in parts], dtype=np.int64)
         ends = np.cumsum(counts)
-        fresh = Attend(Layout(None, ends - counts, ends, np.full(len(counts), -1)))
+        starts = ends - counts
+        adapters = list(dict.fromkeys(part.adapter for part in parts))
+        whole = adapters[0] if len(adapters) == 1 else None
+        assert all(name is None or name in self.adapters for name in adapters), f"not all of {adapters} are attached"
+        stretches = []
+        for name in filter(None, adapters):
+            at = [index for index, part in enumerate(parts) if part.adapter == name]
+            stretches.append((name, slice(int(starts[at[0]]), int(ends[at[-1]]))))
+        before = [part.place.length for part in parts]
+        positions = np.concatenate([np.arange(b, b + c) for b, c in zip(before, counts, strict=True)])
+        rows: list[int] = []
+        for part, first, count in zip(parts, before, counts.tolist(), strict=True):
+            rows += part.place.rows(first, first + count)
+        reading = Reading(parts, before, starts, ends, cache, self.device)
+        rows_N = _to_device(np.asarray(rows, dtype=np.int64), self.device)
 
         def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
             mixer = self.spec.layers[index].mixer
-            keys, values = cache.keys[index], cache.values[index]
-            for b, (end, count) in enumerate(zip(ends, counts, strict=True)):
-                room, rows = slice(before[b], before[b] + count), slice(end - count, end)
-                keys[b, room], values[b, room] = k[rows], v[rows]
-            if not before.any():
-                return fresh(q, k, v, mixer.window, mixer.scale)
-            return [
-                attend_last(q[end - count : end], keys[b, :total], values[b, :total], mixer.window, mixer.scale)
-                for b, (end, count, total) in enumerate(zip(ends, counts, before + counts, strict=True))
-            ]
+            cache.keys[index].index_copy_(0, rows_N, k)
+            cache.values[index].index_copy_(0, rows_N, v)
+            return (reading.attend(index, q, k, v, mixer),)
 
-        h_ND = self._layers(ids, _Pass(_to_device(positions, self.device), adapter, mix))
-        cache.lengths = before + counts
-        return self._next_logits(h_ND[_to_device(ends - 1, self.device)], adapter)
-
-    @torch.no_grad()
-    def decode(self, ids: Sequence[int], cache: Cache, *, adapter: str | None = None) -> Tensor:
-        """Append one token to each cached sequence; logits [B, V], float32, of what follows."""
-        assert len(ids) == len(cache) and cache.lengths.max() < cache.max_tokens, "one token per sequence, and room"
-        lengths = cache.lengths + 1
-        longest = int(lengths.max())
-        places_B = _to_device(cache.lengths, self.device)
-        sequences_B = torch.arange(len(cache), device=self.device)
-
-        def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
-            mixer = self.spec.layers[index].mixer
-            keys, values = cache.keys[index], cache.values[index]
-            keys[sequences_B, places_B], values[sequences_B, places_B] = k, v
-            keys, values = keys[:, :longest], values[:, :longest]
-            return (attend_cache(q, keys, values, places_B + 1, mixer.window, mixer.scale),)
-
-        run = _Pass(_to_device(cache.lengths, self.device), adapter, mix)
-        h_BD = self._layers(np.asarray(ids, dtype=np.int64), run)
-        cache.lengths = lengths
-        return self._next_logits(h_BD, adapter)
+        run = _Pass(_to_device(positions, self.device), whole, mix, stretches=stretches)
+        h_ND = self._layers(np.concatenate([np.asarray(part.ids, dtype=np.int64) for part in parts]), run)
+        for part in parts:
+            part.place.length += len(part.ids)
+        last = np.array([end - 1 for part, end in zip(parts, ends, strict=True) if part.wanted], dtype=np.int64)
+        if not len(last):
+            return torch.empty((0, self.spec.vocab), dtype=torch.float32, device=self.device)
+        return self._next_logits(h_ND[_to_device(last, self.device)], whole)
 
     # ------------------------------------------------------------------------------------------------ parts
 

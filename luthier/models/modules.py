@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.kernels.head import Rows
-from luthier.kernels.linear import Linear, Weight
+from luthier.kernels.linear import Linear, Span, Weight
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -63,6 +63,15 @@ class Delta(nn.Module):
         self.B = _parameter(b_OR)
         self.scale = scale
         self.dropout = dropout
+        self._ready: tuple[object, Tensor, Tensor] | None = None
+
+    def ready(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A and scale * B in a dtype, made once for as long as neither changes: every token that is generated reads
+        them."""
+        made_of = (self.A._version, self.B._version, self.A.data_ptr(), self.B.data_ptr(), self.scale, dtype)
+        if self._ready is None or self._ready[0] != made_of:
+            self._ready = made_of, self.A.detach().to(dtype), (self.B.detach() * self.scale).to(dtype)
+        return self._ready[1:]
 
 
 class Copy(nn.Module):
@@ -159,6 +168,17 @@ class AdapterLinear(Weighted):
         if delta is None:
             return Linear(weight_OI, self.bias)
         return Linear(weight_OI, self.bias, delta.A, delta.B, delta.scale)
+
+    def served(self, adapter: str | None, stretches: Sequence[tuple[str, slice]], dtype: torch.dtype) -> Linear:
+        """The tensors for rows some of which go through an adapter of their own.
+
+        Args:
+            adapter: whose copy of the weight applies to all rows.
+            stretches: adapters and their rows.
+        """
+        spans = [(self.deltas.get(name), rows) for name, rows in stretches]
+        made = tuple(Span(rows, *delta.ready(dtype)) for delta, rows in spans if delta is not None)
+        return Linear(self.frozen or self.weight_for(adapter), self.bias, spans=made)
 
     def dropout(self, adapter: str | None) -> float | None:
         """The adapter's dropout; None where it has no delta here."""
