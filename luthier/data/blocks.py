@@ -17,7 +17,7 @@ from luthier.batch import Floats, Ints
 from luthier.data import laws
 from luthier.data.examples import Chat, Completion, Text
 from luthier.data.learnt import Weighted
-from luthier.data.readers import Fault, Row
+from luthier.data.readers import Raw
 from luthier.data.renderer import RowRenderer
 from luthier.data.scan import Account, Kept, Table, Taker
 from luthier.errors import Problem
@@ -73,7 +73,7 @@ class BlockMaker:
     only_reads: bool = False
     _seen: set[tuple[Any, ...]] = dataclasses.field(default_factory=set)
 
-    def make(self, rows: Sequence[Row | Fault], skip: int = 0) -> Block:
+    def make(self, rows: Sequence[Raw], skip: int = 0) -> Block:
         """skip: examples at the beginning that were rendered before.
 
         Raises:
