@@ -2,7 +2,8 @@
 
 What goes in: the path of a JSON, JSONL, CSV, TSV, Parquet, Arrow or plain text file, packed or not. What comes out: a
 stream of `Row` (a plain value and the place it stands at) and `Fault` (a row, or a whole file, that cannot be read),
-never an exception; from `raw` also lines of JSON that are still `Unread`. No row is changed, and none is skipped but lines that hold nothing.
+never an exception; from `raw` also lines of JSON that are still `Unread`. No row is changed, and none is skipped but
+lines that hold nothing.
 
 The content decides between an array and one value per line, whatever the file's ending. Plain text: one Markdown file
 is one document; in other text, blank lines separate documents, and where there are none each line is a document.
