@@ -793,6 +793,12 @@ MUTATIONS: dict[str, Mutation] = {
         "workers.kill()\n        raise\n",
         "test_ranks.py::test_a_second_ctrl_c_leaves_no_folder_behind",
     ),
+    "a line forgets where in the file it begins": Mutation(
+        "data/opening.py",
+        "offset + error.start",
+        "error.start",
+        "test_helpers.py::test_lines_that_are_no_rows_are_named_whoever_parses_them",
+    ),
     "a helper's block is lost with it": Mutation(
         "data/helpers.py",
         "return maker.make(rows) if found is None else found",
