@@ -665,7 +665,7 @@ MUTATIONS: dict[str, Mutation] = {
         "total += change(base, rows) - base",
         "test_merge.py::test_several_adapters_are_pefts_weighted_sum",
     ),
-    "merged weights are written twice as large": Mutation(
+    "merged weights are twice as large": Mutation(
         "export/merge.py",
         "tensors = ((name, source.tensor(name)) for name in source.names)",
         "tensors = ((name, source.tensor(name).float() * 2) for name in source.names)",
