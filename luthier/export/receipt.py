@@ -101,9 +101,8 @@ def lines(receipt: ExportReceipt) -> list[str]:
     page = [f"# {say('export.receipt.title')}", ""]
     if receipt.forced:
         page += [f"**{say('export.receipt.forced')}**", ""]
-    page += [
-        f"- {say('export.receipt.base')}: `{public(receipt.base['path'])}` (sha256 `{str(receipt.base['sha256'])[:16]}`)"
-    ]
+    digest = str(receipt.base["sha256"])[:16]
+    page.append(f"- {say('export.receipt.base')}: `{public(receipt.base['path'])}` (sha256 `{digest}`)")
     if receipt.run is not None:
         page.append(f"- {say('export.receipt.run')}: `{receipt.run}`")
     for each in receipt.adapters:
