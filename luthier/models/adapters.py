@@ -1,8 +1,8 @@
-"""Low-rank adapters: put on, saved, loaded and merged, in PEFT's file format.
+"""Low-rank adapters: put on, saved and loaded, in PEFT's file format.
 
 What goes in: a decoder and a `Lora` section, or an adapter folder that PEFT or Luthier wrote. What comes out: deltas on
 the decoder's units that train in float32 beside a base that never changes; folders that `PeftModel.from_pretrained`
-reads; merged checkpoints. Nothing is matched loosely: every tensor of a file has its place or the file is refused.
+reads; the tensors of such a folder, to be merged (`luthier.export.weights`). Nothing is matched loosely: every tensor of a file has its place or the file is refused.
 
 Shape legend: I in, O out, R rank.
 """
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from luthier.arch import adapter_config, tokens
+from luthier.arch import adapter_config
 from luthier.arch.count import saved_modules, scale_of, select_units
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
@@ -32,13 +32,15 @@ from luthier.errors import ModelError, Problem
 from luthier.models import shards
 from luthier.models.decoder import Copy, Decoder, Delta, TokenRows
 from luthier.models.shards import listed
-from luthier.models.weights import Sample, draw, mean_row, write_model
+from luthier.models.weights import Sample, draw, mean_row
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT's wrapper puts before every module name."""
 ROWS = "token_adapter.trainable_tokens_delta"
 """What PEFT calls the rows of single tokens. They replace the base's rows, whatever the name says."""
+MAGNITUDES = "lora_magnitude_vector"
+"""What PEFT calls the length that DoRA gives each row of an adapted weight."""
 
 
 def attach(
@@ -108,63 +110,73 @@ def load_adapter(
         ModelError: not an adapter, a feature that is not supported (by name), tensors missing, unexpected or of the
             wrong shape, a damaged file, or a name that is taken.
     """
-    folder = adapter_config.adapter_folder(folder)
-    lora = adapter_config.read_settings(folder, arch)
+    file = read_file(folder, arch)
+    lora, stored, ids = file.lora, file.arch, file.arch.new_ids
     if dropout is not None:
         lora = lora.model_copy(update={"dropout": dropout})
-    ids = adapter_config.token_ids(folder, arch)
     if trainable and ids and ids != arch.new_ids:
-        raise ModelError(Problem("models.adapter_tokens_differ", str(folder), values={"count": len(ids)}))
-    stored = dataclasses.replace(arch, new_ids=ids)
-    arch = stored if ids else arch
-    given = _read_file(folder)
-    if arch.spec.tied and EMBEDDING in saved_modules(arch, lora):
-        _join_halves(given, folder)
-    _check_tensors(_file_shapes(stored, lora), given, folder)
-    _put_on(decoder, arch, lora, name, trainable)
+        raise ModelError(Problem("models.adapter_tokens_differ", str(file.folder), values={"count": len(ids)}))
+    _put_on(decoder, stored if ids else arch, lora, name, trainable)
     with torch.no_grad():
         for key, tensor in _file_tensors(decoder, stored, lora, name).items():
-            tensor.copy_(given[key])
+            tensor.copy_(file.tensors[key])
     return lora
 
 
-def merged_state(decoder: Decoder, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the checkpoint with the adapter worked in, W + scale * B A in float32; the decoder keeps its own.
-    Tensors come one by one, in the checkpoint's order. The base has to be the one of the checkpoint, as it lies there:
-    a quantised one would put its rounding into the file."""
-    assert all(unit.frozen is None for unit in decoder.units.values()), "a merge needs the base as it was"
-    weighted = decoder.weighted
-    with torch.no_grad():
-        for tensor_name in decoder.arch.tensors:
-            module, _, leaf = tensor_name.rpartition(".")
-            tensor = decoder.get_parameter(tensor_name).detach()
-            if leaf == "weight":
-                tensor = weighted[module].weight_for(name).detach()
-                delta = decoder.units[module].deltas.get(name) if module in decoder.units else None
-                if delta is not None:
-                    tensor = torch.addmm(tensor.float(), delta.B, delta.A, alpha=delta.scale)
-                rows = weighted[module].rows_for(name)
-                if rows is not None:
-                    tensor = torch.cat([tensor.float(), rows.values_TD[rows.within :]])
-                    tensor[rows.ids_T] = rows.values_TD
-            yield tensor_name, tensor
+@dataclasses.dataclass(frozen=True)
+class AdapterFile:
+    """An adapter as its files hold it.
+
+    arch: the base's, with the tokens that the adapter has rows for; lora: its settings, in canonical form; dora: whether
+    it has a magnitude for each row of its units; tensors: PEFT's key -> values, mapped into memory, all there and of
+    the right shapes.
+    """
+
+    folder: Path
+    arch: Architecture
+    lora: Lora
+    dora: bool
+    tensors: Mapping[str, Tensor]
+
+    def deltas(self) -> Iterator[tuple[str, Tensor, Tensor, float, Tensor | None]]:
+        """Of each unit: (name, A [R, I], B [O, R], scale, magnitudes [O] or None)."""
+        for unit, rank, alpha in select_units(self.arch, self.lora):
+            a_RI, b_OR = (self.tensors[f"{PREFIX}{unit.name}.lora_{each}.weight"] for each in "AB")
+            magnitudes_O = self.tensors[f"{PREFIX}{unit.name}.{MAGNITUDES}"] if self.dora else None
+            yield unit.name, a_RI, b_OR, scale_of(self.lora, rank, alpha), magnitudes_O
+
+    def copies(self) -> dict[str, Tensor]:
+        """Module -> the weight that stands in place of the base's."""
+        return {source: self.tensors[f"{PREFIX}{module}.weight"] for module, source in _stored(self.arch, self.lora)}
+
+    def rows(self) -> dict[str, Tensor]:
+        """Module -> the rows [T, D] of the tokens `arch.new_ids`."""
+        if not self.arch.new_ids:
+            return {}
+        return {module: self.tensors[f"{PREFIX}{module}.{ROWS}"] for module in token_modules(self.arch)}
 
 
-def save_merged(
-    decoder: Decoder,
-    base_folder: Path,
-    out_folder: Path,
-    name: str,
-    dtype: torch.dtype,
-    max_shard_bytes: int = shards.DEFAULT_SHARD_BYTES,
-) -> None:
-    """Write base and adapter as one ordinary checkpoint folder, a tensor at a time, complete or not at all.
+def read_file(folder: Path, arch: Architecture, *, dora: bool = False) -> AdapterFile:
+    """An adapter's files, made by Luthier or by PEFT, held to the base they are for.
+
+    Args:
+        folder: an adapter folder, or a run.
+        arch: of the base.
+        dora: whether a DoRA adapter is welcome.
 
     Raises:
-        ModelError: `out_folder` holds something, or is the base's; RunError: no space, or the operating system refuses.
+        ModelError: not an adapter, a feature that is not supported (by name), tensors missing, unexpected or of the
+            wrong shape, or a damaged file.
     """
-    arch = tokens.widened(decoder.arch, _with_rows(decoder, name).new_ids)
-    write_model(merged_state(decoder, name), arch, base_folder, out_folder, dtype, max_shard_bytes)
+    folder = adapter_config.adapter_folder(folder)
+    lora = adapter_config.read_settings(folder, arch, dora=dora)
+    stored = dataclasses.replace(arch, new_ids=adapter_config.token_ids(folder, arch))
+    given = _read_tensors(folder)
+    if arch.spec.tied and EMBEDDING in saved_modules(arch, lora):
+        _join_halves(given, folder)
+    has_magnitudes = adapter_config.is_dora(folder)
+    _check_tensors(_file_shapes(stored, lora, has_magnitudes), given, folder)
+    return AdapterFile(folder, stored, lora, has_magnitudes, given)
 
 
 def _uniform(bound: float) -> Sample:
@@ -203,12 +215,14 @@ def _with_rows(decoder: Decoder, name: str) -> Architecture:
     return dataclasses.replace(decoder.arch, new_ids=() if rows is None else tuple(map(int, rows.ids)))
 
 
-def _file_shapes(arch: Architecture, lora: Lora) -> dict[str, tuple[int, ...]]:
+def _file_shapes(arch: Architecture, lora: Lora, dora: bool = False) -> dict[str, tuple[int, ...]]:
     """Keys of the weights file, as PEFT forms them, with shapes."""
     shapes: dict[str, tuple[int, ...]] = {}
     for unit, rank, _ in select_units(arch, lora):
         shapes[f"{PREFIX}{unit.name}.lora_A.weight"] = (rank, unit.in_features)
         shapes[f"{PREFIX}{unit.name}.lora_B.weight"] = (unit.out_features, rank)
+        if dora:
+            shapes[f"{PREFIX}{unit.name}.{MAGNITUDES}"] = (unit.out_features,)
     for module, source in _stored(arch, lora):
         shapes[f"{PREFIX}{module}.weight"] = arch.tensors[source + ".weight"]
     for module in token_modules(arch) if arch.new_ids else ():
@@ -238,7 +252,7 @@ def _stored(arch: Architecture, lora: Lora) -> list[tuple[str, str]]:
     return [*((module, module) for module in saved), *both]
 
 
-def _read_file(folder: Path) -> dict[str, Tensor]:
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         only_bin = (folder / "adapter_model.bin").is_file()

@@ -80,7 +80,7 @@ def load(
             large; everything found is listed.
     """
     stored = shards.index(folder)
-    problems = _misfits(arch, stored, folder)
+    problems = misfits(arch, stored, folder)
     if problems:
         raise ModelError(problems)
     if quantise is None:
@@ -199,7 +199,7 @@ def embedding_rows(folder: Path, arch: Architecture, ids: Sequence[int]) -> NDAr
         ModelError: no usable weights.
     """
     stored, name = shards.index(folder), (EMBEDDING if arch.spec.tied else HEAD) + ".weight"
-    problems = _misfits(arch, stored, folder)
+    problems = misfits(arch, stored, folder)
     if problems:
         raise ModelError(problems)
     picked = np.zeros((len(ids), arch.spec.d), dtype=np.float32)
@@ -257,8 +257,8 @@ def write_model(
             shutil.copyfile(generation, folder / generation.name)
 
 
-def _misfits(arch: Architecture, stored: Mapping[str, Stored], folder: Path) -> list[Problem]:
-    """Everything in which the files differ from what config.json describes."""
+def misfits(arch: Architecture, stored: Mapping[str, Stored], folder: Path) -> list[Problem]:
+    """Everything in which the files of a checkpoint folder differ from what config.json describes."""
     head = HEAD + ".weight"
     allowed = {name for name in stored if ROTARY_BUFFER.search(name)} | ({head} if arch.spec.tied else set())
     problems = []

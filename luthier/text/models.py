@@ -346,6 +346,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "Merge this adapter into its base with the program that made it, and use the result as the model.",
         "请用生成它的程序把适配器合并进基础模型，再把结果作为模型使用。",
     ),
+    "models.adapter_dora.rule": (
+        "the adapter is a DoRA adapter, which Luthier merges but does not train or answer with",
+        "该适配器是 DoRA 适配器：Luthier 可以合并它，但不能用它训练或回答",
+    ),
+    "models.adapter_dora.remedy": (
+        "Merge it first (luthier merge ADAPTER-FOLDER -o FOLDER) and use the merged model.",
+        "请先合并（luthier merge 适配器文件夹 -o 文件夹），再使用合并后的模型。",
+    ),
     "models.adapter_value.rule": ("this value cannot be used", "该值无法使用"),
     "models.adapter_value.remedy": ("Restore the original adapter_config.json.", "请恢复原始 adapter_config.json。"),
     "models.adapter_pattern.rule": (
