@@ -77,6 +77,7 @@ SAME_RANK: tuple[str, ...] = (
     "tightening",
     "frozen",
     "checks",
+    "export",
     "run",
     "finish",
     "launch",

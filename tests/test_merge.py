@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from tests.tiny_models import save
+from tiny_models import save
 from transformers import AutoModelForCausalLM
 
 from luthier.arch import families

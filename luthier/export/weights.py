@@ -1,9 +1,9 @@
 """The weights that leave the house: base and adapters as one checkpoint, a tensor at a time.
 
-What goes in: a run, a folder with a PEFT adapter, several of either with strengths, or a plain model. What comes out: a
-`Source` that names every tensor of the checkpoint and gives each when it is asked for, base + sum of strength times what
-an adapter changes, formed in float32 and rounded once to the dtype that the base has it in. Nothing of the base is held
-in memory but the tensor that is asked for, and no more than a strip of it in float32.
+What goes in: a run, a folder with a PEFT adapter, several of either with strengths, or a plain model. What comes out:
+a `Source` that names every tensor of the checkpoint and gives each when it is asked for, base + sum of strength times
+what an adapter changes, formed in float32 and rounded once to the dtype that the base has it in. Nothing of the base is
+held in memory but the tensor that is asked for, and no more than a strip of it in float32.
 
 Shape legend: I in, O out, R rank, V vocabulary, D hidden, T new tokens.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from luthier.arch import adapter_config, families
 from luthier.arch.spec import Architecture
-from luthier.arch.tokens import token_modules, widened
+from luthier.arch.tokens import widened
 from luthier.config.schema import ModelSection
 from luthier.data.template_files import TOKENIZER_FILES
 from luthier.data.templates import Renderer

@@ -2,7 +2,8 @@
 
 What goes in: a decoder and a `Lora` section, or an adapter folder that PEFT or Luthier wrote. What comes out: deltas on
 the decoder's units that train in float32 beside a base that never changes; folders that `PeftModel.from_pretrained`
-reads; the tensors of such a folder, to be merged (`luthier.export.weights`). Nothing is matched loosely: every tensor of a file has its place or the file is refused.
+reads; the tensors of such a folder, to be merged (`luthier.export.weights`). Nothing is matched loosely: every tensor
+of a file has its place or the file is refused.
 
 Shape legend: I in, O out, R rank.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from luthier.arch import adapter_config
 from luthier.arch.count import saved_modules, scale_of, select_units
@@ -30,7 +31,7 @@ from luthier.config.schema import Lora
 from luthier.disk import write_json
 from luthier.errors import ModelError, Problem
 from luthier.models import shards
-from luthier.models.decoder import Copy, Decoder, Delta, TokenRows
+from luthier.models.decoder import AdapterLinear, Copy, Decoder, Delta, TokenRows, Weighted
 from luthier.models.shards import listed
 from luthier.models.weights import Sample, draw, mean_row
 
@@ -95,6 +96,7 @@ def load_adapter(
     *,
     trainable: bool = False,
     dropout: float | None = None,
+    dora: bool = False,
 ) -> Lora:
     """Put an adapter on from its files, made by Luthier or by PEFT.
 
@@ -102,6 +104,7 @@ def load_adapter(
         folder: an adapter folder, or a run.
         trainable: whether it is going to be trained further, or only used.
         dropout: of the further training; None takes the file's.
+        dora: whether a DoRA adapter is welcome. It costs a copy of each weight that it adapts, and cannot be trained.
 
     Returns:
         its settings, in canonical form; with them `save_adapter` writes an equal adapter.
@@ -110,7 +113,7 @@ def load_adapter(
         ModelError: not an adapter, a feature that is not supported (by name), tensors missing, unexpected or of the
             wrong shape, a damaged file, or a name that is taken.
     """
-    file = read_file(folder, arch)
+    file = read_file(folder, arch, dora=dora)
     lora, stored, ids = file.lora, file.arch, file.arch.new_ids
     if dropout is not None:
         lora = lora.model_copy(update={"dropout": dropout})
@@ -120,16 +123,130 @@ def load_adapter(
     with torch.no_grad():
         for key, tensor in _file_tensors(decoder, stored, lora, name).items():
             tensor.copy_(file.tensors[key])
+    if file.dora:
+        _scale_rows(decoder, file, name)
     return lora
+
+
+@torch.no_grad()
+def _scale_rows(decoder: Decoder, file: AdapterFile, name: str) -> None:
+    """DoRA: c * (W x + scale * B A x), with c the magnitude of each row over its length with the low-rank part."""
+    for unit_name, a_RI, b_OR, scale, magnitudes_O in file.deltas():
+        assert magnitudes_O is not None
+        unit, place = decoder.units[unit_name], decoder.device
+        weight_OI, a_RI, b_OR = unit.weight.float(), a_RI.to(place).float(), b_OR.to(place).float()
+        lengths_O = torch.linalg.vector_norm(weight_OI + scale * (b_OR @ a_RI), dim=1)
+        c_O1 = (magnitudes_O.to(place).float() / lengths_O)[:, None]
+        copied = nn.Parameter((c_O1 * weight_OI).to(unit.weight.dtype), requires_grad=False)
+        unit.copies[name] = Copy(copied)
+        unit.deltas[name].B.mul_(c_O1)
+
+
+def blend(decoder: Decoder, name: str, strengths: Mapping[str, float]) -> str | None:
+    """Put a further adapter on that is the weighted sum of adapters that are there: base + sum(strength * (adapter -
+    base)), for the deltas, the modules saved whole and the rows of new tokens alike. One adapter shares its tensors
+    with the blend, so that another strength costs no memory; at strength 1 the arithmetic is the adapter's own.
+
+    Args:
+        name: of the blend; must be free.
+        strengths: attached adapter -> strength.
+
+    Returns:
+        `name`, or None where nothing is left of any adapter: that is the base itself, and nothing is put on.
+
+    Raises:
+        ModelError: `name` is taken, or one of the adapters is not there.
+    """
+    absent = sorted(strengths.keys() - decoder.adapters)
+    if absent:
+        raise ModelError(Problem("models.adapter_absent", value=absent[0], values={"there": listed(decoder.adapters)}))
+    if name in decoder.adapters:
+        raise ModelError(Problem("models.adapter_loaded_twice", value=name))
+    parts = {each: strength for each, strength in strengths.items() if strength}
+    with torch.no_grad():
+        for unit in decoder.units.values() if parts else ():
+            deltas = [(unit.deltas[each], strength) for each, strength in parts.items() if each in unit.deltas]
+            if deltas:
+                unit.deltas[name] = _sum_of_deltas(deltas).requires_grad_(False)
+        for module in decoder.weighted.values() if parts else ():
+            # Rows first: they look at the copies of the adapters that are blended, not at the blend's.
+            if any(each in module.rows for each in parts):
+                module.rows[name] = _sum_of_rows(module, parts, decoder.arch).requires_grad_(False)
+            if any(each in module.copies for each in parts):
+                module.copies[name] = _sum_of_copies(module, parts).requires_grad_(False)
+    return name if parts else None
+
+
+def remove(decoder: Decoder, name: str) -> None:
+    """Take an adapter off. What was blended from it stays.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    if name not in decoder.adapters:
+        raise ModelError(Problem("models.adapter_absent", value=name, values={"there": listed(decoder.adapters)}))
+    for module in decoder.weighted.values():
+        held = [module.copies, module.rows, *([module.deltas] if isinstance(module, AdapterLinear) else [])]
+        for each in held:
+            if name in each:
+                del each[name]
+
+
+def _sum_of_deltas(parts: Sequence[tuple[Delta, float]]) -> Delta:
+    """Side by side, each with its own scale worked into B; a single one keeps its tensors."""
+    if len(parts) == 1:
+        ((delta, strength),) = parts
+        return Delta(delta.A.detach(), delta.B.detach(), strength * delta.scale)
+    a_RI = torch.cat([delta.A for delta, _ in parts])
+    b_OR = torch.cat([delta.B * (strength * delta.scale) for delta, strength in parts], 1)
+    return Delta(a_RI, b_OR, 1.0)
+
+
+def _sum_of_copies(module: Weighted, parts: Mapping[str, float]) -> Copy:
+    held = [(module.copies[each].weight, strength) for each, strength in parts.items() if each in module.copies]
+    if len(held) == 1 and held[0][1] == 1:
+        return Copy(held[0][0].detach())
+    base = module.weight.detach().float()
+    return Copy(base + sum(strength * (weight - base) for weight, strength in held))
+
+
+def _sum_of_rows(module: Weighted, parts: Mapping[str, float], arch: Architecture) -> TokenRows:
+    """Rows of the tokens that any of the adapters has one for; where there is no row yet, the mean of the rows is what
+    such a token starts as."""
+    with_rows = [each for each in parts if each in module.rows]
+    if len(parts) == 1 and parts[with_rows[0]] == 1:
+        only = module.rows[with_rows[0]]
+        return TokenRows(only.ids, only.weight.detach())
+    ids = np.unique(np.concatenate([module.rows[each].ids for each in with_rows]))
+    within = int(np.searchsorted(ids, len(module.weight)))
+    first_new = dataclasses.replace(arch, new_ids=tuple(map(int, ids)))
+    start_TD = mean_row(module.weight, first_new).expand(len(ids), -1).clone()
+    start_TD[:within] = module.weight.detach()[torch.from_numpy(ids[:within]).to(start_TD.device)].float()
+    made_TD = start_TD.clone()
+    for each, strength in parts.items():
+        made_TD += strength * (_own_rows(module, each, ids, start_TD) - start_TD)
+    return TokenRows(ids, made_TD)
+
+
+def _own_rows(module: Weighted, name: str, ids: NDArray[np.int64], start_TD: Tensor) -> Tensor:
+    """What an adapter says of some tokens: its own rows, else those of its copy, else what they start as."""
+    own_TD = start_TD.clone()
+    copy, rows = module.copies.get(name), module.rows.get(name)
+    if copy is not None:
+        within = int(np.searchsorted(ids, len(copy.weight)))
+        own_TD[:within] = copy.weight[torch.from_numpy(ids[:within]).to(own_TD.device)]
+    if rows is not None:
+        own_TD[torch.from_numpy(np.searchsorted(ids, rows.ids)).to(own_TD.device)] = rows.weight
+    return own_TD
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterFile:
     """An adapter as its files hold it.
 
-    arch: the base's, with the tokens that the adapter has rows for; lora: its settings, in canonical form; dora: whether
-    it has a magnitude for each row of its units; tensors: PEFT's key -> values, mapped into memory, all there and of
-    the right shapes.
+    arch: the base's, with the tokens that the adapter has rows for; lora: its settings, in canonical form; dora:
+    whether it has a magnitude for each row of its units; tensors: PEFT's key -> values, mapped into memory, all there
+    and of the right shapes.
     """
 
     folder: Path
