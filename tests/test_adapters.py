@@ -222,7 +222,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"peft_type": "LOHA"}, "adapter_type", "peft_type"),
     ({"peft_type": None}, "adapter_type", "peft_type"),
     ({"task_type": "SEQ_CLS"}, "adapter_task", "task_type"),
-    ({"use_dora": True}, "adapter_feature", "use_dora"),
+    ({"use_dora": True}, "adapter_dora", "use_dora"),
     ({"bias": "all"}, "adapter_feature", "bias"),
     ({"lora_bias": True}, "adapter_feature", "lora_bias"),
     ({"trainable_token_indices": [9, 3]}, "adapter_tokens", "trainable_token_indices"),

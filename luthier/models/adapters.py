@@ -186,10 +186,12 @@ def remove(decoder: Decoder, name: str) -> None:
     if name not in decoder.adapters:
         raise ModelError(Problem("models.adapter_absent", value=name, values={"there": listed(decoder.adapters)}))
     for module in decoder.weighted.values():
-        held = [module.copies, module.rows, *([module.deltas] if isinstance(module, AdapterLinear) else [])]
-        for each in held:
-            if name in each:
-                del each[name]
+        if name in module.copies:
+            del module.copies[name]
+        if name in module.rows:
+            del module.rows[name]
+        if isinstance(module, AdapterLinear) and name in module.deltas:
+            del module.deltas[name]
 
 
 def _sum_of_deltas(parts: Sequence[tuple[Delta, float]]) -> Delta:
@@ -216,7 +218,7 @@ def _sum_of_rows(module: Weighted, parts: Mapping[str, float], arch: Architectur
     with_rows = [each for each in parts if each in module.rows]
     if len(parts) == 1 and parts[with_rows[0]] == 1:
         only = module.rows[with_rows[0]]
-        return TokenRows(only.ids, only.weight.detach())
+        return TokenRows(only.ids.tolist(), only.weight.detach())
     ids = np.unique(np.concatenate([module.rows[each].ids for each in with_rows]))
     within = int(np.searchsorted(ids, len(module.weight)))
     first_new = dataclasses.replace(arch, new_ids=tuple(map(int, ids)))
@@ -225,7 +227,7 @@ def _sum_of_rows(module: Weighted, parts: Mapping[str, float], arch: Architectur
     made_TD = start_TD.clone()
     for each, strength in parts.items():
         made_TD += strength * (_own_rows(module, each, ids, start_TD) - start_TD)
-    return TokenRows(ids, made_TD)
+    return TokenRows(ids.tolist(), made_TD)
 
 
 def _own_rows(module: Weighted, name: str, ids: NDArray[np.int64], start_TD: Tensor) -> Tensor:
