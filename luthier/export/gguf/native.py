@@ -1,8 +1,8 @@
 """llama.cpp's own quantiser, where an installed package brings it along.
 
-What goes in: float32 rows and the name of a type. What comes out: the bytes of `ggml_quantize_chunk`, a plain C function
-that xllamacpp and llama-cpp-python export. Rows do not know each other, so threads share them; ctypes lets go of the
-interpreter's lock for as long as a call takes.
+What goes in: float32 rows and the name of a type. What comes out: the bytes of `ggml_quantize_chunk`, a plain C
+function that xllamacpp and llama-cpp-python export. Rows do not know each other, so threads share them; ctypes lets go
+of the interpreter's lock for as long as a call takes.
 """
 
 from __future__ import annotations

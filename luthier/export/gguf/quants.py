@@ -76,7 +76,7 @@ def quantise(values_RC: Tensor, kind: str, *, native: Native | None = None, name
         for first in range(0, len(values_RC), rows):
             slab_RC = values_RC[first : first + rows]
             out[first : first + rows] = _slab(slab_RC, kind, native, pool)
-    if kind in SCALES and not _scales_are_finite(out, kind) or kind == "F16" and not _halves_are_finite(out):
+    if not _scales_are_finite(out, kind):
         raise ModelError(Problem("quants.too_large", field=name, values={"kind": kind}))
     return out
 
@@ -96,8 +96,10 @@ def _check(values_RC: Tensor, kind: str, name: str) -> None:
 
 
 def _scales_are_finite(out: Bytes, kind: str) -> bool:
+    if kind == "F16":
+        return _halves_are_finite(out)
     blocks = out.reshape(-1, gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1])
-    return all(_halves_are_finite(blocks[:, at : at + 2]) for at in SCALES[kind])
+    return all(_halves_are_finite(blocks[:, at : at + 2]) for at in SCALES.get(kind, ()))
 
 
 def _halves_are_finite(pairs: Bytes) -> bool:
@@ -115,9 +117,9 @@ def _slab(slab_RC: Tensor, kind: str, native: Native | None, pool: ThreadPoolExe
         return _simple(slab_RC.cpu().numpy(), kind, pool)
     supers = slab_RC.view(-1, SUPER)
     if slab_RC.device.type == "cpu":
-        made = list(pool.map(K_QUANTS[kind], supers.split(CPU_SUPERS)))
+        made = list(pool.map(K_QUANTS[kind], torch.split(supers, CPU_SUPERS)))
     else:
-        made = [K_QUANTS[kind](part).cpu() for part in supers.split(GPU_SUPERS)]
+        made = [K_QUANTS[kind](part).cpu() for part in torch.split(supers, GPU_SUPERS)]
     out: Bytes = torch.cat(made).numpy()
     return out.reshape(len(slab_RC), -1)
 
@@ -131,7 +133,13 @@ def _simple(slab_RC: NDArray[np.float32], kind: str, pool: ThreadPoolExecutor) -
     number = gguf.GGMLQuantizationType[kind]
     rows = max(1, (1 << 18) // slab_RC.shape[1])
     parts = [slab_RC[first : first + rows] for first in range(0, len(slab_RC), rows)]
-    return np.concatenate(list(pool.map(lambda part: gguf.quants.quantize(part, number), parts)))
+
+    def made(part_RC: NDArray[np.float32]) -> Bytes:
+        with np.errstate(over="ignore"):  # a scale that is too large is told of by name
+            out: Bytes = gguf.quants.quantize(part_RC, number)
+        return out
+
+    return np.concatenate(list(pool.map(made, parts)))
 
 
 # ------------------------------------------------------------------------------------------- Q4_K and Q5_K
@@ -140,8 +148,8 @@ def _simple(slab_RC: NDArray[np.float32], kind: str, pool: ThreadPoolExecutor) -
 def _search(x_nB: Tensor, levels: int, first: float, steps: int) -> tuple[Tensor, Tensor]:
     """Scale and offset of each block so that `scale * (0..levels) - offset` lies close to it.
 
-    The error is weighted by |x| plus the block's root mean square. Each step divides the block's range into a few tenths
-    of a level more, rounds, and solves the least squares for scale and offset; the best of all is kept, and later steps
+    The error is weighted by |x| plus the block's root mean square. Each step divides the block's range into a tenth of
+    a level more, rounds, and solves the least squares for scale and offset; the best of all is kept, and later steps
     start from the best offset so far, as in ggml.
 
     Args:
@@ -185,7 +193,7 @@ def _search(x_nB: Tensor, levels: int, first: float, steps: int) -> tuple[Tensor
         scale_B = torch.where(better_B, slope_B, scale_B)
         offset_B = torch.where(better_B, start_B, offset_B)
         best_B = torch.where(better_B, error_B, best_B)
-    return scale_B.masked_fill_(flat_B, 0), torch.where(flat_B, least_B, offset_B).neg_()
+    return scale_B.masked_fill_(flat_B, 0), 0 - torch.where(flat_B, least_B, offset_B)  # 0 - 0, for -0 is other bytes
 
 
 def _six_bits(values_S8: Tensor) -> tuple[Tensor, Tensor]:
