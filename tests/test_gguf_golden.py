@@ -44,7 +44,7 @@ SHAPES: dict[str, Shape] = {
     "llama": Shape("llama"),
     "llama of 17 layers": Shape("llama", layers=17, inner=256),
     "llama, tied, rows of 320": Shape("llama", width=320, inner=640, heads=5, kv_heads=5, tied=True),
-    "llama, rows of 48": Shape("llama", width=48, inner=96, heads=3, kv_heads=1),
+    "llama, rows of 336": Shape("llama", inner=336),
     "llama of 80 layers, grouped": Shape("llama", layers=80, inner=256, heads=8, kv_heads=1),
     "llama of 80 layers": Shape("llama", layers=80, inner=256, heads=4, kv_heads=4),
     "qwen2 of 80 layers": Shape("qwen2", layers=80, inner=256, heads=4, kv_heads=4),
@@ -133,6 +133,8 @@ def test_types_and_bytes_are_those_of_llama_cpp(name: str, tmp_path: Path) -> No
     shape = SHAPES[name]
     tensors = write(shape, tmp_path / "f32.gguf")
     for quant, number in FILE_TYPES.items():
+        if shape.inner % 32 and recipe.BASE[quant] in recipe.BLOCK and recipe.BASE[quant] not in recipe.FALLBACK:
+            continue  # llama.cpp gives up on such rows; the rules here make them F16
         wanted = tmp_path / "theirs.gguf"
         params = llama_cpp.LlamaModelQuantizeParams()
         params.ftype, params.nthread = number, 1
