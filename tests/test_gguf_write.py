@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import build, config_of
+from tiny_models import config_of
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from toy_tokenizers import CHATML_SPECIALS, SENTENCES, save, sentencepiece
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -20,7 +20,12 @@ from luthier.export.gguf import vocabulary, write
 from luthier.export.weights import open_source
 
 pytest.importorskip("xllamacpp")
-TEXTS = ["Hello there, how are you?", "naïve café: 3.14 你好，世界", "  two  spaces\n\n\n and tabs\t\t", "it's I'LL 12345"]
+TEXTS = [
+    "Hello there, how are you?",
+    "naïve café: 3.14 你好，世界",
+    "  two  spaces\n\n\n and tabs\t\t",
+    "it's I'LL 12345",
+]
 ASK = """
 import json, sys, urllib.request
 import xllamacpp as x

@@ -49,4 +49,25 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "gguf.in_the_way.rule": ("this is there already", "它已经存在"),
     "gguf.in_the_way.remedy": ("Take it away, or choose another folder with -o.", "请移走它，或用 -o 选择其他目录。"),
+    "gguf.bound.tokens": ("all the same", "全部相同"),
+    "gguf.bound.agreement": (
+        "KL <= {kl:g}, same likeliest token >= {top1:.0%}",
+        "KL <= {kl:g}，首选词元相同 >= {top1:.0%}",
+    ),
+    "gguf.check.tokens": ("{file}: llama.cpp makes the same tokens of texts", "{file}：llama.cpp 得到相同的词元"),
+    "gguf.check.agreement": (
+        "{file}: llama.cpp answers as the tuned model does",
+        "{file}：llama.cpp 的回答与调优后的模型一致",
+    ),
+    "gguf.evidence.no_llama": ("xllamacpp is not installed (extra gguf)", "未安装 xllamacpp（附加组件 gguf）"),
+    "gguf.evidence.broken": ("llama.cpp gave no answer: {reason}", "llama.cpp 没有给出回答：{reason}"),
+    "gguf.evidence.tokens": (
+        "{same} of {texts} texts, conversation: {chat}",
+        "{texts} 段文本中 {same} 段，对话：{chat}",
+    ),
+    "gguf.evidence.agreement": (
+        "KL {kl:.1e}, same likeliest token {top1:.0%}, {places} places",
+        "KL {kl:.1e}，首选词元相同 {top1:.0%}，{places} 处",
+    ),
+    "gguf.written": ("Written: {path}", "已写入：{path}"),
 }
