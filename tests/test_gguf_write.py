@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from toy_tokenizers import CHATML_SPECIALS, SENTENCES, save, sentencepiece
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, RunError
 from luthier.export.gguf import vocabulary, write
 from luthier.export.weights import open_source
 
@@ -107,3 +107,24 @@ def test_unknown_cut_is_refused_by_name() -> None:
     state = {"pre_tokenizer": {"type": "Whitespace"}, "model": {}}
     with pytest.raises(ModelError, match="Whitespace"):
         vocabulary.cut_of(state, "here")
+
+
+def test_a_full_disk_and_a_writer_that_fails_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model("qwen2", tmp_path / "model")
+    source, out = open_source([(tmp_path / "model", 1.0)]), tmp_path / "out" / "m.gguf"
+    out.parent.mkdir()
+    (out.parent / ".m.gguf.tmp-1").write_text("what a killed writer left")
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "HEAD_BYTES", 2**60)
+        with pytest.raises(RunError):
+            write.convert(source, {"f16": out}, name="m")
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "tensor", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write.convert(source, {"f16": out}, name="m")
+    assert not list(out.parent.iterdir())
+    write.convert(source, {"f16": out}, name="m")
+    before = out.read_bytes()
+    with pytest.raises(ModelError):
+        write.convert(source, {"f16": out}, name="m")
+    assert out.read_bytes() == before

@@ -94,7 +94,7 @@ def add_rope(writer: gguf.GGUFWriter, spec: DecoderSpec, where: str) -> dict[str
 
 
 def _llama3(rope: Rope) -> NDArray[np.float32]:
-    """What each frequency is divided by (Llama 3.1): 1 for short waves, `factor` for long ones, between them between."""
+    """What each frequency is divided by (Llama 3.1): 1 for short waves, `factor` for long ones, a blend between."""
     scaling = dict(rope.scaling)
     frequency = 1.0 / (rope.theta ** (np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim))
     wave, trained = 2 * math.pi / frequency, scaling["original_max_position_embeddings"]

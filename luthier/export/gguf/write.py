@@ -28,7 +28,7 @@ from luthier.export.gguf import architectures, native, quants, recipe, vocabular
 from luthier.export.weights import Source
 from luthier.runs import files
 
-PLAIN = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
+PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
 HEAD_BYTES = 64 * 2**20
 """Room for metadata: the vocabulary of a model of 256 thousand tokens with its merges is about 10 MB."""
 Progress = Callable[[int, int], None]
@@ -89,7 +89,7 @@ def check_types(wanted: Sequence[str], has_native: bool) -> None:
     for each in wanted:
         if each not in recipe.BASE:
             raise ModelError(Problem("gguf.type", "--gguf", value=each, values={"known": ", ".join(recipe.BASE)}))
-        if recipe.BASE[each] in quants.ONLY_NATIVE and not has_native:
+        if recipe.BASE[each] in native.ONLY_NATIVE and not has_native:
             raise ModelError(Problem("gguf.needs_native", "--gguf", value=each))
 
 
@@ -110,8 +110,8 @@ def _begin(
         values = {"tokens": renderer.vocab_size, "rows": rows}
         raise ModelError(Problem("gguf.too_few_rows", where, values=values))
     vocabulary.add_vocabulary(writer, renderer._folder, renderer, rows)
-    for each, values in extra.items():
-        writer.add_tensor_info(each, values.shape, values.dtype, values.nbytes)
+    for each, factors in extra.items():
+        writer.add_tensor_info(each, factors.shape, factors.dtype, factors.nbytes)
     for each, shape, ggml in tensors:
         if ggml in PLAIN:
             writer.add_tensor_info(each, shape, PLAIN[ggml], int(np.prod(shape)) * PLAIN[ggml].itemsize)
@@ -137,7 +137,7 @@ def _file_type(wanted: str) -> LlamaFileType:
 
 
 def _as_ggml(values: Tensor, name: str, mixer: Attention, kind: gguf.MODEL_ARCH) -> Tensor:
-    """Rows of q and k in the order in which the architecture's graph rotates them: pairs side by side, not in halves."""
+    """Rows of q and k in the order in which the graph rotates them: pairs side by side, not in halves."""
     if kind in architectures.INTERLEAVED:
         for part, heads in ((".q_proj.", mixer.heads), (".k_proj.", mixer.kv_heads)):
             if part in name:
