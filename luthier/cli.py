@@ -421,6 +421,33 @@ def with_strength(target: str) -> tuple[str, float]:
     return name, strength
 
 
+def export(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="shell.option.target")],
+    gguf: Annotated[str, typer.Option("--gguf", metavar="TYPE,...", help="shell.option.gguf")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="shell.option.export_out")] = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="shell.option.no_verify")] = False,
+) -> Outcome:
+    from luthier.export.gguf.export import export as write
+    from luthier.runs import receipt_page
+
+    report = downloading_tensors(context.obj)
+    path, made = write(target, gguf.lower().split(","), out, check=not no_verify, on_progress=report)
+    shown = [say("gguf.written", path=path / name) for name in made.files]
+    shown += ["", *receipt_page.check_lines(made.checks)]
+    return Outcome({"path": str(path), "receipt": made.to_json()}, shown, FAILED if made.failed else OK)
+
+
+def downloading_tensors(shell: Shell) -> Callable[[int, int], None]:
+    """A line on the log stream at every tenth of the tensors."""
+
+    def show(done: int, total: int) -> None:
+        if 10 * done // total > 10 * (done - 1) // total:
+            print(f"{100 * done // total}%", file=shell.logs, flush=True)
+
+    return show
+
+
 def answered(answer: Answer) -> Outcome:
     return Outcome(answer.value, answer.lines(), OK if answer.good else FAILED)
 
@@ -542,6 +569,7 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "help": explain,
     "chat": chat,
     "merge": merge,
+    "export": export,
     "data check": data_check,
     "data show": data_show,
     "runs list": runs_list,

@@ -1517,4 +1517,29 @@ MUTATIONS: dict[str, Mutation] = {
         "below = None",
         "test_bottoms.py::test_the_second_epoch_multiplies_less_by_what_the_bottom_takes",
     ),
+    # ------------------------------------------------------------------------------------------------ GGUF's formats
+    "a K-quant's search starts each step from the first offset": Mutation(
+        "export/gguf/quants.py",
+        "encode(offset_B, first + 0.1 * step)",
+        "encode(least_B, first + 2.0 * step)",
+        "test_gguf_quants.py::test_errors_are_llama_cpps",
+    ),
+    "weights that are not finite are written": Mutation(
+        "export/gguf/quants.py",
+        "torch.isfinite(least) & torch.isfinite(most)",
+        "torch.isfinite(least) | True",
+        "test_gguf_quants.py::test_values_that_are_not_finite_are_refused_by_name",
+    ),
+    "a tied embedding is not the output": Mutation(
+        "export/gguf/recipe.py",
+        'tied = "output.weight" not in names',
+        "tied = False",
+        "test_gguf_quants.py::test_a_tied_embedding_is_the_output",
+    ),
+    "threads write a native part to the wrong rows": Mutation(
+        "export/gguf/native.py",
+        "at = first * columns",
+        "at = 0",
+        "test_gguf_quants.py::test_threads_and_slabs_change_nothing",
+    ),
 }

@@ -113,6 +113,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "triton": ("kernels/triton_ops.py",),
     "typer": ("cli.py",),
     "wandb": ("runs/",),
+    "xllamacpp": ("export/gguf/llama.py", "export/gguf/native.py"),
     "yaml": ("config/",),
 }
 """Dependency -> the only places that import it (runs/ measures the width of text with rich's cells, draws nothing)."""
@@ -149,6 +150,7 @@ OPTIONAL = (
     "torch.utils.tensorboard",
     "triton",
     "wandb",
+    "xllamacpp",
 )
 """Extras: imported where they are used, so that everything else works without them."""
 NANO_MAKERS = ("nano.make", "nano.start")

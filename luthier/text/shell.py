@@ -34,6 +34,16 @@ TEXT: dict[str, tuple[str, str]] = {
         "Merge a run's adapter (or several, RUN=0.5) into its base: an ordinary model folder with a receipt.",
         "把运行的适配器（可多个，如 RUN=0.5）合并进基础模型，得到带凭证的普通模型文件夹。",
     ),
+    "shell.help.export": (
+        "Write GGUF files for llama.cpp and its kin, and hold each against the tuned model.",
+        "写出供 llama.cpp 等使用的 GGUF 文件，并逐一与调优后的模型核对。",
+    ),
+    "shell.option.gguf": ("Types, with commas between: q4_k_m,q8_0,f16.", "类型，用逗号分隔：q4_k_m,q8_0,f16。"),
+    "shell.option.export_out": (
+        "Folder to write; by default the name with -gguf.",
+        "要写入的文件夹；默认为名称加 -gguf。",
+    ),
+    "shell.option.no_verify": ("Do not run the files in llama.cpp.", "不在 llama.cpp 中运行这些文件。"),
     "shell.option.merge_targets": (
         "Runs or folders with PEFT adapters; `=0.5` behind one gives it that strength.",
         "运行或 PEFT 适配器文件夹；后加 `=0.5` 设置强度。",
