@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from luthier.answering import Answered, answer_file
 from luthier.config.schema import RunConfig
 from luthier.generate import Sampling
 from luthier.runs import receipt as receipts
@@ -81,6 +82,10 @@ class Run:
             sampling: fields of `luthier.Sampling`: max_tokens, temperature, top_p, top_k, repetition_penalty, seed.
         """
         return self.session.answer(conversation, Sampling(**sampling))
+
+    def generate(self, source: Path | str, target: Path | str, *, n: int = 1, **sampling: Any) -> Answered:
+        """Answer every row of a file into another, as `luthier generate` does; goes on where it was stopped."""
+        return answer_file(self.session, Path(source), Path(target), Sampling(**sampling), n=n)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.state})"

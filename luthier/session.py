@@ -73,6 +73,15 @@ NEAR_RUN = 0.3
 """How like a name of a run has to be, by difflib's measure, to be proposed; as in `luthier runs show`."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """An answer: its text, its length in tokens, and whether it ended by itself (`stop`) or was cut (`length`)."""
+
+    text: str
+    tokens: int
+    finish: str
+
+
 @dataclasses.dataclass(eq=False)
 class Session:
     """Attributes:
@@ -213,6 +222,18 @@ class Session:
         on_text: Callable[[str], None] | None = None,
     ) -> str:
         """One answer; see `answers`. `on_text` receives the text as it comes, in pieces of whole characters."""
+        return self.reply(conversation, sampling, tuned=tuned, voice=voice, on_text=on_text).text
+
+    def reply(
+        self,
+        conversation: Conversation,
+        sampling: Sampling | None = None,
+        *,
+        tuned: bool = True,
+        voice: str | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Reply:
+        """As `answer`, with how long the answer is and why it ended."""
         stream = self.renderer.stream_decoder()
 
         def push(_: int, token: int) -> None:
@@ -221,7 +242,7 @@ class Session:
             if piece:
                 on_text(piece)
 
-        answer = self._answers([conversation], sampling, (tuned, voice), push if on_text else None)[0]
+        answer = self._replies([conversation], sampling, (tuned, voice), push if on_text else None)[0]
         if on_text is not None and (rest := stream.flush()):
             on_text(rest)
         return answer
@@ -244,17 +265,28 @@ class Session:
             DataError: a conversation is not one, or is empty.
             RunError: the base is asked for, and this session was opened without it.
         """
+        return [each.text for each in self.replies(conversations, sampling, tuned=tuned, voice=voice)]
+
+    def replies(
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling | None = None,
+        *,
+        tuned: bool = True,
+        voice: str | None = None,
+    ) -> list[Reply]:
+        """As `answers`, each with how long it is and why it ended."""
         if isinstance(conversations, (str, Mapping)) or not isinstance(conversations, Sequence):
             raise DataError(Problem("chat.not_several", value=_shown(conversations)))
-        return self._answers(conversations, sampling, (tuned, voice), None)
+        return self._replies(conversations, sampling, (tuned, voice), None)
 
-    def _answers(
+    def _replies(
         self,
         conversations: Sequence[Conversation],
         sampling: Sampling | None,
         who: tuple[bool, str | None],
         on_token: Callable[[int, int], None] | None,
-    ) -> list[str]:
+    ) -> list[Reply]:
         prompts = [self.prompt(each) for each in conversations]
         decoder, adapter = self.speaker(*who)
         outcome = generate.generate(
@@ -265,7 +297,7 @@ class Session:
             adapter=adapter,
             on_token=on_token,
         )
-        return [self.renderer.decode(each.ids) for each in outcome]
+        return [Reply(self.renderer.decode(each.ids), len(each.ids), each.finish) for each in outcome]
 
     def speaker(self, tuned: bool = True, voice: str | None = None) -> tuple[Decoder, str | None]:
         """The decoder and the adapter on it that answer.

@@ -53,6 +53,7 @@ RANKS: dict[str, float] = {
     "checks": 7,
     "tuner": 7,
     "chat": 7,
+    "answering": 7,
     "doctor": 7,
     "demo": 7,
     "importing": 7,
@@ -77,6 +78,7 @@ SAME_RANK: tuple[str, ...] = (
     "tightening",
     "frozen",
     "checks",
+    "answering",
     "run",
     "finish",
     "launch",
@@ -87,7 +89,7 @@ SAME_RANK: tuple[str, ...] = (
 )
 """Single files that may import earlier ones of this list at their own rank."""
 
-CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "load", "recipe")
+CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "load", "recipe", "characters")
 """Files of config/: each imports earlier ones only. In every other folder some order must exist."""
 
 SURFACE = "__init__"

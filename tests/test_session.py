@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from luthier import answering, generate, proof
 from luthier import chat as chatting
-from luthier import generate, proof
+from luthier.data import check
 from luthier.data.formats import Completion, Message, Text
 from luthier.engine import loop
 from luthier.errors import DataError, ModelError, RunError, TrainingFailed
@@ -272,13 +273,14 @@ def test_the_end_of_a_stream_is_not_held_back(place, monkeypatch):
 def asked(monkeypatch) -> list[tuple[bool, tuple[Message, ...]]]:
     """What is put to the model in a chat: (tuned, history)."""
     seen = []
-    answer = Session.answer
+    reply = Session.reply
 
-    def told(self, conversation, sampling=None, *, tuned=True, on_text=None):
-        seen.append((tuned, tuple(conversation)))
-        return answer(self, conversation, sampling, tuned=tuned, on_text=on_text)
+    def told(self, conversation, sampling=None, *, tuned=True, voice=None, on_text=None):
+        if on_text is not None:
+            seen.append((tuned, tuple(conversation)))
+        return reply(self, conversation, sampling, tuned=tuned, voice=voice, on_text=on_text)
 
-    monkeypatch.setattr(Session, "answer", told)
+    monkeypatch.setattr(Session, "reply", told)
     return seen
 
 
@@ -460,15 +462,15 @@ def stopping(monkeypatch, pieces: list[str], seconds: list[float]) -> list[tuple
     What is put to the model comes back."""
     seen: list[tuple[Message, ...]] = []
 
-    def told(self, conversation, sampling=None, *, tuned=True, on_text=None):
+    def told(self, conversation, sampling=None, *, tuned=True, voice=None, on_text=None):
         seen.append(conversation)
         for piece in pieces:
             on_text(piece)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Session, "answer", told)
+    monkeypatch.setattr(Session, "reply", told)
     clock = iter(seconds)
-    monkeypatch.setattr(chatting, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(chatting, "time", SimpleNamespace(monotonic=lambda: next(clock), perf_counter=lambda: 0.0))
     return seen
 
 
@@ -547,3 +549,62 @@ def test_an_adapter_of_another_base_or_template_is_refused(place, second, tiny_m
         other.load(place / "runs" / "full")
     with pytest.raises(RunError, match="no adapter"):
         other.load(place / "nowhere")
+
+
+def test_commands_switch_dial_save_and_retry(place, second, tmp_path):
+    session = open_session(place / "runs" / "lora")
+    session.load(second)
+    saved = tmp_path / "said.jsonl"
+    lines = [
+        "Say 1",
+        "/adapter second",
+        "Say 1",
+        "/adapter second 0.5",
+        "/adapter second 9",
+        "/adapter nobody",
+        "/base",
+    ]
+    lines += [
+        "/set top_k=3",
+        "/set nothing=1",
+        "/new",
+        "Say 2",
+        "/retry",
+        "/system Be brief.",
+        "Say 3",
+        f"/save {saved}",
+    ]
+    written: list[str] = []
+    turns = chatting.talk(session, lines, written.append, chatting.Manner(sampling=SHORT))
+    assert [turn.adapter for turn in turns if turn.role == "assistant"] == [
+        "lora",
+        "second",
+        *[str(place / "base")] * 3,
+    ]
+    text = "".join(written)
+    for part in ("second*0.5", "between 0 and 1.5", "nobody", "top_k is 3", "nothing=1", "Saved 3"):
+        assert part in text
+    row = json.loads(saved.read_text())
+    assert [each["role"] for each in row["messages"]] == ["system", "user", "assistant"]
+    assert check.check_path(str(saved)).kept == 1
+
+
+def test_a_file_is_answered_and_gone_on_with(place, tmp_path):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [{"prompt": question} for question in QUESTIONS] + [{"messages": [{"role": "user", "content": "Say 3"}]}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+    session = open_session(place / "runs" / "lora")
+    done = answering.answer_file(session, source, target, SHORT, compare=True)
+    assert (done.made, done.kept, len(done.bad)) == (5, 0, 1) and ":6" in done.bad[0].where
+    whole = target.read_bytes()
+    answered = [json.loads(line) for line in whole.splitlines()]
+    assert [row["answers"][0]["text"] for row in answered] == session.answers([*QUESTIONS, "Say 3"], SHORT)
+    assert [row["base"]["text"] for row in answered] == session.answers([*QUESTIONS, "Say 3"], SHORT, tuned=False)
+    target.write_bytes(whole[: whole.index(b"\n") + 40])  # killed in the middle of the second line
+    again = answering.answer_file(session, source, target, SHORT, compare=True)
+    assert (again.made, again.kept) == (4, 1) and target.read_bytes() == whole
+    with pytest.raises(RunError, match="another way"):
+        answering.answer_file(session, source, target, Sampling(max_tokens=3), compare=True)
+    source.write_text(json.dumps({"prompt": "Other"}) + "\n")
+    with pytest.raises(RunError, match="other rows"):
+        answering.answer_file(session, source, target, SHORT, compare=True)
