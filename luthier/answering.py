@@ -115,7 +115,8 @@ def question(row: Any) -> Conversation:
         return str(row["text"])
     if isinstance(row, dict) and isinstance(row.get("instruction"), str) and "output" not in row:
         return "\n".join(str(row[key]) for key in ("instruction", "input") if row.get(key))
-    form = "messages" if isinstance(row, list) else detection.detect([row])[0]
+    turns_alone = isinstance(row, list) or (isinstance(row, dict) and isinstance(row.get("messages"), list))
+    form = "messages" if turns_alone else detection.detect([row])[0]
     made = FORMATS[form].parse(row)
     match made:
         case Chat():

@@ -24,7 +24,7 @@ from luthier.generate import Sampling
 from luthier.methods import supervised
 from luthier.models import hub_huggingface
 from luthier.run import Run
-from luthier.session import Session, chat_of, open_session
+from luthier.session import Reply, Session, chat_of, open_session
 from luthier.text import say, set_language
 from luthier.training import train
 
@@ -586,7 +586,6 @@ def test_commands_switch_dial_save_and_retry(place, second, tmp_path):
         assert part in text
     row = json.loads(saved.read_text())
     assert [each["role"] for each in row["messages"]] == ["system", "user", "assistant"]
-    assert check.check_path(str(saved)).kept == 1
 
 
 def test_a_file_is_answered_and_gone_on_with(place, tmp_path):
@@ -608,3 +607,16 @@ def test_a_file_is_answered_and_gone_on_with(place, tmp_path):
     source.write_text(json.dumps({"prompt": "Other"}) + "\n")
     with pytest.raises(RunError, match="other rows"):
         answering.answer_file(session, source, target, SHORT, compare=True)
+
+
+def test_a_saved_conversation_is_training_data(place, tmp_path, monkeypatch):
+    session = open_session(place / "base", device="cpu")
+
+    def told(self, conversation, sampling=None, *, tuned=True, voice=None, on_text=None):
+        on_text("It is fine weather today.")
+        return Reply("It is fine weather today.", 6, "stop")
+
+    monkeypatch.setattr(Session, "reply", told)
+    saved = tmp_path / "said.jsonl"
+    chatting.chat(session, ["How is the weather?", f"/save {saved}", "And now?", f"/save {saved}"], lambda text: None)
+    assert len(check.check_path(str(saved)).train) == 2
