@@ -54,6 +54,7 @@ RANKS: dict[str, float] = {
     "checks": 7,
     "tuner": 7,
     "chat": 7,
+    "answering": 7,
     "doctor": 7,
     "demo": 7,
     "importing": 7,
@@ -79,6 +80,7 @@ SAME_RANK: tuple[str, ...] = (
     "frozen",
     "checks",
     "export",
+    "answering",
     "run",
     "finish",
     "launch",
@@ -89,7 +91,7 @@ SAME_RANK: tuple[str, ...] = (
 )
 """Single files that may import earlier ones of this list at their own rank."""
 
-CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "load", "recipe")
+CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "load", "recipe", "characters")
 """Files of config/: each imports earlier ones only. In every other folder some order must exist."""
 
 SURFACE = "__init__"

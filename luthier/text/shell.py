@@ -60,6 +60,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "Write it also where it does not agree with the tuned model.",
         "即使与调优后的模型不一致也写入。",
     ),
+    "shell.help.generate": (
+        "Answer a file of prompts into another file.",
+        "回答一个文件中的所有提示，写入另一个文件。",
+    ),
     "shell.help.data": ("Look at training data.", "查看训练数据。"),
     "shell.help.data_check": (
         "Check whole files: what would be learned, what is wrong and where.",
@@ -139,6 +143,27 @@ TEXT: dict[str, tuple[str, str]] = {
     "shell.option.compare": (
         "Put every question to the base model too.",
         "每个问题也同时问基础模型。",
+    ),
+    "shell.option.prompts": (
+        "Prompts, messages or plain text, in any format that training reads.",
+        "提示、消息或纯文本，可用训练支持的任何格式。",
+    ),
+    "shell.option.answers": (
+        "The file to write, as JSON lines; the same command goes on with it.",
+        "要写入的文件（JSON 行）；再次执行同一命令会继续。",
+    ),
+    "shell.option.n": ("How many answers to each.", "每个提示回答几次。"),
+    "shell.option.adapter": (
+        "A further run, or a PEFT folder, of the same base to switch to in the chat; may be given several times.",
+        "同一基础模型的另一次运行或 PEFT 目录，可在对话中切换；可多次给出。",
+    ),
+    "shell.option.character": (
+        "A name in ./characters.yaml, a file, or FILE:NAME.",
+        "./characters.yaml 中的名称、文件，或 文件:名称。",
+    ),
+    "shell.option.strength": (
+        "How much of the adapter applies: 0 is the base, 1 what was trained.",
+        "适配器的强度：0 为基础模型，1 为训练所得。",
     ),
     "shell.option.system": ("A standing instruction for the conversation.", "对话的系统提示。"),
     "shell.option.template": (
