@@ -491,3 +491,59 @@ def test_ctrl_c_twice_or_at_the_prompt_ends_the_chat(place, monkeypatch):
     assert chatting.chat(session, typed(), lambda text: None, sampling=SHORT) == 1
     stopping(monkeypatch, ["half"], [100.0, 100.0, 100.5, 100.5])
     assert chatting.chat(session, ["Say 1", "Say 2", "Say 3"], lambda text: None) == 2
+
+
+# ------------------------------------------------------------------------------------------------ several adapters
+
+
+@pytest.fixture(scope="module")
+def second(place) -> Path:
+    """Another run of the same base."""
+    rows = place / "others.json"
+    rows.write_text(json.dumps([{"instruction": f"Say {i}", "output": f"no {i}"} for i in range(24)]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "reload_in_fresh_process", lambda run: "not made in this test")
+        train(recipe_of(place / "base", rows, place / "runs", "second", {"kind": "lora", "rank": 2}))
+    return place / "runs" / "second"
+
+
+def test_another_run_s_adapter_answers_beside_the_first_as_by_itself(place, second):
+    session = open_session(place / "runs" / "lora")
+    alone = {name: open_session(place / "runs" / name).answers(QUESTIONS, SHORT) for name in ("lora", "second")}
+    assert session.load(second) == "second" and list(session.voices) == ["lora", str(place / "base"), "second"]
+    for name, expected in alone.items():
+        assert session.answers(QUESTIONS, SHORT, voice=name) == expected
+    assert alone["lora"] != alone["second"] and session.answers(QUESTIONS, SHORT) == alone["lora"]
+    base = session.answers(QUESTIONS, SHORT, tuned=False)
+    assert session.answers(QUESTIONS, SHORT, voice=session.mix({"second": 0})) == base
+    assert session.answers(QUESTIONS, SHORT, voice=session.mix({"second": 1})) == alone["second"]
+    both = session.mix({"lora": 0.5, "second": 0.5})
+    session.unload("second")
+    assert list(session.voices) == ["lora", str(place / "base")] and session.decoder.adapters == {"default"}
+    for gone in ("second", both):
+        with pytest.raises(RunError, match="lora"):
+            session.answer("Say 3", SHORT, voice=gone)
+
+
+def test_an_adapter_can_be_put_on_a_bare_base(place, second):
+    session = open_session(place / "base", device="cpu")
+    assert session.load(second, "dry") == "dry"
+    expected = open_session(second).answers(QUESTIONS, SHORT)
+    assert session.answers(QUESTIONS, SHORT, voice="dry") == expected
+    with pytest.raises(RunError, match="already"):
+        session.load(second, "dry")
+    with pytest.raises(RunError):
+        session.unload(str(place / "base"))
+
+
+def test_an_adapter_of_another_base_or_template_is_refused(place, second, tiny_model):
+    with pytest.raises(RunError, match="other weights"):
+        open_session(tiny_model("qwen2", seed=6), device="cpu").load(second)
+    other = open_session(place / "base", device="cpu", template="chatml")
+    with pytest.raises(RunError) as caught:
+        other.load(second)
+    assert "template" in str(caught.value)
+    with pytest.raises(RunError, match="no adapter"):
+        other.load(place / "runs" / "full")
+    with pytest.raises(RunError, match="no adapter"):
+        other.load(place / "nowhere")

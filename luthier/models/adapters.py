@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from luthier.config.schema import Lora
 from luthier.disk import write_json
 from luthier.errors import ModelError, Problem
 from luthier.models import shards
-from luthier.models.decoder import Copy, Decoder, Delta, TokenRows
+from luthier.models.decoder import AdapterLinear, Copy, Decoder, Delta, TokenRows, Weighted
 from luthier.models.shards import listed
 from luthier.models.weights import Sample, draw, mean_row, write_model
 
@@ -126,6 +126,106 @@ def load_adapter(
         for key, tensor in _file_tensors(decoder, stored, lora, name).items():
             tensor.copy_(given[key])
     return lora
+
+
+def blend(decoder: Decoder, name: str, strengths: Mapping[str, float]) -> str | None:
+    """Put a further adapter on that is the weighted sum of adapters that are there: base + sum(strength * (adapter -
+    base)), for the deltas, the modules saved whole and the rows of new tokens alike. One adapter shares its tensors
+    with the blend, so that another strength costs no memory; at strength 1 the arithmetic is the adapter's own.
+
+    Args:
+        name: of the blend; must be free.
+        strengths: attached adapter -> strength.
+
+    Returns:
+        `name`, or None where nothing is left of any adapter: that is the base itself, and nothing is put on.
+
+    Raises:
+        ModelError: `name` is taken, or one of the adapters is not there.
+    """
+    absent = sorted(strengths.keys() - decoder.adapters)
+    if absent:
+        raise ModelError(Problem("models.adapter_absent", value=absent[0], values={"there": listed(decoder.adapters)}))
+    if name in decoder.adapters:
+        raise ModelError(Problem("models.adapter_loaded_twice", value=name))
+    parts = {each: strength for each, strength in strengths.items() if strength}
+    with torch.no_grad():
+        for unit in decoder.units.values() if parts else ():
+            deltas = [(unit.deltas[each], strength) for each, strength in parts.items() if each in unit.deltas]
+            if deltas:
+                unit.deltas[name] = _sum_of_deltas(deltas).requires_grad_(False)
+        for module in decoder.weighted.values() if parts else ():
+            # Rows first: they look at the copies of the adapters that are blended, not at the blend's.
+            if any(each in module.rows for each in parts):
+                module.rows[name] = _sum_of_rows(module, parts, decoder.arch).requires_grad_(False)
+            if any(each in module.copies for each in parts):
+                module.copies[name] = _sum_of_copies(module, parts).requires_grad_(False)
+    return name if parts else None
+
+
+def remove(decoder: Decoder, name: str) -> None:
+    """Take an adapter off. What was blended from it stays.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    if name not in decoder.adapters:
+        raise ModelError(Problem("models.adapter_absent", value=name, values={"there": listed(decoder.adapters)}))
+    for module in decoder.weighted.values():
+        if name in module.copies:
+            del module.copies[name]
+        if name in module.rows:
+            del module.rows[name]
+        if isinstance(module, AdapterLinear) and name in module.deltas:
+            del module.deltas[name]
+
+
+def _sum_of_deltas(parts: Sequence[tuple[Delta, float]]) -> Delta:
+    """Side by side, each with its own scale worked into B; a single one keeps its tensors."""
+    if len(parts) == 1:
+        ((delta, strength),) = parts
+        return Delta(delta.A.detach(), delta.B.detach(), strength * delta.scale)
+    a_RI = torch.cat([delta.A for delta, _ in parts])
+    b_OR = torch.cat([delta.B * (strength * delta.scale) for delta, strength in parts], 1)
+    return Delta(a_RI, b_OR, 1.0)
+
+
+def _sum_of_copies(module: Weighted, parts: Mapping[str, float]) -> Copy:
+    held = [(module.copies[each].weight, strength) for each, strength in parts.items() if each in module.copies]
+    if len(held) == 1 and held[0][1] == 1:
+        return Copy(held[0][0].detach())
+    base = module.weight.detach().float()
+    return Copy(base + sum(strength * (weight - base) for weight, strength in held))
+
+
+def _sum_of_rows(module: Weighted, parts: Mapping[str, float], arch: Architecture) -> TokenRows:
+    """Rows of the tokens that any of the adapters has one for; where there is no row yet, the mean of the rows is what
+    such a token starts as."""
+    with_rows = [each for each in parts if each in module.rows]
+    if len(parts) == 1 and parts[with_rows[0]] == 1:
+        only = module.rows[with_rows[0]]
+        return TokenRows(only.ids.tolist(), only.weight.detach())
+    ids = np.unique(np.concatenate([module.rows[each].ids for each in with_rows]))
+    within = int(np.searchsorted(ids, len(module.weight)))
+    first_new = dataclasses.replace(arch, new_ids=tuple(map(int, ids)))
+    start_TD = mean_row(module.weight, first_new).expand(len(ids), -1).clone()
+    start_TD[:within] = module.weight.detach()[torch.from_numpy(ids[:within]).to(start_TD.device)].float()
+    made_TD = start_TD.clone()
+    for each, strength in parts.items():
+        made_TD += strength * (_own_rows(module, each, ids, start_TD) - start_TD)
+    return TokenRows(ids.tolist(), made_TD)
+
+
+def _own_rows(module: Weighted, name: str, ids: NDArray[np.int64], start_TD: Tensor) -> Tensor:
+    """What an adapter says of some tokens: its own rows, else those of its copy, else what they start as."""
+    own_TD = start_TD.clone()
+    copy, rows = module.copies.get(name), module.rows.get(name)
+    if copy is not None:
+        within = int(np.searchsorted(ids, len(copy.weight)))
+        own_TD[:within] = copy.weight[torch.from_numpy(ids[:within]).to(own_TD.device)]
+    if rows is not None:
+        own_TD[torch.from_numpy(np.searchsorted(ids, rows.ids)).to(own_TD.device)] = rows.weight
+    return own_TD
 
 
 def merged_state(decoder: Decoder, name: str) -> Iterator[tuple[str, Tensor]]:

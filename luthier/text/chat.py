@@ -71,6 +71,47 @@ TEXT: dict[str, tuple[str, str]] = {
         "Open it with open_session(..., compare=True).",
         "请用 open_session(..., compare=True) 打开。",
     ),
+    "chat.no_adapter.rule": (
+        "there is no adapter here: neither a finished run with one nor a folder in PEFT's format",
+        "这里没有适配器：既不是带有适配器的已完成运行，也不是 PEFT 格式的目录",
+    ),
+    "chat.no_adapter.remedy": (
+        "Name a run that was tuned with LoRA, or a folder with adapter_config.json.",
+        "请给出用 LoRA 微调的运行，或含有 adapter_config.json 的目录。",
+    ),
+    "chat.voice_taken.rule": ("an adapter of this name is loaded already", "已加载同名适配器"),
+    "chat.voice_taken.remedy": ("Give it another name.", "请换一个名称。"),
+    "chat.voice_stays.rule": (
+        "these are the weights that were loaded first; only adapters can be taken off",
+        "这是最先加载的权重；只能卸下适配器",
+    ),
+    "chat.voice_stays.remedy": ("Name an adapter.", "请给出适配器的名称。"),
+    "chat.voice_no_adapter.rule": (
+        "this is no adapter, so it has no strength to be set",
+        "这不是适配器，因此没有可调的强度",
+    ),
+    "chat.voice_no_adapter.remedy": ("Name an adapter.", "请给出适配器的名称。"),
+    "chat.no_voice.rule": ("nothing of this name is loaded; there are: {there}", "没有加载这个名称；已有：{there}"),
+    "chat.no_voice.remedy": (
+        "Name one of these, or load it with --adapter.",
+        "请使用上述名称之一，或用 --adapter 加载。",
+    ),
+    "chat.other_base.rule": (
+        "this adapter was trained on other weights ({other}) than those that are loaded ({base})",
+        "该适配器是在另一组权重（{other}）上训练的，而加载的是 {base}",
+    ),
+    "chat.other_base.remedy": (
+        "Open it by itself; adapters share a session only on one base.",
+        "请单独打开它；只有同一基础模型上的适配器才能共用一个会话。",
+    ),
+    "chat.other_template.rule": (
+        "this adapter was trained with a prompt that looks otherwise than that of {label}: {differ}",
+        "该适配器训练时的提示形式与 {label} 不同：{differ}",
+    ),
+    "chat.other_template.remedy": (
+        "Open it by itself, so that it is asked as it was trained.",
+        "请单独打开它，以便按训练时的形式提问。",
+    ),
     "chat.unknown.rule": ("there is no run or model of this name", "没有这个名称的运行或模型"),
     "chat.unknown.remedy": ("Did you mean {near}?", "是否想输入 {near}？"),
     "chat.new": ("A new conversation.", "新的对话。"),

@@ -430,6 +430,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "The adapter was made for another base model, or its adapter_config.json was changed.",
         "适配器是为另一个基础模型制作的，或 adapter_config.json 被改动过。",
     ),
+    "models.adapter_absent.rule": (
+        "no adapter of this name is loaded; there are: {there}",
+        "没有加载这个名称的适配器；已有：{there}",
+    ),
+    "models.adapter_absent.remedy": ("Load it first, or name one of these.", "请先加载它，或使用上述名称之一。"),
     "models.adapter_loaded_twice.rule": ("an adapter of this name is loaded already", "已加载同名适配器"),
     "models.adapter_loaded_twice.remedy": ("Give it another name.", "请换一个名称。"),
 }
