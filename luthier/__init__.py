@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from luthier.generate import Sampling
     from luthier.run import Run
+    from luthier.serve.start import serve
     from luthier.session import Session, open_session
     from luthier.training import reproduce, resume, train
     from luthier.tuner import Tuner
@@ -49,6 +50,7 @@ __all__ = [
     "open_session",
     "reproduce",
     "resume",
+    "serve",
     "train",
 ]
 
@@ -60,6 +62,7 @@ _HOMES = {
     "open_session": "luthier.session",
     "reproduce": "luthier.training",
     "resume": "luthier.training",
+    "serve": "luthier.serve.start",
     "train": "luthier.training",
 }
 
