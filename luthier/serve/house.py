@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -37,6 +38,9 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The library's own way raises the signal once more at the end, which would pass over what closes after it."""
+        if threading.current_thread() is not threading.main_thread():  # as in a test or a notebook
+            yield
+            return
         kept = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -59,20 +63,7 @@ def run(
         voices = Voices.open(targets[0], **how)
         for target in targets[1:]:
             voices.load(target)
-        engine = Engine(voices.session, sequences=limits.sequences, most=limits.queue)
-        front = Front(voices, engine, limits, keyed=bool(keys))
-        door = Door(make(front), keys, limits, log, front.count)
-        config = uvicorn.Config(
-            door,
-            log_level="warning",
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=max(int(limits.grace_s), 1),
-            timeout_keep_alive=30,
-        )
-        server = Server(config, door)
+        server, engine = assemble(voices, keys, limits, log)
         where = "http://{}:{}".format(f"[{host}]" if ":" in host else host, listener.getsockname()[1])
         print(say("serve.ready", where=where, models=", ".join(voices.names)), file=log, flush=True)
         engine.start()
@@ -82,6 +73,24 @@ def run(
             engine.close()
         print(say("serve.ended"), file=log, flush=True)
         return server.ended_by
+
+
+def assemble(voices: Voices, keys: Keys, limits: Limits, log: TextIO) -> tuple[Server, Engine]:
+    """A server for these names that does not run yet, and the engine that it asks."""
+    engine = Engine(voices.session, sequences=limits.sequences, most=limits.queue)
+    front = Front(voices, engine, limits, keyed=bool(keys))
+    door = Door(make(front), keys, limits, log, front.count)
+    config = uvicorn.Config(
+        door,
+        log_level="warning",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=max(int(limits.grace_s), 1),
+        timeout_keep_alive=30,
+    )
+    return Server(config, door), engine
 
 
 def bind(host: str, port: int) -> socket.socket:
