@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ import pytest
 
 from luthier import proof
 from luthier.data.formats import Message
-from luthier.errors import ModelError, RunError
+from luthier.errors import RunError
 from luthier.generate import Sampling
 from luthier.serve import house
 from luthier.serve.answers import Voice
@@ -73,12 +74,12 @@ def place(tiny_model, tmp_path_factory) -> Path:
 class House:
     """A server on a thread of this process. log: what it wrote about requests."""
 
-    def __init__(self, targets: list[str], keys: list[str], limits: Limits) -> None:
+    def __init__(self, targets: list[str], keys: list[str], limits: Limits, device: str = "cpu") -> None:
         self.log = io.StringIO()
         self._listener = house.bind("127.0.0.1", 0)
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.voices = Voices.open(targets[0], device="cpu")
+        self.voices = Voices(open_session(targets[0], device=device))
         for target in targets[1:]:
             self.voices.load(target)
         self.server, self.engine = house.assemble(self.voices, Keys(keys), limits, self.log)
@@ -107,7 +108,7 @@ class House:
 
 @pytest.fixture(scope="module")
 def served(place) -> Iterator[House]:
-    with House([str(place / "runs" / "first"), str(place / "runs" / "second")], [], Limits()) as made:
+    with House([str(place / "runs" / "first"), str(place / "runs" / "second")], [], Limits(), "auto") as made:
         yield made
 
 
@@ -127,7 +128,7 @@ def slowly(made: House, seconds: float = 0.02) -> None:
 
 @pytest.mark.parametrize(("model", "tuned"), [("first", True), ("base", False)])
 def test_answers_are_those_of_the_session_token_for_token(served, place, model, tuned):
-    session = open_session(place / "runs" / "first", device="cpu")
+    session = open_session(place / "runs" / "first")
     wanted = session.answer([Message("user", QUESTION[0]["content"])], Sampling(max_tokens=24), tuned=tuned)
     client = served.client()
     got = client.chat.completions.create(model=model, messages=QUESTION, max_tokens=24, logprobs=True, top_logprobs=3)
@@ -287,7 +288,7 @@ def test_keys_sizes_and_queues(place):
             ("", False),
             ("secret-12", False),
         ):
-            got = httpx2.get(f"{made.url}/v1/models", headers={"authorization": f"Bearer {key}"})
+            got = httpx2.get(f"{made.url}/v1/models", headers={"authorization": f"Bearer {key or chr(45)}"})
             assert got.status_code == (200 if fits else 401), key
         assert httpx2.get(f"{made.url}/v1/models").status_code == 401
         assert httpx2.get(f"{made.url}/metrics").status_code == 401
@@ -337,17 +338,17 @@ def test_adapters_come_and_go_while_it_serves(place):
 
 
 def test_an_adapter_of_another_base_or_template_is_refused(place, tiny_model, tmp_path):
-    voices = Voices.open(str(tiny_model("qwen2", seed=6)), device="cpu")
-    with pytest.raises(ModelError) as caught:
+    voices = Voices(open_session(tiny_model("qwen2", seed=6), device="cpu"))
+    with pytest.raises(RunError) as caught:
         voices.load(str(place / "runs" / "first"))
-    assert caught.value.problems[0].id == "serve.other_base"
+    assert caught.value.problems[0].id == "chat.other_base"
     shutil.copytree(place / "runs" / "first", tmp_path / "first")
     template = tmp_path / "first" / "adapter" / "chat_template.jinja"
     template.write_text(template.read_text().replace("assistant\n", "assistant \n"))
-    voices = Voices.open(str(place / "base"), device="cpu")
-    with pytest.raises(ModelError) as caught:
+    voices = Voices(open_session(place / "base", device="cpu"))
+    with pytest.raises(RunError) as caught:
         voices.load(str(tmp_path / "first"))
-    assert caught.value.problems[0].id == "serve.other_template"
+    assert caught.value.problems[0].id == "chat.other_template"
 
 
 # -------------------------------------------------------------------------------------------------- clients that go
@@ -457,10 +458,19 @@ def test_sigterm_finishes_what_runs_and_takes_nothing_new(place):
         process.kill()
 
 
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that nobody may enter, too."""
+    folder = Path(tempfile.mkdtemp(prefix="luthier-serve-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="drops root's rights, as Linux does")
-def test_offline_from_a_folder_that_cannot_be_written(place, tmp_path):
+def test_offline_from_a_folder_that_cannot_be_written(place, open_to_all):
     """Nothing but the listening address is ever connected to, and the model's folder stays as it was."""
-    os.chmod(tmp_path, 0o755)
+    tmp_path = open_to_all
     shutil.copytree(place, tmp_path / "kept")
     recipe = tmp_path / "kept" / "runs" / "first" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace(str(place / "base"), str(tmp_path / "kept" / "base")))
@@ -470,7 +480,8 @@ def test_offline_from_a_folder_that_cannot_be_written(place, tmp_path):
     for path in sorted(before, reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)
     code = (
-        "import socket\n"
+        "import socket, luthier.cli, luthier.serve.house\n"
+        "luthier.serve.house.open_session('runs/first').answer('x', luthier.Sampling(max_tokens=2))\n"
         "def denied(*arguments, **options): raise SystemExit('the network was asked for')\n"
         "socket.socket.connect = socket.socket.connect_ex = denied\n"
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
@@ -494,6 +505,7 @@ def test_offline_from_a_folder_that_cannot_be_written(place, tmp_path):
 def test_the_document_says_what_the_server_does(served):
     schemathesis = pytest.importorskip("schemathesis")
     from hypothesis import HealthCheck, Phase, given, settings
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
 
     schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
     seen = set()
@@ -514,7 +526,8 @@ def test_the_document_says_what_the_server_does(served):
         def judge(case) -> None:
             got = case.call(timeout=30)
             assert got.status_code < 500, (case.body, got.text)
-            case.validate_response(got, excluded_checks=[schemathesis.checks.load_all_checks()] if False else [])
+            # A text that fits the document may still be longer than the context, or no path on this disk.
+            case.validate_response(got, excluded_checks=[positive_data_acceptance])
 
         judge()
         seen.add(operation.path)
@@ -539,7 +552,8 @@ def test_the_cutter_never_tells_too_much_or_too_little(size):
         assert shown + cutter.flush() == wanted and cutter.stopped == bool(places)
 
 
-HERMES = 'Let me see.\n<tool_call>\n{"name": "f", "arguments": {"x": "好 </b>"}}\n</tool_call>\n<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
+CALLS = ('{"name": "f", "arguments": {"x": "好 </b>"}}', '{"name": "g", "arguments": {}}')
+HERMES = "Let me see.\n" + "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in CALLS)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
@@ -572,8 +586,8 @@ def test_tool_calls_are_told_from_text(style, text, wanted, size):
     assert joined == wanted
 
 
-def test_tools_of_a_model_that_knows_them(place, tmp_path, monkeypatch):
-    shutil.copytree(place / "base", tmp_path / "tools")
+def test_tools_of_a_model_that_knows_them(tiny_model, tmp_path, monkeypatch):
+    shutil.copytree(tiny_model("qwen2", seed=5, max_position_embeddings=1024), tmp_path / "tools")
     (tmp_path / "tools" / "chat_template.jinja").write_text(TOOLS_TEMPLATE)
     assert style_of(TOOLS_TEMPLATE) == "hermes"
     with House([str(tmp_path / "tools")], [], Limits()) as made:

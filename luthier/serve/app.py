@@ -6,6 +6,7 @@ What goes in: a `Front`. What comes out: a FastAPI application.
 from __future__ import annotations
 
 import base64
+import functools
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -138,7 +139,7 @@ def _adapters(app: FastAPI, front: Front) -> None:
         except KeyError:
             known = ", ".join(each for each, adapter in front.voices.names.items() if adapter)
             raise refuse("no_adapter", 404, "name", name=name[:200], known=known or "-") from None
-        await front.engine.unload(adapter, lambda: front.voices.remove(adapter))
+        await front.engine.unload(adapter, lambda: front.voices.remove(name))
         return {"id": name, "object": "model", "deleted": True}
 
 
@@ -313,12 +314,11 @@ def _embeddings(app: FastAPI, front: Front) -> None:
     async def embed(asked: EmbeddingRequest) -> dict[str, Any]:
         """Mean of the final hidden states over a text's tokens, scaled to length 1. The model was not trained for
         this."""
-        adapter = front.answers.adapter(asked.model)
+        adapter, decoder = front.answers.adapter(asked.model), front.voices.session.decoder
         texts = await front.answers.aside(front.answers.ids_of, asked.input, "input")
         # One text at a time: answers that are being written go on between two of them.
         vectors = [
-            (await front.engine.call(lambda ids=ids: mean_hidden(front.voices.session.decoder, [ids], adapter)))[0]
-            for ids in texts
+            (await front.engine.call(functools.partial(mean_hidden, decoder, [ids], adapter)))[0] for ids in texts
         ]
 
         def shown(vector: list[float]) -> Any:

@@ -108,7 +108,8 @@ class Door:
             raise refuse("too_large", 413, limit=self._limits.body_bytes)
 
     async def _body(self, scope: Scope, receive: Any) -> bytes:
-        parts, size = [], 0
+        parts: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(self._limits.body_s):
                 while True:

@@ -36,5 +36,5 @@ def mean_hidden(decoder: Decoder, texts: Sequence[Sequence[int]], adapter: str |
         uid=owner,
     )
     hidden_ND = decoder.hidden(batch, adapter=adapter).float()
-    means = [part_TD.mean(0) for part_TD in hidden_ND.split(lengths.tolist())]
+    means = [part_TD.mean(0) for part_TD in torch.split(hidden_ND, lengths.tolist())]
     return [(mean_D / mean_D.norm().clamp_min(1e-12)).cpu().tolist() for mean_D in means]

@@ -23,6 +23,7 @@ from luthier.serve.engine import Engine
 from luthier.serve.front import Front
 from luthier.serve.limits import Limits
 from luthier.serve.voices import Voices
+from luthier.session import open_session
 from luthier.text import say
 
 
@@ -60,7 +61,7 @@ def run(
     targets: Sequence[str], host: str, port: int, keys: Keys, limits: Limits, log: TextIO, how: Mapping[str, Any]
 ) -> int:
     with bind(host, port) as listener:
-        voices = Voices.open(targets[0], **how)
+        voices = Voices(open_session(targets[0], **how))
         for target in targets[1:]:
             voices.load(target)
         server, engine = assemble(voices, keys, limits, log)

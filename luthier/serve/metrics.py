@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -13,7 +14,7 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 class Metrics:
     def __init__(self, figures: Callable[[], Mapping[str, float]]) -> None:
         self._registry = CollectorRegistry()
-        own = {"registry": self._registry, "namespace": "luthier"}
+        own: dict[str, Any] = {"registry": self._registry, "namespace": "luthier"}
         self.requests = Counter("requests", "Requests by route and status.", ["route", "status"], **own)
         self.prompt_tokens = Counter("prompt_tokens", "Tokens of prompts that were answered.", **own)
         self.generated_tokens = Counter("generated_tokens", "Tokens of answers.", **own)

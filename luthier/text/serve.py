@@ -30,28 +30,6 @@ TEXT: dict[str, tuple[str, str]] = {
     "serve.port.remedy": ("Choose another --port or --host.", "请换一个 --port 或 --host。"),
     "serve.name_taken.rule": ("a model of this name is served already", "已有同名模型在提供服务"),
     "serve.name_taken.remedy": ("Give it another name, or unload the other one.", "请换一个名称，或先卸载已有的模型。"),
-    "serve.whole_weights.rule": (
-        "this run tuned whole weights, so it is no adapter that could stand beside another model",
-        "该运行训练了全部权重，不是可以与其他模型并存的适配器",
-    ),
-    "serve.whole_weights.remedy": (
-        "Serve it by itself: luthier serve RUN.",
-        "请单独为它启动服务：luthier serve RUN。",
-    ),
-    "serve.other_base.rule": (
-        "this adapter was trained on another base than the one that is served",
-        "该适配器的基础模型与正在服务的不同",
-    ),
-    "serve.other_base.remedy": ("Serve it with its own base.", "请与其自身的基础模型一起提供服务。"),
-    "serve.other_template.rule": (
-        "this adapter was trained with another prompt than the one that is served: {part} is {theirs} there and {ours} "
-        "here",
-        "该适配器训练时的提示格式与正在服务的不同：{part} 在那里是 {theirs}，在这里是 {ours}",
-    ),
-    "serve.other_template.remedy": (
-        "Serve it by itself, so that it is asked as it was trained.",
-        "请单独为它启动服务，使提问方式与训练时一致。",
-    ),
     # ------------------------------------------------------------------------------------------------ to clients
     "serve.internal": (
         "The server failed at this request; its log says how.",
