@@ -275,7 +275,7 @@ def test_what_asks_for_nothing_is_taken(served):
     assert served.client().chat.completions.create(model="first", messages=QUESTION, max_tokens=2, **neutral).choices
     with pytest.raises(openai.NotFoundError) as caught:
         served.client().chat.completions.create(model="third", messages=QUESTION)
-    assert "first, second" in caught.value.body["message"]
+    assert "first, base, second" in caught.value.body["message"]
 
 
 def test_keys_sizes_and_queues(place):
@@ -480,7 +480,7 @@ def test_offline_from_a_folder_that_cannot_be_written(place, open_to_all):
     for path in sorted(before, reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)
     code = (
-        "import socket, luthier.cli, luthier.serve.house\n"
+        "import socket, encodings.idna, luthier.cli, luthier.serve.house\n"
         "luthier.serve.house.open_session('runs/first').answer('x', luthier.Sampling(max_tokens=2))\n"
         "def denied(*arguments, **options): raise SystemExit('the network was asked for')\n"
         "socket.socket.connect = socket.socket.connect_ex = denied\n"

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from luthier.errors import UserError
+from luthier.sampling import Chosen, Sampling
 from luthier.serve.engine import End, Engine, Full, Job, Piece
 from luthier.serve.guide import Guide
 from luthier.serve.limits import Limits
 from luthier.serve.protocol import AsSchema, AsText, ChatRequest, Common, CompletionRequest, refuse
-from luthier.serve.rounds import Chosen, Sampling
 from luthier.serve.tools import MARKERS, Call, Parser, style_of
 from luthier.serve.voices import Voices
 from luthier.session import chat_of

@@ -16,7 +16,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from luthier.serve.rounds import Chosen, Generator, Request, Sampling
+from luthier.generate import Generator, Request
+from luthier.sampling import Chosen, Sampling
 from luthier.serve.stops import Cutter
 from luthier.session import Session
 
@@ -242,6 +243,8 @@ class Engine:
         for entry in [each for each in self._leaving if each[0] not in used]:
             self._leaving.remove(entry)
             entry[1]()
+            # Another adapter of the same name must not go on from what this one has read.
+            self._generator.forget()
 
 
 def _settle(future: concurrent.futures.Future[T], function: Callable[[], T]) -> None:
