@@ -476,6 +476,7 @@ def test_offline_from_a_folder_that_cannot_be_written(place, open_to_all):
     recipe.write_text(recipe.read_text().replace(str(place / "base"), str(tmp_path / "kept" / "base")))
     manifest = recipe.with_name("manifest.json")
     manifest.write_text(manifest.read_text().replace(str(place / "base"), str(tmp_path / "kept" / "base")))
+    (tmp_path / "kept").chmod(0o755)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")}
     for path in sorted(before, reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)
