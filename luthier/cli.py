@@ -517,6 +517,41 @@ def downloading_tensors(shell: Shell) -> Callable[[int, int], None]:
     return show
 
 
+def serve(  # noqa: PLR0913  one parameter for each option
+    context: typer.Context,
+    targets: Annotated[list[str], typer.Argument(metavar="RUN|MODEL [RUN ...]", help="shell.option.serve_targets")],
+    host: Annotated[str, typer.Option("--host", help="shell.option.host")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="shell.option.port")] = 8000,
+    api_key_file: Annotated[
+        str | None, typer.Option("--api-key-file", metavar="FILE", help="shell.option.api_key_file")
+    ] = None,
+    template: Annotated[str, typer.Option("--template", help="shell.option.template")] = "model",
+    device: Annotated[str, typer.Option("--device", help="shell.option.device")] = "auto",
+    max_body: Annotated[int, typer.Option("--max-body", min=1024, help="shell.option.max_body")] = 4 * 2**20,
+    queue: Annotated[int, typer.Option("--queue", min=1, help="shell.option.queue")] = 256,
+    sequences: Annotated[int, typer.Option("--sequences", min=1, help="shell.option.sequences")] = 64,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="shell.option.timeout")] = 600,
+    grace: Annotated[float, typer.Option("--grace", min=1, help="shell.option.grace")] = 30,
+) -> Outcome:
+    load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
+    from luthier.serve.limits import Limits
+    from luthier.serve.start import serve as start
+
+    limits = Limits(body_bytes=max_body, queue=queue, sequences=sequences, time_s=timeout, grace_s=grace)
+    number = start(
+        targets,
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        limits=limits,
+        log=context.obj.logs,
+        template=template,
+        device=device,
+        on_download=downloading(context.obj),
+    )
+    return Outcome({"ended_by": number}, [], 128 + number if number else OK)
+
+
 def answered(answer: Answer) -> Outcome:
     return Outcome(answer.value, answer.lines(), OK if answer.good else FAILED)
 
@@ -650,6 +685,7 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "runs stop": runs_stop,
     "runs verify": runs_verify,
     "runs reproduce": runs_reproduce,
+    "serve": serve,
     "cache list": cache_list,
     "cache clear": cache_clear,
     "doctor": doctor,

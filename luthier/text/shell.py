@@ -295,4 +295,33 @@ TEXT: dict[str, tuple[str, str]] = {
         "model   {there:,.0f} of {total:,.0f} MB fetched",
         "模型    已下载 {there:,.0f} / {total:,.0f} MB",
     ),
+    # ------------------------------------------------------------------------------------------------ serve
+    "shell.help.serve": (
+        "Serve a run or a model, with the adapters of further runs, as OpenAI's API does.",
+        "以 OpenAI 兼容的接口提供运行或模型，可同时提供其他运行的适配器。",
+    ),
+    "shell.option.serve_targets": (
+        "a run, a model folder, a hub id or nano; then further runs or PEFT folders of the same base",
+        "运行、模型文件夹、模型站编号或 nano；其后可列出同一基础模型的其他运行或 PEFT 文件夹",
+    ),
+    "shell.option.host": (
+        "address to listen at; other than this machine's own only with --api-key-file",
+        "监听地址；非本机地址必须同时给出 --api-key-file",
+    ),
+    "shell.option.port": ("port to listen at; 0 takes a free one", "监听端口；0 表示任选空闲端口"),
+    "shell.option.api_key_file": (
+        "file with the keys that clients may use, one per line",
+        "存放客户端可用密钥的文件，每行一个",
+    ),
+    "shell.option.max_body": ("bytes that a request may have", "单个请求的最大字节数"),
+    "shell.option.queue": (
+        "answers that may wait or run at once; more are refused",
+        "同时等待或生成的回答数上限；超出则拒绝",
+    ),
+    "shell.option.sequences": ("answers that are written at once", "同时生成的回答数"),
+    "shell.option.timeout": ("seconds that one request may take", "单个请求的时限（秒）"),
+    "shell.option.grace": (
+        "seconds that running answers are given when the server is told to end",
+        "收到结束信号后，留给正在生成的回答的时间（秒）",
+    ),
 }
