@@ -88,13 +88,22 @@ class Generator:
 
     Args:
         max_sequences: requests that run at once; others wait their turn.
+        pack: whether weights may be laid out for few rows, which takes their bytes again where half of the free memory
+            has room for them.
         cache_tokens: room for prompts and answers of all that run; None takes half of the free memory, or what
             `max_sequences` of the model's longest texts need.
     """
 
     def __init__(
-        self, decoder: Decoder, *, max_sequences: int = MAX_SEQUENCES, cache_tokens: int | None = None
+        self,
+        decoder: Decoder,
+        *,
+        max_sequences: int = MAX_SEQUENCES,
+        cache_tokens: int | None = None,
+        pack: bool = True,
     ) -> None:
+        if pack:
+            decoder.pack(int(free_memory_bytes(decoder.device.type) * CACHE_SHARE))
         if cache_tokens is None:
             free_bytes = free_memory_bytes(decoder.device.type) * CACHE_SHARE
             most = int(free_bytes / bytes_per_token(decoder.spec, decoder.compute_dtype))
@@ -272,7 +281,10 @@ def generate(
     at_once = min(len(requests), MAX_SEQUENCES)
     longest = sorted((len(prompt) + sampling.max_tokens for prompt in prompts), reverse=True)[:at_once]
     generator = Generator(
-        decoder, max_sequences=at_once, cache_tokens=sum(-(-length // BLOCK) * BLOCK for length in longest)
+        decoder,
+        max_sequences=at_once,
+        cache_tokens=sum(-(-length // BLOCK) * BLOCK for length in longest),
+        pack=False,  # memory that a training run has not planned for
     )
     for request in requests:
         generator.add(request)

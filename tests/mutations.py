@@ -1542,4 +1542,46 @@ MUTATIONS: dict[str, Mutation] = {
         "at = 0",
         "test_gguf_quants.py::test_threads_and_slabs_change_nothing",
     ),
+    "a packed weight outlives a change": Mutation(
+        "models/modules.py",
+        "if self._packed is None or self._packed[0] != self._stamp() or self.copies.get(adapter) is not None:",
+        "if self._packed is None or self.copies.get(adapter) is not None:",
+        "test_decoder.py::test_weights_laid_out_for_few_rows_give_the_same",
+    ),
+    "an adapter is kept as it was before a step": Mutation(
+        "models/modules.py",
+        "if self._ready is None or self._ready[0] != made_of:",
+        "if self._ready is None:",
+        "test_decoder.py::test_an_adapter_that_has_changed_is_used_as_it_is_now",
+    ),
+    "beginnings are shared among adapters": Mutation(
+        "models/cache.py",
+        "before = known[-1] if known else repr(adapter).encode()",
+        'before = known[-1] if known else b""',
+        "test_generate.py::test_adapters_do_not_share_what_they_read",
+    ),
+    "a known block is given away while it is used": Mutation(
+        "models/cache.py",
+        "        self._users[block] += 1\n",
+        "",
+        "test_decoder.py::test_known_beginnings_are_shared_until_their_room_is_needed",
+    ),
+    "a request that waits for room draws anew": Mutation(
+        "generate.py",
+        "                self._waiting.appendleft(last)\n",
+        "                self._waiting.appendleft(_Running(last.request))\n",
+        "test_generate.py::test_a_request_gives_its_room_back_and_goes_on_later",
+    ),
+    "a text that stops may be shown in part": Mutation(
+        "sampling.py",
+        "for length in range(min(most, len(text)), 0, -1):",
+        "for length in range(0, 0, -1):",
+        "test_generate.py::test_texts_that_stop_are_cut_off_wherever_pieces_end",
+    ),
+    "log-probabilities are taken after the temperature": Mutation(
+        "sampling.py",
+        "logp_V = logits_V.log_softmax(-1)",
+        "logp_V = (logits_V / (sampling.temperature or 1)).log_softmax(-1)",
+        "test_generate.py::test_log_probabilities_are_those_of_the_model_s_own_logits",
+    ),
 }

@@ -22,7 +22,7 @@ from luthier.arch.families import FAMILIES
 from luthier.arch.spec import Unit
 from luthier.batch import Batch, Ints, Rendered, Segments
 from luthier.data import pack, prefix
-from luthier.kernels import autograd, head, sizes
+from luthier.kernels import autograd, head, packed, sizes
 from luthier.models.cache import BLOCK, Cache, Place
 from luthier.models.decoder import Copy, Decoder, Delta, DropoutKey, Part, Want
 
@@ -920,3 +920,39 @@ def test_beginnings_give_way_to_sequences() -> None:
     other = Place()
     assert cache.reserve(other, 2 * BLOCK), "a beginning that nobody uses is no reason to refuse"
     assert cache.begin(ids).length == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["qwen2_tied", "llama_biased"])
+def test_weights_laid_out_for_few_rows_give_the_same(name: str, dtype: torch.dtype) -> None:
+    """In bf16 the same bits, in float32 up to rounding; also under an adapter, and after the weights change."""
+    decoder = decoder_of(build(name), name, dtype)
+    add_adapter(decoder, ranks=ALL_LINEAR)
+    if not packed.can(decoder.units["model.layers.0.mlp.down_proj"].weight):
+        pytest.skip("this machine multiplies bfloat16 in another way")
+
+    def logits(adapter: str | None) -> Tensor:
+        cache, place = Cache(decoder, 2 * BLOCK), Place()
+        first = extended(decoder, cache, [place], [[1, 2, 3]], adapter)
+        return torch.cat([first, extended(decoder, cache, [place], [[4]], adapter)])
+
+    plain = {adapter: logits(adapter) for adapter in (None, "a.b")}
+    used = decoder.pack(2**40)
+    assert used == sum(unit.weight.nbytes for unit in decoder.units.values()) + decoder._head.weight.nbytes
+    assert decoder.pack(2**40) == 0
+    for adapter, before in plain.items():
+        after = logits(adapter)
+        assert torch.equal(after, before) if dtype == torch.bfloat16 else difference(after, before) <= BOUND
+    decoder.units["model.layers.0.mlp.down_proj"].weight.mul_(2.0)
+    changed = logits(None)
+    decoder.unpack()
+    assert difference(changed, logits(None)) <= (0 if dtype == torch.bfloat16 else BOUND)
+    assert difference(changed, plain[None]) > BOUND
+
+
+def test_no_more_is_laid_out_than_memory_allows() -> None:
+    decoder = decoder_of(build("llama"), "llama")
+    room = decoder._head.weight.nbytes + 3 * decoder.units["model.layers.0.self_attn.q_proj"].weight.nbytes
+    assert 0 < decoder.pack(room) <= room
+    assert decoder.units[list(decoder.units)[-1]].packed_for(None) is None

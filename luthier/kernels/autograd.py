@@ -28,9 +28,9 @@ from luthier.kernels.linear import Grads, Linear, Need, Span, Weight, reads_inpu
 PARAMETERS = 4
 """Tensors of one `Linear`: weight, bias, A, B."""
 
-Fixed = tuple[tuple[float, Weight | None, tuple[Span, ...]], ...]
-"""What of each `Linear` autograd need not know: the adapter's scale, the weight where it is no tensor, and adapters of
-some rows, which nothing trains."""
+Fixed = tuple[tuple[float, Weight | None, tuple[Span, ...], Tensor | None], ...]
+"""What of each `Linear` autograd need not know: the adapter's scale, the weight where it is no tensor, and what is only
+there where nothing trains: adapters of some rows, the packed weight."""
 
 MlpKeep = Literal["all", "input", "unread"]
 """What `mlp` keeps: all that its matmuls made; its input alone; or that, where nobody will read its output either,
@@ -279,7 +279,7 @@ def _flat(linears: Sequence[Linear]) -> tuple[list[Tensor | None], Fixed]:
     for each in linears:
         weight_OI, other = (each.weight_OI, None) if isinstance(each.weight_OI, Tensor) else (None, each.weight_OI)
         tensors += [weight_OI, each.bias_O, each.a_RI, each.b_OR]
-        fixed.append((each.scale, other, each.spans))
+        fixed.append((each.scale, other, each.spans, each.packed))
     return tensors, tuple(fixed)
 
 
@@ -287,14 +287,14 @@ def _linears(flat: Sequence[Tensor | None], fixed: Fixed, dtype: torch.dtype | N
     """The projections, their base weights in `dtype` (None: as they are); adapters are cast where they are used, and
     weights in fewer bytes where they are multiplied with."""
     linears = []
-    for index, (scale, other, spans) in enumerate(fixed):
+    for index, (scale, other, spans, packed) in enumerate(fixed):
         weight_OI, bias_O, a_RI, b_OR = flat[index * PARAMETERS : (index + 1) * PARAMETERS]
         if dtype is not None:
             weight_OI = None if weight_OI is None else weight_OI.to(dtype)
             bias_O = None if bias_O is None else bias_O.to(dtype)
         weight = weight_OI if weight_OI is not None else other
         assert weight is not None, "a projection has a weight"
-        linears.append(Linear(weight, bias_O, a_RI, b_OR, scale, spans))
+        linears.append(Linear(weight, bias_O, a_RI, b_OR, scale, spans, packed))
     return linears
 
 

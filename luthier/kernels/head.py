@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from luthier.kernels import select
+from luthier.kernels import packed, select
 from luthier.kernels.linear import weight_grad
 from luthier.kernels.norm import wide
 from luthier.kernels.tiles import chunks
@@ -103,9 +103,12 @@ def score(
     return Head(logp_M, None, entropy_M)
 
 
-def logits(x_MD: Tensor, weight_VD: Tensor, rows: Rows | None = None) -> Tensor:
-    """All logits of a few rows, [M, V] in float32 or wider; for generation."""
-    return _logits(x_MD, weight_VD.to(x_MD.dtype), _rounded(rows, x_MD.dtype)).to(wide(x_MD.dtype))
+def logits(x_MD: Tensor, weight_VD: Tensor, rows: Rows | None = None, layout: Tensor | None = None) -> Tensor:
+    """All logits of a few rows, [M, V] in float32 or wider; for generation. layout: the weight as
+    `luthier.kernels.packed` has it."""
+    dtype = x_MD.dtype
+    known_MV = x_MD @ weight_VD.to(dtype).T if layout is None else packed.linear(x_MD, layout)
+    return _with_own(known_MV, x_MD, _rounded(rows, dtype)).to(wide(dtype))
 
 
 class _Linear(torch.autograd.Function):
@@ -248,7 +251,11 @@ def _rounded(rows: Rows | None, dtype: torch.dtype) -> Rows | None:
 
 
 def _logits(x_CD: Tensor, weight_VD: Tensor, rows: Rows | None) -> Tensor:
-    logits_CV = x_CD @ weight_VD.T
+    return _with_own(x_CD @ weight_VD.T, x_CD, rows)
+
+
+def _with_own(logits_CV: Tensor, x_CD: Tensor, rows: Rows | None) -> Tensor:
+    """With the logits of tokens that have rows of their own."""
     if rows is None:
         return logits_CV
     own_CT = x_CD @ rows.values_TD.T

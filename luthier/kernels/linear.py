@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from luthier.kernels import packed
 from luthier.kernels.dropout import Dropout
 
 
@@ -38,7 +39,8 @@ class Span(NamedTuple):
 
 class Linear(NamedTuple):
     """One projection: y = W x + bias + scale * B A x; `a_RI` and `b_OR` are both None without an adapter. Where nothing
-    is trained, `spans` can give each stretch of rows an adapter of its own instead."""
+    is trained, `spans` can give each stretch of rows an adapter of its own instead, and `packed` be the weight as
+    `luthier.kernels.packed` has it."""
 
     weight_OI: Tensor | Weight
     bias_O: Tensor | None = None
@@ -46,6 +48,7 @@ class Linear(NamedTuple):
     b_OR: Tensor | None = None
     scale: float = 1.0
     spans: tuple[Span, ...] = ()
+    packed: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -155,6 +158,8 @@ def weight_grad(dy_NO: Tensor, x_NI: Tensor) -> Tensor:
 
 
 def _base(x_NI: Tensor, linear: Linear, residual_NO: Tensor | None) -> Tensor:
+    if linear.packed is not None:
+        return packed.linear(x_NI, linear.packed, linear.bias_O, residual_NO)
     weight_OI = linear.dense(x_NI.dtype)
     if residual_NO is None:
         return torch.nn.functional.linear(x_NI, weight_OI, linear.bias_O)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from luthier.kernels import packed
 from luthier.kernels.head import Rows
 from luthier.kernels.linear import Linear, Span, Weight
 
@@ -111,6 +112,26 @@ class Weighted(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
         self.copies: Named[Copy] = Named()
         self.rows: Named[TokenRows] = Named()
+        self._packed: tuple[object, Tensor] | None = None
+
+    def pack(self) -> int:
+        """Keep a copy of the weight laid out for few rows, where this machine can and there is none; its bytes."""
+        if not packed.can(self.weight) or self.packed_for(None) is not None:
+            return 0
+        self._packed = self._stamp(), packed.pack(self.weight)
+        return self.weight.nbytes
+
+    def unpack(self) -> None:
+        self._packed = None
+
+    def packed_for(self, adapter: str | None) -> Tensor | None:
+        """That copy, where it stands for the weight that applies under an adapter, and has not changed since."""
+        if self._packed is None or self._packed[0] != self._stamp() or self.copies.get(adapter) is not None:
+            return None
+        return self._packed[1]
+
+    def _stamp(self) -> object:
+        return self.weight.data_ptr(), self.weight._version, self.weight.dtype
 
     def weight_for(self, adapter: str | None) -> Tensor:
         """The weight that applies under an adapter; the base's for None."""
@@ -178,7 +199,10 @@ class AdapterLinear(Weighted):
         """
         spans = [(self.deltas.get(name), rows) for name, rows in stretches]
         made = tuple(Span(rows, *delta.ready(dtype)) for delta, rows in spans if delta is not None)
-        return Linear(self.frozen or self.weight_for(adapter), self.bias, spans=made)
+        if self.frozen is not None:
+            return Linear(self.frozen, self.bias, spans=made)
+        layout = self.packed_for(adapter) if self.weight.dtype == dtype else None
+        return Linear(self.weight_for(adapter), self.bias, spans=made, packed=layout)
 
     def dropout(self, adapter: str | None) -> float | None:
         """The adapter's dropout; None where it has no delta here."""
