@@ -493,18 +493,34 @@ def with_strength(target: str) -> tuple[str, float]:
 def export(
     context: typer.Context,
     target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="shell.option.target")],
-    gguf: Annotated[str, typer.Option("--gguf", metavar="TYPE,...", help="shell.option.gguf")],
+    gguf: Annotated[str | None, typer.Option("--gguf", metavar="TYPE,...", help="shell.option.gguf")] = None,
+    lora_gguf: Annotated[str | None, typer.Option("--lora-gguf", metavar="TYPE", help="shell.option.lora_gguf")] = None,
+    base_gguf: Annotated[Path | None, typer.Option("--base-gguf", help="shell.option.base_gguf")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="shell.option.export_out")] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="shell.option.no_verify")] = False,
 ) -> Outcome:
-    from luthier.export.gguf.export import export as write
+    if gguf is None and lora_gguf is None:
+        raise ModelError(Problem("gguf.nothing_wanted", where=target))
+    if base_gguf is not None and (lora_gguf is None or no_verify):
+        raise ModelError(Problem("gguf.base_unused", "--base-gguf", value=str(base_gguf)))
+    from luthier.export.gguf import export as whole
+    from luthier.export.gguf import lora
     from luthier.runs import receipt_page
 
-    report = downloading_tensors(context.obj)
-    path, made = write(target, gguf.lower().split(","), out, check=not no_verify, on_progress=report)
-    shown = [say("gguf.written", path=path / name) for name in made.files]
-    shown += ["", *receipt_page.check_lines(made.checks)]
-    return Outcome({"path": str(path), "receipt": made.to_json()}, shown, FAILED if made.failed else OK)
+    made = {}
+    if lora_gguf is not None:
+        path, made["lora_receipt"] = lora.export(
+            target, lora_gguf.lower(), out, base_gguf=base_gguf, check=not no_verify
+        )
+    if gguf is not None:
+        report = downloading_tensors(context.obj)
+        path, made["receipt"] = whole.export(
+            target, gguf.lower().split(","), out, check=not no_verify, on_progress=report
+        )
+    shown = [say("gguf.written", path=path / name) for each in made.values() for name in each.files]
+    shown += ["", *receipt_page.check_lines([check for each in made.values() for check in each.checks])]
+    value = {"path": str(path), **{key: each.to_json() for key, each in made.items()}}
+    return Outcome(value, shown, FAILED if any(each.failed for each in made.values()) else OK)
 
 
 def downloading_tensors(shell: Shell) -> Callable[[int, int], None]:

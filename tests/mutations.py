@@ -1584,4 +1584,41 @@ MUTATIONS: dict[str, Mutation] = {
         "logp_V = (logits_V / (sampling.temperature or 1)).log_softmax(-1)",
         "test_generate.py::test_log_probabilities_are_those_of_the_model_s_own_logits",
     ),
+    # ------------------------------------------------------------------------------------------- GGUF's adapter alone
+    "rows of an adapter's q and k are not where llama.cpp rotates them": Mutation(
+        "export/gguf/lora.py",
+        "write.as_ggml(b_OR, weight, mixer, kind)",
+        "b_OR",
+        "test_gguf_lora.py::test_llama_cpp_says_what_pefts_model_says",
+    ),
+    "the alpha of an adapter's file is its scale": Mutation(
+        "export/gguf/lora.py",
+        "scale * len(a_RI) for _, a_RI, _, scale, _ in deltas if scale",
+        "scale for _, a_RI, _, scale, _ in deltas if scale",
+        "test_gguf_lora.py::test_scales_are_kept_to_the_last_bit_where_one_alpha_says_them",
+    ),
+    "a second alpha is not worked into B": Mutation(
+        "export/gguf/lora.py",
+        "b_OR.float() if exact else b_OR.float() * factor",
+        "b_OR.float()",
+        "test_gguf_lora.py::test_llama_cpp_says_what_pefts_model_says",
+    ),
+    "modules trained whole are left out of an adapter's file": Mutation(
+        "export/gguf/lora.py",
+        '", ".join(saved_modules(arch, file.lora))',
+        "None",
+        "test_gguf_lora.py::test_what_the_file_cannot_hold_is_refused_by_name",
+    ),
+    "an adapter's file is taken for a base": Mutation(
+        "export/gguf/lora.py",
+        "of_model = fields[gguf.Keys.General.TYPE].contents() == gguf.GGUFType.MODEL",
+        "of_model = True",
+        "test_gguf_lora.py::test_whole_models_other_types_and_other_files_are_refused",
+    ),
+    "llama.cpp is asked for the token that it would write": Mutation(
+        "export/gguf/llama.py",
+        "temperature=0, logit_bias=forced, n_probs",
+        "temperature=0, n_probs",
+        "test_gguf_lora.py::test_llama_cpp_says_what_pefts_model_says",
+    ),
 }

@@ -102,13 +102,11 @@ def reference(source: Source, device: str = "auto") -> Reference:
     chosen.apply()
     decoder = weights.load(source.folder, source.base.arch, dtype=chosen.compute_dtype, device=chosen.device)
     name = _put_on(decoder, source)
-    beginnings = _beginnings(source)
-    answers = generate.generate(
-        decoder, beginnings, source.renderer.stop_ids, Sampling(max_tokens=max(CUTS)), adapter=name
-    )
+    asked = beginnings(source)
+    answers = generate.generate(decoder, asked, source.renderer.stop_ids, Sampling(max_tokens=max(CUTS)), adapter=name)
     prompts = [
         [*beginning, *answer.ids[:cut]]
-        for beginning, answer in zip(beginnings, answers, strict=True)
+        for beginning, answer in zip(asked, answers, strict=True)
         for cut in CUTS
         if cut <= len(answer.ids)
     ]
@@ -148,7 +146,7 @@ def _run(source: Source) -> Path | None:
     return next((each for each in found if each is not None and (each / proof.PROBE).is_file()), None)
 
 
-def _beginnings(source: Source) -> list[list[int]]:
+def beginnings(source: Source) -> list[list[int]]:
     """Beginnings of rows that the run was trained on; of a model without a run, questions that anyone could ask."""
     run = _run(source)
     if run is not None:

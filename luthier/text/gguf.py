@@ -38,7 +38,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "this type is made by llama.cpp's own library only",
         "该类型只能由 llama.cpp 自己的库生成",
     ),
-    "gguf.needs_native.remedy": ("pip install 'luthier[gguf]'", "pip install 'luthier[gguf]'"),
+    "gguf.needs_native.remedy": ("Install it: pip install 'luthier[gguf]'", "请安装：pip install 'luthier[gguf]'"),
     "gguf.too_few_rows.rule": (
         "the tokenizer has {tokens} tokens, the model {rows} rows for them",
         "分词器有 {tokens} 个词元，模型只有 {rows} 行",
@@ -70,4 +70,58 @@ TEXT: dict[str, tuple[str, str]] = {
         "KL {kl:.1e}，首选词元相同 {top1:.0%}，{places} 处",
     ),
     "gguf.written": ("Written: {path}", "已写入：{path}"),
+    "gguf.lora_whole.rule": (
+        "this is a whole model, there is no adapter to write",
+        "这是完整模型，没有可写出的适配器",
+    ),
+    "gguf.lora_whole.remedy": ("Write the model itself with --gguf.", "请用 --gguf 写出模型本身。"),
+    "gguf.lora_dora.rule": (
+        "a GGUF LoRA file has no place for DoRA's magnitudes",
+        "GGUF LoRA 文件无法保存 DoRA 的幅值",
+    ),
+    "gguf.lora_dora.remedy": ("Write the whole model with --gguf.", "请用 --gguf 写出完整模型。"),
+    "gguf.lora_saved.rule": (
+        "a GGUF LoRA file has no place for modules that were trained whole",
+        "GGUF LoRA 文件无法保存整体训练的模块",
+    ),
+    "gguf.lora_saved.remedy": ("Write the whole model with --gguf.", "请用 --gguf 写出完整模型。"),
+    "gguf.lora_tokens.rule": (
+        "a GGUF LoRA file has no place for rows of new tokens",
+        "GGUF LoRA 文件无法保存新词元的行",
+    ),
+    "gguf.lora_tokens.remedy": ("Write the whole model with --gguf.", "请用 --gguf 写出完整模型。"),
+    "gguf.lora_base.rule": ("this is not a GGUF file of a model", "这不是模型的 GGUF 文件"),
+    "gguf.lora_base.remedy": (
+        "Name the adapter's base as a GGUF file; `luthier export BASE --gguf f16` writes one.",
+        "请给出适配器基础模型的 GGUF 文件；可用 `luthier export BASE --gguf f16` 生成。",
+    ),
+    "gguf.base_unused.rule": (
+        "this file is there only to check --lora-gguf on, which is not asked for",
+        "该文件只用于核对 --lora-gguf，而这里没有要求核对",
+    ),
+    "gguf.base_unused.remedy": (
+        "Leave it away, or add --lora-gguf f16 and no --no-verify.",
+        "请去掉它，或加上 --lora-gguf f16 且不使用 --no-verify。",
+    ),
+    "gguf.nothing_wanted.rule": ("no type to write is named", "没有指定要写出的类型"),
+    "gguf.nothing_wanted.remedy": (
+        "Add --gguf q8_0 for the whole model or --lora-gguf f16 for the adapter alone.",
+        "请加上 --gguf q8_0（完整模型）或 --lora-gguf f16（仅适配器）。",
+    ),
+    "gguf.bound.lora": (
+        "KL <= {kl:g}, same greedy token >= {top1:.0%}",
+        "KL <= {kl:g}，贪心词元相同 >= {top1:.0%}",
+    ),
+    "gguf.check.lora": (
+        "{file}: on its base, llama.cpp answers as the tuned model does",
+        "{file}：加在基础模型上，llama.cpp 的回答与调优后的模型一致",
+    ),
+    "gguf.evidence.no_base": (
+        "no GGUF file of the base was named (--base-gguf)",
+        "没有给出基础模型的 GGUF 文件（--base-gguf）",
+    ),
+    "gguf.evidence.lora": (
+        "on {base}: KL {kl:.1e} (the adapter itself: {effect:.1e}), same greedy token {top1:.0%}, {places} places",
+        "在 {base} 上：KL {kl:.1e}（适配器本身：{effect:.1e}），贪心词元相同 {top1:.0%}，{places} 处",
+    ),
 }

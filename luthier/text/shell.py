@@ -39,6 +39,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "写出供 llama.cpp 等使用的 GGUF 文件，并逐一与调优后的模型核对。",
     ),
     "shell.option.gguf": ("Types, with commas between: q4_k_m,q8_0,f16.", "类型，用逗号分隔：q4_k_m,q8_0,f16。"),
+    "shell.option.lora_gguf": (
+        "Write the adapter alone, for a base that llama.cpp has already: f16 or f32.",
+        "只写出适配器，供已有基础模型的 llama.cpp 使用：f16 或 f32。",
+    ),
+    "shell.option.base_gguf": (
+        "GGUF file of the base, to check --lora-gguf on.",
+        "基础模型的 GGUF 文件，用于核对 --lora-gguf。",
+    ),
     "shell.option.export_out": (
         "Folder to write; by default the name with -gguf.",
         "要写入的文件夹；默认为名称加 -gguf。",

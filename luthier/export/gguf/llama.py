@@ -1,8 +1,9 @@
 """A real llama.cpp, asked in a process of its own: `python -m luthier.export.gguf.llama` (extra `gguf`).
 
-What goes in (stdin): {file, texts, messages, prompts, top} as JSON. What comes out (stdout): {ids, chat, tops}: the
-texts' token ids, those of the conversation, and (id, log-probability) of the likeliest tokens after each prompt. Apart,
-because the library may hang where a process ends with a model still loaded.
+What goes in (stdin): {file, texts, messages, prompts, top} as JSON, and where wanted {adapter, tokens}: a GGUF LoRA
+file, and how many tokens each prompt gets (1). What comes out (stdout): {ids, chat, answers, tops}: the texts' token
+ids, those of the conversation, the greedy tokens after each prompt, and before each of these (id, log-probability) of
+the likeliest. Apart, because the library may hang where a process ends with a model still loaded.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ def main() -> None:
     asked = json.load(sys.stdin)
     params = xllamacpp.CommonParams()
     params.model.path = asked["file"]
-    params.n_ctx = 64 + max(len(prompt) for prompt in asked["prompts"])
+    params.n_ctx = 64 + asked.get("tokens", 1) + max(len(prompt) for prompt in asked["prompts"])
     params.n_parallel, params.warmup, params.verbosity, params.n_gpu_layers = 1, False, -1, 0
+    if asked.get("adapter"):
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(asked["adapter"], 1.0)]
     server = xllamacpp.Server(params)
 
     def post(path: str, **body: Any) -> Any:
@@ -32,15 +35,26 @@ def main() -> None:
     def ids(text: str, special: bool) -> Any:
         return post("/tokenize", content=text, add_special=special, parse_special=True)["tokens"]
 
-    tops = []
+    # llama.cpp keeps to itself what it knows of a token that ends within a character. So that there is none, another
+    # one is forced, which changes nothing of the probabilities told, and the likeliest are taken from these.
+    forced = [[ids("a", False)[-1], 1000.0]]
+
+    def likeliest(given: list[int]) -> list[tuple[int, float]]:
+        told = post("/completion", prompt=given, n_predict=1, temperature=0, logit_bias=forced, n_probs=asked["top"])
+        return [(each["id"], each["logprob"]) for each in told["completion_probabilities"][0]["top_logprobs"]]
+
+    answers: list[list[int]] = []
+    tops: list[list[tuple[int, float]]] = []
     for prompt in asked["prompts"]:
-        told = post("/completion", prompt=prompt, n_predict=1, temperature=0, ignore_eos=True, n_probs=asked["top"])
-        tops.append([(each["id"], each["logprob"]) for each in told["completion_probabilities"][0]["top_logprobs"]])
+        answers.append([])
+        for _ in range(asked.get("tokens", 1)):
+            tops.append(likeliest([*prompt, *answers[-1]]))
+            answers[-1].append(tops[-1][0][0])
     chat = None
     if asked["messages"]:
         chat = ids(post("/apply-template", messages=asked["messages"])["prompt"], True)
-    answer = {"ids": [ids(text, False) for text in asked["texts"]], "chat": chat, "tops": tops}
-    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    found = {"ids": [ids(text, False) for text in asked["texts"]], "chat": chat, "answers": answers, "tops": tops}
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
     sys.stdout.flush()
     server = None  # it has to go before the interpreter does
 

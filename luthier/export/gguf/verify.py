@@ -10,10 +10,12 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from luthier.data.examples import Message
 from luthier.export.gguf import recipe
@@ -63,21 +65,13 @@ def checks(session: Session, file: Path, wanted: str) -> list[Check]:
     rows = [chat or ours[0], ours[1], ours[7]]
     prompts = [row[:end] for row in rows for end in range(max(1, len(row) - PREFIXES // 3 + 1), len(row) + 1)]
     asked = {"file": str(file), "texts": TEXTS, "messages": spoken, "prompts": prompts, "top": TOP}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "luthier.export.gguf.llama"],
-            input=json.dumps(asked),
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-        told = json.loads(done.stdout.strip().rpartition("\n")[2])
-    except (subprocess.TimeoutExpired, ValueError) as error:
-        return both("fail", say("gguf.evidence.broken", reason=str(error)[:200]))
+    told, reason = ask(asked)
+    if told is None:
+        return both("fail", say("gguf.evidence.broken", reason=reason))
     same = sum(a == b for a, b in zip(told["ids"], ours, strict=True))
     good = same == len(TEXTS) and told["chat"] == chat
-    kl, top1 = _agreement(session, prompts, told["tops"])
+    logits = torch.from_numpy(next_token_logits(session.decoder, prompts, session.adapter))
+    kl, top1 = agreement(logits.double().log_softmax(-1), told["tops"])
     evidence = say("gguf.evidence.tokens", same=same, texts=len(TEXTS), chat=told["chat"] == chat if chat else "-")
     return [
         Check(names[0], "pass" if good else "fail", bounds[0], evidence, texts[0]),
@@ -91,17 +85,32 @@ def checks(session: Session, file: Path, wanted: str) -> list[Check]:
     ]
 
 
-def _agreement(session: Session, prompts: list[list[int]], tops: list[list[tuple[int, float]]]) -> tuple[float, float]:
+def ask(asked: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """(what `luthier.export.gguf.llama` answers, or None; why it did not)."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "luthier.export.gguf.llama"],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        return dict(json.loads(done.stdout.strip().rpartition("\n")[2])), ""
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        return None, str(error)[:200]
+
+
+def agreement(logp_BV: Tensor, tops: list[list[tuple[int, float]]]) -> tuple[float, float]:
     """Mean KL(tuned || file) with all tokens that llama.cpp does not list as one, which makes it no larger; and how
     often the likeliest token is the same."""
-    logits = next_token_logits(session.decoder, prompts, session.adapter)
     total, same = 0.0, 0
-    for logp, top in zip(torch.from_numpy(logits).double().log_softmax(-1), tops, strict=True):
+    for mine_V, top in zip(logp_BV, tops, strict=True):
         ids, theirs = torch.tensor([each[0] for each in top]), torch.tensor([each[1] for each in top]).double()
-        mine = logp[ids]
+        mine = mine_V[ids]
         rest, other = 1 - mine.exp().sum(), 1 - theirs.exp().sum()
         kl = (mine.exp() * (mine - theirs)).sum() + rest.clamp(min=1e-12) * (
             rest.clamp(min=1e-12).log() - other.clamp(min=1e-12).log()
         )
-        total, same = total + float(kl), same + int(int(logp.argmax()) == top[0][0])
-    return total / len(prompts), same / len(prompts)
+        total, same = total + float(kl), same + int(int(mine_V.argmax()) == top[0][0])
+    return total / len(tops), same / len(tops)

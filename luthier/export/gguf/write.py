@@ -66,14 +66,14 @@ def convert(
         for wanted in targets
     }
     needed = sum(_num_bytes(types[wanted], shapes) + HEAD_BYTES for wanted in targets)
-    with _atomically(targets, needed) as temps:
+    with atomically(targets, needed) as temps:
         writers = {}
         try:
             for wanted, temp in temps.items():
                 writers[wanted] = _begin(source, kind, wanted, name, [(n, s, types[wanted][n]) for n, s in shapes])
                 _open(writers[wanted], temp)
             for done, each in enumerate(source.names, 1):
-                values = _as_ggml(source.tensor(each), each, mixer, kind)
+                values = as_ggml(source.tensor(each), each, mixer, kind)
                 for wanted, writer in writers.items():
                     writer.write_tensor_data(_encoded(values, types[wanted][names[each]], quantiser, each))
                 if on_progress is not None:
@@ -136,7 +136,7 @@ def _file_type(wanted: str) -> LlamaFileType:
     return LlamaFileType[names.get(wanted, f"MOSTLY_{wanted.upper()}")]
 
 
-def _as_ggml(values: Tensor, name: str, mixer: Attention, kind: gguf.MODEL_ARCH) -> Tensor:
+def as_ggml(values: Tensor, name: str, mixer: Attention, kind: gguf.MODEL_ARCH) -> Tensor:
     """Rows of q and k in the order in which the graph rotates them: pairs side by side, not in halves."""
     if kind in architectures.INTERLEAVED:
         for part, heads in ((".q_proj.", mixer.heads), (".k_proj.", mixer.kv_heads)):
@@ -159,7 +159,7 @@ def _num_bytes(types: Mapping[str, str], shapes: Sequence[tuple[str, tuple[int, 
 
 
 @contextmanager
-def _atomically(targets: Mapping[str, Path], needed: int) -> Iterator[dict[str, Path]]:
+def atomically(targets: Mapping[str, Path], needed: int) -> Iterator[dict[str, Path]]:
     """Unfinished twins of the files, which take their names when the block ends well and vanish otherwise; what killed
     processes left is cleared first."""
     folders = {path.parent for path in targets.values()}
