@@ -665,7 +665,7 @@ MUTATIONS: dict[str, Mutation] = {
         "total += change(base, rows) - base",
         "test_merge.py::test_several_adapters_are_pefts_weighted_sum",
     ),
-    "merged weights are written twice as large": Mutation(
+    "merged weights are twice as large": Mutation(
         "export/merge.py",
         "tensors = ((name, source.tensor(name)) for name in source.names)",
         "tensors = ((name, source.tensor(name).float() * 2) for name in source.names)",
@@ -834,6 +834,12 @@ MUTATIONS: dict[str, Mutation] = {
         "workers.kill()\n        shutil.rmtree(folder, ignore_errors=True)\n        raise\n",
         "workers.kill()\n        raise\n",
         "test_ranks.py::test_a_second_ctrl_c_leaves_no_folder_behind",
+    ),
+    "a line forgets where in the file it begins": Mutation(
+        "data/opening.py",
+        "offset + error.start",
+        "error.start",
+        "test_helpers.py::test_lines_that_are_no_rows_are_named_whoever_parses_them",
     ),
     "a helper's block is lost with it": Mutation(
         "data/helpers.py",

@@ -101,7 +101,15 @@ def card(made: ExportReceipt) -> list[str]:
     lines = ["---", *(f"{key}: {value}" for key, value in head.items())]
     if named.count("/") == 1 and not named.startswith((".", "/", "~")):
         lines.append(f"base_model: {named}")
-    lines += ["tags:", "- luthier", "---", "", f"# {say('export.card.title')}", "", say("export.card.text", base=named)]
+    lines += [
+        "tags:",
+        "- luthier",
+        "---",
+        "",
+        f"# {say('export.card.title')}",
+        "",
+        say("export.card.text", base=receipt.public(named)),
+    ]
     return [*lines, "", *(f"#{line}" if line.startswith("#") else line for line in receipt.lines(made))]
 
 

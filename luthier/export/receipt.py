@@ -90,16 +90,23 @@ def build(
     )
 
 
+def public(path: str) -> str:
+    """A model as a page names it that may be published: a hub's name whole, of a folder only its own name."""
+    is_hub = path.count("/") == 1 and not path.startswith((".", "/", "~"))
+    return path if is_hub else Path(path).name
+
+
 def lines(receipt: ExportReceipt) -> list[str]:
     """`receipt.md`, and the part of a model card that says the same."""
     page = [f"# {say('export.receipt.title')}", ""]
     if receipt.forced:
         page += [f"**{say('export.receipt.forced')}**", ""]
-    page += [f"- {say('export.receipt.base')}: `{receipt.base['path']}` (sha256 `{str(receipt.base['sha256'])[:16]}`)"]
+    digest = str(receipt.base["sha256"])[:16]
+    page.append(f"- {say('export.receipt.base')}: `{public(receipt.base['path'])}` (sha256 `{digest}`)")
     if receipt.run is not None:
         page.append(f"- {say('export.receipt.run')}: `{receipt.run}`")
     for each in receipt.adapters:
-        page.append(f"- {say('export.receipt.adapter')}: `{each['target']}` × {each['strength']:g}")
+        page.append(f"- {say('export.receipt.adapter')}: `{Path(each['target']).name}` × {each['strength']:g}")
     page += ["", f"## {say('export.receipt.checks')}", ""]
     page += [f"    {line}" for line in receipt_page.check_lines(receipt.checks)]
     page += ["", f"## {say('export.receipt.files')}", ""]

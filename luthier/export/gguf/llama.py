@@ -42,7 +42,7 @@ def main() -> None:
     answer = {"ids": [ids(text, False) for text in asked["texts"]], "chat": chat, "tops": tops}
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
     sys.stdout.flush()
-    server = None  # noqa: F841  it has to go before the interpreter does
+    server = None  # it has to go before the interpreter does
 
 
 if __name__ == "__main__":
