@@ -496,12 +496,14 @@ def export(
     gguf: Annotated[str, typer.Option("--gguf", metavar="TYPE,...", help="shell.option.gguf")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="shell.option.export_out")] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="shell.option.no_verify")] = False,
+    ollama: Annotated[bool, typer.Option("--ollama", help="shell.option.ollama")] = False,
 ) -> Outcome:
     from luthier.export.gguf.export import export as write
     from luthier.runs import receipt_page
 
     report = downloading_tensors(context.obj)
-    path, made = write(target, gguf.lower().split(","), out, check=not no_verify, on_progress=report)
+    types = gguf.lower().split(",")
+    path, made = write(target, types, out, check=not no_verify, ollama=ollama, on_progress=report)
     shown = [say("gguf.written", path=path / name) for name in made.files]
     shown += ["", *receipt_page.check_lines(made.checks)]
     return Outcome({"path": str(path), "receipt": made.to_json()}, shown, FAILED if made.failed else OK)

@@ -89,26 +89,29 @@ def modelfile(renderer: RowRenderer, gguf_name: str) -> Modelfile:
     return Modelfile("\n".join(lines) + "\n", template, cases, limits)
 
 
-def checks(made: Modelfile, label: str) -> list[Check]:
-    """Whether Go writes the same texts, and that nobody loaded the file in Ollama."""
+def checks(made: Modelfile, label: str, *, run: bool = True) -> list[Check]:
+    """Whether Go writes the same texts, and that nobody loaded the file in Ollama.
+
+    Args:
+        run: look for Go and ask it.
+    """
     texts = say("ollama.check.template", file=label), say("ollama.check.load", file=label)
     load = Check(f"ollama_load_{label}", "not run", "", say("ollama.evidence.no_ollama"), texts[1])
     if not made.cases:
         evidence = say("ollama.evidence.raw")
         return [Check(f"ollama_template_{label}", "not run", say("gguf.bound.tokens"), evidence, texts[0]), load]
-    status, evidence = _judged(made)
+    status, evidence = _judged(made, find_go() if run else None)
     if made.limits:
         evidence += "; " + "; ".join(say(f"ollama.limit.{each}") for each in made.limits)
     return [Check(f"ollama_template_{label}", status, say("gguf.bound.tokens"), evidence, texts[0]), load]
 
 
-def _judged(made: Modelfile) -> tuple[Status, str]:
+def _judged(made: Modelfile, program: str | None) -> tuple[Status, str]:
     values = {"texts": len(made.cases)}
-    go = find_go()
-    if go is None:
+    if program is None:
         return "not run", say("ollama.evidence.no_go", **values)
     try:
-        written = run_go(go, [(made.template, messages) for messages, _ in made.cases])
+        written = run_go(program, [(made.template, messages) for messages, _ in made.cases])
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         return "not run", say("ollama.evidence.go_failed", reason=type(error).__name__, **values)
     same = sum(one == wanted for one, (_, wanted) in zip(written, made.cases, strict=True))
@@ -259,6 +262,8 @@ def _do(action: str) -> str:
 
 
 def _when(condition: str, then: str, otherwise: str = "") -> str:
+    if not then and not otherwise:
+        return ""
     return _do(f"if {condition}") + then + (_do("else") + otherwise if otherwise else "") + _do("end")
 
 
