@@ -19,8 +19,9 @@ from luthier.config.schema import RunConfig
 from luthier.data.examples import Message
 from luthier.data.sandbox import TemplateFault
 from luthier.data.templates import Renderer, load_renderer
-from luthier.errors import ModelError
+from luthier.errors import ModelError, RunError
 from luthier.export import go_template, ollama
+from luthier.export.gguf.export import export
 from luthier.export.turns import Turn
 
 OTHERS = ("deepseek_r1_distill", "deepseekv3", "lfm2", "nemotron_3_nano", "qwen3_6", "qwen3_8", "qwen3_vl", "mistral")
@@ -221,7 +222,6 @@ def test_the_receipt_says_who_judged(renderer_of: Callable[..., Renderer], monke
     assert ollama.checks(made, "Modelfile", run=False)[0].status == "not run"
     monkeypatch.setattr(ollama, "run_go", lambda program, cases: ["x" for _ in cases])
     assert ollama.checks(made, "Modelfile")[0].status == "fail"
-    monkeypatch.setattr(ollama, "find_go", lambda: "/no/such/go")
     monkeypatch.undo()
     monkeypatch.setattr(ollama, "find_go", lambda: "/no/such/go")
     assert ollama.checks(made, "Modelfile")[0].status == "not run"
@@ -230,6 +230,30 @@ def test_the_receipt_says_who_judged(renderer_of: Callable[..., Renderer], monke
 def test_the_evaluator_refuses_what_go_refuses() -> None:
     with pytest.raises(go_template.Refused):
         go_template.render("{{ range $i, $m := .Messages }}" + go_template.REFUSAL + "{{ end }}", [{"Role": "tool"}])
+
+
+def test_an_export_has_a_modelfile_for_each_file(tmp_path: Path) -> None:
+    one, made = export("nano", ["q8_0"], tmp_path / "one", check=False, ollama=True)
+    assert "FROM ./nano-q8_0.gguf" in (one / "Modelfile").read_text(encoding="utf-8")
+    assert {"nano-q8_0.gguf", "Modelfile"} == set(made.files)
+    assert {check.name: check.status for check in made.checks} == {
+        "ollama_template_Modelfile": "not run",
+        "ollama_load_Modelfile": "not run",
+    }
+    two, _ = export("nano", ["q8_0", "f16"], tmp_path / "two", check=False, ollama=True)
+    assert "FROM ./nano-f16.gguf" in (two / "Modelfile-f16").read_text(encoding="utf-8")
+    assert (two / "Modelfile-q8_0").is_file()
+
+
+def test_nothing_is_written_where_the_modelfile_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Modelfile").write_text("FROM mine")
+    with pytest.raises(RunError, match="Modelfile"):
+        export("nano", ["q8_0"], tmp_path, check=False, ollama=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["Modelfile"]
+    monkeypatch.setattr("luthier.export.turns.find", lambda template: None)
+    with pytest.raises(ModelError, match="Ollama"):
+        export("nano", ["q8_0"], tmp_path / "new", check=False, ollama=True)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.long
