@@ -9,7 +9,6 @@ refused. BOS is left out where the runtime adds it.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sysconfig
@@ -302,15 +301,12 @@ def run_go(program: str, cases: Sequence[tuple[str, Sequence[Turn]]]) -> list[st
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "render.go"
         file.write_text(resources.files("luthier.export").joinpath("render.go.txt").read_text("utf-8"), "utf-8")
-        environment = {**os.environ, "GO111MODULE": "off", "GOPROXY": "off", "GOTOOLCHAIN": "local", "GOFLAGS": ""}
-        if "HOME" not in environment:
-            environment.setdefault("GOCACHE", folder)
         done = subprocess.run(
             [program, "run", str(file)],
             input=json.dumps(asked),
             capture_output=True,
             encoding="utf-8",
-            env=environment,
+            cwd=folder,
             timeout=GO_LIMIT_S,
             check=True,
         )
