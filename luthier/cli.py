@@ -498,9 +498,12 @@ def export(
     base_gguf: Annotated[Path | None, typer.Option("--base-gguf", help="shell.option.base_gguf")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="shell.option.export_out")] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="shell.option.no_verify")] = False,
+    ollama: Annotated[bool, typer.Option("--ollama", help="shell.option.ollama")] = False,
 ) -> Outcome:
     if gguf is None and lora_gguf is None:
         raise ModelError(Problem("gguf.nothing_wanted", where=target))
+    if ollama and gguf is None:
+        raise ModelError(Problem("gguf.ollama_alone", "--ollama", where=target))
     if base_gguf is not None and (lora_gguf is None or no_verify):
         raise ModelError(Problem("gguf.base_unused", "--base-gguf", value=str(base_gguf)))
     from luthier.export.gguf import export as whole
@@ -515,7 +518,7 @@ def export(
     if gguf is not None:
         report = downloading_tensors(context.obj)
         path, made["receipt"] = whole.export(
-            target, gguf.lower().split(","), out, check=not no_verify, on_progress=report
+            target, gguf.lower().split(","), out, check=not no_verify, ollama=ollama, on_progress=report
         )
     shown = [say("gguf.written", path=path / name) for each in made.values() for name in each.files]
     shown += ["", *receipt_page.check_lines([check for each in made.values() for check in each.checks])]

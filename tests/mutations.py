@@ -1621,4 +1621,41 @@ MUTATIONS: dict[str, Mutation] = {
         "temperature=0, n_probs",
         "test_gguf_lora.py::test_llama_cpp_says_what_pefts_model_says",
     ),
+    # ------------------------------------------------------------------------------------------------ Ollama
+    "a default system prompt stands beside the user's own": Mutation(
+        "export/ollama.py",
+        '\'and (eq $i 0) (ne .Role "system")\' if own else "eq $i 0"',
+        '"eq $i 0"',
+        "test_ollama.py::test_the_text_is_the_chat_templates",
+    ),
+    "BOS stands in the Modelfile too": Mutation(
+        "export/turns.py",
+        "return text.removeprefix(self.bos)",
+        "return text",
+        "test_ollama.py::test_a_bos_that_the_runtime_adds_is_left_out",
+    ),
+    "a Go template that differs is written": Mutation(
+        "export/ollama.py",
+        "elif own != wanted:",
+        "elif False:",
+        "test_ollama.py::test_what_go_cannot_say_is_refused_by_name",
+    ),
+    "characters that Ollama's reader drops stand as they are": Mutation(
+        "export/go_template.py",
+        "seen = len(found[0]) == 1 and (found[0].isprintable() or",
+        "seen = len(found[0]) == 1 and (True or",
+        "test_ollama.py::test_any_fixed_text_survives_go_and_the_modelfile",
+    ),
+    "a system prompt that a SYSTEM line cannot hold stands there": Mutation(
+        "export/ollama.py",
+        "inside = system if system is not None and not holds(system) else None",
+        "inside = None",
+        "test_ollama.py::test_a_system_prompt_that_no_line_can_hold_stands_in_the_template",
+    ),
+    "a closed answer is followed by no stop token": Mutation(
+        "export/ollama.py",
+        '_when("not $last", literal(found.answer_end))',
+        '_when("$last", literal(found.answer_end))',
+        "test_ollama.py::test_the_text_is_the_chat_templates",
+    ),
 }

@@ -286,13 +286,16 @@ class RowRenderer:
             )
         return report
 
-    def text(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+    def text(self, messages: Sequence[Message], tools: Sequence[Any] = (), *, generation_prompt: bool = False) -> str:
         """The conversation as the template writes it.
+
+        Args:
+            generation_prompt: end with the beginning of an assistant turn.
 
         Raises:
             TemplateFault: the template refuses it.
         """
-        return self._chat().text(self._messages(messages), tools)
+        return self._chat().text(self._messages(messages), tools, generation_prompt=generation_prompt)
 
     def lessons(self, chat: Chat) -> list[Lesson] | Problem:
         """The training sequences of a conversation, with their messages and learnt answers."""

@@ -103,6 +103,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "Leave it away, or add --lora-gguf f16 and no --no-verify.",
         "请去掉它，或加上 --lora-gguf f16 且不使用 --no-verify。",
     ),
+    "gguf.ollama_alone.rule": (
+        "a Modelfile needs a GGUF file of the whole model",
+        "Modelfile 需要整个模型的 GGUF 文件",
+    ),
+    "gguf.ollama_alone.remedy": ("Add --gguf q4_k_m, for instance.", "例如加上 --gguf q4_k_m。"),
     "gguf.nothing_wanted.rule": ("no type to write is named", "没有指定要写出的类型"),
     "gguf.nothing_wanted.remedy": (
         "Add --gguf q8_0 for the whole model or --lora-gguf f16 for the adapter alone.",

@@ -52,6 +52,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "要写入的文件夹；默认为名称加 -gguf。",
     ),
     "shell.option.no_verify": ("Do not run the files in llama.cpp.", "不在 llama.cpp 中运行这些文件。"),
+    "shell.option.ollama": (
+        "Write a Modelfile beside each file: chat template, system prompt and stop tokens for Ollama.",
+        "在每个文件旁写出 Modelfile：供 Ollama 使用的对话模板、系统提示和停止符。",
+    ),
     "shell.option.merge_targets": (
         "Runs or folders with PEFT adapters; `=0.5` behind one gives it that strength.",
         "运行或 PEFT 适配器文件夹；后加 `=0.5` 设置强度。",
