@@ -672,6 +672,24 @@ MUTATIONS: dict[str, Mutation] = {
         "*()",
         "test_weights.py::test_rotary_tables_and_a_redundant_head_are_allowed",
     ),
+    "a repository is made public": Mutation(
+        "models/hub_upload.py",
+        "private=not public",
+        "private=public",
+        "test_hub_upload.py::test_looks_first_then_sends_and_knows_what_is_there",
+    ),
+    "large files always look changed": Mutation(
+        "models/hub_upload.py",
+        "in (_sha256(path), _git_sha1(path))",
+        "in (_git_sha1(path),)",
+        "test_hub_upload.py::test_looks_first_then_sends_and_knows_what_is_there",
+    ),
+    "a token without the right to write is called a busy hub": Mutation(
+        "models/hub_upload.py",
+        '403: "hub.push_forbidden", ',
+        "",
+        "test_hub_upload.py::test_refusals_are_named",
+    ),
     "401 without a token does not tell of tokens": Mutation(
         "models/hub_huggingface.py",
         '(status == 401 and not token, "hub.not_found_no_token")',
