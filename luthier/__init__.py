@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         TrainingFailed,
         UserError,
     )
+    from luthier.export.merge import merge
     from luthier.generate import Sampling
     from luthier.run import Run
     from luthier.session import Session, open_session
@@ -46,6 +47,7 @@ __all__ = [
     "TrainingFailed",
     "Tuner",
     "UserError",
+    "merge",
     "open_session",
     "reproduce",
     "resume",
@@ -57,6 +59,7 @@ _HOMES = {
     "Sampling": "luthier.generate",
     "Session": "luthier.session",
     "Tuner": "luthier.tuner",
+    "merge": "luthier.export.merge",
     "open_session": "luthier.session",
     "reproduce": "luthier.training",
     "resume": "luthier.training",

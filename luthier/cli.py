@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import sys
@@ -386,6 +387,40 @@ def demo(context: typer.Context, directory: Dir = "runs") -> Outcome:
     return Outcome(value, show_piece.lines(done), FAILED if done.run.receipt.failed else OK)
 
 
+def merge(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="RUN|ADAPTER[=STRENGTH]...", help="shell.option.merge_targets")
+    ],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="shell.option.merge_out")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="shell.option.merge_base")] = None,
+    force: Annotated[bool, typer.Option("--force", help="shell.option.merge_force")] = False,
+    device: Annotated[str, typer.Option("--device", help="shell.option.device")] = "auto",
+) -> Outcome:
+    load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
+    from luthier.export import merge as merging
+    from luthier.runs import receipt_page
+
+    done = merging.merge([with_strength(each) for each in targets], out, base=base, force=force, device=device)
+    shown = [say("export.merged", path=done.path), "", *receipt_page.check_lines(done.receipt.checks)]
+    return Outcome(
+        {"path": str(done.path), "receipt": done.receipt.to_json()}, shown, FAILED if done.receipt.failed else OK
+    )
+
+
+def with_strength(target: str) -> tuple[str, float]:
+    """`runs/one=0.5` as (path, strength); a name that holds an equals sign itself is taken whole where it is there."""
+    name, mark, number = target.rpartition("=")
+    if not mark or os.path.exists(target):
+        return target, 1.0
+    try:
+        strength = float(number)
+    except ValueError:
+        strength = math.nan
+    if not name or not math.isfinite(strength):
+        raise ModelError(Problem("export.bad_strength", value=target))
+    return name, strength
+
+
 def answered(answer: Answer) -> Outcome:
     return Outcome(answer.value, answer.lines(), OK if answer.good else FAILED)
 
@@ -506,6 +541,7 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "import": bring,
     "help": explain,
     "chat": chat,
+    "merge": merge,
     "data check": data_check,
     "data show": data_show,
     "runs list": runs_list,

@@ -16,13 +16,12 @@ from pathlib import Path
 
 from luthier.config import load as config_load
 from luthier.generate import Sampling
-from luthier.models import adapters
 from luthier.nano import task
 from luthier.run import Run
 from luthier.runs import files, receipt_page
 from luthier.runs.events import Event
 from luthier.runs.recipe import free_name
-from luthier.session import Session, find_base, open_session
+from luthier.session import Session, open_session
 from luthier.text import say
 from luthier.training import train
 
@@ -76,7 +75,7 @@ def demo(directory: str | Path = "runs", *, on_event: Callable[[Event], None] | 
     expected = [row["output"] for row in held_out]
     session = open_session(run.path, compare=True)
     base, tuned = (_answers(session, questions, side) for side in (False, True))
-    merged = _merge(session, run)
+    merged = _merge(run)
     again = _answers(open_session(merged), questions, True)
     shown = [Example(*four) for four in zip(questions, expected, base, tuned, strict=True)][:SHOWN]
     return Demo(
@@ -131,13 +130,8 @@ def _score(answers: list[str], expected: list[str]) -> float:
     return sum(map(task.score, answers, expected)) / len(expected)
 
 
-def _merge(session: Session, run: Run) -> Path:
+def _merge(run: Run) -> Path:
     """The tuned model as one ordinary folder; where whole weights were tuned, the run has it already."""
-    if session.adapter is None:
-        assert run.model_path is not None
+    if run.model_path is not None:
         return run.model_path
-    folder = run.path.with_name(f"{run.name}-merged")
-    base = find_base(run.config.model)
-    adapters.save_merged(session.decoder, base.folder, folder, session.adapter, session.decoder.compute_dtype)
-    session.renderer.save(folder)
-    return folder
+    return run.merge()

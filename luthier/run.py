@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.config.schema import RunConfig
+from luthier.export import merge as merging
 from luthier.generate import Sampling
 from luthier.runs import receipt as receipts
 from luthier.runs.events import Event
@@ -81,6 +82,15 @@ class Run:
             sampling: fields of `luthier.Sampling`: max_tokens, temperature, top_p, top_k, repetition_penalty, seed.
         """
         return self.session.answer(conversation, Sampling(**sampling))
+
+    def merge(self, out: Path | str | None = None, *, force: bool = False) -> Path:
+        """Write adapter and base as one ordinary model folder, held against the tuned model; see `luthier.merge`.
+
+        Args:
+            out: None takes the run's own name with `-merged`.
+            force: write it also where it does not agree; the receipt in the folder says so.
+        """
+        return merging.merge(self.path, out, force=force).path
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.state})"

@@ -19,8 +19,10 @@ from luthier.arch import adapter_config, families
 from luthier.arch.count import count, select_units
 from luthier.config.schema import Full, Lora
 from luthier.errors import ModelError
+from luthier.export.weights import merged
 from luthier.models import adapters, shards, weights
 from luthier.models.decoder import Decoder
+from luthier.session import Base
 
 DOTTED = "qwen1.5-v0.1"
 
@@ -46,6 +48,14 @@ def as_peft(base: Path, adapter: Path) -> Any:
 def problem_ids(error: pytest.ExceptionInfo[ModelError]) -> list[str]:
     assert str(error.value)
     return [problem.id.removeprefix("models.") for problem in error.value.problems]
+
+
+def write_merged(base: Path, adapter: Path, folder: Path, **options: Any) -> None:
+    """Base and adapter as one checkpoint."""
+    source = merged(Base(str(base), base, None, None, families.read(base)), [(adapter, 1.0)])
+    folder.mkdir()
+    tensors = ((name, source.tensor(name)) for name in source.names)
+    weights.write_files(folder, tensors, source.arch, base, source.dtypes, **options)
 
 
 SETTINGS: dict[str, tuple[str, Lora]] = {
@@ -109,9 +119,9 @@ def test_peft_and_a_merged_model_say_what_the_adapter_says(case: str, tmp_path: 
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "adapter" / file).read_bytes()
 
-    adapters.save_merged(decoder, base, tmp_path / "merged", DOTTED, torch.float32, max_shard_bytes=20_000)
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
-    assert difference(reference_logits(merged), tuned) <= BOUND
+    write_merged(base, tmp_path / "adapter", tmp_path / "merged", max_shard_bytes=20_000)
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert difference(reference_logits(whole), tuned) <= BOUND
     assert difference(logits_of(load(tmp_path / "merged")), tuned) <= BOUND
     assert torch.equal(logits_of(decoder, None), before) and torch.equal(logits_of(decoder, DOTTED), tuned)
 
@@ -212,7 +222,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"peft_type": "LOHA"}, "adapter_type", "peft_type"),
     ({"peft_type": None}, "adapter_type", "peft_type"),
     ({"task_type": "SEQ_CLS"}, "adapter_task", "task_type"),
-    ({"use_dora": True}, "adapter_feature", "use_dora"),
+    ({"use_dora": True}, "adapter_dora", "use_dora"),
     ({"bias": "all"}, "adapter_feature", "bias"),
     ({"lora_bias": True}, "adapter_feature", "lora_bias"),
     ({"trainable_token_indices": [9, 3]}, "adapter_tokens", "trainable_token_indices"),
@@ -388,16 +398,19 @@ def test_merging_half_precision_rounds_once(tmp_path: Path) -> None:
     """bfloat16 base: the sum is formed in float32 and rounded once."""
     save("llama", tmp_path / "base")
     arch, decoder = families.read(tmp_path / "base"), load(tmp_path / "base", dtype=torch.bfloat16)
+    weights.save_model(decoder, tmp_path / "base", tmp_path / "half", torch.bfloat16)
     adapters.attach(decoder, arch, Lora(rank=4, targets=("q_proj",)))
     shake(decoder, "default")
-    adapters.save_merged(decoder, tmp_path / "base", tmp_path / "merged", "default", torch.bfloat16)
-    merged = load_file(tmp_path / "merged" / shards.SINGLE)
-    assert list(merged) and {value.dtype for value in merged.values()} == {torch.bfloat16}
+    lora = Lora(rank=4, targets=("q_proj",))
+    adapters.save_adapter(decoder, tmp_path / "adapter", lora, "-")
+    write_merged(tmp_path / "half", tmp_path / "adapter", tmp_path / "merged")
+    written = load_file(tmp_path / "merged" / shards.SINGLE)
+    assert list(written) and {value.dtype for value in written.values()} == {torch.bfloat16}
     unit = decoder.units["model.layers.1.self_attn.q_proj"]
     delta = unit.deltas["default"]
     exact = unit.weight.float() + delta.scale * (delta.B @ delta.A)
-    assert torch.equal(merged["model.layers.1.self_attn.q_proj.weight"], exact.to(torch.bfloat16))
-    assert torch.equal(merged["model.layers.1.mlp.up_proj.weight"], decoder.units["model.layers.1.mlp.up_proj"].weight)
+    assert torch.equal(written["model.layers.1.self_attn.q_proj.weight"], exact.to(torch.bfloat16))
+    assert torch.equal(written["model.layers.1.mlp.up_proj.weight"], decoder.units["model.layers.1.mlp.up_proj"].weight)
 
 
 def test_every_family_takes_part() -> None:

@@ -33,7 +33,18 @@ from luthier.runs.store import FILES
 from luthier.text import say, set_language
 
 ROOT = Path(__file__).resolve().parents[1]
-GUIDES = ("quickstart", "recipe", "data", "runs", "python", "how-it-works", "models", "coming-from", "planning")
+GUIDES = (
+    "quickstart",
+    "recipe",
+    "data",
+    "runs",
+    "python",
+    "how-it-works",
+    "models",
+    "coming-from",
+    "planning",
+    "export",
+)
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in GUIDES)]
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 """In the tests a folder of this name, in the current folder, holds a tiny model: folders win over hub ids."""
@@ -263,7 +274,7 @@ def command_problem(line: str) -> str | None:
             return f"no option {word}"
     for word in rest:
         name, equals, _ = word.partition("=")
-        if equals and not word.startswith("-") and name not in {*FIELDS, *SECTIONS}:
+        if equals and command.name != "merge" and not word.startswith("-") and name not in {*FIELDS, *SECTIONS}:
             return f"no field {name}"
     if command.name == "help" and rest and not recipes.find(rest[0]):
         return f"no field {rest[0]}"

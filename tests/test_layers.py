@@ -78,6 +78,7 @@ SAME_RANK: tuple[str, ...] = (
     "tightening",
     "frozen",
     "checks",
+    "export",
     "run",
     "finish",
     "launch",

@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from test_adapters import load, problem_ids, shake
+from test_adapters import load, problem_ids, shake, write_merged
 from test_decoder import flat, nll
 from tiny_models import BOUND, TINY, TOKENS, difference, logits_of, reference_logits, save
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -110,7 +110,7 @@ def test_peft_and_a_merged_model_say_what_the_rows_say(family: str, place: str, 
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "adapter" / file).read_bytes()
 
-    adapters.save_merged(decoder, base, tmp_path / "merged", "a", torch.float32)
+    write_merged(base, tmp_path / "adapter", tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     assert difference(reference_logits(merged, prompt), tuned) <= BOUND
     assert difference(logits_of(load(tmp_path / "merged"), None, prompt), tuned) <= BOUND

@@ -317,12 +317,6 @@ def test_values_that_float16_cannot_hold_are_refused(tmp_path: Path) -> None:
     weights.load(tmp_path / "base", arch, dtype=torch.bfloat16, quantise=Qlora())
 
 
-def test_a_merge_into_a_quantised_base_is_refused(tmp_path: Path) -> None:
-    tiny_models.save("llama", tmp_path / "base")
-    with pytest.raises(AssertionError, match="as it was"):
-        next(adapters.merged_state(load(tmp_path / "base", Qlora(rank=2)), "default"))
-
-
 def test_without_bitsandbytes_the_message_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantize.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):

@@ -22,6 +22,7 @@ from luthier.config.schema import Lora
 from luthier.errors import ModelError, Problem
 
 CONFIG_FILE = "adapter_config.json"
+DORA = "use_dora"
 PEFT_DEFAULT = 8
 """What PEFT means by an absent `r` or `lora_alpha`."""
 
@@ -72,16 +73,19 @@ KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 when the adapter is made, so that A and B alone do not say what was trained; PEFT can convert them while saving."""
 
 
-def read_settings(folder: Path, arch: Architecture) -> Lora:
+def read_settings(folder: Path, arch: Architecture, *, dora: bool = False) -> Lora:
     """The settings of a PEFT adapter, in canonical form: short target names and layer numbers where they say it all,
     full module names where they do not.
+
+    Args:
+        dora: whether DoRA is no reason to refuse: it can be merged, not trained or answered with.
 
     Raises:
         ModelError: no adapter, unreadable, not LoRA, a setting that is not supported, or nothing selected.
     """
     path = folder / CONFIG_FILE
     given = _parse(folder, path)
-    problems = _refusals(given, str(path))
+    problems = _refusals(given if not dora else {**given, DORA: False}, str(path))
     if problems:
         raise ModelError(problems)
     try:
@@ -123,6 +127,25 @@ def settle(tune: AnyTune, arch: Architecture) -> AnyTune:
     settings = read_settings(adapter_folder(Path(tune.from_)), arch)
     own = {key: getattr(settings, key) for key in Lora.model_fields if key not in ("kind", "dropout", "from_")}
     return tune.model_copy(update=own)
+
+
+def is_dora(folder: Path) -> bool:
+    """Whether the adapter also scales each row of the adapted weights (DoRA, arXiv 2402.09353).
+
+    Raises:
+        ModelError: no adapter, or unreadable.
+    """
+    return bool(_parse(folder, folder / CONFIG_FILE).get(DORA))
+
+
+def named_base(folder: Path) -> str | None:
+    """The base model that the adapter's own settings name.
+
+    Raises:
+        ModelError: no adapter, or unreadable.
+    """
+    named = _parse(folder, folder / CONFIG_FILE).get("base_model_name_or_path")
+    return named if isinstance(named, str) and named else None
 
 
 def adapter_folder(path: Path) -> Path:
@@ -236,7 +259,8 @@ def _refusals(given: Mapping[str, Any], where: str) -> list[Problem]:
     for name, value in given.items():
         neutral = not value or (name == "bias" and value == "none")
         if name not in READ and name not in WITHOUT_EFFECT and not neutral:
-            problems.append(Problem("models.adapter_feature", where, name, shown(value)))
+            message = "models.adapter_dora" if name == DORA else "models.adapter_feature"
+            problems.append(Problem(message, where, name, shown(value)))
     for name, is_valid in _VALUES.items():
         if given.get(name) is not None and not is_valid(given[name]):
             problems.append(Problem("models.adapter_value", where, name, shown(given[name])))

@@ -1,8 +1,9 @@
-"""Low-rank adapters: put on, saved, loaded and merged, in PEFT's file format.
+"""Low-rank adapters: put on, saved and loaded, in PEFT's file format.
 
 What goes in: a decoder and a `Lora` section, or an adapter folder that PEFT or Luthier wrote. What comes out: deltas on
 the decoder's units that train in float32 beside a base that never changes; folders that `PeftModel.from_pretrained`
-reads; merged checkpoints. Nothing is matched loosely: every tensor of a file has its place or the file is refused.
+reads; the tensors of such a folder, to be merged (`luthier.export.weights`). Nothing is matched loosely: every tensor
+of a file has its place or the file is refused.
 
 Shape legend: I in, O out, R rank.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from luthier.arch import adapter_config, tokens
+from luthier.arch import adapter_config
 from luthier.arch.count import saved_modules, scale_of, select_units
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
@@ -30,15 +31,17 @@ from luthier.config.schema import Lora
 from luthier.disk import write_json
 from luthier.errors import ModelError, Problem
 from luthier.models import shards
-from luthier.models.decoder import Copy, Decoder, Delta, TokenRows
+from luthier.models.decoder import AdapterLinear, Copy, Decoder, Delta, TokenRows, Weighted
 from luthier.models.shards import listed
-from luthier.models.weights import Sample, draw, mean_row, write_model
+from luthier.models.weights import Sample, draw, mean_row
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT's wrapper puts before every module name."""
 ROWS = "token_adapter.trainable_tokens_delta"
 """What PEFT calls the rows of single tokens. They replace the base's rows, whatever the name says."""
+MAGNITUDES = "lora_magnitude_vector"
+"""What PEFT calls the length that DoRA gives each row of an adapted weight."""
 
 
 def attach(
@@ -93,6 +96,7 @@ def load_adapter(
     *,
     trainable: bool = False,
     dropout: float | None = None,
+    dora: bool = False,
 ) -> Lora:
     """Put an adapter on from its files, made by Luthier or by PEFT.
 
@@ -100,6 +104,7 @@ def load_adapter(
         folder: an adapter folder, or a run.
         trainable: whether it is going to be trained further, or only used.
         dropout: of the further training; None takes the file's.
+        dora: whether a DoRA adapter is welcome. It costs a copy of each weight that it adapts, and cannot be trained.
 
     Returns:
         its settings, in canonical form; with them `save_adapter` writes an equal adapter.
@@ -108,63 +113,189 @@ def load_adapter(
         ModelError: not an adapter, a feature that is not supported (by name), tensors missing, unexpected or of the
             wrong shape, a damaged file, or a name that is taken.
     """
-    folder = adapter_config.adapter_folder(folder)
-    lora = adapter_config.read_settings(folder, arch)
+    file = read_file(folder, arch, dora=dora)
+    lora, stored, ids = file.lora, file.arch, file.arch.new_ids
     if dropout is not None:
         lora = lora.model_copy(update={"dropout": dropout})
-    ids = adapter_config.token_ids(folder, arch)
     if trainable and ids and ids != arch.new_ids:
-        raise ModelError(Problem("models.adapter_tokens_differ", str(folder), values={"count": len(ids)}))
-    stored = dataclasses.replace(arch, new_ids=ids)
-    arch = stored if ids else arch
-    given = _read_file(folder)
-    if arch.spec.tied and EMBEDDING in saved_modules(arch, lora):
-        _join_halves(given, folder)
-    _check_tensors(_file_shapes(stored, lora), given, folder)
-    _put_on(decoder, arch, lora, name, trainable)
+        raise ModelError(Problem("models.adapter_tokens_differ", str(file.folder), values={"count": len(ids)}))
+    _put_on(decoder, stored if ids else arch, lora, name, trainable)
     with torch.no_grad():
         for key, tensor in _file_tensors(decoder, stored, lora, name).items():
-            tensor.copy_(given[key])
+            tensor.copy_(file.tensors[key])
+    if file.dora:
+        _scale_rows(decoder, file, name)
     return lora
 
 
-def merged_state(decoder: Decoder, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the checkpoint with the adapter worked in, W + scale * B A in float32; the decoder keeps its own.
-    Tensors come one by one, in the checkpoint's order. The base has to be the one of the checkpoint, as it lies there:
-    a quantised one would put its rounding into the file."""
-    assert all(unit.frozen is None for unit in decoder.units.values()), "a merge needs the base as it was"
-    weighted = decoder.weighted
-    with torch.no_grad():
-        for tensor_name in decoder.arch.tensors:
-            module, _, leaf = tensor_name.rpartition(".")
-            tensor = decoder.get_parameter(tensor_name).detach()
-            if leaf == "weight":
-                tensor = weighted[module].weight_for(name).detach()
-                delta = decoder.units[module].deltas.get(name) if module in decoder.units else None
-                if delta is not None:
-                    tensor = torch.addmm(tensor.float(), delta.B, delta.A, alpha=delta.scale)
-                rows = weighted[module].rows_for(name)
-                if rows is not None:
-                    tensor = torch.cat([tensor.float(), rows.values_TD[rows.within :]])
-                    tensor[rows.ids_T] = rows.values_TD
-            yield tensor_name, tensor
+@torch.no_grad()
+def _scale_rows(decoder: Decoder, file: AdapterFile, name: str) -> None:
+    """DoRA: c * (W x + scale * B A x), with c the magnitude of each row over its length with the low-rank part."""
+    for unit_name, a_RI, b_OR, scale, magnitudes_O in file.deltas():
+        assert magnitudes_O is not None
+        unit, place = decoder.units[unit_name], decoder.device
+        weight_OI, a_RI, b_OR = unit.weight.float(), a_RI.to(place).float(), b_OR.to(place).float()
+        lengths_O = torch.linalg.vector_norm(weight_OI + scale * (b_OR @ a_RI), dim=1)
+        c_O1 = (magnitudes_O.to(place).float() / lengths_O)[:, None]
+        copied = nn.Parameter((c_O1 * weight_OI).to(unit.weight.dtype), requires_grad=False)
+        unit.copies[name] = Copy(copied)
+        unit.deltas[name].B.mul_(c_O1)
 
 
-def save_merged(
-    decoder: Decoder,
-    base_folder: Path,
-    out_folder: Path,
-    name: str,
-    dtype: torch.dtype,
-    max_shard_bytes: int = shards.DEFAULT_SHARD_BYTES,
-) -> None:
-    """Write base and adapter as one ordinary checkpoint folder, a tensor at a time, complete or not at all.
+def blend(decoder: Decoder, name: str, strengths: Mapping[str, float]) -> str | None:
+    """Put a further adapter on that is the weighted sum of adapters that are there: base + sum(strength * (adapter -
+    base)), for the deltas, the modules saved whole and the rows of new tokens alike. One adapter shares its tensors
+    with the blend, so that another strength costs no memory; at strength 1 the arithmetic is the adapter's own.
+
+    Args:
+        name: of the blend; must be free.
+        strengths: attached adapter -> strength.
+
+    Returns:
+        `name`, or None where nothing is left of any adapter: that is the base itself, and nothing is put on.
 
     Raises:
-        ModelError: `out_folder` holds something, or is the base's; RunError: no space, or the operating system refuses.
+        ModelError: `name` is taken, or one of the adapters is not there.
     """
-    arch = tokens.widened(decoder.arch, _with_rows(decoder, name).new_ids)
-    write_model(merged_state(decoder, name), arch, base_folder, out_folder, dtype, max_shard_bytes)
+    absent = sorted(strengths.keys() - decoder.adapters)
+    if absent:
+        raise ModelError(Problem("models.adapter_absent", value=absent[0], values={"there": listed(decoder.adapters)}))
+    if name in decoder.adapters:
+        raise ModelError(Problem("models.adapter_loaded_twice", value=name))
+    parts = {each: strength for each, strength in strengths.items() if strength}
+    with torch.no_grad():
+        for unit in decoder.units.values() if parts else ():
+            deltas = [(unit.deltas[each], strength) for each, strength in parts.items() if each in unit.deltas]
+            if deltas:
+                unit.deltas[name] = _sum_of_deltas(deltas).requires_grad_(False)
+        for module in decoder.weighted.values() if parts else ():
+            # Rows first: they look at the copies of the adapters that are blended, not at the blend's.
+            if any(each in module.rows for each in parts):
+                module.rows[name] = _sum_of_rows(module, parts, decoder.arch).requires_grad_(False)
+            if any(each in module.copies for each in parts):
+                module.copies[name] = _sum_of_copies(module, parts).requires_grad_(False)
+    return name if parts else None
+
+
+def remove(decoder: Decoder, name: str) -> None:
+    """Take an adapter off. What was blended from it stays.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    if name not in decoder.adapters:
+        raise ModelError(Problem("models.adapter_absent", value=name, values={"there": listed(decoder.adapters)}))
+    for module in decoder.weighted.values():
+        if name in module.copies:
+            del module.copies[name]
+        if name in module.rows:
+            del module.rows[name]
+        if isinstance(module, AdapterLinear) and name in module.deltas:
+            del module.deltas[name]
+
+
+def _sum_of_deltas(parts: Sequence[tuple[Delta, float]]) -> Delta:
+    """Side by side, each with its own scale worked into B; a single one keeps its tensors."""
+    if len(parts) == 1:
+        ((delta, strength),) = parts
+        return Delta(delta.A.detach(), delta.B.detach(), strength * delta.scale)
+    a_RI = torch.cat([delta.A for delta, _ in parts])
+    b_OR = torch.cat([delta.B * (strength * delta.scale) for delta, strength in parts], 1)
+    return Delta(a_RI, b_OR, 1.0)
+
+
+def _sum_of_copies(module: Weighted, parts: Mapping[str, float]) -> Copy:
+    held = [(module.copies[each].weight, strength) for each, strength in parts.items() if each in module.copies]
+    if len(held) == 1 and held[0][1] == 1:
+        return Copy(held[0][0].detach())
+    base = module.weight.detach().float()
+    return Copy(base + sum(strength * (weight - base) for weight, strength in held))
+
+
+def _sum_of_rows(module: Weighted, parts: Mapping[str, float], arch: Architecture) -> TokenRows:
+    """Rows of the tokens that any of the adapters has one for; where there is no row yet, the mean of the rows is what
+    such a token starts as."""
+    with_rows = [each for each in parts if each in module.rows]
+    if len(parts) == 1 and parts[with_rows[0]] == 1:
+        only = module.rows[with_rows[0]]
+        return TokenRows(only.ids.tolist(), only.weight.detach())
+    ids = np.unique(np.concatenate([module.rows[each].ids for each in with_rows]))
+    within = int(np.searchsorted(ids, len(module.weight)))
+    first_new = dataclasses.replace(arch, new_ids=tuple(map(int, ids)))
+    start_TD = mean_row(module.weight, first_new).expand(len(ids), -1).clone()
+    start_TD[:within] = module.weight.detach()[torch.from_numpy(ids[:within]).to(start_TD.device)].float()
+    made_TD = start_TD.clone()
+    for each, strength in parts.items():
+        made_TD += strength * (_own_rows(module, each, ids, start_TD) - start_TD)
+    return TokenRows(ids.tolist(), made_TD)
+
+
+def _own_rows(module: Weighted, name: str, ids: NDArray[np.int64], start_TD: Tensor) -> Tensor:
+    """What an adapter says of some tokens: its own rows, else those of its copy, else what they start as."""
+    own_TD = start_TD.clone()
+    copy, rows = module.copies.get(name), module.rows.get(name)
+    if copy is not None:
+        within = int(np.searchsorted(ids, len(copy.weight)))
+        own_TD[:within] = copy.weight[torch.from_numpy(ids[:within]).to(own_TD.device)]
+    if rows is not None:
+        own_TD[torch.from_numpy(np.searchsorted(ids, rows.ids)).to(own_TD.device)] = rows.weight
+    return own_TD
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterFile:
+    """An adapter as its files hold it.
+
+    arch: the base's, with the tokens that the adapter has rows for; lora: its settings, in canonical form; dora:
+    whether it has a magnitude for each row of its units; tensors: PEFT's key -> values, mapped into memory, all there
+    and of the right shapes.
+    """
+
+    folder: Path
+    arch: Architecture
+    lora: Lora
+    dora: bool
+    tensors: Mapping[str, Tensor]
+
+    def deltas(self) -> Iterator[tuple[str, Tensor, Tensor, float, Tensor | None]]:
+        """Of each unit: (name, A [R, I], B [O, R], scale, magnitudes [O] or None)."""
+        for unit, rank, alpha in select_units(self.arch, self.lora):
+            a_RI, b_OR = (self.tensors[f"{PREFIX}{unit.name}.lora_{each}.weight"] for each in "AB")
+            magnitudes_O = self.tensors[f"{PREFIX}{unit.name}.{MAGNITUDES}"] if self.dora else None
+            yield unit.name, a_RI, b_OR, scale_of(self.lora, rank, alpha), magnitudes_O
+
+    def copies(self) -> dict[str, Tensor]:
+        """Module -> the weight that stands in place of the base's."""
+        return {source: self.tensors[f"{PREFIX}{module}.weight"] for module, source in _stored(self.arch, self.lora)}
+
+    def rows(self) -> dict[str, Tensor]:
+        """Module -> the rows [T, D] of the tokens `arch.new_ids`."""
+        if not self.arch.new_ids:
+            return {}
+        return {module: self.tensors[f"{PREFIX}{module}.{ROWS}"] for module in token_modules(self.arch)}
+
+
+def read_file(folder: Path, arch: Architecture, *, dora: bool = False) -> AdapterFile:
+    """An adapter's files, made by Luthier or by PEFT, held to the base they are for.
+
+    Args:
+        folder: an adapter folder, or a run.
+        arch: of the base.
+        dora: whether a DoRA adapter is welcome.
+
+    Raises:
+        ModelError: not an adapter, a feature that is not supported (by name), tensors missing, unexpected or of the
+            wrong shape, or a damaged file.
+    """
+    folder = adapter_config.adapter_folder(folder)
+    lora = adapter_config.read_settings(folder, arch, dora=dora)
+    stored = dataclasses.replace(arch, new_ids=adapter_config.token_ids(folder, arch))
+    given = _read_tensors(folder)
+    if arch.spec.tied and EMBEDDING in saved_modules(arch, lora):
+        _join_halves(given, folder)
+    has_magnitudes = adapter_config.is_dora(folder)
+    _check_tensors(_file_shapes(stored, lora, has_magnitudes), given, folder)
+    return AdapterFile(folder, stored, lora, has_magnitudes, given)
 
 
 def _uniform(bound: float) -> Sample:
@@ -203,12 +334,14 @@ def _with_rows(decoder: Decoder, name: str) -> Architecture:
     return dataclasses.replace(decoder.arch, new_ids=() if rows is None else tuple(map(int, rows.ids)))
 
 
-def _file_shapes(arch: Architecture, lora: Lora) -> dict[str, tuple[int, ...]]:
+def _file_shapes(arch: Architecture, lora: Lora, dora: bool = False) -> dict[str, tuple[int, ...]]:
     """Keys of the weights file, as PEFT forms them, with shapes."""
     shapes: dict[str, tuple[int, ...]] = {}
     for unit, rank, _ in select_units(arch, lora):
         shapes[f"{PREFIX}{unit.name}.lora_A.weight"] = (rank, unit.in_features)
         shapes[f"{PREFIX}{unit.name}.lora_B.weight"] = (unit.out_features, rank)
+        if dora:
+            shapes[f"{PREFIX}{unit.name}.{MAGNITUDES}"] = (unit.out_features,)
     for module, source in _stored(arch, lora):
         shapes[f"{PREFIX}{module}.weight"] = arch.tensors[source + ".weight"]
     for module in token_modules(arch) if arch.new_ids else ():
@@ -238,7 +371,7 @@ def _stored(arch: Architecture, lora: Lora) -> list[tuple[str, str]]:
     return [*((module, module) for module in saved), *both]
 
 
-def _read_file(folder: Path) -> dict[str, Tensor]:
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         only_bin = (folder / "adapter_model.bin").is_file()

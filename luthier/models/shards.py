@@ -95,17 +95,20 @@ def index(folder: Path) -> dict[str, Stored]:
     return tensors
 
 
-def write_file(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, tensors: Iterator[Tensor]
-) -> None:
+Dtypes = torch.dtype | Mapping[str, torch.dtype]
+"""What tensors are stored as: all the same, or each by its name."""
+
+
+def write_file(path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: Dtypes, tensors: Iterator[Tensor]) -> None:
     """Write one safetensors file, holding one tensor in memory at a time.
 
     Args:
         shapes: name -> shape of what `tensors` yields, in that order.
-        dtype: what every tensor is stored as.
+        dtypes: what the tensors are stored as.
     """
     offset, entries = 0, {}
     for name, shape in shapes.items():
+        dtype = dtype_of(dtypes, name)
         size = _num_elements(shape) * dtype.itemsize
         entries[name] = {
             "dtype": DTYPE_NAMES[dtype],
@@ -119,14 +122,14 @@ def write_file(
         file.write(len(head).to_bytes(8, "little") + head)
         for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
             assert tuple(tensor.shape) == shape, f"{name}: {tuple(tensor.shape)} is not {shape}"
-            plain = tensor.detach().to(device="cpu", dtype=dtype).contiguous().reshape(-1)
+            plain = tensor.detach().to(device="cpu", dtype=dtype_of(dtypes, name)).contiguous().reshape(-1)
             file.write(plain.view(torch.uint8).numpy().data)
 
 
 def write_checkpoint(
     folder: Path,
     shapes: Mapping[str, tuple[int, ...]],
-    dtype: torch.dtype,
+    dtypes: Dtypes,
     tensors: Iterable[tuple[str, Tensor]],
     max_shard_bytes: int,
 ) -> None:
@@ -135,18 +138,18 @@ def write_checkpoint(
     Args:
         shapes: name -> shape, in the order in which `tensors` yields them.
     """
-    shards = _plan(shapes, dtype.itemsize, max_shard_bytes)
+    sizes = {name: _num_elements(shape) * dtype_of(dtypes, name).itemsize for name, shape in shapes.items()}
+    shards = _plan(shapes, sizes, max_shard_bytes)
     stream = _in_order(tensors, shapes)
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     if len(shards) == 1:
         names = [SINGLE]
     for file_name, shard in zip(names, shards, strict=True):
-        write_file(folder / file_name, shard, dtype, (next(stream) for _ in shard))
+        write_file(folder / file_name, shard, dtypes, (next(stream) for _ in shard))
     assert next(stream, None) is None, "more tensors than shapes"
     if len(shards) > 1:
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
-        total = sum(_num_elements(shape) * dtype.itemsize for shape in shapes.values())
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        write_json(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})
 
 
 @contextmanager
@@ -183,6 +186,11 @@ def fresh_folder(target: Path, needed_bytes: int) -> Iterator[Path]:
         fsync_folder(target.parent)
 
 
+def dtype_of(dtypes: Dtypes, name: str) -> torch.dtype:
+    """What one tensor is stored as."""
+    return dtypes if isinstance(dtypes, torch.dtype) else dtypes[name]
+
+
 def listed(names: Iterable[str], most: int = 8) -> str:
     """A few names for a message; `most` is what fits a line or two."""
     everything = list(names)
@@ -210,13 +218,13 @@ def _no_weights(folder: Path) -> Problem:
 
 
 def _plan(
-    shapes: Mapping[str, tuple[int, ...]], item_bytes: int, max_shard_bytes: int
+    shapes: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int], max_shard_bytes: int
 ) -> list[dict[str, tuple[int, ...]]]:
     """Consecutive tensors, as many per file as fit; a tensor larger than the limit has a file of its own."""
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     used = 0
     for name, shape in shapes.items():
-        size = _num_elements(shape) * item_bytes
+        size = sizes[name]
         if shards[-1] and used + size > max_shard_bytes:
             shards.append({})
             used = 0

@@ -80,7 +80,7 @@ def load(
             large; everything found is listed.
     """
     stored = shards.index(folder)
-    problems = _misfits(arch, stored, folder)
+    problems = misfits(arch, stored, folder)
     if problems:
         raise ModelError(problems)
     if quantise is None:
@@ -199,7 +199,7 @@ def embedding_rows(folder: Path, arch: Architecture, ids: Sequence[int]) -> NDAr
         ModelError: no usable weights.
     """
     stored, name = shards.index(folder), (EMBEDDING if arch.spec.tied else HEAD) + ".weight"
-    problems = _misfits(arch, stored, folder)
+    problems = misfits(arch, stored, folder)
     if problems:
         raise ModelError(problems)
     picked = np.zeros((len(ids), arch.spec.d), dtype=np.float32)
@@ -228,37 +228,44 @@ def save_model(
         ModelError: `out_folder` holds something, or is the base's.
         RunError: no space, or the operating system refuses.
     """
-    tensors = ((name, decoder.get_parameter(name)) for name in decoder.arch.tensors)
-    write_model(tensors, decoder.arch, base_folder, out_folder, dtype, max_shard_bytes)
+    arch = decoder.arch
+    if out_folder.resolve() == base_folder.resolve():
+        raise ModelError(Problem("models.same_folder", str(out_folder)))
+    needed = sum(math.prod(shape) for shape in arch.tensors.values()) * dtype.itemsize
+    tensors = ((name, decoder.get_parameter(name)) for name in arch.tensors)
+    with shards.fresh_folder(out_folder, needed) as folder:
+        write_files(folder, tensors, arch, base_folder, dtype, max_shard_bytes)
 
 
-def write_model(
+def write_files(
+    folder: Path,
     tensors: Iterable[tuple[str, Tensor]],
     arch: Architecture,
     base_folder: Path,
-    out_folder: Path,
-    dtype: torch.dtype,
-    max_shard_bytes: int,
+    dtypes: shards.Dtypes,
+    max_shard_bytes: int = shards.DEFAULT_SHARD_BYTES,
 ) -> None:
-    """`save_model` for tensors that come one by one, in the order of `arch.tensors`."""
-    if out_folder.resolve() == base_folder.resolve():
-        raise ModelError(Problem("models.same_folder", str(out_folder)))
+    """The files of a checkpoint: weights, config.json and generation_config.json.
+
+    Args:
+        tensors: (name, values) one by one, in the order of `arch.tensors`.
+        base_folder: as for `save_model`.
+    """
     config = read_config(base_folder)
-    written = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
-    config.update(dict.fromkeys(written, str(dtype).removeprefix("torch.")))
+    if isinstance(dtypes, torch.dtype):
+        written = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+        config.update(dict.fromkeys(written, str(dtypes).removeprefix("torch.")))
     if arch.new_ids:
         config["vocab_size"] = arch.spec.vocab
-    needed = sum(math.prod(shape) for shape in arch.tensors.values()) * dtype.itemsize
-    with shards.fresh_folder(out_folder, needed) as folder:
-        shards.write_checkpoint(folder, arch.tensors, dtype, tensors, max_shard_bytes)
-        write_json(folder / "config.json", config)
-        generation = base_folder / "generation_config.json"
-        if generation.is_file():
-            shutil.copyfile(generation, folder / generation.name)
+    shards.write_checkpoint(folder, arch.tensors, dtypes, tensors, max_shard_bytes)
+    write_json(folder / "config.json", config)
+    generation = base_folder / "generation_config.json"
+    if generation.is_file():
+        shutil.copyfile(generation, folder / generation.name)
 
 
-def _misfits(arch: Architecture, stored: Mapping[str, Stored], folder: Path) -> list[Problem]:
-    """Everything in which the files differ from what config.json describes."""
+def misfits(arch: Architecture, stored: Mapping[str, Stored], folder: Path) -> list[Problem]:
+    """Everything in which the files of a checkpoint folder differ from what config.json describes."""
     head = HEAD + ".weight"
     allowed = {name for name in stored if ROTARY_BUFFER.search(name)} | ({head} if arch.spec.tied else set())
     problems = []

@@ -346,6 +346,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "Merge this adapter into its base with the program that made it, and use the result as the model.",
         "请用生成它的程序把适配器合并进基础模型，再把结果作为模型使用。",
     ),
+    "models.adapter_dora.rule": (
+        "the adapter is a DoRA adapter, which Luthier merges but does not train or answer with",
+        "该适配器是 DoRA 适配器：Luthier 可以合并它，但不能用它训练或回答",
+    ),
+    "models.adapter_dora.remedy": (
+        "Merge it first (luthier merge ADAPTER-FOLDER -o FOLDER) and use the merged model.",
+        "请先合并（luthier merge 适配器文件夹 -o 文件夹），再使用合并后的模型。",
+    ),
     "models.adapter_value.rule": ("this value cannot be used", "该值无法使用"),
     "models.adapter_value.remedy": ("Restore the original adapter_config.json.", "请恢复原始 adapter_config.json。"),
     "models.adapter_pattern.rule": (
@@ -430,6 +438,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "The adapter was made for another base model, or its adapter_config.json was changed.",
         "适配器是为另一个基础模型制作的，或 adapter_config.json 被改动过。",
     ),
+    "models.adapter_absent.rule": (
+        "no adapter of this name is loaded; there are: {there}",
+        "没有加载这个名称的适配器；已有：{there}",
+    ),
+    "models.adapter_absent.remedy": ("Load it first, or name one of these.", "请先加载它，或使用上述名称之一。"),
     "models.adapter_loaded_twice.rule": ("an adapter of this name is loaded already", "已加载同名适配器"),
     "models.adapter_loaded_twice.remedy": ("Give it another name.", "请换一个名称。"),
 }

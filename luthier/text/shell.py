@@ -30,6 +30,26 @@ TEXT: dict[str, tuple[str, str]] = {
         "解释配方中的设置项（如 `luthier help rank`）；不给名称则列出全部。",
     ),
     "shell.help.chat": ("Talk to a run or a model.", "与一次运行的结果或某个模型对话。"),
+    "shell.help.merge": (
+        "Merge a run's adapter (or several, RUN=0.5) into its base: an ordinary model folder with a receipt.",
+        "把运行的适配器（可多个，如 RUN=0.5）合并进基础模型，得到带凭证的普通模型文件夹。",
+    ),
+    "shell.option.merge_targets": (
+        "Runs or folders with PEFT adapters; `=0.5` behind one gives it that strength.",
+        "运行或 PEFT 适配器文件夹；后加 `=0.5` 设置强度。",
+    ),
+    "shell.option.merge_out": (
+        "Folder to write; by default the run's name with -merged.",
+        "要写入的文件夹；默认为运行名加 -merged。",
+    ),
+    "shell.option.merge_base": (
+        "Base of adapters that no run made, where their settings do not name the right one.",
+        "并非由运行生成的适配器的基础模型（当其设置不正确时）。",
+    ),
+    "shell.option.merge_force": (
+        "Write it also where it does not agree with the tuned model.",
+        "即使与调优后的模型不一致也写入。",
+    ),
     "shell.help.data": ("Look at training data.", "查看训练数据。"),
     "shell.help.data_check": (
         "Check whole files: what would be learned, what is wrong and where.",

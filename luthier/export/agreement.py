@@ -1,0 +1,175 @@
+"""Whether exported weights say what the tuned model says.
+
+What goes in: a `Source`, its model as it was trained (base and adapters side by side in the decoder), and the weights
+that were written. What comes out: a check with the mean KL divergence and how often the most likely token is the same,
+after beginnings of the run's rows and along the tuned model's own answers to them.
+
+Shape legend: B prompts, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from luthier import generate, proof
+from luthier.arch import families
+from luthier.data.formats import Message
+from luthier.engine import backend
+from luthier.engine.backend import Backend
+from luthier.export.weights import Source
+from luthier.generate import Sampling
+from luthier.models import adapters, weights
+from luthier.models.decoder import Decoder
+from luthier.proof import Logits
+from luthier.runs.receipt import Check
+from luthier.runs.store import RunFolder
+from luthier.text import say
+
+CUTS = (0, 1, 4, 9, 15)
+"""Tokens of the answer after which the next one is predicted by both models. Chosen, not tuned."""
+BATCH = 8
+EXACT_KL, ROUNDED_KL = 1e-5, 1e-2
+"""Mean KL in nats per token that is allowed: float32 throughout; a sum that was rounded to 16 bits, or computed in
+them."""
+TOP1 = 0.95
+EXACT_TIE, ROUNDED_TIE = 1e-3, 0.05
+"""A lead in nats of the most likely token below which rounding may choose another one."""
+TEXTS = (
+    "Who are you?",
+    "Write one sentence about the sea.",
+    "请用一句话介绍你自己。",
+    "What is 17 + 25?",
+    "def fibonacci(n):",
+    "Translate to French: Good morning.",
+)
+"""Asked where no run says which rows the model was trained on."""
+NAME = "exported"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What the tuned model says. prompts: beginnings of texts; tuned_BV, base_BV: logits after each of them, with the
+    adapters and without (None where the weights themselves were tuned); backend: what it was computed on."""
+
+    prompts: list[list[int]]
+    tuned_BV: Logits
+    base_BV: Logits | None
+    backend: Backend
+    of_run: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """mean_kl: KL(tuned || exported) in nats per token; effect_kl: KL(tuned || base); top1: share of positions at which
+    both have the same most likely token, near-ties counted as the same."""
+
+    positions: int
+    mean_kl: float
+    effect_kl: float
+    top1: float
+    kl_bound: float
+    of_run: bool
+
+    @property
+    def good(self) -> bool:
+        return self.mean_kl <= self.kl_bound and self.top1 >= TOP1
+
+    def check(self) -> Check:
+        """As it stands on the receipt."""
+        found = say(
+            "export.agreement.found" if self.of_run else "export.agreement.found_texts",
+            kl=self.mean_kl,
+            top1=100 * self.top1,
+            positions=self.positions,
+            effect=self.effect_kl,
+        )
+        bound = say("export.agreement.bound", kl=self.kl_bound, top1=100 * TOP1)
+        return Check("agreement", "pass" if self.good else "fail", bound, found, say("export.check.agreement"))
+
+
+def reference(source: Source, device: str = "auto") -> Reference:
+    """Load base and adapters side by side and let them answer; the model is given up afterwards.
+
+    Raises:
+        ModelError: the weights do not fit the compute dtype.
+    """
+    chosen = backend.choose(device, "auto")
+    chosen.apply()
+    decoder = weights.load(source.folder, source.base.arch, dtype=chosen.compute_dtype, device=chosen.device)
+    name = _put_on(decoder, source)
+    beginnings = _beginnings(source)
+    answers = generate.generate(
+        decoder, beginnings, source.renderer.stop_ids, Sampling(max_tokens=max(CUTS)), adapter=name
+    )
+    prompts = [
+        [*beginning, *answer.ids[:cut]]
+        for beginning, answer in zip(beginnings, answers, strict=True)
+        for cut in CUTS
+        if cut <= len(answer.ids)
+    ]
+    base_BV = None if name is None else _logits(decoder, prompts, None)
+    return Reference(prompts, _logits(decoder, prompts, name), base_BV, chosen, _run(source) is not None)
+
+
+def agreement(source: Source, expected: Reference, written: Path) -> Agreement:
+    """Load the folder that was written, as anyone would, and hold it to the tuned model.
+
+    Raises:
+        ModelError: the folder cannot be loaded.
+    """
+    chosen = expected.backend
+    decoder = weights.load(written, families.read(written), dtype=chosen.compute_dtype, device=chosen.device)
+    return compare(source, expected, _logits(decoder, expected.prompts, None))
+
+
+def compare(source: Source, expected: Reference, exported_BV: Logits) -> Agreement:
+    """The measure itself, for logits [B, V] that any program gave on the reference's prompts."""
+    exact = expected.backend.compute_dtype == torch.float32 and set(source.dtypes.values()) <= _EXACT
+    tuned, exported = (torch.from_numpy(each).double().log_softmax(-1) for each in (expected.tuned_BV, exported_BV))
+    kl = float((tuned.exp() * (tuned - exported)).sum(-1).mean())
+    chosen = exported.argmax(-1, keepdim=True)
+    lead = tuned.max(-1).values - tuned.gather(-1, chosen)[:, 0]
+    top1 = float((lead <= (EXACT_TIE if exact else ROUNDED_TIE)).double().mean())
+    effect = proof.effect(expected.base_BV, expected.tuned_BV).mean_kl if expected.base_BV is not None else 0.0
+    bound = EXACT_KL if exact else ROUNDED_KL
+    return Agreement(len(expected.prompts), kl, effect, top1, bound, expected.of_run)
+
+
+_EXACT = {torch.float32, torch.float64}
+
+
+def _run(source: Source) -> Path | None:
+    found = [source.run, *(voice.run for voice in source.voices)]
+    return next((each for each in found if each is not None and (each / proof.PROBE).is_file()), None)
+
+
+def _beginnings(source: Source) -> list[list[int]]:
+    """Beginnings of rows that the run was trained on; of a model without a run, questions that anyone could ask."""
+    run = _run(source)
+    if run is not None:
+        return proof.Probe.load(RunFolder.open(run)).prompts
+    renderer = source.renderer
+    if renderer.template_source:
+        return [renderer.prompt([Message("user", text)]) for text in TEXTS]
+    return [renderer.prompt_text(text) for text in TEXTS]
+
+
+def _put_on(decoder: Decoder, source: Source) -> str | None:
+    """The adapters on the decoder, as one of a name; None where there are none."""
+    strengths = {f"{NAME}-{number}": voice.strength for number, voice in enumerate(source.voices)}
+    for name, voice in zip(strengths, source.voices, strict=True):
+        adapters.load_adapter(decoder, source.base.arch, voice.folder, name, dora=True)
+    if list(strengths.values()) == [1]:
+        return next(iter(strengths))
+    return adapters.blend(decoder, NAME, strengths) if strengths else None
+
+
+def _logits(decoder: Decoder, prompts: Sequence[Sequence[int]], adapter: str | None) -> Logits:
+    """Logits [B, V], a few prompts at a time so that their padding stays small."""
+    pieces = [prompts[at : at + BATCH] for at in range(0, len(prompts), BATCH)]
+    return np.concatenate([proof.next_token_logits(decoder, piece, adapter) for piece in pieces])

@@ -1,0 +1,120 @@
+"""Merging: a tuned model as one ordinary folder, which any program reads, and which says what the tuned model says.
+
+What goes in: a run or an adapter's folder, or several with strengths. What comes out: safetensors, config, tokenizer,
+template, generation settings, a model card and a receipt, complete or not at all. The weights pass through memory a
+tensor at a time; only the proof loads a model, the tuned one first and then the folder that was written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import ModelError, Problem
+from luthier.export import agreement, receipt
+from luthier.export.receipt import ExportReceipt
+from luthier.export.weights import Source, open_source
+from luthier.models import shards, weights
+from luthier.runs import files
+from luthier.runs.receipt import Check
+from luthier.text import say
+
+CARD = "README.md"
+SMALL_BYTES = 2**24
+"""Room for tokenizer, template and papers beside the weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """A folder that was written, and the receipt that lies in it."""
+
+    path: Path
+    receipt: ExportReceipt
+
+
+def merge(
+    target: str | Path | Sequence[tuple[str | Path, float]],
+    out: str | Path | None = None,
+    *,
+    base: str | None = None,
+    force: bool = False,
+    device: str = "auto",
+    max_shard_bytes: int = shards.DEFAULT_SHARD_BYTES,
+) -> Merged:
+    """Merge adapters into their base, which is read as it lies there, unquantised.
+
+    Args:
+        target: a run or an adapter's folder; or several, each with its strength.
+        out: the folder to write; must be missing or empty. None takes the target's own name with `-merged`.
+        base: of adapters that no run made, where their settings do not name the right one.
+        force: write also what does not agree with the tuned model; the receipt says so.
+        device: where the proof computes.
+        max_shard_bytes: where files are cut.
+
+    Raises:
+        ModelError: a base that is not the one of the run any more, an adapter that is none or does not fit, a folder
+            that holds something, or a merged model that does not agree.
+        RunError: a run without a result, no room, or a refusal of the operating system.
+    """
+    targets = [(target, 1.0)] if isinstance(target, (str, Path)) else list(target)
+    source = open_source(targets, base)
+    if not source.voices:
+        raise ModelError(Problem("export.nothing_to_merge", value=str(targets[0][0])))
+    folder = Path(out) if out is not None else _beside(source)
+    if folder.resolve() in (source.folder.resolve(), *(each.folder.resolve() for each in source.voices)):
+        raise ModelError(Problem("models.same_folder", str(folder)))
+    with shards.fresh_folder(folder, source.num_bytes + SMALL_BYTES) as fresh:
+        made = _fill(fresh, source, force, device, max_shard_bytes)
+    return Merged(folder, made)
+
+
+def _fill(fresh: Path, source: Source, force: bool, device: str, max_shard_bytes: int) -> ExportReceipt:
+    expected = agreement.reference(source, device)
+    tensors = ((name, source.tensor(name)) for name in source.names)
+    weights.write_files(fresh, tensors, source.arch, source.folder, source.dtypes, max_shard_bytes)
+    source.renderer.save(fresh)
+    found = agreement.agreement(source, expected, fresh)
+    if not found.good and not force:
+        check = found.check()
+        values = {"found": check.evidence, "bound": check.bound}
+        raise ModelError(Problem("export.disagrees", values=values))
+    checks = [base_check(source), found.check()]
+    made = receipt.build("merge", source, checks, files.fingerprints(fresh), forced=force and not found.good)
+    receipt.write(fresh, made)
+    files.write_text(fresh / CARD, "\n".join(card(made)) + "\n")
+    return made
+
+
+def base_check(source: Source) -> Check:
+    """Whether the base is the one that was trained on. `open_source` refuses another, where a run knows it."""
+    known = bool(source.voices) and all(each.run is not None for each in source.voices)
+    evidence = say("export.base.same" if known else "export.base.unknown")
+    return Check("base", "pass" if known else "not run", "", evidence, say("export.check.base"))
+
+
+def card(made: ExportReceipt) -> list[str]:
+    """The model card: what the hub reads first, and the receipt."""
+    named = str(made.base["path"])
+    head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    lines = ["---", *(f"{key}: {value}" for key, value in head.items())]
+    if named.count("/") == 1 and not named.startswith((".", "/", "~")):
+        lines.append(f"base_model: {named}")
+    lines += [
+        "tags:",
+        "- luthier",
+        "---",
+        "",
+        f"# {say('export.card.title')}",
+        "",
+        say("export.card.text", base=receipt.public(named)),
+    ]
+    return [*lines, "", *(f"#{line}" if line.startswith("#") else line for line in receipt.lines(made))]
+
+
+def _beside(source: Source) -> Path:
+    """Beside the run, or the adapter's folder."""
+    first = source.voices[0]
+    path = first.run or first.folder.absolute()
+    return path.with_name(f"{path.name}-merged")
