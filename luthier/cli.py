@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from luthier.runs.store import RunFolder
     from luthier.runs.tables import Answer
 
+What = Literal["adapter", "model", "gguf"]
 FLAGS = ("--json", "--debug")
 """Taken by every command, anywhere on the line."""
 
@@ -421,6 +422,20 @@ def with_strength(target: str) -> tuple[str, float]:
     return name, strength
 
 
+def push(
+    targets: Annotated[list[str], typer.Argument(metavar="RUN|FOLDER|FILE...", help="shell.option.push_targets")],
+    repo: Annotated[str, typer.Option("--repo", metavar="USER/NAME", help="shell.option.push_repo")],
+    what: Annotated[What | None, typer.Option("--what", help="shell.option.push_what")] = None,
+    public: Annotated[bool, typer.Option("--public", help="shell.option.push_public")] = False,
+    add: Annotated[bool, typer.Option("--add", help="shell.option.push_add")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="shell.option.push_dry_run")] = False,
+) -> Outcome:
+    from luthier.export import push as pushing
+
+    done = pushing.push(targets, repo, what=what, public=public, add=add, dry_run=dry_run)
+    return Outcome(asdict(done), done.lines())
+
+
 def answered(answer: Answer) -> Outcome:
     return Outcome(answer.value, answer.lines(), OK if answer.good else FAILED)
 
@@ -542,6 +557,7 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "help": explain,
     "chat": chat,
     "merge": merge,
+    "push": push,
     "data check": data_check,
     "data show": data_show,
     "runs list": runs_list,

@@ -8,6 +8,7 @@ goes on where it was; all of them become visible in one commit, or none.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,12 @@ from luthier.errors import ModelError, Problem
 
 CHUNK_BYTES = 8 * 2**20
 """Read at once while hashing; chosen, not tuned."""
+STATUSES = {
+    401: "hub.push_bad_token",
+    403: "hub.push_forbidden",
+    404: "hub.push_not_found",
+    409: "hub.push_conflict",
+}
 Change = Literal["new", "changed", "same"]
 
 
@@ -54,12 +61,15 @@ def look(name: str, files: Mapping[str, Path], environment: Environment) -> Plan
         if error.response.status_code != 404:
             raise ModelError(_explain(error, name, environment)) from error
         return Planned(None, dict.fromkeys(files, "new"), ())
-    except (httpx2.HTTPError, HFValidationError) as error:
+    except (httpx2.HTTPError, OSError, ValueError) as error:
         raise ModelError(_explain(error, name, environment)) from error
     there = {each.rfilename: (each.lfs.sha256 if each.lfs else each.blob_id) for each in info.siblings or ()}
     changes: dict[str, Change] = {}
     for each, path in files.items():
-        same = there.get(each) in (_sha256(path), _git_sha1(path))
+        try:
+            same = each in there and there[each] in (_sha256(path), _git_sha1(path))
+        except OSError as error:
+            raise ModelError(_explain(error, name, environment)) from error
         changes[each] = "new" if each not in there else "same" if same else "changed"
     return Planned(bool(info.private), changes, tuple(sorted(there.keys() - files.keys())))
 
@@ -77,12 +87,22 @@ def send(name: str, files: Mapping[str, Path], environment: Environment, *, publ
         api.create_repo(name, private=not public, exist_ok=True)
         added = [CommitOperationAdd(path_in_repo=each, path_or_fileobj=path) for each, path in files.items()]
         return str(api.create_commit(name, added, commit_message=message).oid)
-    except (httpx2.HTTPError, HFValidationError) as error:
+    except (httpx2.HTTPError, OSError, ValueError) as error:
         raise ModelError(_explain(error, name, environment)) from error
     except RuntimeError as error:  # the client's wrapping of what befell one large file
         if not isinstance(error.__cause__, httpx2.HTTPError):
             raise
         raise ModelError(_explain(error.__cause__, name, environment)) from error
+
+
+def licence(name: str, environment: Environment) -> str | None:
+    """What a hub's model is licensed under, as its card spells it; None where that cannot be learnt now."""
+    try:
+        data = _client(name, environment).model_info(name).card_data
+    except (ModelError, httpx2.HTTPError, OSError, ValueError):
+        return None
+    found = data.get("license") if data is not None else None
+    return found if isinstance(found, str) and re.fullmatch(r"[\w.+\-]+", found, re.A) else None
 
 
 def _client(name: str, environment: Environment) -> HfApi:
@@ -99,11 +119,14 @@ def _client(name: str, environment: Environment) -> HfApi:
 def _explain(error: Exception, name: str, environment: Environment) -> Problem:
     if isinstance(error, HFValidationError):
         return Problem("hub.push_name", value=name)
-    if not isinstance(error, HfHubHTTPError):
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        return _problem(STATUSES.get(status, "hub.push_status"), name, environment, status)
+    if isinstance(error, httpx2.HTTPError):
         return _problem("hub.push_unreachable", name, environment)
-    status = error.response.status_code
-    kind = {401: "hub.push_bad_token", 403: "hub.push_forbidden", 404: "hub.push_forbidden"}.get(status)
-    return _problem(kind or "hub.push_status", name, environment, status)
+    reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+    where = str(getattr(error, "filename", None) or "")  # no words of the error: they may quote the token
+    return Problem("hub.push_failed", where=where, value=name, values={"reason": reason})
 
 
 def _problem(kind: str, name: str, environment: Environment, status: int = 0) -> Problem:

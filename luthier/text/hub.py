@@ -235,6 +235,27 @@ TEXT: dict[str, tuple[str, str]] = {
         "Make a token with write access at {tokens}, or give a repository under your own name.",
         "请在 {tokens} 创建有写权限的令牌，或使用自己名下的仓库。",
     ),
+    "hub.push_not_found.rule": (
+        "there is no such repository or owner at {host}, or the token may not see it",
+        "{host} 上没有这个仓库或所有者，或该令牌无权查看",
+    ),
+    "hub.push_not_found.remedy": (
+        "Check the spelling; where it was removed meanwhile, start again. Tokens and their rights: {tokens}.",
+        "请检查拼写；若仓库刚被删除，请重新开始。令牌及其权限：{tokens}。",
+    ),
+    "hub.push_conflict.rule": (
+        "{host} says that the repository is being changed by somebody else",
+        "{host} 表示该仓库正被他人修改",
+    ),
+    "hub.push_conflict.remedy": (
+        "Look with --dry-run what is there now, then start again: files that arrived are not sent again.",
+        "请用 --dry-run 查看现有内容后重新开始：已上传的文件不会重复发送。",
+    ),
+    "hub.push_failed.rule": ("nothing could be sent ({reason})", "无法上传（{reason}）"),
+    "hub.push_failed.remedy": (
+        "Check that the files can be read, HF_ENDPOINT is an address (https://...) and the token has no odd characters.",
+        "请检查文件可读、HF_ENDPOINT 是一个地址（https://...），且令牌不含异常字符。",
+    ),
     "hub.push_status.rule": ("{host} answered with status {status}", "{host} 返回状态 {status}"),
     "hub.push_status.remedy": (
         "Try again later: files that arrived are not sent again.",
