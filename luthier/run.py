@@ -94,7 +94,7 @@ class Run:
         """
         return merging.merge(self.path, out, force=force).path
 
-    def push(  # noqa: PLR0913  as `luthier push`
+    def push(
         self, repo: str, *, what: What | None = None, public: bool = False, add: bool = False, dry_run: bool = False
     ) -> Pushed:
         """Send the result to a Hugging Face repository, with the token of `HF_TOKEN` or of `hf auth login`.

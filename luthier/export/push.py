@@ -227,7 +227,8 @@ def _of_folder(folder: Path, what: What | None, run: RunFolder | None) -> Choice
 
 
 def _these(targets: Sequence[Path], what: What | None) -> Choice:
-    problems, chosen = [], {}
+    problems: list[Problem] = []
+    chosen: dict[str, Path] = {}
     for each in targets:
         if not os.path.isfile(each):
             problems.append(Problem("export.push_not_a_file", value=str(each)))
@@ -337,7 +338,11 @@ def _receipt(choice: Choice, run: RunFolder, chosen: Mapping[str, Path]) -> Expo
 def _without_folders(path: Path, to: Path) -> bool:
     """Write a copy that names models of this machine without their place; whether there was one."""
     value = _read(path)
-    places = [(value, "base_model_name_or_path"), (value, "_name_or_path"), (value.get("base"), "path")]
+    places: list[tuple[Any, str]] = [
+        (value, "base_model_name_or_path"),
+        (value, "_name_or_path"),
+        (value.get("base"), "path"),
+    ]
     adapters = value.get("adapters")
     places += [(each, "target") for each in adapters] if isinstance(adapters, list) else []
     found = False

@@ -21,6 +21,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from luthier.config.load import Environment
 from luthier.errors import ModelError, Problem
+from luthier.runs.files import redact
 
 CHUNK_BYTES = 8 * 2**20
 """Read at once while hashing; chosen, not tuned."""
@@ -124,8 +125,10 @@ def _explain(error: Exception, name: str, environment: Environment) -> Problem:
         return _problem(STATUSES.get(status, "hub.push_status"), name, environment, status)
     if isinstance(error, httpx2.HTTPError):
         return _problem("hub.push_unreachable", name, environment)
-    reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-    where = str(getattr(error, "filename", None) or "")  # no words of the error: they may quote the token
+    # A plain ValueError is the client's own word on a file (a card whose head is no YAML); others may quote the token.
+    words = error.strerror if isinstance(error, OSError) else str(error) if type(error) is ValueError else None
+    reason = redact(words or type(error).__name__)
+    where = str(getattr(error, "filename", None) or "")
     return Problem("hub.push_failed", where=where, value=name, values={"reason": reason})
 
 

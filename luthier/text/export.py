@@ -129,7 +129,8 @@ TEXT: dict[str, tuple[str, str]] = {
     "export.push_nothing.remedy": (
         "An adapter is adapter_config.json with safetensors, a model config.json with safetensors, and GGUF files end "
         "with .gguf.",
-        "适配器由 adapter_config.json 和 safetensors 组成，模型由 config.json 和 safetensors 组成，GGUF 文件以 .gguf 结尾。",
+        "适配器由 adapter_config.json 和 safetensors 组成，模型由 config.json 和 safetensors 组成，"
+        "GGUF 文件以 .gguf 结尾。",
     ),
     "export.push_not_a_file.rule": ("this is no file", "这不是文件"),
     "export.push_not_a_file.remedy": (

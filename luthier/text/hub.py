@@ -253,7 +253,7 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "hub.push_failed.rule": ("nothing could be sent ({reason})", "无法上传（{reason}）"),
     "hub.push_failed.remedy": (
-        "Check that the files can be read, HF_ENDPOINT is an address (https://...) and the token has no odd characters.",
+        "Check that the files can be read, HF_ENDPOINT is an address (https://...) and the token has no odd signs.",
         "请检查文件可读、HF_ENDPOINT 是一个地址（https://...），且令牌不含异常字符。",
     ),
     "hub.push_status.rule": ("{host} answered with status {status}", "{host} 返回状态 {status}"),
