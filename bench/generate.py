@@ -100,9 +100,8 @@ def check(folder: Path) -> None:
         margin = float((logits[one[at]] - logits[other[at]]).abs() / logits.abs().max())
         assert margin < TIE, f"not a tie: {margin}"
     distinct = len({token for row in mine for token in row})
-    print(
-        f"float32: {len(PROMPTS) - parted} of {len(PROMPTS)} answers equal, {parted} part at a tie; {distinct} tokens"
-    )
+    equal = len(PROMPTS) - parted
+    print(f"float32: {equal} of {len(PROMPTS)} answers equal, {parted} part at a tie; {distinct} tokens")
 
 
 def main(shape: str = "smollm2-135m", rounds: str = "3") -> None:

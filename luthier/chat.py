@@ -1,31 +1,62 @@
 """Talking to a run or a model in a terminal.
 
-What goes in: an open session, and lines that a person types. What comes out: streamed answers, with `compare` the
-base's beside the tuned model's. A model that was trained on raw text continues each line instead. Input and output are
-passed in, so that tests and notebooks use the same code.
+What goes in: an open session, and lines that a person types. What comes out: streamed answers, with `compare` those of
+the base or of another voice beside them. A model that was trained on raw text continues each line instead. Input and
+output are passed in, so that tests and notebooks use the same code.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from luthier.data.formats import Message
-from luthier.errors import Problem, RunError
+from luthier.errors import Problem, RunError, UserError
 from luthier.generate import Sampling
 from luthier.session import Session
 from luthier.text import say
 
 RESET, QUIT = "/new", "/quit"
-COMMAND = re.compile(r"/[a-z]+")
-"""A single word behind a slash is meant for the chat, not for the model."""
+COMMAND = re.compile(r"(/[a-z]+)(?:\s+(.*))?", re.DOTALL)
+"""A word behind a slash at the start of a line is meant for the chat, not for the model."""
 AGAIN_S = 1.0
 """A second Ctrl-C within this time means the chat, not the next answer. Chosen, not tuned."""
+STRONGEST = 1.5
+"""What an adapter may be overstated to: beyond, answers fall apart rather than say more."""
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 History = tuple[Message, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One message of the conversation. adapter: what answered; tokens, seconds: of an answer."""
+
+    role: str
+    content: str
+    adapter: str | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Manner:
+    """How a chat is to be led. compare: put every question to another voice too, `base` for the base; voice: what
+    answers, None for what the session was opened with; greeting: what the model says first; speed: tell it after each
+    answer."""
+
+    compare: str | None = None
+    voice: str | None = None
+    system: str | None = None
+    greeting: str = ""
+    sampling: Sampling | None = None
+    speed: bool = False
 
 
 def chat(
@@ -39,44 +70,37 @@ def chat(
 ) -> int:
     """Answer each line in turn, keeping the conversation; returns the number of questions answered.
 
-    `/new` starts over, `/quit` (or the end of the lines) ends. Ctrl-C ends the answer that is being given, and where
-    none is, or pressed again, the chat. With `compare`, every question is put to tuned model and base, each with its
-    own history; the session has to hold both.
+    Lines that begin with a slash are commands: `/help` lists them. `/quit` (or the end of the lines) ends. Ctrl-C ends
+    the answer that is being given, and where none is, or pressed again, the chat. With `compare`, every question is put
+    to tuned model and base, each with its own history; the session has to hold both.
 
     Raises:
         RunError: a system prompt is given, and the model continues text.
     """
-    if system and session.continues_text:
-        raise RunError(Problem("chat.no_system", where=session.label, value=system))
-    words = {"label": session.label, "quit": QUIT, "reset": RESET}
+    turns = talk(session, lines, write, Manner("base" if compare else None, system=system, sampling=sampling))
+    return sum(turn.role == "user" for turn in turns)
+
+
+def talk(session: Session, lines: Iterable[str], write: Callable[[str], Any], manner: Manner) -> list[Turn]:
+    """As `chat`; returns everything that was said."""
+    if manner.system and session.continues_text:
+        raise RunError(Problem("chat.no_system", where=session.label, value=manner.system))
+    made = _Talk(session, write, manner)
+    words = {"label": made.called(True), "quit": QUIT, "reset": RESET}
     write(say("chat.greeting_text" if session.continues_text else "chat.greeting", **words) + "\n")
-    sides = [True, False] if compare else [True]
-    start: History = (Message("system", system),) if system else ()
-    histories = {tuned: start for tuned in sides}
-    asked, stopped_s = 0, -math.inf
+    if manner.greeting:
+        write(manner.greeting + "\n")
+    stopped_s = -math.inf
     for line in _until_interrupted(lines, write):
-        # Spaces of a text that is continued are part of it.
-        question = line.rstrip("\r\n") if session.continues_text else line.strip()
-        if question.strip() == QUIT:
-            break
-        if question.strip() == RESET:
-            histories = {tuned: start for tuned in sides}
-            write(say("chat.new") + "\n")
-        elif COMMAND.fullmatch(question.strip()) and not session.continues_text:
-            write(say("chat.commands", **words) + "\n")
-        elif question.strip():
-            asked += 1
-            try:
-                for tuned in sides:
-                    if compare:
-                        write(f"[{session.label if tuned else session.base_label}] ")
-                    _turn(session, histories, question, tuned, sampling, write)
-            except KeyboardInterrupt:
-                if time.monotonic() - stopped_s < AGAIN_S:
-                    break
-                stopped_s = time.monotonic()
-                write(f"\n{say('chat.stopped')}\n")
-    return asked
+        try:
+            if not made.hear(line):
+                break
+        except KeyboardInterrupt:
+            if time.monotonic() - stopped_s < AGAIN_S:
+                break
+            stopped_s = time.monotonic()
+            write(f"\n{say('chat.stopped')}\n")
+    return made.turns
 
 
 def _until_interrupted(lines: Iterable[str], write: Callable[[str], Any]) -> Iterator[str]:
@@ -93,24 +117,189 @@ def _until_interrupted(lines: Iterable[str], write: Callable[[str], Any]) -> Ite
         yield line
 
 
-def _turn(
-    session: Session,
-    histories: dict[bool, History],
-    question: str,
-    tuned: bool,
-    sampling: Sampling | None,
-    write: Callable[[str], Any],
-) -> None:
-    """Put the question, stream the answer, add both to the side's history; of a stopped answer, what was said."""
-    history = (*histories[tuned], Message("user", question))
-    said: list[str] = []
+class _Talk:
+    """A conversation under way. histories: side -> what was said; the side True is what is talked to, False what it is
+    compared with."""
 
-    def tell(text: str) -> None:
-        said.append(text)
-        write(text)
+    def __init__(self, session: Session, write: Callable[[str], Any], manner: Manner) -> None:
+        self.session, self.write = session, write
+        self.compare, self.voice, self.speed = manner.compare, manner.voice, manner.speed
+        self.system, self.sampling = manner.system, manner.sampling or Sampling()
+        self.turns: list[Turn] = []
+        self.restart()
 
+    def restart(self) -> None:
+        start: History = (Message("system", self.system),) if self.system else ()
+        self.histories = {True: start, False: start}
+
+    def hear(self, line: str) -> bool:
+        """Do what a line says; False ends the chat."""
+        # Spaces of a text that is continued are part of it.
+        question = line.rstrip("\r\n") if self.session.continues_text else line.strip()
+        command = COMMAND.fullmatch(question.strip())
+        if question.strip() == QUIT:
+            return False
+        if command and (question.strip() == RESET or not self.session.continues_text):
+            self.obey(command[1], (command[2] or "").strip())
+        elif question.strip():
+            self.put(question)
+        return True
+
+    def put(self, question: str) -> None:
+        self.turns.append(Turn("user", question))
+        for side in (True, False) if self.compare else (True,):
+            if self.compare:
+                self.write(f"[{self.called(side)}] ")
+            self.histories[side] = (*self.histories[side], Message("user", question))
+            self.answer(side)
+
+    def called(self, side: bool) -> str:
+        if side:
+            return self.voice or self.session.label
+        return self.session.base_label if self.compare == "base" else str(self.compare)
+
+    def answer(self, side: bool) -> None:
+        """Stream the answer to a side's history and add it there; of a stopped answer, what was said."""
+        said: list[str] = []
+
+        def tell(text: str) -> None:
+            said.append(text)
+            self.write(text)
+
+        history = self.histories[side]
+        voice = self.voice if side else None if self.compare == "base" else self.compare
+        put = history[-1].content if self.session.continues_text else history
+        tuned = side or self.compare != "base"
+        begun, tokens = time.perf_counter(), None
+        try:
+            tokens = self.session.reply(put, self.sampling, tuned=tuned, voice=voice, on_text=tell).tokens
+        finally:
+            seconds, text = time.perf_counter() - begun, "".join(said)
+            self.histories[side] = (*history, Message("assistant", text))
+            self.turns.append(Turn("assistant", text, self.called(side), tokens, seconds))
+        self.write("\n")
+        if self.speed:
+            told = say("chat.speed", tokens=tokens, speed=tokens / max(seconds, 1e-9))
+            self.write(f"{DIM}{told}{PLAIN}\n")
+
+    # ------------------------------------------------------------------------------------------------ commands
+
+    def obey(self, command: str, rest: str) -> None:
+        if command not in COMMANDS:
+            self.help("")
+            return
+        try:
+            COMMANDS[command](self, rest)
+        except UserError as error:
+            self.write("".join(f"{problem}\n" for problem in error.problems))
+
+    def new(self, _: str) -> None:
+        self.restart()
+        self.write(say("chat.new") + "\n")
+
+    def help(self, _: str) -> None:
+        self.write(say("chat.commands", quit=QUIT, reset=RESET) + "\n")
+
+    def retry(self, _: str) -> None:
+        """The last question once more, with another seed."""
+        if not any(message.role == "user" for message in self.histories[True]):
+            raise RunError(Problem("chat.nothing_to_retry"))
+        self.sampling = dataclasses.replace(self.sampling, seed=self.sampling.seed + 1)
+        for side in (True, False) if self.compare else (True,):
+            history = self.histories[side]
+            if history and history[-1].role == "assistant":
+                self.histories[side] = history[:-1]
+            if self.compare:
+                self.write(f"[{self.called(side)}] ")
+            self.answer(side)
+
+    def save(self, file: str) -> None:
+        """The conversation as one more row of training data."""
+        messages = [{"role": each.role, "content": each.content} for each in self.histories[True]]
+        if not file or not any(each["role"] == "assistant" for each in messages):
+            raise RunError(Problem("chat.nothing_to_save" if file else "chat.file_wanted"))
+        try:
+            with Path(file).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+        except OSError as error:
+            values = {"reason": error.strerror or str(error)}
+            raise RunError(Problem("chat.not_saved", file, values=values)) from error
+        self.write(say("chat.saved", file=file, count=len(messages)) + "\n")
+
+    def set_system(self, text: str) -> None:
+        self.system = text or None
+        self.new("")
+
+    def set_adapter(self, rest: str) -> None:
+        name, _, dial = rest.rpartition(" ")
+        strength = _strength(dial) if name.strip() else None
+        if strength is None:
+            name = rest
+        name = name.strip()
+        if name not in self.session.voices:
+            there = ", ".join(self.session.voices)
+            raise RunError(Problem("chat.no_voice", value=name, values={"there": there}))
+        self.voice = name if strength is None else self.session.mix({name: strength})
+        self.write(say("chat.now", label=self.voice) + "\n")
+
+    def set_base(self, _: str) -> None:
+        """From here on the base answers, where the decoder is one."""
+        base = next((name for name, adapter in self.session.voices.items() if adapter is None), None)
+        if base is None or (self.session.adapter is None and self.session.base is not self.session.decoder):
+            raise RunError(Problem("chat.no_base", where=self.session.label))
+        self.set_adapter(base)
+
+    def set_compare(self, name: str) -> None:
+        """Compare with the base or another voice; once more, not any longer."""
+        if self.compare and name in ("", self.compare):
+            self.compare = None
+        else:
+            self.compare = comparable(self.session, name or "base")
+            self.histories[False] = self.histories[True]
+        label = self.called(False) if self.compare else ""
+        self.write(say("chat.comparing" if self.compare else "chat.alone", label=label) + "\n")
+
+    def set_sampling(self, rest: str) -> None:
+        name, _, value = (part.strip() for part in rest.partition("="))
+        try:
+            kind = type(getattr(Sampling(), name))
+            if kind not in (int, float) or name not in {each.name for each in dataclasses.fields(Sampling)}:
+                raise ValueError(name)
+            self.sampling = dataclasses.replace(self.sampling, **{name: kind(value)})
+        except (AttributeError, ValueError) as error:
+            raise RunError(Problem("chat.bad_setting", value=rest)) from error
+        self.write(say("chat.set", name=name, value=value) + "\n")
+
+
+COMMANDS: dict[str, Callable[[_Talk, str], None]] = {
+    RESET: _Talk.new,
+    "/help": _Talk.help,
+    "/retry": _Talk.retry,
+    "/save": _Talk.save,
+    "/system": _Talk.set_system,
+    "/adapter": _Talk.set_adapter,
+    "/base": _Talk.set_base,
+    "/compare": _Talk.set_compare,
+    "/set": _Talk.set_sampling,
+}
+
+
+def comparable(session: Session, name: str) -> str:
+    """The name of what answers are compared with.
+
+    Raises:
+        RunError: this session does not hold it.
+    """
+    session.speaker(*((False, None) if name == "base" else (True, name)))
+    return name
+
+
+def _strength(text: str) -> float | None:
+    """A number is a strength; a word belongs to a name."""
     try:
-        session.answer(question if session.continues_text else history, sampling, tuned=tuned, on_text=tell)
-    finally:
-        histories[tuned] = (*history, Message("assistant", "".join(said)))
-    write("\n")
+        value = float(text)
+    except ValueError:
+        return None
+    if not 0 <= value <= STRONGEST:
+        raise RunError(Problem("chat.bad_strength", value=text, values={"most": STRONGEST}))
+    return value

@@ -301,7 +301,10 @@ def runs_reproduce(context: typer.Context, run: RunArgument, directory: Dir = "r
 def chat(  # noqa: PLR0913  one parameter for each option
     context: typer.Context,
     target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="shell.option.target")],
+    adapter: Annotated[list[str] | None, typer.Option("--adapter", metavar="RUN", help="shell.option.adapter")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="shell.option.compare")] = False,
+    character: Annotated[str | None, typer.Option("--character", help="shell.option.character")] = None,
+    strength: Annotated[float, typer.Option("--strength", min=0, max=1.5, help="shell.option.strength")] = 1.0,
     system: Annotated[str | None, typer.Option("--system", help="shell.option.system")] = None,
     template: Annotated[str, typer.Option("--template", help="shell.option.template")] = "model",
     device: Annotated[str, typer.Option("--device", help="shell.option.device")] = "auto",
@@ -315,18 +318,84 @@ def chat(  # noqa: PLR0913  one parameter for each option
     seed: Annotated[int, typer.Option("--seed", min=0, help="shell.option.seed")] = 0,
 ) -> Outcome:
     load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
-    from luthier.chat import chat as talk
+    from luthier.chat import Manner, talk
+    from luthier.config import characters
     from luthier.generate import Sampling
     from luthier.session import open_session
 
-    sampling = Sampling(max_tokens, temperature, top_p, top_k, repetition_penalty, seed)
-    said: list[str] = []
+    sampling: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+    }
+    who = characters.find(character) if character else None
+    if who is not None:
+        # What stands on the command line goes before the character's own way.
+        given = {name for name in sampling if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+        sampling.update(
+            {name: value for name, value in who.sampling.model_dump(exclude_none=True).items() if name not in given}
+        )
+        system = system or who.system
     session = open_session(
         target, device=device, compare=compare, template=template, on_download=downloading(context.obj)
     )
-    write = said.append if context.obj.json else speak
-    asked = talk(session, questions(), write, compare=compare, system=system, sampling=sampling)
-    return Outcome({"questions": asked, "transcript": "".join(said)}, [])
+    loaded = [session.load(each) for each in adapter or ()]
+    voice = loaded[-1] if loaded and session.adapter is None else None
+    if strength != 1:
+        voice = session.mix({voice or session.label: strength})
+    manner = Manner(
+        "base" if compare else None,
+        voice,
+        system,
+        who.greeting if who else "",
+        Sampling(**sampling),
+        speed=context.obj.colour,
+    )
+    turns = talk(session, questions(), (lambda text: None) if context.obj.json else speak, manner)
+    return Outcome({"turns": [asdict(turn) for turn in turns]}, [])
+
+
+def answer(  # noqa: PLR0913  one parameter for each option
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="shell.option.target")],
+    source: Annotated[str, typer.Argument(metavar="FILE", help="shell.option.prompts")],
+    output: Annotated[str, typer.Option("-o", "--output", help="shell.option.answers")],
+    adapter: Annotated[str | None, typer.Option("--adapter", metavar="RUN", help="shell.option.adapter")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="shell.option.compare")] = False,
+    template: Annotated[str, typer.Option("--template", help="shell.option.template")] = "model",
+    device: Annotated[str, typer.Option("--device", help="shell.option.device")] = "auto",
+    n: Annotated[int, typer.Option("--n", min=1, help="shell.option.n")] = 1,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="shell.option.max_tokens")] = 512,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="shell.option.temperature")] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", min=1e-6, max=1, help="shell.option.top_p")] = 1.0,
+    top_k: Annotated[int, typer.Option("--top-k", min=0, help="shell.option.top_k")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="shell.option.seed")] = 0,
+) -> Outcome:
+    load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
+    from luthier.answering import answer_file
+    from luthier.generate import Sampling
+    from luthier.session import open_session
+
+    session = open_session(
+        target, device=device, compare=compare, template=template, on_download=downloading(context.obj)
+    )
+    voice = session.load(adapter) if adapter else None
+    sampling = Sampling(max_tokens, temperature, top_p, top_k, seed=seed)
+
+    def tell(rows: int) -> None:
+        print(say("chat.file_at", rows=rows), file=context.obj.logs, flush=True)
+
+    paths = Path(source), Path(output)
+    done = answer_file(session, *paths, sampling, n=n, voice=voice, compare=compare, on_row=tell)
+    for problem in done.bad:
+        print(problem, file=context.obj.logs)
+    bad = [problem.to_json() for problem in done.bad]
+    text = say("chat.file_done", made=done.made, kept=done.kept, bad=len(bad), file=output)
+    value = {"file": output, "made": done.made, "kept": done.kept, "bad": bad}
+    return Outcome(value, [text], BAD_INPUT if bad else OK)
 
 
 def questions() -> Iterator[str]:
@@ -434,6 +503,68 @@ def push(
 
     done = pushing.push(targets, repo, what=what, public=public, add=add, dry_run=dry_run)
     return Outcome(asdict(done), done.lines())
+
+
+def export(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="shell.option.target")],
+    gguf: Annotated[str, typer.Option("--gguf", metavar="TYPE,...", help="shell.option.gguf")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="shell.option.export_out")] = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="shell.option.no_verify")] = False,
+) -> Outcome:
+    from luthier.export.gguf.export import export as write
+    from luthier.runs import receipt_page
+
+    report = downloading_tensors(context.obj)
+    path, made = write(target, gguf.lower().split(","), out, check=not no_verify, on_progress=report)
+    shown = [say("gguf.written", path=path / name) for name in made.files]
+    shown += ["", *receipt_page.check_lines(made.checks)]
+    return Outcome({"path": str(path), "receipt": made.to_json()}, shown, FAILED if made.failed else OK)
+
+
+def downloading_tensors(shell: Shell) -> Callable[[int, int], None]:
+    """A line on the log stream at every tenth of the tensors."""
+
+    def show(done: int, total: int) -> None:
+        if 10 * done // total > 10 * (done - 1) // total:
+            print(f"{100 * done // total}%", file=shell.logs, flush=True)
+
+    return show
+
+
+def serve(  # noqa: PLR0913  one parameter for each option
+    context: typer.Context,
+    targets: Annotated[list[str], typer.Argument(metavar="RUN|MODEL [RUN ...]", help="shell.option.serve_targets")],
+    host: Annotated[str, typer.Option("--host", help="shell.option.host")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="shell.option.port")] = 8000,
+    api_key_file: Annotated[
+        str | None, typer.Option("--api-key-file", metavar="FILE", help="shell.option.api_key_file")
+    ] = None,
+    template: Annotated[str, typer.Option("--template", help="shell.option.template")] = "model",
+    device: Annotated[str, typer.Option("--device", help="shell.option.device")] = "auto",
+    max_body: Annotated[int, typer.Option("--max-body", min=1024, help="shell.option.max_body")] = 4 * 2**20,
+    queue: Annotated[int, typer.Option("--queue", min=1, help="shell.option.queue")] = 256,
+    sequences: Annotated[int, typer.Option("--sequences", min=1, help="shell.option.sequences")] = 64,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="shell.option.timeout")] = 600,
+    grace: Annotated[float, typer.Option("--grace", min=1, help="shell.option.grace")] = 30,
+) -> Outcome:
+    load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
+    from luthier.serve.limits import Limits
+    from luthier.serve.start import serve as start
+
+    limits = Limits(body_bytes=max_body, queue=queue, sequences=sequences, time_s=timeout, grace_s=grace)
+    number = start(
+        targets,
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        limits=limits,
+        log=context.obj.logs,
+        template=template,
+        device=device,
+        on_download=downloading(context.obj),
+    )
+    return Outcome({"ended_by": number}, [], 128 + number if number else OK)
 
 
 def answered(answer: Answer) -> Outcome:
@@ -558,6 +689,8 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "chat": chat,
     "merge": merge,
     "push": push,
+    "export": export,
+    "generate": answer,
     "data check": data_check,
     "data show": data_show,
     "runs list": runs_list,
@@ -568,6 +701,7 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "runs stop": runs_stop,
     "runs verify": runs_verify,
     "runs reproduce": runs_reproduce,
+    "serve": serve,
     "cache list": cache_list,
     "cache clear": cache_clear,
     "doctor": doctor,

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from luthier.answering import Answered, answer_file
 from luthier.config.schema import RunConfig
 from luthier.export import merge as merging
 from luthier.export import push as pushing
@@ -107,6 +108,10 @@ class Run:
             dry_run: look only; the answer says what would be sent.
         """
         return pushing.push(self.path, repo, what=what, public=public, add=add, dry_run=dry_run)
+
+    def generate(self, source: Path | str, target: Path | str, *, n: int = 1, **sampling: Any) -> Answered:
+        """Answer every row of a file into another, as `luthier generate` does; goes on where it was stopped."""
+        return answer_file(self.session, Path(source), Path(target), Sampling(**sampling), n=n)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.state})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +18,13 @@ from typing import Any
 import torch
 
 from luthier import generate, planner
-from luthier.arch import families, quantised
+from luthier.arch import adapter_config, families, quantised
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
 from luthier.config.load import environment
 from luthier.config.schema import ModelSection, Qlora, RunConfig
 from luthier.data.formats import FORMATS, Chat, Message, RowFault
+from luthier.data.template_files import OWN_FILE
 from luthier.data.templates import Renderer, load_renderer
 from luthier.engine import backend
 from luthier.errors import DataError, ModelError, Problem, RunError
@@ -72,12 +74,24 @@ NEAR_RUN = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
+class Reply:
+    """An answer: its text, its length in tokens, and whether it ended by itself (`stop`) or was cut (`length`)."""
+
+    text: str
+    tokens: int
+    finish: str
+
+
+@dataclasses.dataclass(eq=False)
 class Session:
     """Attributes:
-    decoder: base (or fully tuned) weights, with the adapter attached where there is one.
-    adapter: its name; None where the weights themselves were tuned or nothing was.
+    decoder: base (or fully tuned) weights, with the adapters attached where there are some.
+    adapter: the name of the one that it was opened with; None where the weights themselves were tuned or nothing was.
     label: what to call it on screen; base_label: the same for the base.
     base: a decoder with the untouched base weights, for comparisons; the same object where an adapter can be left off.
+    folder: where the decoder's own weights lie, by whose fingerprint other adapters are held to the same base.
+    voices: what can be answered with, besides `base`: name -> adapter of the decoder; None is the decoder's own
+        weights. More come with `load` and `mix`.
     continues_text: whether a bare question is put as it stands, because the rows were no conversations.
     """
 
@@ -87,6 +101,112 @@ class Session:
     label: str
     base: Decoder | None
     base_label: str
+    folder: Path
+    voices: dict[str, str | None] = dataclasses.field(init=False)
+    _mixes: dict[str, Mapping[str, float]] = dataclasses.field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.voices = {self.label: self.adapter}
+        if self.adapter is not None:
+            self.voices.setdefault(self.base_label, None)
+
+    # ------------------------------------------------------------------------------------------------- adapters
+
+    def load(self, target: str | Path, name: str | None = None) -> str:
+        """Attach the adapter of another run, or of a folder that PEFT or Luthier wrote, beside those that are there.
+
+        Args:
+            name: what to call it; the run's or folder's own name where none is given.
+
+        Returns:
+            the name, for `voice=` and `unload`.
+
+        Raises:
+            RunError: it has no adapter, was trained on another base, or with another template or other stop tokens;
+                the name is taken. ModelError: its files are not right.
+        """
+        run = run_path(target)
+        if run is None and not os.path.isfile(Path(target) / adapter_config.CONFIG_FILE):
+            raise RunError(Problem("chat.no_adapter", where=str(target)))
+        found = Path(target) if run is None else run
+        name = name or found.resolve().name
+        if name in self.voices:
+            raise RunError(Problem("chat.voice_taken", value=name))
+        folder = adapter_config.adapter_folder(found)
+        if not (folder / adapter_config.CONFIG_FILE).is_file():
+            raise RunError(Problem("chat.no_adapter", where=str(target)))
+        self._same_base(found if run is not None else folder.resolve().parent)
+        self._same_renderer(folder)
+        adapters.load_adapter(self.decoder, self.decoder.arch, folder, _attached(name))
+        self.voices[name] = _attached(name)
+        return name
+
+    def unload(self, name: str) -> None:
+        """Take an adapter off again, and what was mixed from it.
+
+        Raises:
+            RunError: there is no such voice, or it is the decoder's own weights.
+        """
+        adapter = self._adapter_of(name)
+        if adapter is None and name not in self._mixes:
+            raise RunError(Problem("chat.voice_stays", value=name))
+        for each in [name, *(mix for mix, parts in self._mixes.items() if name in parts)]:
+            attached = self.voices.pop(each)
+            self._mixes.pop(each, None)
+            if attached is not None and attached not in self.voices.values():
+                adapters.remove(self.decoder, attached)
+
+    def mix(self, strengths: Mapping[str, float]) -> str:
+        """A voice that is the weighted sum of others: strength 0 is exactly the base, 1 exactly the adapter, and more
+        than 1 overstates what was learned. Tensors are shared where one adapter is scaled.
+
+        Raises:
+            RunError: there is no such voice, or it is no adapter.
+        """
+        name = "+".join(f"{each}*{strength:g}" for each, strength in strengths.items())
+        if name in self.voices:
+            return name
+        parts: dict[str, float] = {}
+        for each, strength in strengths.items():
+            adapter = self._adapter_of(each)
+            if adapter is None:
+                raise RunError(Problem("chat.voice_no_adapter", value=each))
+            parts[adapter] = float(strength)
+        self.voices[name] = adapters.blend(self.decoder, _attached(name), parts)
+        self._mixes[name] = dict(strengths)
+        return name
+
+    def _adapter_of(self, voice: str) -> str | None:
+        if voice not in self.voices:
+            raise RunError(Problem("chat.no_voice", value=voice, values={"there": ", ".join(self.voices)}))
+        return self.voices[voice]
+
+    def _same_base(self, run: Path) -> None:
+        """Hold the base that a run names in its manifest to the weights that are loaded. A folder without a manifest
+        says nothing of its base; its tensors' shapes are all that can be held to."""
+        if not (run / "manifest.json").is_file():
+            return
+        then = manifest.load(RunFolder.open(run)).base
+        changed = [part for part in ("sha256", "config_sha256") if then.get(part) != self._fingerprint[part]]
+        if changed:
+            values = {"other": then.get("path"), "base": self.base_label}
+            raise RunError(Problem("chat.other_base", where=str(run), values=values))
+
+    @functools.cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        return manifest.weights_fingerprint(self.folder)
+
+    def _same_renderer(self, folder: Path) -> None:
+        """Hold what an adapter was trained with to what is rendered here, where its folder tells."""
+        if not (folder / OWN_FILE).is_file():
+            return
+        theirs = Renderer.load(folder)
+        if theirs.rendering != self.renderer.rendering:
+            differ = [part for part, value in theirs.rendering.items() if value != self.renderer.rendering[part]]
+            values = {"differ": ", ".join(differ), "label": self.label}
+            raise RunError(Problem("chat.other_template", where=str(folder), values=values))
+
+    # ------------------------------------------------------------------------------------------------ answering
 
     @property
     def continues_text(self) -> bool:
@@ -98,9 +218,22 @@ class Session:
         sampling: Sampling | None = None,
         *,
         tuned: bool = True,
+        voice: str | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
         """One answer; see `answers`. `on_text` receives the text as it comes, in pieces of whole characters."""
+        return self.reply(conversation, sampling, tuned=tuned, voice=voice, on_text=on_text).text
+
+    def reply(
+        self,
+        conversation: Conversation,
+        sampling: Sampling | None = None,
+        *,
+        tuned: bool = True,
+        voice: str | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Reply:
+        """As `answer`, with how long the answer is and why it ended."""
         stream = self.renderer.stream_decoder()
 
         def push(_: int, token: int) -> None:
@@ -109,49 +242,81 @@ class Session:
             if piece:
                 on_text(piece)
 
-        answer = self._answers([conversation], sampling, tuned, push if on_text else None)[0]
+        answer = self._replies([conversation], sampling, (tuned, voice), push if on_text else None)[0]
         if on_text is not None and (rest := stream.flush()):
             on_text(rest)
         return answer
 
     def answers(
-        self, conversations: Sequence[Conversation], sampling: Sampling | None = None, *, tuned: bool = True
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling | None = None,
+        *,
+        tuned: bool = True,
+        voice: str | None = None,
     ) -> list[str]:
         """Answer each conversation (a question, or messages with role and content), in one batch.
 
         Args:
             tuned: False answers with the base.
+            voice: one of `voices`; None is what the session was opened with.
 
         Raises:
             DataError: a conversation is not one, or is empty.
             RunError: the base is asked for, and this session was opened without it.
         """
+        return [each.text for each in self.replies(conversations, sampling, tuned=tuned, voice=voice)]
+
+    def replies(
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling | None = None,
+        *,
+        tuned: bool = True,
+        voice: str | None = None,
+    ) -> list[Reply]:
+        """As `answers`, each with how long it is and why it ended."""
         if isinstance(conversations, (str, Mapping)) or not isinstance(conversations, Sequence):
             raise DataError(Problem("chat.not_several", value=_shown(conversations)))
-        return self._answers(conversations, sampling, tuned, None)
+        return self._replies(conversations, sampling, (tuned, voice), None)
 
-    def _answers(
+    def _replies(
         self,
         conversations: Sequence[Conversation],
         sampling: Sampling | None,
-        tuned: bool,
+        who: tuple[bool, str | None],
         on_token: Callable[[int, int], None] | None,
-    ) -> list[str]:
-        prompts = [self._prompt(each) for each in conversations]
-        decoder = self.decoder if tuned else self.base
-        if decoder is None:
-            raise RunError(Problem("chat.no_base", where=self.label))
+    ) -> list[Reply]:
+        prompts = [self.prompt(each) for each in conversations]
+        decoder, adapter = self.speaker(*who)
         outcome = generate.generate(
             decoder,
             prompts,
             self.renderer.stop_ids,
             sampling,
-            adapter=self.adapter if tuned else None,
+            adapter=adapter,
             on_token=on_token,
         )
-        return [self.renderer.decode(each.ids) for each in outcome]
+        return [Reply(self.renderer.decode(each.ids), len(each.ids), each.finish) for each in outcome]
 
-    def _prompt(self, conversation: Conversation) -> list[int]:
+    def speaker(self, tuned: bool = True, voice: str | None = None) -> tuple[Decoder, str | None]:
+        """The decoder and the adapter on it that answer.
+
+        Raises:
+            RunError: the base is asked for, and this session was opened without it; or there is no such voice.
+        """
+        if tuned:
+            return self.decoder, self.adapter if voice is None else self._adapter_of(voice)
+        if self.base is None:
+            raise RunError(Problem("chat.no_base", where=self.label))
+        return self.base, None
+
+    def prompt(self, conversation: Conversation) -> list[int]:
+        """The ids that an answer is to follow: as the rows looked that were trained on.
+
+        Raises:
+            DataError: it is no conversation, or empty.
+        """
         if not (isinstance(conversation, str) and self.continues_text):
             chat = chat_of(conversation)
             if self.continues_text and not self.renderer.template_source:
@@ -161,6 +326,11 @@ class Session:
         if not ids:
             raise DataError(Problem("chat.nothing_to_continue"))
         return ids
+
+
+def _attached(voice: str) -> str:
+    """The decoder's name for a voice; apart from the one that a session is opened with."""
+    return f"voice:{voice}"
 
 
 def chat_of(conversation: Conversation) -> Chat:
@@ -230,7 +400,7 @@ def open_session(
     chosen = backend.choose(device, "auto")
     chosen.apply()
     decoder = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
-    return Session(decoder, renderer, None, str(target), decoder, str(target))
+    return Session(decoder, renderer, None, str(target), decoder, str(target), base.folder)
 
 
 def run_path(target: str | Path) -> Path | None:
@@ -277,10 +447,10 @@ def _open_run(run: RunFolder, device: str, compare: bool) -> Session:
     original = None if base is None else _as_trained(base, run.config().tune, dtype, place)
     if whole:
         decoder = weights.load(output, families.read(output), dtype=dtype, device=place)
-        return Session(decoder, renderer, None, run.name, original, asked.path)
+        return Session(decoder, renderer, None, run.name, original, asked.path, output)
     assert base is not None and original is not None
     adapters.load_adapter(original, base.arch, output, ADAPTER)
-    return Session(original, renderer, ADAPTER, run.name, original, asked.path)
+    return Session(original, renderer, ADAPTER, run.name, original, asked.path, base.folder)
 
 
 def _as_trained(base: Base, tune: AnyTune, dtype: torch.dtype, device: str) -> Decoder:

@@ -853,6 +853,12 @@ MUTATIONS: dict[str, Mutation] = {
         "workers.kill()\n        raise\n",
         "test_ranks.py::test_a_second_ctrl_c_leaves_no_folder_behind",
     ),
+    "a line forgets where in the file it begins": Mutation(
+        "data/opening.py",
+        "offset + error.start",
+        "error.start",
+        "test_helpers.py::test_lines_that_are_no_rows_are_named_whoever_parses_them",
+    ),
     "a helper's block is lost with it": Mutation(
         "data/helpers.py",
         "return maker.make(rows) if found is None else found",
@@ -1528,5 +1534,30 @@ MUTATIONS: dict[str, Mutation] = {
         "below = self.bottom(batch) if self.bottom is not None else None",
         "below = None",
         "test_bottoms.py::test_the_second_epoch_multiplies_less_by_what_the_bottom_takes",
+    ),
+    # ------------------------------------------------------------------------------------------------ GGUF's formats
+    "a K-quant's search starts each step from the first offset": Mutation(
+        "export/gguf/quants.py",
+        "encode(offset_B, first + 0.1 * step)",
+        "encode(least_B, first + 2.0 * step)",
+        "test_gguf_quants.py::test_errors_are_llama_cpps",
+    ),
+    "weights that are not finite are written": Mutation(
+        "export/gguf/quants.py",
+        "torch.isfinite(least) & torch.isfinite(most)",
+        "torch.isfinite(least) | True",
+        "test_gguf_quants.py::test_values_that_are_not_finite_are_refused_by_name",
+    ),
+    "a tied embedding is not the output": Mutation(
+        "export/gguf/recipe.py",
+        'tied = "output.weight" not in names',
+        "tied = False",
+        "test_gguf_quants.py::test_a_tied_embedding_is_the_output",
+    ),
+    "threads write a native part to the wrong rows": Mutation(
+        "export/gguf/native.py",
+        "at = first * columns",
+        "at = 0",
+        "test_gguf_quants.py::test_threads_and_slabs_change_nothing",
     ),
 }

@@ -121,8 +121,8 @@ def test_chat_compares_with_the_base(run: Any, trained: Path) -> None:
 def test_chat_gives_programs_one_object(run: Any, trained: Path) -> None:
     code, out, _ = run("chat", "first", "--json", "--max-tokens", "8", typed="Say 1\nSay 2\n")
     value = json.loads(out)
-    assert code == 0 and value["questions"] == 2
-    assert open_session(trained).answer("Say 1", cli_sampling(8)) in value["transcript"]
+    assert code == 0 and [turn["role"] for turn in value["turns"]] == ["user", "assistant"] * 2
+    assert open_session(trained).answer("Say 1", cli_sampling(8)) == value["turns"][1]["content"]
 
 
 @pytest.mark.parametrize("template", ["chatml", "no-such-file.jinja"])

@@ -94,6 +94,29 @@ def test_helpers_change_nothing(renderer: Renderer, tmp_path: Path, monkeypatch:
     assert mine.given.account.placeholders.rows == mine.given.account.unmapped.rows == 1
 
 
+def test_lines_that_are_no_rows_are_named_whoever_parses_them(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.dumps(each).encode() + b"\r\n"[number % 2 :] for number, each in enumerate(mixed())]
+    for place, bad in ((333, b" \r\n"), (300, b"\xc2\xa0\n"), (250, b"\xff\n"), (150, b'{"messages": [}\n')):
+        lines.insert(place, bad)
+    lines.insert(100, b'{"messages": NaN}\n')
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"".join(lines))
+    given = helped(monkeypatch)
+    mine = build(path, renderer, tmp_path / "a", drop_bad_rows=True)
+    assert sum(each is not None for each in given) >= 10, "helpers did much of it"
+    monkeypatch.setattr(helpers, "MOST_HELPERS", 0)
+    alone = build(path, renderer, tmp_path / "b", drop_bad_rows=True)
+    assert content(mine.store) == content(alone.store) and mine.given.account == alone.given.account
+    account = mine.given.account
+    assert account.read == ROWS + 3 and [number for number, *_ in account.excluded] == [8, 101, 152, 253]
+    (bad,) = account.faults["data.not_utf8"]
+    assert bad.values["byte"] == path.read_bytes().index(b"\xff") and account.faults["data.json_syntax"][0].where == (
+        f"{path}:152:15"
+    )
+
+
 def test_a_file_at_fault_is_read_to_its_end(renderer: Renderer, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [*mixed(), "no row at all"])
     built = build(path, renderer, tmp_path / "cache")

@@ -54,6 +54,7 @@ RANKS: dict[str, float] = {
     "checks": 7,
     "tuner": 7,
     "chat": 7,
+    "answering": 7,
     "doctor": 7,
     "demo": 7,
     "importing": 7,
@@ -79,6 +80,7 @@ SAME_RANK: tuple[str, ...] = (
     "frozen",
     "checks",
     "export",
+    "answering",
     "run",
     "finish",
     "launch",
@@ -89,7 +91,7 @@ SAME_RANK: tuple[str, ...] = (
 )
 """Single files that may import earlier ones of this list at their own rank."""
 
-CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "load", "recipe")
+CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "load", "recipe", "characters")
 """Files of config/: each imports earlier ones only. In every other folder some order must exist."""
 
 SURFACE = "__init__"
@@ -99,6 +101,10 @@ DOORS: dict[str, tuple[str, ...]] = {
     "bitsandbytes": ("models/quantize.py",),
     "datasets": ("data/hub.py",),
     "fastapi": ("serve/", "web/"),
+    "uvicorn": ("serve/", "web/"),
+    "starlette": ("serve/", "web/"),
+    "llguidance": ("serve/guide.py",),
+    "prometheus_client": ("serve/metrics.py",),
     "gguf": ("export/",),
     "huggingface_hub": ("models/",),
     "modelscope": ("models/",),
@@ -113,6 +119,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "triton": ("kernels/triton_ops.py",),
     "typer": ("cli.py",),
     "wandb": ("runs/",),
+    "xllamacpp": ("export/gguf/llama.py", "export/gguf/native.py"),
     "yaml": ("config/",),
 }
 """Dependency -> the only places that import it (runs/ measures the width of text with rich's cells, draws nothing)."""
@@ -149,6 +156,7 @@ OPTIONAL = (
     "torch.utils.tensorboard",
     "triton",
     "wandb",
+    "xllamacpp",
 )
 """Extras: imported where they are used, so that everything else works without them."""
 NANO_MAKERS = ("nano.make", "nano.start")

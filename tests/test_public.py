@@ -30,7 +30,7 @@ SURFACE = {
     ),
     "Session": (
         "(decoder: 'Decoder', renderer: 'Renderer', adapter: 'str | None', label: 'str', base: 'Decoder | None', "
-        "base_label: 'str') -> None"
+        "base_label: 'str', folder: 'Path') -> None"
     ),
     "TrainingFailed": "(problem: 'Problem') -> 'None'",
     "Tuner": "(model: 'str | Mapping[str, Any]', data: 'str | Mapping[str, Any]', **sections: 'Any') -> 'None'",
@@ -54,6 +54,9 @@ MEMBERS: dict[type, dict[str, str]] = {
         "chat": "(self, conversation: 'Conversation', **sampling: 'Any') -> 'str'",
         "config": "-> 'RunConfig'",
         "events": "-> 'list[Event]'",
+        "generate": (
+            "(self, source: 'Path | str', target: 'Path | str', *, n: 'int' = 1, **sampling: 'Any') -> 'Answered'"
+        ),
         "model_path": "-> 'Path | None'",
         "name": "-> 'str'",
         "path": "-> 'Path'",
@@ -65,13 +68,26 @@ MEMBERS: dict[type, dict[str, str]] = {
     luthier.Session: {
         "answer": (
             "(self, conversation: 'Conversation', sampling: 'Sampling | None' = None, *, tuned: 'bool' = True, "
-            "on_text: 'Callable[[str], None] | None' = None) -> 'str'"
+            "voice: 'str | None' = None, on_text: 'Callable[[str], None] | None' = None) -> 'str'"
         ),
         "answers": (
             "(self, conversations: 'Sequence[Conversation]', sampling: 'Sampling | None' = None, *, "
-            "tuned: 'bool' = True) -> 'list[str]'"
+            "tuned: 'bool' = True, voice: 'str | None' = None) -> 'list[str]'"
         ),
         "continues_text": "-> 'bool'",
+        "load": "(self, target: 'str | Path', name: 'str | None' = None) -> 'str'",
+        "mix": "(self, strengths: 'Mapping[str, float]') -> 'str'",
+        "prompt": "(self, conversation: 'Conversation') -> 'list[int]'",
+        "replies": (
+            "(self, conversations: 'Sequence[Conversation]', sampling: 'Sampling | None' = None, *, "
+            "tuned: 'bool' = True, voice: 'str | None' = None) -> 'list[Reply]'"
+        ),
+        "reply": (
+            "(self, conversation: 'Conversation', sampling: 'Sampling | None' = None, *, tuned: 'bool' = True, "
+            "voice: 'str | None' = None, on_text: 'Callable[[str], None] | None' = None) -> 'Reply'"
+        ),
+        "speaker": "(self, tuned: 'bool' = True, voice: 'str | None' = None) -> 'tuple[Decoder, str | None]'",
+        "unload": "(self, name: 'str') -> 'None'",
     },
     luthier.Tuner: {
         "fit": "(self) -> 'Tuner'",

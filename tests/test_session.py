@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from luthier import answering, generate, proof
 from luthier import chat as chatting
-from luthier import generate, proof
+from luthier.data import check
 from luthier.data.formats import Completion, Message, Text
 from luthier.engine import loop
 from luthier.errors import DataError, ModelError, RunError, TrainingFailed
@@ -23,7 +24,7 @@ from luthier.generate import Sampling
 from luthier.methods import supervised
 from luthier.models import hub_huggingface
 from luthier.run import Run
-from luthier.session import Session, chat_of, open_session
+from luthier.session import Reply, Session, chat_of, open_session
 from luthier.text import say, set_language
 from luthier.training import train
 
@@ -272,13 +273,14 @@ def test_the_end_of_a_stream_is_not_held_back(place, monkeypatch):
 def asked(monkeypatch) -> list[tuple[bool, tuple[Message, ...]]]:
     """What is put to the model in a chat: (tuned, history)."""
     seen = []
-    answer = Session.answer
+    reply = Session.reply
 
-    def told(self, conversation, sampling=None, *, tuned=True, on_text=None):
-        seen.append((tuned, tuple(conversation)))
-        return answer(self, conversation, sampling, tuned=tuned, on_text=on_text)
+    def told(self, conversation, sampling=None, *, tuned=True, voice=None, on_text=None):
+        if on_text is not None:
+            seen.append((tuned, tuple(conversation)))
+        return reply(self, conversation, sampling, tuned=tuned, voice=voice, on_text=on_text)
 
-    monkeypatch.setattr(Session, "answer", told)
+    monkeypatch.setattr(Session, "reply", told)
     return seen
 
 
@@ -460,15 +462,15 @@ def stopping(monkeypatch, pieces: list[str], seconds: list[float]) -> list[tuple
     What is put to the model comes back."""
     seen: list[tuple[Message, ...]] = []
 
-    def told(self, conversation, sampling=None, *, tuned=True, on_text=None):
+    def told(self, conversation, sampling=None, *, tuned=True, voice=None, on_text=None):
         seen.append(conversation)
         for piece in pieces:
             on_text(piece)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Session, "answer", told)
+    monkeypatch.setattr(Session, "reply", told)
     clock = iter(seconds)
-    monkeypatch.setattr(chatting, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(chatting, "time", SimpleNamespace(monotonic=lambda: next(clock), perf_counter=lambda: 0.0))
     return seen
 
 
@@ -491,3 +493,130 @@ def test_ctrl_c_twice_or_at_the_prompt_ends_the_chat(place, monkeypatch):
     assert chatting.chat(session, typed(), lambda text: None, sampling=SHORT) == 1
     stopping(monkeypatch, ["half"], [100.0, 100.0, 100.5, 100.5])
     assert chatting.chat(session, ["Say 1", "Say 2", "Say 3"], lambda text: None) == 2
+
+
+# ------------------------------------------------------------------------------------------------ several adapters
+
+
+@pytest.fixture(scope="module")
+def second(place) -> Path:
+    """Another run of the same base."""
+    rows = place / "others.json"
+    rows.write_text(json.dumps([{"instruction": f"Say {i}", "output": f"no {i}"} for i in range(24)]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "reload_in_fresh_process", lambda run: "not made in this test")
+        train(recipe_of(place / "base", rows, place / "runs", "second", {"kind": "lora", "rank": 2}))
+    return place / "runs" / "second"
+
+
+def test_another_run_s_adapter_answers_beside_the_first_as_by_itself(place, second):
+    session = open_session(place / "runs" / "lora")
+    alone = {name: open_session(place / "runs" / name).answers(QUESTIONS, SHORT) for name in ("lora", "second")}
+    assert session.load(second) == "second" and list(session.voices) == ["lora", str(place / "base"), "second"]
+    for name, expected in alone.items():
+        assert session.answers(QUESTIONS, SHORT, voice=name) == expected
+    assert alone["lora"] != alone["second"] and session.answers(QUESTIONS, SHORT) == alone["lora"]
+    base = session.answers(QUESTIONS, SHORT, tuned=False)
+    assert session.answers(QUESTIONS, SHORT, voice=session.mix({"second": 0})) == base
+    assert session.answers(QUESTIONS, SHORT, voice=session.mix({"second": 1})) == alone["second"]
+    both = session.mix({"lora": 0.5, "second": 0.5})
+    session.unload("second")
+    assert list(session.voices) == ["lora", str(place / "base")] and session.decoder.adapters == {"default"}
+    for gone in ("second", both):
+        with pytest.raises(RunError, match="lora"):
+            session.answer("Say 3", SHORT, voice=gone)
+
+
+def test_an_adapter_can_be_put_on_a_bare_base(place, second):
+    session = open_session(place / "base", device="cpu")
+    assert session.load(second, "dry") == "dry"
+    expected = open_session(second).answers(QUESTIONS, SHORT)
+    assert session.answers(QUESTIONS, SHORT, voice="dry") == expected
+    with pytest.raises(RunError, match="already"):
+        session.load(second, "dry")
+    with pytest.raises(RunError):
+        session.unload(str(place / "base"))
+
+
+def test_an_adapter_of_another_base_or_template_is_refused(place, second, tiny_model):
+    with pytest.raises(RunError, match="other weights"):
+        open_session(tiny_model("qwen2", seed=6), device="cpu").load(second)
+    other = open_session(place / "base", device="cpu", template="chatml")
+    with pytest.raises(RunError) as caught:
+        other.load(second)
+    assert "template" in str(caught.value)
+    with pytest.raises(RunError, match="no adapter"):
+        other.load(place / "runs" / "full")
+    with pytest.raises(RunError, match="no adapter"):
+        other.load(place / "nowhere")
+
+
+def test_commands_switch_dial_save_and_retry(place, second, tmp_path):
+    session = open_session(place / "runs" / "lora")
+    session.load(second)
+    saved = tmp_path / "said.jsonl"
+    lines = [
+        "Say 1",
+        "/adapter second",
+        "Say 1",
+        "/adapter second 0.5",
+        "/adapter second 9",
+        "/adapter nobody",
+        "/base",
+    ]
+    lines += [
+        "/set top_k=3",
+        "/set nothing=1",
+        "/new",
+        "Say 2",
+        "/retry",
+        "/system Be brief.",
+        "Say 3",
+        f"/save {saved}",
+    ]
+    written: list[str] = []
+    turns = chatting.talk(session, lines, written.append, chatting.Manner(sampling=SHORT))
+    assert [turn.adapter for turn in turns if turn.role == "assistant"] == [
+        "lora",
+        "second",
+        *[str(place / "base")] * 3,
+    ]
+    text = "".join(written)
+    for part in ("second*0.5", "between 0 and 1.5", "nobody", "top_k is 3", "nothing=1", "Saved 3"):
+        assert part in text
+    row = json.loads(saved.read_text())
+    assert [each["role"] for each in row["messages"]] == ["system", "user", "assistant"]
+
+
+def test_a_file_is_answered_and_gone_on_with(place, tmp_path):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [{"prompt": question} for question in QUESTIONS] + [{"messages": [{"role": "user", "content": "Say 3"}]}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+    session = open_session(place / "runs" / "lora")
+    done = answering.answer_file(session, source, target, SHORT, compare=True)
+    assert (done.made, done.kept, len(done.bad)) == (5, 0, 1) and ":6" in done.bad[0].where
+    whole = target.read_bytes()
+    answered = [json.loads(line) for line in whole.splitlines()]
+    assert [row["answers"][0]["text"] for row in answered] == session.answers([*QUESTIONS, "Say 3"], SHORT)
+    assert [row["base"]["text"] for row in answered] == session.answers([*QUESTIONS, "Say 3"], SHORT, tuned=False)
+    target.write_bytes(whole[: whole.index(b"\n") + 40])  # killed in the middle of the second line
+    again = answering.answer_file(session, source, target, SHORT, compare=True)
+    assert (again.made, again.kept) == (4, 1) and target.read_bytes() == whole
+    with pytest.raises(RunError, match="another way"):
+        answering.answer_file(session, source, target, Sampling(max_tokens=3), compare=True)
+    source.write_text(json.dumps({"prompt": "Other"}) + "\n")
+    with pytest.raises(RunError, match="other rows"):
+        answering.answer_file(session, source, target, SHORT, compare=True)
+
+
+def test_a_saved_conversation_is_training_data(place, tmp_path, monkeypatch):
+    session = open_session(place / "base", device="cpu")
+
+    def told(self, conversation, sampling=None, *, tuned=True, voice=None, on_text=None):
+        on_text("It is fine weather today.")
+        return Reply("It is fine weather today.", 6, "stop")
+
+    monkeypatch.setattr(Session, "reply", told)
+    saved = tmp_path / "said.jsonl"
+    chatting.chat(session, ["How is the weather?", f"/save {saved}", "And now?", f"/save {saved}"], lambda text: None)
+    assert len(check.check_path(str(saved)).train) == 2

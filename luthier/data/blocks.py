@@ -17,7 +17,7 @@ from luthier.batch import Floats, Ints
 from luthier.data import laws
 from luthier.data.examples import Chat, Completion, Text
 from luthier.data.learnt import Weighted
-from luthier.data.readers import Fault, Row
+from luthier.data.readers import Raw
 from luthier.data.renderer import RowRenderer
 from luthier.data.scan import Account, Kept, Table, Taker
 from luthier.errors import Problem
@@ -73,7 +73,7 @@ class BlockMaker:
     only_reads: bool = False
     _seen: set[tuple[Any, ...]] = dataclasses.field(default_factory=set)
 
-    def make(self, rows: Sequence[Row | Fault], skip: int = 0) -> Block:
+    def make(self, rows: Sequence[Raw], skip: int = 0) -> Block:
         """skip: examples at the beginning that were rendered before.
 
         Raises:
@@ -112,7 +112,7 @@ def _render(renderer: RowRenderer, block: Sequence[Kept], skip: int) -> Rendered
         rows += [row] * len(made)
     if not sequences:
         return Rendered(np.zeros(0, np.int32), np.zeros(0, np.float32), {}, problems)
-    ids, weights = _joined([each for each, _ in sequences]), _joined([each for _, each in sequences])
+    ids, weights = (np.concatenate(parts) for parts in zip(*sequences, strict=True))
     lengths = np.asarray([len(each) for each, _ in sequences], dtype=np.int64)
     texts = np.asarray([isinstance(kept.example, Text) for kept in block], dtype=np.uint8)
     ends = lengths.cumsum()
@@ -127,16 +127,6 @@ def _render(renderer: RowRenderer, block: Sequence[Kept], skip: int) -> Rendered
         "texts": texts[rows],
     }
     return Rendered(ids, weights, columns, problems)
-
-
-def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """The parts one after the other; no copy where they are all the pieces, in order, that one array was cut into."""
-    whole, end = parts[0].base, 0
-    for part in parts:
-        if part.base is not whole or whole is None or not np.may_share_memory(part, whole[end : end + 1]):
-            return np.concatenate(parts)
-        end += len(part)
-    return np.concatenate(parts) if whole is None or end != len(whole) else whole
 
 
 def _computed(weights: Floats, starts: Ints, ends: Ints) -> Ints:

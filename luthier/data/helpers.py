@@ -28,7 +28,7 @@ from typing import IO
 
 from luthier.data import own
 from luthier.data.blocks import Block, BlockMaker
-from luthier.data.readers import Fault, Row
+from luthier.data.readers import Raw
 from luthier.text import language, set_language
 
 START_AFTER_S = 1.0
@@ -45,7 +45,7 @@ WAITING = 2
 GONE = (OSError, ValueError)
 """What a pipe raises whose other end is gone, or that was closed meanwhile."""
 
-Rows = Sequence[Row | Fault]
+Rows = Sequence[Raw]
 Asked = tuple[Future[Block | None], Rows]
 """What a helper was asked for, and of which rows."""
 

@@ -142,9 +142,13 @@ def keys(example: Example) -> Iterator[tuple[Any, ...]]:
         "Chat",
         bool(example.tools),
         tuple(
-            # Templates take other ways for turns without words, and for words that hold thoughts.
-            (each.role, each.weight > 0, not each.content.strip(), "</think>" in each.content, *sorted(each.extra))
-            for each in example.messages
+            [
+                # Templates take other ways for turns without words, and for words that hold thoughts.
+                (each.role, each.weight > 0, not each.content.strip(), "</think>" in each.content, *sorted(each.extra))
+                if each.extra
+                else (each.role, each.weight > 0, not each.content.strip(), "</think>" in each.content)
+                for each in example.messages
+            ]
         ),
     )
     for message in example.messages:

@@ -206,17 +206,17 @@ static const byte *matched(Table *table, int32_t first, int32_t last, const byte
 
 static int emit(Table *table, const byte *at, const byte *end) {
     int64_t place = end - table->text, number;
-    int32_t kept;
     if (table->doing == COMPARING) {
         if (table->compared < table->ends.used && AT(table->ends, int64_t)[table->compared] == place) table->compared++;
         else table->torn = 1;
         return 0;
     }
-    if (append(&table->ends, &place, 1, sizeof place)) return -1;
+    if (grow(&table->ends, 1, sizeof place)) return -1;
+    AT(table->ends, int64_t)[table->ends.used++] = place;
     if (table->doing == LISTING) return 0;
-    if ((number = numbered(table, at, end - at)) < 0) return -1;
-    kept = (int32_t)number;
-    return append(&table->numbers, &kept, 1, sizeof kept);
+    if ((number = numbered(table, at, end - at)) < 0 || grow(&table->numbers, 1, sizeof(int32_t))) return -1;
+    AT(table->numbers, int32_t)[table->numbers.used++] = (int32_t)number;
+    return 0;
 }
 
 /* A piece of text cut by one expression after the other; what stands between matches is a piece too. */

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import gzip
 import io
+import itertools
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -151,13 +152,23 @@ def is_packed(path: Path) -> bool:
 
 def lines(path: Path) -> Iterator[Line]:
     """Every line, blank ones too. Only a line feed ends a line."""
+    return itertools.starmap(decoded, bare_lines(path))
+
+
+def bare_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """The number of every line, where it begins in the (unpacked) file, and its bytes with those that end it."""
     with stream(path) as content:
         offset = content.tell()
         for number, data in enumerate(content, 1):
-            bare = data.removesuffix(b"\n").removesuffix(b"\r")
-            end = data[len(bare) :].decode()
-            try:
-                yield Line(number, bare.decode(), end, -1)
-            except UnicodeDecodeError as error:
-                yield Line(number, bare.decode("utf-8", "surrogateescape"), end, offset + error.start)
+            yield number, offset, data
             offset += len(data)
+
+
+def decoded(number: int, offset: int, data: bytes) -> Line:
+    """One of `bare_lines` as text."""
+    bare = data.removesuffix(b"\n").removesuffix(b"\r")
+    end = data[len(bare) :].decode()
+    try:
+        return Line(number, bare.decode(), end, -1)
+    except UnicodeDecodeError as error:
+        return Line(number, bare.decode("utf-8", "surrogateescape"), end, offset + error.start)

@@ -2,7 +2,8 @@
 
 What goes in: the path of a JSON, JSONL, CSV, TSV, Parquet, Arrow or plain text file, packed or not. What comes out: a
 stream of `Row` (a plain value and the place it stands at) and `Fault` (a row, or a whole file, that cannot be read),
-never an exception. No row is changed, and none is skipped but lines that hold nothing.
+never an exception; from `raw` also lines of JSON that are still `Unread`. No row is changed, and none is skipped but
+lines that hold nothing.
 
 The content decides between an array and one value per line, whatever the file's ending. Plain text: one Markdown file
 is one document; in other text, blank lines separate documents, and where there are none each line is a document.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -69,6 +70,40 @@ class Fault:
     fatal: bool = False
 
 
+class Unread(NamedTuple):
+    """A line of JSON as it stands in a file: whoever makes an example of it parses it, maybe in another process.
+
+    Attributes:
+        path, number: see `Row`.
+        offset: where the line begins in the (unpacked) file; data: its bytes.
+    """
+
+    path: str
+    number: int
+    offset: int
+    data: bytes
+
+    def read(self) -> Row | Fault | None:
+        """None for a line that holds nothing."""
+        path, number, offset, data = self
+        _, text, _, bad = opening.decoded(number, offset, data)
+        if not text or text.isspace():
+            return None
+        if bad >= 0:
+            return Fault(_not_utf8(f"{path}:{number}", bad), number)
+        try:
+            return Row(path, number, strict_json.loads(text), number)
+        except Invalid as error:
+            where = f"{path}:{number}"
+            if error.id == "data.json_syntax":
+                where = f"{where}:{error.position + 1}"
+            return Fault(Problem(error.id, where, values=error.values), number)
+
+
+Raw = Row | Fault | Unread
+"""What readers give."""
+
+
 def place(path: str, line: int, number: int) -> str:
     """`file:line`, with the row's number where it is another."""
     at = f"{path}:{line}" if line else path
@@ -78,6 +113,19 @@ def place(path: str, line: int, number: int) -> str:
 def read(path: Path) -> Iterator[Row | Fault]:
     """Every row of a file, in order; ends after a fatal fault. Memory is that of the largest row (Parquet: of a row
     group; Arrow: of a batch; Markdown: of the file)."""
+    return parsed(raw(path))
+
+
+def parsed(raw: Iterable[Raw]) -> Iterator[Row | Fault]:
+    """The same with every line parsed."""
+    for each in raw:
+        row = each.read() if isinstance(each, Unread) else each
+        if row is not None:
+            yield row
+
+
+def raw(path: Path) -> Iterator[Raw]:
+    """As `read`, with lines of JSON still to be parsed."""
     head = opening.look(path, READERS)
     if isinstance(head, Problem):
         yield Fault(head, 0, fatal=True)
@@ -111,7 +159,7 @@ def _not_utf8(where: str, byte: int) -> Problem:
 # ------------------------------------------------------------------------------------------------------- JSON
 
 
-def _json(path: Path) -> Iterator[Row | Fault]:
+def _json(path: Path) -> Iterator[Raw]:
     """An array, an object that wraps one, or one value per line."""
     with opening.stream(path) as stream:
         first, second = _first_lines(stream)
@@ -198,21 +246,9 @@ def _array(path: Path, skip: int = 0, closing: str = "") -> Iterator[Row | Fault
             yield Fault(problem, each.number, each.fatal)
 
 
-def _json_lines(path: Path) -> Iterator[Row | Fault]:
+def _json_lines(path: Path) -> Iterator[Unread]:
     name = str(path)
-    for number, text, _, bad in opening.lines(path):
-        if not text or text.isspace():
-            continue
-        if bad >= 0:
-            yield Fault(_not_utf8(f"{name}:{number}", bad), number)
-            continue
-        try:
-            yield Row(name, number, strict_json.loads(text), number)
-        except Invalid as error:
-            where = f"{name}:{number}"
-            if error.id == "data.json_syntax":
-                where = f"{where}:{error.position + 1}"
-            yield Fault(Problem(error.id, where, values=error.values), number)
+    return (Unread(name, *line) for line in opening.bare_lines(path) if not line[2].isspace())
 
 
 # -------------------------------------------------------------------------------------------------------- CSV
@@ -373,7 +409,7 @@ def _document(path: Path, lines: list[Line]) -> Row | Fault:
     return Row(str(path), number, {"text": "\n".join(line.text for line in lines)}, number)
 
 
-Reader = Callable[[Path], Iterator[Row | Fault]]
+Reader = Callable[[Path], Iterator[Raw]]
 READERS: dict[str, Reader] = {
     ".json": _json,
     ".jsonl": _json,

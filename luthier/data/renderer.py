@@ -133,6 +133,20 @@ class RowRenderer:
         parts = [FORMAT, self.vocabulary.fingerprint, self.template_source, self.system, self.train_on, self.date]
         return hashlib.sha256(json.dumps([*parts, self.stop_ids, sorted(self.accept_unread)]).encode()).hexdigest()
 
+    @property
+    def rendering(self) -> dict[str, str]:
+        """What decides how a prompt looks and where an answer ends, each part as a hash: equal for an adapter and the
+        model that it is put on. Which rows and answers were learnt does not count here."""
+        parts = {
+            "tokenizer": self.vocabulary.fingerprint,
+            "template": self.template_source,
+            "system": self.system,
+            "stop tokens": sorted(self.stop_ids),
+            "date": self.date,
+            "rows": self.trained,
+        }
+        return {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in parts.items()}
+
     def describe(self) -> dict[str, Any]:
         """What the manifest keeps: the fingerprint, the template's name and hash, the stop tokens."""
         texts = [self.vocabulary.decode([each], skip_special=False) for each in self.stop_ids]

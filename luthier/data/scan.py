@@ -26,7 +26,7 @@ from luthier.batch import Ints
 from luthier.data import detection, opening, own, readers, wellformed
 from luthier.data.examples import Chat, Example, RowFault, content, texts
 from luthier.data.formats import FORMATS
-from luthier.data.readers import Fault, Row, place
+from luthier.data.readers import Fault, Raw, Row, Unread, place
 from luthier.data.renaming import Renaming
 from luthier.errors import DataError, Problem
 from luthier.text import say
@@ -272,10 +272,10 @@ class Taker:
     def __reduce__(self) -> tuple[Any, ...]:
         return _taker, (self.path, self.format, self.names)
 
-    def take(self, rows: Sequence[Row | Fault]) -> Taken:
+    def take(self, rows: Iterable[Raw]) -> Taken:
         """What the rows are; what is wrong with some goes to the account."""
         taken = Taken([], Account(self.path))
-        for each in rows:
+        for each in readers.parsed(rows):
             if isinstance(each, Fault):
                 taken.account.fault(each)
             else:
@@ -356,15 +356,15 @@ class FileScan:
             yield from taken.kept
         self.close()
 
-    def blocks(self) -> Iterator[tuple[Taker, list[Row | Fault]]]:
+    def blocks(self) -> Iterator[tuple[Taker, list[Raw]]]:
         """All rows in blocks of bounded size (a row of any length is a block of its own at worst), and who makes
         examples of them. What is wrong with the file as a whole goes to `account`."""
         self._before = _stamp(self.path)
         rows = self._raw()
-        head = list(_head(rows))
+        head = list(_head(readers.parsed(rows)))
         taker = self._choose([each.value for each in head if isinstance(each, Row)])
         if taker is None:  # what is wrong with the rows before the first that can be read
-            for fault in _faults(itertools.chain(head, rows)):
+            for fault in _faults(itertools.chain(head, readers.parsed(rows))):
                 self.account.fault(fault)
         else:
             yield from ((taker, block) for block in _blocks(itertools.chain(head, rows)))
@@ -381,8 +381,8 @@ class FileScan:
         for _ in self.rows():
             pass
 
-    def _raw(self) -> Iterator[Row | Fault]:
-        return readers.read(self.path)
+    def _raw(self) -> Iterator[Raw]:
+        return readers.raw(self.path)
 
     def close(self) -> None:
         """Note what is known at the end of the file, once all blocks are counted in."""
@@ -445,12 +445,15 @@ def _faults(rows: Iterable[Row | Fault]) -> Iterator[Fault]:
         yield each
 
 
-def _blocks(rows: Iterable[Row | Fault]) -> Iterator[list[Row | Fault]]:
-    block: list[Row | Fault] = []
+def _blocks(rows: Iterable[Raw]) -> Iterator[list[Raw]]:
+    block: list[Raw] = []
     held = 0
     for each in rows:
         block.append(each)
-        held += _characters(each.value) if isinstance(each, Row) else 0
+        if isinstance(each, Unread):
+            held += len(each.data)
+        elif isinstance(each, Row):
+            held += _characters(each.value)
         if len(block) >= BLOCK_ROWS or held >= BLOCK_CHARACTERS:
             yield block
             block, held = [], 0

@@ -60,8 +60,10 @@ class _Shape:
             return begins[place.piece] + place.offset
 
         answers = tuple(
-            Answer(answer.message, answer.number, at(start), at(bound), weights.get(answer.message, 0.0))
-            for answer, start, bound in self.answers
+            [
+                Answer(answer.message, answer.number, at(start), at(bound), weights.get(answer.message, 0.0))
+                for answer, start, bound in self.answers
+            ]
         )
         generated = tuple((at(start), at(end)) for start, end in self.generated)
         return Layout("".join(parts), False, answers, generated, self.words)
@@ -79,8 +81,10 @@ class Shapes:
         if len(messages) > MOST_MESSAGES or any(message.extra for message in messages):
             return None
         key = tuple(
-            (message.role, _emptiness(message.content), weights.get(index, 0.0) > 0)
-            for index, message in enumerate(messages)
+            [
+                (message.role, not message.content, message.content.isspace(), weights.get(index, 0.0) > 0)
+                for index, message in enumerate(messages)
+            ]
         )
         if key not in self._known:
             if len(self._known) >= MOST_SHAPES:
@@ -102,10 +106,6 @@ class Shapes:
         if made is None or seen or made.marked or not all(answer.whole for answer in made.answers):
             return None
         return _shape(made)
-
-
-def _emptiness(words: str) -> str:
-    return "empty" if not words else "blank" if words.isspace() else ""
 
 
 def _words(messages: Sequence[Message], number: int, trim: str) -> str:

@@ -115,7 +115,7 @@ class Conversations:
         """
         if not tools and not generation_prompt and not any(message.extra for message in messages):
             said = "\0".join(message.content for message in messages)
-            harmless = UNUSABLE.search(said) is None and not self._guard.touches(said)
+            harmless = (said.isascii() or UNUSABLE.search(said) is None) and not self._guard.touches(said)
             known = self._shapes.layout(messages, weights) if harmless else None
             if known is not None:
                 return known

@@ -134,6 +134,11 @@ def verified(path: Path, meta: dict[str, Any]) -> bool:
     return True
 
 
+def trusted(path: Path, meta: dict[str, Any]) -> None:
+    """Note of a store that was just checked, on being written, that it was."""
+    _remember(path, {name: _stamp(path / name) for name in meta["files"]})
+
+
 def _remember(path: Path, stamps: dict[str, list[int]]) -> None:
     """A cache that may not be written to is verified anew each time."""
     temp = path / f".{VERIFIED}-{os.getpid()}"

@@ -32,7 +32,7 @@ from luthier.data.blocks import Block, BlockMaker, Rendered, at_fault
 from luthier.data.check import Given
 from luthier.data.laws import LawReport
 from luthier.data.scan import FileScan, Kept, Role, Table, fingerprint
-from luthier.data.store import COLUMNS, FORMAT, META, TokenStore, checksum, read_meta, verified
+from luthier.data.store import COLUMNS, FORMAT, META, TokenStore, checksum, read_meta, trusted, verified
 from luthier.data.templates import Renderer
 from luthier.disk import fsync_file, fsync_folder
 from luthier.errors import DataError, Problem
@@ -136,7 +136,9 @@ def _built(
         return scan, None
     folder.rename(path)
     fsync_folder(path.parent)
-    return scan, TokenStore.open(path)
+    store = TokenStore(path)
+    trusted(path, store.meta)  # its checksums were told by reading it back
+    return scan, store
 
 
 def _file_hash(scan: FileScan) -> str | None:

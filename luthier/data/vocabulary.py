@@ -125,6 +125,10 @@ class Vocabulary:
                 return tuple(with_convention[:start])
         return ()
 
+    def to_json(self) -> str:
+        """The tokenizer without conventions, as `tokenizer.json` holds one."""
+        return json.dumps(self._state)
+
     def ids(self, text: str) -> list[int]:
         """Ids of the text alone; control tokens in it are control tokens."""
         return list(self._plain.encode(text, add_special_tokens=False).ids)

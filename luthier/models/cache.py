@@ -66,8 +66,7 @@ class Cache:
 
         def rooms() -> list[Tensor]:
             return [
-                # Zeros, because attention weighs unused places with 0, and 0 * nan is nan.
-                torch.zeros(
+                torch.empty(
                     (self.num_blocks * BLOCK, layer.mixer.kv_heads, layer.mixer.head_dim),
                     dtype=model.compute_dtype,
                     device=model.device,
@@ -76,6 +75,8 @@ class Cache:
             ]
 
         self.keys, self.values = rooms(), rooms()
+        self._clean = 0
+        self._use(0)
         self._users = [0] * self.num_blocks
         self._free = list(range(self.num_blocks))[::-1]
         self._known: dict[bytes, int] = {}
@@ -122,6 +123,7 @@ class Cache:
                 self._forget(oldest)
                 self._free.append(oldest)
             block = self._free.pop()
+            self._use(block)
             self._users[block] = 1
             place.blocks.append(block)
         return True
@@ -169,6 +171,13 @@ class Cache:
         """Rows of the blocks of a table side by side, [B, P * BLOCK, K, E]."""
         blocks = room.view(self.num_blocks, -1).index_select(0, table_BP.flatten())
         return blocks.view(len(table_BP), -1, *room.shape[1:])
+
+    def _use(self, block: int) -> None:
+        """Fill all blocks up to this one with zeros at the first use, because attention weighs unused places with 0,
+        and 0 * nan is nan; what is never used costs no memory."""
+        for room in (*self.keys, *self.values) if block >= self._clean else ():
+            room[self._clean * BLOCK : (block + 1) * BLOCK].zero_()
+        self._clean = max(self._clean, block + 1)
 
     def _take(self, block: int) -> None:
         self._users[block] += 1

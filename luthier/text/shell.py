@@ -34,6 +34,16 @@ TEXT: dict[str, tuple[str, str]] = {
         "Merge a run's adapter (or several, RUN=0.5) into its base: an ordinary model folder with a receipt.",
         "把运行的适配器（可多个，如 RUN=0.5）合并进基础模型，得到带凭证的普通模型文件夹。",
     ),
+    "shell.help.export": (
+        "Write GGUF files for llama.cpp and its kin, and hold each against the tuned model.",
+        "写出供 llama.cpp 等使用的 GGUF 文件，并逐一与调优后的模型核对。",
+    ),
+    "shell.option.gguf": ("Types, with commas between: q4_k_m,q8_0,f16.", "类型，用逗号分隔：q4_k_m,q8_0,f16。"),
+    "shell.option.export_out": (
+        "Folder to write; by default the name with -gguf.",
+        "要写入的文件夹；默认为名称加 -gguf。",
+    ),
+    "shell.option.no_verify": ("Do not run the files in llama.cpp.", "不在 llama.cpp 中运行这些文件。"),
     "shell.option.merge_targets": (
         "Runs or folders with PEFT adapters; `=0.5` behind one gives it that strength.",
         "运行或 PEFT 适配器文件夹；后加 `=0.5` 设置强度。",
@@ -72,6 +82,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "即使仓库中有其他文件也上传。",
     ),
     "shell.option.push_dry_run": ("Show what would be sent, send nothing.", "只显示将上传的内容，不上传。"),
+    "shell.help.generate": (
+        "Answer a file of prompts into another file.",
+        "回答一个文件中的所有提示，写入另一个文件。",
+    ),
     "shell.help.data": ("Look at training data.", "查看训练数据。"),
     "shell.help.data_check": (
         "Check whole files: what would be learned, what is wrong and where.",
@@ -151,6 +165,27 @@ TEXT: dict[str, tuple[str, str]] = {
     "shell.option.compare": (
         "Put every question to the base model too.",
         "每个问题也同时问基础模型。",
+    ),
+    "shell.option.prompts": (
+        "Prompts, messages or plain text, in any format that training reads.",
+        "提示、消息或纯文本，可用训练支持的任何格式。",
+    ),
+    "shell.option.answers": (
+        "The file to write, as JSON lines; the same command goes on with it.",
+        "要写入的文件（JSON 行）；再次执行同一命令会继续。",
+    ),
+    "shell.option.n": ("How many answers to each.", "每个提示回答几次。"),
+    "shell.option.adapter": (
+        "A further run, or a PEFT folder, of the same base to switch to in the chat; may be given several times.",
+        "同一基础模型的另一次运行或 PEFT 目录，可在对话中切换；可多次给出。",
+    ),
+    "shell.option.character": (
+        "A name in ./characters.yaml, a file, or FILE:NAME.",
+        "./characters.yaml 中的名称、文件，或 文件:名称。",
+    ),
+    "shell.option.strength": (
+        "How much of the adapter applies: 0 is the base, 1 what was trained.",
+        "适配器的强度：0 为基础模型，1 为训练所得。",
     ),
     "shell.option.system": ("A standing instruction for the conversation.", "对话的系统提示。"),
     "shell.option.template": (
@@ -281,5 +316,34 @@ TEXT: dict[str, tuple[str, str]] = {
     "shell.downloading": (
         "model   {there:,.0f} of {total:,.0f} MB fetched",
         "模型    已下载 {there:,.0f} / {total:,.0f} MB",
+    ),
+    # ------------------------------------------------------------------------------------------------ serve
+    "shell.help.serve": (
+        "Serve a run or a model, with the adapters of further runs, as OpenAI's API does.",
+        "以 OpenAI 兼容的接口提供运行或模型，可同时提供其他运行的适配器。",
+    ),
+    "shell.option.serve_targets": (
+        "a run, a model folder, a hub id or nano; then further runs or PEFT folders of the same base",
+        "运行、模型文件夹、模型站编号或 nano；其后可列出同一基础模型的其他运行或 PEFT 文件夹",
+    ),
+    "shell.option.host": (
+        "address to listen at; other than this machine's own only with --api-key-file",
+        "监听地址；非本机地址必须同时给出 --api-key-file",
+    ),
+    "shell.option.port": ("port to listen at; 0 takes a free one", "监听端口；0 表示任选空闲端口"),
+    "shell.option.api_key_file": (
+        "file with the keys that clients may use, one per line",
+        "存放客户端可用密钥的文件，每行一个",
+    ),
+    "shell.option.max_body": ("bytes that a request may have", "单个请求的最大字节数"),
+    "shell.option.queue": (
+        "answers that may wait or run at once; more are refused",
+        "同时等待或生成的回答数上限；超出则拒绝",
+    ),
+    "shell.option.sequences": ("answers that are written at once", "同时生成的回答数"),
+    "shell.option.timeout": ("seconds that one request may take", "单个请求的时限（秒）"),
+    "shell.option.grace": (
+        "seconds that running answers are given when the server is told to end",
+        "收到结束信号后，留给正在生成的回答的时间（秒）",
     ),
 }

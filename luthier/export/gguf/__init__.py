@@ -1,0 +1,1 @@
+"""GGUF files, straight from base and adapter."""

@@ -1,0 +1,105 @@
+"""What llama.cpp calls a family, and the numbers that it wants to know of a model.
+
+What goes in: the `Architecture` of a model. What comes out: its name in GGUF, its tensors' names there, the metadata,
+and the tensors that rope scaling is written as. What llama.cpp would compute differently is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.arch.spec import Architecture, DecoderSpec, Rope
+from luthier.errors import ModelError, Problem
+
+ARCHITECTURES: dict[str, gguf.MODEL_ARCH] = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "mistral": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+}
+"""Family -> architecture of llama.cpp. Mistral is Llama with a window, and llama.cpp runs it as such."""
+INTERLEAVED = (gguf.MODEL_ARCH.LLAMA,)
+"""Architectures whose graphs rotate neighbouring features, not halves: rows of q and k change places."""
+
+
+def architecture_of(arch: Architecture, where: str) -> gguf.MODEL_ARCH:
+    """Raises ModelError where llama.cpp has no such architecture, or not with this activation."""
+    family = arch.spec.family
+    if family not in ARCHITECTURES:
+        values = {"known": ", ".join(ARCHITECTURES)}
+        raise ModelError(Problem("gguf.unknown_family", where, "model_type", family, values))
+    acts = {layer.ffn.act for layer in arch.spec.layers} - {"silu"}
+    if acts:
+        raise ModelError(Problem("gguf.activation", where, "hidden_act", ", ".join(sorted(acts))))
+    return ARCHITECTURES[family]
+
+
+def tensor_names(arch: Architecture, kind: gguf.MODEL_ARCH, where: str) -> dict[str, str]:
+    """Checkpoint name -> GGUF name, of every tensor.
+
+    Raises:
+        ModelError: llama.cpp has no place for one.
+    """
+    names = gguf.get_tensor_name_map(kind, len(arch.spec.layers))
+    found = {name: names.get_name(name, try_suffixes=(".weight", ".bias")) for name in arch.tensors}
+    missing = [name for name, there in found.items() if there is None]
+    if missing:
+        raise ModelError(Problem("gguf.unknown_tensor", where, value=missing[0]))
+    return {name: str(there) for name, there in found.items()}
+
+
+def add_numbers(writer: gguf.GGUFWriter, spec: DecoderSpec, vocab: int) -> None:
+    """Write the model's shape. A window is met by a context that is no longer than it, where both are the same."""
+    layer = spec.layers[0]
+    windows = [each.mixer.window for each in spec.layers if each.mixer.window is not None]
+    writer.add_vocab_size(vocab)
+    writer.add_context_length(min([spec.max_positions, *windows]))
+    writer.add_embedding_length(spec.d)
+    writer.add_block_count(len(spec.layers))
+    writer.add_feed_forward_length(layer.ffn.width)
+    writer.add_head_count(layer.mixer.heads)
+    writer.add_head_count_kv(layer.mixer.kv_heads)
+    writer.add_layer_norm_rms_eps(spec.norm_eps)
+    writer.add_key_length(layer.mixer.head_dim)
+    writer.add_value_length(layer.mixer.head_dim)
+
+
+def add_rope(writer: gguf.GGUFWriter, spec: DecoderSpec, where: str) -> dict[str, NDArray[np.float32]]:
+    """Write the rotary embedding; the tensors that go with it.
+
+    Raises:
+        ModelError: a scaling that is not known here.
+    """
+    rope = spec.layers[0].mixer.rope
+    assert rope is not None
+    scaling = dict(rope.scaling)
+    writer.add_rope_freq_base(rope.theta)
+    writer.add_rope_dimension_count(rope.dim)
+    if rope.kind == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(scaling["factor"])
+    elif rope.kind == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling["factor"])
+        writer.add_rope_scaling_orig_ctx_len(int(scaling.get("original_max_position_embeddings", spec.max_positions)))
+    elif rope.kind == "llama3":
+        return {"rope_freqs.weight": _llama3(rope)}
+    elif rope.kind != "default":
+        raise ModelError(Problem("gguf.rope", where, "rope_scaling", rope.kind))
+    return {}
+
+
+def _llama3(rope: Rope) -> NDArray[np.float32]:
+    """What each frequency is divided by (Llama 3.1): 1 for short waves, `factor` for long ones, a blend between."""
+    scaling = dict(rope.scaling)
+    frequency = 1.0 / (rope.theta ** (np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim))
+    wave, trained = 2 * math.pi / frequency, scaling["original_max_position_embeddings"]
+    low, high, factor = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["factor"]
+    smooth = (trained / wave - low) / (high - low)
+    between = 1 / ((1 - smooth) / factor + smooth)
+    kept = np.where(wave < trained / high, 1.0, np.where(wave > trained / low, factor, between))
+    return np.asarray(kept, dtype=np.float32)

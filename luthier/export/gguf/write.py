@@ -1,0 +1,186 @@
+"""GGUF files of a model, all wanted types in one pass over its weights.
+
+What goes in: a `Source` (base and adapters, a tensor at a time) and the types wanted. What comes out: one GGUF file for
+each. Nothing but the tensor in hand is in memory, no merged copy lies on the disk, and a file appears whole or not at
+all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, LlamaFileType
+from torch import Tensor
+
+from luthier.arch.spec import Attention
+from luthier.disk import fsync_file, fsync_folder
+from luthier.errors import ModelError, Problem
+from luthier.export.gguf import architectures, native, quants, recipe, vocabulary
+from luthier.export.weights import Source
+from luthier.runs import files
+
+PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
+HEAD_BYTES = 64 * 2**20
+"""Room for metadata: the vocabulary of a model of 256 thousand tokens with its merges is about 10 MB."""
+Progress = Callable[[int, int], None]
+
+
+def convert(
+    source: Source,
+    targets: Mapping[str, Path],
+    *,
+    name: str,
+    on_progress: Progress | None = None,
+) -> list[Path]:
+    """Write one file for each type.
+
+    Args:
+        targets: key of `recipe.BASE` -> file, none of which may be there.
+        name: `general.name` in the files.
+        on_progress: called with (tensors done, tensors in all).
+
+    Raises:
+        ModelError: llama.cpp does not have the family, the tokenizer or the rope, or a value does not fit the type.
+        RunError: a file is in the way, there is too little room, or the operating system refuses.
+    """
+    where = str(source.folder)
+    kind = architectures.architecture_of(source.arch, where)
+    quantiser = native.find(torch.get_num_threads())
+    check_types(list(targets), quantiser is not None)
+    names = architectures.tensor_names(source.arch, kind, where)
+    shapes = [(names[each], tuple(source.shapes[each])) for each in source.names]
+    mixer = source.arch.spec.layers[0].mixer
+    types = {
+        wanted: recipe.tensor_types(
+            gguf.MODEL_ARCH_NAMES[kind], wanted, shapes, heads=mixer.heads, kv_heads=mixer.kv_heads
+        )
+        for wanted in targets
+    }
+    needed = sum(_num_bytes(types[wanted], shapes) + HEAD_BYTES for wanted in targets)
+    with _atomically(targets, needed) as temps:
+        writers = {}
+        try:
+            for wanted, temp in temps.items():
+                writers[wanted] = _begin(source, kind, wanted, name, [(n, s, types[wanted][n]) for n, s in shapes])
+                _open(writers[wanted], temp)
+            for done, each in enumerate(source.names, 1):
+                values = _as_ggml(source.tensor(each), each, mixer, kind)
+                for wanted, writer in writers.items():
+                    writer.write_tensor_data(_encoded(values, types[wanted][names[each]], quantiser, each))
+                if on_progress is not None:
+                    on_progress(done, len(shapes))
+        finally:
+            for writer in writers.values():
+                writer.close()
+    return list(targets.values())
+
+
+def check_types(wanted: Sequence[str], has_native: bool) -> None:
+    """Raises ModelError for a type that there is not, or not without the extra."""
+    for each in wanted:
+        if each not in recipe.BASE:
+            raise ModelError(Problem("gguf.type", "--gguf", value=each, values={"known": ", ".join(recipe.BASE)}))
+        if recipe.BASE[each] in native.ONLY_NATIVE and not has_native:
+            raise ModelError(Problem("gguf.needs_native", "--gguf", value=each))
+
+
+def _begin(
+    source: Source, kind: gguf.MODEL_ARCH, wanted: str, name: str, tensors: Sequence[tuple[str, tuple[int, ...], str]]
+) -> gguf.GGUFWriter:
+    where = str(source.folder)
+    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[kind])
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_file_type(_file_type(wanted))
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    rows = next(shape[0] for each, shape, _ in tensors if each == "token_embd.weight")
+    renderer = source.renderer
+    architectures.add_numbers(writer, source.arch.spec, max(rows, renderer.vocab_size))
+    extra = architectures.add_rope(writer, source.arch.spec, where)
+    if renderer.vocab_size > rows:
+        values = {"tokens": renderer.vocab_size, "rows": rows}
+        raise ModelError(Problem("gguf.too_few_rows", where, values=values))
+    vocabulary.add_vocabulary(writer, renderer._folder, renderer, rows)
+    for each, factors in extra.items():
+        writer.add_tensor_info(each, factors.shape, factors.dtype, factors.nbytes)
+    for each, shape, ggml in tensors:
+        if ggml in PLAIN:
+            writer.add_tensor_info(each, shape, PLAIN[ggml], int(np.prod(shape)) * PLAIN[ggml].itemsize)
+        else:
+            packed = (*shape[:-1], quants.row_bytes(shape[-1], ggml))
+            raw = GGMLQuantizationType[ggml]
+            writer.add_tensor_info(each, packed, np.dtype(np.uint8), int(np.prod(packed)), raw_dtype=raw)
+    writer.extra = extra
+    return writer
+
+
+def _open(writer: Any, temp: Path) -> None:
+    writer.write_header_to_file(temp)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for values in writer.extra.values():
+        writer.write_tensor_data(values)
+
+
+def _file_type(wanted: str) -> LlamaFileType:
+    names = {"f32": "ALL_F32", "q4_k_m": "MOSTLY_Q4_K_M", "q5_k_m": "MOSTLY_Q5_K_M"}
+    return LlamaFileType[names.get(wanted, f"MOSTLY_{wanted.upper()}")]
+
+
+def _as_ggml(values: Tensor, name: str, mixer: Attention, kind: gguf.MODEL_ARCH) -> Tensor:
+    """Rows of q and k in the order in which the graph rotates them: pairs side by side, not in halves."""
+    if kind in architectures.INTERLEAVED:
+        for part, heads in ((".q_proj.", mixer.heads), (".k_proj.", mixer.kv_heads)):
+            if part in name:
+                halves = values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
+                return halves.swapaxes(1, 2).reshape(values.shape)
+    return values
+
+
+def _encoded(values: Tensor, ggml: str, quantiser: native.Native | None, name: str) -> Any:
+    rows = values.reshape(-1, values.shape[-1]).contiguous()
+    packed = quants.quantise(rows, ggml, native=None if ggml in (*PLAIN, "BF16") else quantiser, name=name)
+    return np.ascontiguousarray(packed)
+
+
+def _num_bytes(types: Mapping[str, str], shapes: Sequence[tuple[str, tuple[int, ...]]]) -> int:
+    return sum(
+        quants.row_bytes(shape[-1], types[name]) * int(np.prod(shape[:-1], dtype=np.int64)) for name, shape in shapes
+    )
+
+
+@contextmanager
+def _atomically(targets: Mapping[str, Path], needed: int) -> Iterator[dict[str, Path]]:
+    """Unfinished twins of the files, which take their names when the block ends well and vanish otherwise; what killed
+    processes left is cleared first."""
+    folders = {path.parent for path in targets.values()}
+    first = next(iter(targets.values()))
+    with files.user_errors(first, needed):
+        for path in targets.values():
+            if os.path.lexists(path):
+                raise ModelError(Problem("gguf.in_the_way", str(path)))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f".{path.name}{files.TEMP_MARK}*"):
+                left.unlink(missing_ok=True)
+        if shutil.disk_usage(first.parent).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        temps = {wanted: files.temp_name(path) for wanted, path in targets.items()}
+        try:
+            yield temps
+            for wanted, path in targets.items():
+                fsync_file(temps[wanted])
+                temps[wanted].rename(path)
+        finally:
+            for temp in temps.values():
+                temp.unlink(missing_ok=True)
+        for folder in folders:
+            fsync_folder(folder)

@@ -1,0 +1,248 @@
+"""Requests to answers: prompts, sampling, and the text, tool calls and log-probabilities of what comes back.
+
+What goes in: checked requests, and the engine. What comes out: `Answering`, whose choices are events in the order in
+which they are written, whole or as they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from luthier.errors import UserError
+from luthier.sampling import Chosen, Sampling
+from luthier.serve.engine import End, Engine, Full, Job, Piece
+from luthier.serve.guide import Guide
+from luthier.serve.limits import Limits
+from luthier.serve.protocol import AsSchema, AsText, ChatRequest, Common, CompletionRequest, refuse
+from luthier.serve.tools import MARKERS, Call, Parser, style_of
+from luthier.serve.voices import Voices
+from luthier.session import chat_of
+
+OBJECT = {"type": "object"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answering:
+    """prompt_tokens: of all prompts, each counted once; style: how tool calls are told, None where none are offered."""
+
+    jobs: list[Job]
+    prompt_tokens: int
+    style: Any = None
+
+
+class Answers:
+    """Makes jobs of requests. Prompts are rendered on a thread of their own: the event loop keeps answering."""
+
+    def __init__(self, voices: Voices, engine: Engine, limits: Limits) -> None:
+        self.voices, self.engine, self._limits = voices, engine, limits
+        self._renderer = voices.session.renderer
+        self._context = int(voices.session.decoder.spec.max_positions)
+        self._guide: Guide | None = None
+        self._width = int(voices.session.decoder.spec.vocab)
+        self._aside = ThreadPoolExecutor(1, "luthier-render")
+        self.style = style_of(self._renderer.template_source)
+
+    def adapter(self, model: str) -> str | None:
+        try:
+            return self.voices.names[model]
+        except KeyError:
+            known = ", ".join(self.voices.names)
+            raise refuse("no_model", 404, "model", "model_not_found", model=model[:200], known=known) from None
+
+    async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._aside, function, *arguments)
+
+    # ------------------------------------------------------------------------------------------------ requests
+
+    async def chat(self, asked: ChatRequest) -> Answering:
+        adapter = self.adapter(asked.model)
+        style = self._style(asked)
+        if asked.top_logprobs and not asked.logprobs:
+            raise refuse("needs_logprobs", parameter="top_logprobs")
+        prompt = await self.aside(self._chat_prompt, asked, style is not None)
+        logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
+        allowed = await self.aside(self._allowed, asked)
+        markers = (
+            frozenset(
+                each for text in MARKERS.get(style, ()) if (each := self._renderer.vocabulary.single(text)) is not None
+            )
+            if style
+            else frozenset()
+        )
+        jobs = self._submit(asked, [prompt], asked.asked_tokens, logprobs, adapter, markers=markers, allowed=allowed)
+        return Answering(jobs, len(prompt), style)
+
+    async def complete(self, asked: CompletionRequest) -> Answering:
+        adapter = self.adapter(asked.model)
+        prompts = await self.aside(self.ids_of, asked.prompt, "prompt")
+        jobs = self._submit(asked, prompts, asked.max_tokens or 16, asked.logprobs, adapter)
+        return Answering(jobs, sum(map(len, prompts)))
+
+    def _style(self, asked: ChatRequest) -> Any:
+        if not asked.tools:
+            if asked.tool_choice == "auto":
+                raise refuse("no_tools_given", parameter="tool_choice")
+            return None
+        if asked.tool_choice == "none":
+            return None
+        if self.style is None:
+            raise refuse("no_tools", parameter="tools")
+        return self.style
+
+    def _chat_prompt(self, asked: ChatRequest, with_tools: bool) -> list[int]:
+        messages = [
+            {name: value for name, value in each.model_dump(exclude_none=True).items() if name != "annotations"}
+            for each in asked.messages
+        ]
+        row: dict[str, Any] = {"messages": messages}
+        if with_tools:
+            row["tools"] = [each.model_dump(exclude_none=True) for each in asked.tools or []]
+        for each in messages:
+            if "content" not in each and "tool_calls" not in each:
+                raise refuse("no_content", parameter="messages")
+        try:
+            chat = chat_of(row)
+            return self._renderer.prompt(chat.messages, chat.tools)
+        except UserError as error:
+            problem = error.problems[0]
+            # Where and field, if any, are of the request: `messages[3].content`.
+            raise refuse("unusable", parameter="messages", reason=str(problem)) from error
+
+    def ids_of(self, given: Any, parameter: str) -> list[list[int]]:
+        """Texts or ids, one or several, as ids."""
+        several = given if isinstance(given, list) and given and isinstance(given[0], (str, list)) else [given]
+        made = [self._renderer.prompt_text(each) if isinstance(each, str) else list(each) for each in several]
+        if len(made) > self._limits.choices:
+            raise refuse("too_many", parameter=parameter, limit=self._limits.choices)
+        for ids in made:
+            if not ids:
+                raise refuse("empty_prompt", parameter=parameter)
+            if not all(0 <= each < self._width for each in ids):
+                raise refuse("no_token", parameter=parameter, size=self._width)
+            if len(ids) > self._context:
+                raise refuse(
+                    "too_long", 400, parameter, "context_length_exceeded", tokens=len(ids), limit=self._context
+                )
+        return made
+
+    def _allowed(self, asked: ChatRequest) -> Callable[[], Any]:
+        wanted = asked.response_format
+        if wanted is None or isinstance(wanted, AsText):
+            return lambda: None
+        if asked.tools and asked.tool_choice != "none":
+            raise refuse("format_with_tools", parameter="response_format")
+        schema = wanted.json_schema.schema_ if isinstance(wanted, AsSchema) else OBJECT
+        guide = self.guide()
+        guide.follow(schema)  # judged before anything is promised
+        return lambda: guide.follow(schema)
+
+    def guide(self) -> Guide:
+        if self._guide is None:
+            self._guide = Guide(self._renderer.vocabulary, self._renderer.stop_ids, self._width)
+        return self._guide
+
+    def _submit(
+        self,
+        asked: Common,
+        prompts: Sequence[list[int]],
+        max_tokens: int | None,
+        logprobs: int | None,
+        adapter: str | None,
+        *,
+        markers: frozenset[int] = frozenset(),
+        allowed: Callable[[], Any] = lambda: None,
+    ) -> list[Job]:
+        longest, n = max(map(len, prompts)), asked.n or 1
+        room = min(self._context, self.engine.cache_tokens or self._context) - longest
+        if room < (max_tokens or 1):
+            values = {"tokens": longest + (max_tokens or 1), "limit": self._context}
+            raise refuse("too_long", 400, "messages", "context_length_exceeded", **values)
+        if n * len(prompts) > self._limits.choices:
+            raise refuse("too_many", parameter="n", limit=self._limits.choices)
+        seed = asked.seed % 2**63 if asked.seed is not None else secrets.randbits(62)
+        sampling = Sampling(
+            max_tokens or min(room, self._limits.max_tokens),
+            asked.temperature or 0.0,
+            1.0 if asked.top_p is None else asked.top_p,
+            asked.top_k or 0,
+            1.0 if asked.repetition_penalty is None else asked.repetition_penalty,
+            min_p=asked.min_p or 0.0,
+            logprobs=logprobs,
+        )
+        each = [dataclasses.replace(sampling, seed=(seed + place) % 2**63) for _ in prompts for place in range(n)]
+        try:
+            return self.engine.submit(
+                [prompt for prompt in prompts for _ in range(n)],
+                each,
+                adapter=adapter,
+                stops=asked.stops,
+                markers=markers,
+                allowed=allowed,
+            )
+        except Full:
+            raise refuse("queue_full", 429) from None
+
+    # ------------------------------------------------------------------------------------------------ tokens
+
+    def token_text(self, token: int) -> str:
+        return self._renderer.vocabulary.decode([token], skip_special=False)
+
+    def chat_logprob(self, chosen: Chosen) -> dict[str, Any]:
+        top = [self._logprob(identity, value) for identity, value in chosen.top]
+        return {**self._logprob(chosen.id, chosen.logprob), "top_logprobs": top}
+
+    def _logprob(self, token: int, value: float | None) -> dict[str, Any]:
+        return {"token": self.token_text(token), "logprob": value, "bytes": self.guide().bytes_of(token)}
+
+
+async def events_of(jobs: Sequence[Job]) -> AsyncIterator[tuple[int, Piece | End]]:
+    """What all choices write, as it comes. Raises Refused where one failed."""
+    waiting = {asyncio.ensure_future(job.events.get()): index for index, job in enumerate(jobs)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=lambda each: waiting[each]):
+                index, event = waiting.pop(task), task.result()
+                if isinstance(event, End) and event.reason in ("failed", "cancelled"):
+                    raise refuse("internal", 500)
+                yield index, event
+                if not isinstance(event, End):
+                    waiting[asyncio.ensure_future(jobs[index].events.get())] = index
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+class Voice:
+    """One choice of a chat being written: text and calls in OpenAI's deltas."""
+
+    def __init__(self, style: Any) -> None:
+        self._parser = Parser(style) if style else None
+        self.calls = 0
+
+    def push(self, text: str) -> list[dict[str, Any]]:
+        return self._deltas(self._parser.push(text) if self._parser else [text])
+
+    def finish(self, text: str) -> list[dict[str, Any]]:
+        return self._deltas([*self._parser.push(text), *self._parser.flush()] if self._parser else [text])
+
+    def _deltas(self, parts: Sequence[str | Call]) -> list[dict[str, Any]]:
+        made: list[dict[str, Any]] = []
+        for part in parts:
+            if isinstance(part, Call):
+                function = {"name": part.name, "arguments": part.arguments}
+                call = {"index": self.calls, "id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
+                made.append({"tool_calls": [{**call, "function": function}]})
+                self.calls += 1
+            elif part:
+                made.append({"content": part})
+        return made
+
+    def reason(self, reason: str) -> str:
+        return "tool_calls" if self.calls and reason == "stop" else reason

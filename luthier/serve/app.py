@@ -1,0 +1,332 @@
+"""The routes: OpenAI's, and those for adapters, health and figures.
+
+What goes in: a `Front`. What comes out: a FastAPI application.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from luthier import __version__
+from luthier.errors import UserError
+from luthier.serve.answers import Answering, Voice
+from luthier.serve.door import is_loopback
+from luthier.serve.embeddings import mean_hidden
+from luthier.serve.engine import End
+from luthier.serve.front import Front, events
+from luthier.serve.metrics import CONTENT_TYPE
+from luthier.serve.protocol import (
+    AdapterRequest,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Error,
+    Refused,
+    error_of,
+    refuse,
+)
+
+STATUSES = (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)
+REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in STATUSES}
+
+
+def make(front: Front) -> FastAPI:
+    app = FastAPI(title="Luthier", version=__version__, docs_url=None, redoc_url=None, responses=REFUSALS)
+    for fault, answer in ((Refused, refused), (RequestValidationError, invalid), (HTTPException, unrouted)):
+        app.add_exception_handler(fault, answer)
+    _health(app, front)
+    _models(app, front)
+    _adapters(app, front)
+    _answers(app, front)
+    _embeddings(app, front)
+    _document(app)
+    return app
+
+
+def told(fault: Refused, headers: dict[str, str] | None = None) -> JSONResponse:
+    if fault.status in (429, 503):
+        headers = {"retry-after": "1"}
+    return JSONResponse(error_of(fault), fault.status, headers=headers)
+
+
+async def refused(_: Request, fault: Any) -> Response:
+    return told(fault)
+
+
+async def invalid(_: Request, fault: Any) -> Response:
+    """The first thing wrong with a request, by its name."""
+    found = fault.errors()[0]
+    place = [str(each) for each in found["loc"] if each != "body"]
+    name = place[0] if place else None
+    if found["type"] == "extra_forbidden":
+        return told(refuse("unsupported", parameter=".".join(place), name=".".join(place)))
+    return told(refuse("invalid", parameter=name, name=".".join(place) or "body", reason=str(found["msg"])[:300]))
+
+
+async def unrouted(_: Request, fault: Any) -> Response:
+    return told(Refused(fault.status_code, str(fault.detail)), dict(fault.headers or {}))
+
+
+def _document(app: FastAPI) -> None:
+    """The OpenAPI document: a wrong request is answered with 400, not with the framework's 422."""
+    made = app.openapi()
+    for path in made["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+            operation["security"] = [{"key": []}, {}]
+    made.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for name in ("HTTPValidationError", "ValidationError"):
+        made["components"]["schemas"].pop(name, None)
+
+
+def _health(app: FastAPI, front: Front) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        if not front.engine.alive:
+            raise refuse("internal", 500)
+        return {"status": "ok"}
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        return Response(front.metrics.page(), media_type=CONTENT_TYPE)
+
+
+def _models(app: FastAPI, front: Front) -> None:
+    def entry(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": front.began, "owned_by": "luthier"}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [entry(name) for name in front.voices.names]}
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        front.answers.adapter(model)
+        return entry(model)
+
+
+def _adapters(app: FastAPI, front: Front) -> None:
+    def judge(request: Request) -> None:
+        """With a key, which the door has seen; or from this machine."""
+        if not front.keyed and not is_loopback(request.client.host if request.client else ""):
+            raise refuse("not_here", 403)
+
+    @app.post("/v1/adapters")
+    async def load(asked: AdapterRequest, request: Request) -> dict[str, Any]:
+        judge(request)
+        try:
+            name = await front.engine.call(lambda: front.voices.load(asked.path, asked.name))
+        except UserError as error:
+            raise refuse("unusable", parameter="path", reason=str(error)) from error
+        return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "luthier"}
+
+    @app.delete("/v1/adapters/{name}")
+    async def unload(name: str, request: Request) -> dict[str, Any]:
+        judge(request)
+        try:
+            adapter = front.voices.take_off(name)
+        except KeyError:
+            known = ", ".join(each for each, adapter in front.voices.names.items() if adapter)
+            raise refuse("no_adapter", 404, "name", name=name[:200], known=known or "-") from None
+        await front.engine.unload(adapter, lambda: front.voices.remove(name))
+        return {"id": name, "object": "model", "deleted": True}
+
+
+# ---------------------------------------------------------------------------------------------------- answers
+
+
+def _answers(app: FastAPI, front: Front) -> None:
+    @app.post("/v1/chat/completions")
+    async def chat(asked: ChatRequest, request: Request) -> Any:
+        began = time.monotonic()
+        if asked.stream_options and not asked.stream:
+            raise refuse("needs_stream", parameter="stream_options")
+        answering = await front.answers.chat(asked)
+        head = _head("chatcmpl-", asked.model)
+        if asked.stream:
+            return events(front, request, _chat_chunks(front, asked, answering, head, began))
+        return await front.within(request, _whole_chat(front, asked, answering, head, began), answering)
+
+    @app.post("/v1/completions")
+    async def complete(asked: CompletionRequest, request: Request) -> Any:
+        began = time.monotonic()
+        if asked.stream_options and not asked.stream:
+            raise refuse("needs_stream", parameter="stream_options")
+        answering = await front.answers.complete(asked)
+        head = {**_head("cmpl-", asked.model), "object": "text_completion"}
+        if asked.stream:
+            return events(front, request, _text_chunks(front, asked, answering, head, began))
+        return await front.within(request, _whole_text(front, asked, answering, head, began), answering)
+
+
+def _head(prefix: str, model: str) -> dict[str, Any]:
+    return {"id": prefix + uuid.uuid4().hex, "created": int(time.time()), "model": model}
+
+
+async def _whole_chat(front: Front, asked: ChatRequest, answering: Answering, head: Any, began: float) -> Any:
+    voices = [Voice(answering.style) for _ in answering.jobs]
+    messages: list[dict[str, Any]] = [{"role": "assistant", "content": None} for _ in answering.jobs]
+    pieces: list[list[Any]] = [[] for _ in answering.jobs]
+    reasons, tokens = [""] * len(answering.jobs), 0
+    async for index, event in front.pieces(began, answering):
+        ended = isinstance(event, End)
+        deltas = voices[index].finish(event.text) if ended else voices[index].push(event.text)
+        for delta in deltas:
+            if "content" in delta:
+                messages[index]["content"] = (messages[index]["content"] or "") + delta["content"]
+            else:
+                (call,) = delta["tool_calls"]
+                messages[index].setdefault("tool_calls", []).append({k: v for k, v in call.items() if k != "index"})
+        if ended:
+            reasons[index], tokens = voices[index].reason(event.reason), tokens + event.tokens
+        else:
+            pieces[index].append(event)
+    choices = []
+    for index, message in enumerate(messages):
+        if message["content"] is None and "tool_calls" not in message:
+            message["content"] = ""
+        shown = _cut(pieces[index], answering.jobs[index].cutter)
+        content = [front.answers.chat_logprob(each) for each in shown]
+        logprobs = {"content": content, "refusal": None} if asked.logprobs else None
+        choices.append({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reasons[index]})
+    usage = front.done(began, answering, tokens)
+    return {**head, "object": "chat.completion", "choices": choices, "usage": usage}
+
+
+def _cut(pieces: list[Any], cutter: Any) -> list[Any]:
+    """The tokens whose text begins before a stop string cut it off."""
+    return [each.chosen for each in pieces if not cutter.stopped or each.start < cutter.length]
+
+
+async def _chat_chunks(
+    front: Front, asked: ChatRequest, answering: Answering, head: Any, began: float
+) -> AsyncIterator[dict[str, Any]]:
+    usage_wanted = bool(asked.stream_options and asked.stream_options.include_usage)
+    tail: dict[str, Any] = {"usage": None} if usage_wanted else {}
+    voices = [Voice(answering.style) for _ in answering.jobs]
+    held: list[list[Any]] = [[] for _ in answering.jobs]
+
+    def chunk(index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return {**head, "object": "chat.completion.chunk", "choices": [choice], **tail}
+
+    def logprobs_of(index: int, last: bool) -> Any:
+        """Of the tokens whose text is out: those before what may still be cut off."""
+        if not asked.logprobs:
+            return None
+        cutter = answering.jobs[index].cutter
+        out = [each for each in held[index] if each.start < cutter.length or (last and not cutter.stopped)]
+        held[index] = [each for each in held[index] if each not in out]
+        return {"content": [front.answers.chat_logprob(each.chosen) for each in out], "refusal": None}
+
+    for index in range(len(answering.jobs)):
+        yield chunk(index, {"role": "assistant", "content": ""})
+    tokens = 0
+    async for index, event in front.pieces(began, answering):
+        if isinstance(event, End):
+            tokens += event.tokens
+            for delta in voices[index].finish(event.text):
+                yield chunk(index, delta)
+            yield chunk(index, {}, voices[index].reason(event.reason), logprobs_of(index, True))
+            continue
+        held[index].append(event)
+        for delta in voices[index].push(event.text):
+            yield chunk(index, delta, None, logprobs_of(index, False))
+    usage = front.done(began, answering, tokens)
+    if usage_wanted:
+        yield {**head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+
+
+def _text_logprobs(front: Front, asked: CompletionRequest, pieces: list[Any]) -> Any:
+    if asked.logprobs is None:
+        return None
+    name = front.answers.token_text
+    return {
+        "tokens": [name(each.chosen.id) for each in pieces],
+        "token_logprobs": [each.chosen.logprob for each in pieces],
+        "top_logprobs": [{name(token): value for token, value in each.chosen.top} for each in pieces],
+        "text_offset": [each.start for each in pieces],
+    }
+
+
+async def _whole_text(front: Front, asked: CompletionRequest, answering: Answering, head: Any, began: float) -> Any:
+    texts = [""] * len(answering.jobs)
+    pieces: list[list[Any]] = [[] for _ in answering.jobs]
+    reasons, tokens = [""] * len(answering.jobs), 0
+    async for index, event in front.pieces(began, answering):
+        texts[index] += event.text
+        if isinstance(event, End):
+            reasons[index], tokens = event.reason, tokens + event.tokens
+        else:
+            pieces[index].append(event)
+    choices = []
+    for index, text in enumerate(texts):
+        cutter = answering.jobs[index].cutter
+        shown = [each for each in pieces[index] if not cutter.stopped or each.start < cutter.length]
+        logprobs = _text_logprobs(front, asked, shown)
+        choices.append({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reasons[index]})
+    return {**head, "choices": choices, "usage": front.done(began, answering, tokens)}
+
+
+async def _text_chunks(
+    front: Front, asked: CompletionRequest, answering: Answering, head: Any, began: float
+) -> AsyncIterator[dict[str, Any]]:
+    usage_wanted = bool(asked.stream_options and asked.stream_options.include_usage)
+    tail: dict[str, Any] = {"usage": None} if usage_wanted else {}
+    held: list[list[Any]] = [[] for _ in answering.jobs]
+    tokens = 0
+    async for index, event in front.pieces(began, answering):
+        ended = isinstance(event, End)
+        if ended:
+            tokens += event.tokens
+        else:
+            held[index].append(event)
+        if not event.text and not ended:
+            continue
+        cutter = answering.jobs[index].cutter
+        out = [each for each in held[index] if each.start < cutter.length or (ended and not cutter.stopped)]
+        held[index] = [each for each in held[index] if each not in out]
+        logprobs = _text_logprobs(front, asked, out)
+        reason = event.reason if ended else None
+        choice = {"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": reason}
+        yield {**head, "choices": [choice], **tail}
+    usage = front.done(began, answering, tokens)
+    if usage_wanted:
+        yield {**head, "choices": [], "usage": usage}
+
+
+# ---------------------------------------------------------------------------------------------------- embeddings
+
+
+def _embeddings(app: FastAPI, front: Front) -> None:
+    @app.post("/v1/embeddings")
+    async def embed(asked: EmbeddingRequest) -> dict[str, Any]:
+        """Mean of the final hidden states over a text's tokens, scaled to length 1. The model was not trained for
+        this."""
+        adapter, decoder = front.answers.adapter(asked.model), front.voices.session.decoder
+        texts = await front.answers.aside(front.answers.ids_of, asked.input, "input")
+        # One text at a time: answers that are being written go on between two of them.
+        vectors = [
+            (await front.engine.call(functools.partial(mean_hidden, decoder, [ids], adapter)))[0] for ids in texts
+        ]
+
+        def shown(vector: list[float]) -> Any:
+            if asked.encoding_format == "base64":
+                return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
+            return vector
+
+        data = [{"object": "embedding", "index": i, "embedding": shown(each)} for i, each in enumerate(vectors)]
+        count = sum(map(len, texts))
+        usage = {"prompt_tokens": count, "total_tokens": count}
+        return {"object": "list", "data": data, "model": asked.model, "usage": usage}

@@ -1,0 +1,107 @@
+"""The server's process: model, engine, routes and door put together, from the first request to the last.
+
+What goes in: checked settings. What comes out: the signal that ended it. On SIGTERM or Ctrl-C what is being answered is
+finished within the grace time and nothing new is taken; a second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
+
+import uvicorn
+
+from luthier.errors import Problem, RunError
+from luthier.serve.app import make
+from luthier.serve.door import Door, Keys
+from luthier.serve.engine import Engine
+from luthier.serve.front import Front
+from luthier.serve.limits import Limits
+from luthier.serve.voices import Voices
+from luthier.session import open_session
+from luthier.text import say
+
+
+class Server(uvicorn.Server):
+    """Remembers what ended it, and closes the door first."""
+
+    ended_by = 0
+
+    def __init__(self, config: uvicorn.Config, door: Door) -> None:
+        super().__init__(config)
+        self._door = door
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The library's own way raises the signal once more at the end, which would pass over what closes after it."""
+        if threading.current_thread() is not threading.main_thread():  # as in a test or a notebook
+            yield
+            return
+        kept = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for each, handler in kept.items():
+                signal.signal(each, handler)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if self.ended_by:
+            self.force_exit = True
+        self.ended_by = self.ended_by or sig
+        self._door.draining = True
+        self.should_exit = True
+
+
+def run(
+    targets: Sequence[str], host: str, port: int, keys: Keys, limits: Limits, log: TextIO, how: Mapping[str, Any]
+) -> int:
+    with bind(host, port) as listener:
+        voices = Voices(open_session(targets[0], **how))
+        for target in targets[1:]:
+            voices.load(target)
+        server, engine = assemble(voices, keys, limits, log)
+        where = "http://{}:{}".format(f"[{host}]" if ":" in host else host, listener.getsockname()[1])
+        print(say("serve.ready", where=where, models=", ".join(voices.names)), file=log, flush=True)
+        engine.start()
+        try:
+            asyncio.run(server.serve([listener]))
+        finally:
+            engine.close()
+        print(say("serve.ended"), file=log, flush=True)
+        return server.ended_by
+
+
+def assemble(voices: Voices, keys: Keys, limits: Limits, log: TextIO) -> tuple[Server, Engine]:
+    """A server for these names that does not run yet, and the engine that it asks."""
+    engine = Engine(voices.session, sequences=limits.sequences, most=limits.queue)
+    front = Front(voices, engine, limits, keyed=bool(keys))
+    door = Door(make(front), keys, limits, log, front.count)
+    config = uvicorn.Config(
+        door,
+        log_level="warning",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=max(int(limits.grace_s), 1),
+        timeout_keep_alive=30,
+    )
+    return Server(config, door), engine
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Before the model is loaded: a port that is taken is said at once.
+
+    Raises:
+        RunError: it is taken, not allowed, or there is no such address.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=512)
+    except (OSError, OverflowError) as error:
+        raise RunError(Problem("serve.port", where=f"{host}:{port}", values={"reason": str(error)})) from error

@@ -1,0 +1,65 @@
+"""Starting the server: what has to be so before a model is loaded, and nothing that needs the extra.
+
+What goes in: what to serve, where, and who may ask. What comes out: a running server, until it is told to end.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from luthier.errors import Problem, RunError
+from luthier.serve.door import Keys, is_loopback
+from luthier.serve.limits import Limits
+
+EXTRA = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
+
+
+def serve(
+    targets: str | Path | Sequence[str | Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key_file: str | Path | None = None,
+    limits: Limits | None = None,
+    log: TextIO | None = None,
+    **how: Any,
+) -> int:
+    """Serve a run or a model, and further runs or PEFT adapters of the same base, until SIGTERM or Ctrl-C.
+
+    Args:
+        host: other than loopback only with keys.
+        api_key_file: one key per line.
+        log: where the lines about requests go; stderr.
+        how: as in `open_session`: device, template, on_download.
+
+    Returns:
+        the signal that ended it.
+
+    Raises:
+        RunError: the extra is missing, keys are missing or unusable, the port is taken; ModelError as `open_session`.
+    """
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RunError(Problem("serve.no_extra", values={"missing": ", ".join(missing)}))
+    keys = Keys(read_keys(Path(api_key_file)) if api_key_file is not None else [])
+    if not keys and not is_loopback(host):
+        raise RunError(Problem("serve.no_keys", field="--host", value=host))
+    listed = [targets] if isinstance(targets, (str, Path)) else list(targets)
+    house = importlib.import_module("luthier.serve.house")
+    return int(house.run([str(each) for each in listed], host, port, keys, limits or Limits(), log or sys.stderr, how))
+
+
+def read_keys(path: Path) -> list[str]:
+    """Raises RunError where it cannot be read or has no key."""
+    try:
+        keys = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(Problem("serve.key_file", where=str(path), values={"reason": str(error)})) from error
+    if not keys:
+        raise RunError(Problem("serve.key_file", where=str(path), values={"reason": "-"}))
+    return keys

@@ -1,0 +1,87 @@
+"""Messages of the area `serve`: id -> (English, Chinese). Those without rule and remedy go to clients over HTTP."""
+
+from __future__ import annotations
+
+TEXT: dict[str, tuple[str, str]] = {
+    "serve.ready": (
+        "Serving {models} at {where}/v1 (Ctrl-C ends)",
+        "正在 {where}/v1 提供 {models}（按 Ctrl-C 结束）",
+    ),
+    "serve.ended": ("The server has ended.", "服务已结束。"),
+    "serve.no_extra.rule": (
+        "the server needs packages that are not installed: {missing}",
+        "服务需要尚未安装的软件包：{missing}",
+    ),
+    "serve.no_extra.remedy": ("pip install 'luthier[serve]'", "pip install 'luthier[serve]'"),
+    "serve.no_keys.rule": (
+        "other machines could use the model without a key at this address",
+        "该地址会让其他机器无需密钥即可使用模型",
+    ),
+    "serve.no_keys.remedy": (
+        "Give --api-key-file FILE (one key per line), or leave --host out to serve this machine only.",
+        "请给出 --api-key-file FILE（每行一个密钥），或去掉 --host 只为本机提供服务。",
+    ),
+    "serve.key_file.rule": ("no key can be read from this file ({reason})", "无法从该文件读取密钥（{reason}）"),
+    "serve.key_file.remedy": (
+        "Write one key per line into it, for example from: openssl rand -hex 32",
+        "请在其中每行写一个密钥，例如由 openssl rand -hex 32 生成。",
+    ),
+    "serve.port.rule": ("the server cannot listen here: {reason}", "无法在此监听：{reason}"),
+    "serve.port.remedy": ("Choose another --port or --host.", "请换一个 --port 或 --host。"),
+    "serve.name_taken.rule": ("a model of this name is served already", "已有同名模型在提供服务"),
+    "serve.name_taken.remedy": ("Give it another name, or unload the other one.", "请换一个名称，或先卸载已有的模型。"),
+    # ------------------------------------------------------------------------------------------------ to clients
+    "serve.internal": (
+        "The server failed at this request; its log says how.",
+        "服务器处理该请求时出错；详情见其日志。",
+    ),
+    "serve.wrong_key": ("No valid API key was given.", "未提供有效的 API 密钥。"),
+    "serve.foreign_host": (
+        "Without an API key this server speaks to this machine only, not to {host}.",
+        "未设置 API 密钥时，该服务只面向本机，而不是 {host}。",
+    ),
+    "serve.not_here": (
+        "Adapters are loaded and unloaded with an API key or from the server's own machine.",
+        "加载和卸载适配器需要 API 密钥，或在服务器本机上进行。",
+    ),
+    "serve.too_large": ("The request has more than {limit} bytes.", "请求超过 {limit} 字节。"),
+    "serve.slow_body": ("The request did not come within {limit} seconds.", "请求未在 {limit} 秒内传完。"),
+    "serve.time_up": ("The answer was not ready within {limit} seconds.", "回答未在 {limit} 秒内完成。"),
+    "serve.gone": ("The client has gone away.", "客户端已断开。"),
+    "serve.draining": ("The server is ending and takes nothing new.", "服务正在结束，不再接受新请求。"),
+    "serve.queue_full": (
+        "As many answers are waiting as this server takes on; try again later.",
+        "等待中的回答已达到上限；请稍后再试。",
+    ),
+    "serve.unsupported": ("Unsupported parameter: {name}", "不支持的参数：{name}"),
+    "serve.invalid": ("Invalid value for {name}: {reason}", "{name} 的值无效：{reason}"),
+    "serve.no_model": ("There is no model {model}; there are: {known}", "没有模型 {model}；可用的有：{known}"),
+    "serve.no_adapter": (
+        "There is no adapter {name} that could be unloaded; there are: {known}",
+        "没有可卸载的适配器 {name}；现有：{known}",
+    ),
+    "serve.needs_logprobs": ("top_logprobs needs logprobs: true.", "top_logprobs 需要 logprobs: true。"),
+    "serve.needs_stream": ("stream_options needs stream: true.", "stream_options 需要 stream: true。"),
+    "serve.no_tools": (
+        "The chat template of this model knows no tools, or writes calls in a way that is not known here.",
+        "该模型的对话模板不支持工具，或其调用格式不被识别。",
+    ),
+    "serve.no_tools_given": ("tool_choice needs tools.", "tool_choice 需要同时给出 tools。"),
+    "serve.format_with_tools": (
+        "response_format cannot be held to while tools may be called; give one of the two.",
+        "可能调用工具时无法保证 response_format；请只给出其中之一。",
+    ),
+    "serve.bad_schema": ("This schema cannot be held to: {reason}", "无法按该模式约束输出：{reason}"),
+    "serve.no_content": (
+        "A message has neither content nor tool calls.",
+        "有一条消息既没有内容也没有工具调用。",
+    ),
+    "serve.unusable": ("{reason}", "{reason}"),
+    "serve.too_many": ("One request may ask for {limit} answers at most.", "一次请求最多可要求 {limit} 个回答。"),
+    "serve.empty_prompt": ("An empty text cannot be used.", "空文本无法使用。"),
+    "serve.no_token": ("Token ids lie between 0 and {size}.", "词元编号应在 0 与 {size} 之间。"),
+    "serve.too_long": (
+        "Prompt and answer come to {tokens} tokens; the context holds {limit}.",
+        "提示与回答共 {tokens} 个词元；上下文只能容纳 {limit} 个。",
+    ),
+}

@@ -1,0 +1,632 @@
+"""The server, asked by OpenAI's own client; what it refuses, how it ends, and what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+
+from luthier import proof
+from luthier.data.formats import Message
+from luthier.errors import RunError
+from luthier.generate import Sampling
+from luthier.serve import house
+from luthier.serve.answers import Voice
+from luthier.serve.door import Keys
+from luthier.serve.limits import Limits
+from luthier.serve.start import serve
+from luthier.serve.stops import Cutter
+from luthier.serve.tools import Call, Parser, style_of
+from luthier.serve.voices import Voices
+from luthier.session import open_session
+from luthier.training import train
+
+QUESTION = [{"role": "user", "content": "Say birch and cedar, slowly"}]
+ROWS = [{"instruction": f"Say {i}", "output": f"{i} 好的 é {'yes ' * (i % 5)}"} for i in range(24)]
+TOOLS_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    "Answer with <tool_call>{...}</tool_call>.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>\n{{ call.function | tojson }}\n</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+
+
+def recipe_of(base: Path, rows: Path, runs: Path, name: str, seed: int) -> dict:
+    return {
+        "model": {"path": str(base), "dtype": "float32"},
+        "data": {"train": str(rows), "validation": 0.0},
+        "tune": {"kind": "lora", "rank": 4},
+        "optim": {"lr": 2e-2, "steps": 6, "batch": 8},
+        "run": {"name": name, "device": "cpu", "dir": str(runs), "seed": seed},
+    }
+
+
+@pytest.fixture(scope="module")
+def place(tiny_model, tmp_path_factory) -> Path:
+    """A folder with `base`, `runs/first` and `runs/second`."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(tiny_model("qwen2", seed=5), folder / "base")
+    (folder / "rows.json").write_text(json.dumps(ROWS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "reload_in_fresh_process", lambda run: "not made in this test")
+        for seed, name in enumerate(("first", "second")):
+            train(recipe_of(folder / "base", folder / "rows.json", folder / "runs", name, seed))
+    return folder
+
+
+class House:
+    """A server on a thread of this process. log: what it wrote about requests."""
+
+    def __init__(self, targets: list[str], keys: list[str], limits: Limits, device: str = "cpu") -> None:
+        self.log = io.StringIO()
+        self._listener = house.bind("127.0.0.1", 0)
+        self.port = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.voices = Voices(open_session(targets[0], device=device))
+        for target in targets[1:]:
+            self.voices.load(target)
+        self.server, self.engine = house.assemble(self.voices, Keys(keys), limits, self.log)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self.server.serve([self._listener])))
+
+    def __enter__(self) -> House:
+        self.engine.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self._thread.join(30)
+        self.engine.close()
+        self._listener.close()
+
+    def client(self, key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+    def until(self, holds: Callable[[], bool], seconds: float = 20) -> bool:
+        end = time.monotonic() + seconds
+        while not holds() and time.monotonic() < end:
+            time.sleep(0.02)
+        return holds()
+
+
+@pytest.fixture(scope="module")
+def served(place) -> Iterator[House]:
+    with House([str(place / "runs" / "first"), str(place / "runs" / "second")], [], Limits(), "auto") as made:
+        yield made
+
+
+def slowly(made: House, seconds: float = 0.02) -> None:
+    """Every round of the generator takes at least this long."""
+    step = made.engine._generator.step
+
+    def wait() -> bool:
+        time.sleep(seconds)
+        return step()
+
+    made.engine._generator.step = wait
+
+
+# -------------------------------------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize(("model", "tuned"), [("first", True), ("base", False)])
+def test_answers_are_those_of_the_session_token_for_token(served, place, model, tuned):
+    session = open_session(place / "runs" / "first")
+    wanted = session.answer([Message("user", QUESTION[0]["content"])], Sampling(max_tokens=24), tuned=tuned)
+    client = served.client()
+    got = client.chat.completions.create(model=model, messages=QUESTION, max_tokens=24, logprobs=True, top_logprobs=3)
+    (choice,) = got.choices
+    assert choice.message.content == wanted and choice.message.role == "assistant"
+    tokens = choice.logprobs.content
+    assert len(tokens) == got.usage.completion_tokens and len(tokens[0].top_logprobs) == 3
+    assert b"".join(bytes(each.bytes) for each in tokens).decode("utf-8", "replace") == wanted
+    assert all(each.logprob == max(top.logprob for top in each.top_logprobs) for each in tokens), "greedy"
+    assert choice.finish_reason == ("length" if len(tokens) == 24 else "stop")
+    prompt = session.renderer.prompt([Message("user", QUESTION[0]["content"])])
+    assert got.usage.prompt_tokens == len(prompt)
+
+
+def test_a_stream_says_the_same_as_the_whole(served):
+    client = served.client()
+    how = dict(model="first", messages=QUESTION, max_tokens=24, n=3, temperature=1.0, seed=7, logprobs=True)
+    whole = client.chat.completions.create(**how)
+    texts, tokens, reasons, usage = [""] * 3, [[], [], []], [None] * 3, None
+    for chunk in client.chat.completions.create(**how, stream=True, stream_options={"include_usage": True}):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+            tokens[choice.index] += [each.token for each in choice.logprobs.content] if choice.logprobs else []
+    assert texts == [each.message.content for each in whole.choices] and len(set(texts)) == 3
+    assert reasons == [each.finish_reason for each in whole.choices]
+    assert tokens == [[token.token for token in each.logprobs.content] for each in whole.choices]
+    assert usage == whole.usage and usage.completion_tokens == sum(map(len, tokens))
+    assert [each.message.content for each in client.chat.completions.create(**how).choices] == texts, "the seed"
+    other = client.chat.completions.create(**{**how, "seed": 8})
+    assert [each.message.content for each in other.choices] != texts
+
+
+def test_stop_strings_cut_exactly_and_nothing_of_them_is_shown(served):
+    client = served.client()
+    how = dict(model="first", prompt="Say", max_tokens=40)
+    full = client.completions.create(**how).choices[0].text
+    assert len(full) > 12
+    for start in range(2, len(full) - 3):
+        stop = full[start : start + 3]
+        wanted = full[: full.index(stop)]
+        got = client.completions.create(**how, stop=[stop, "\x00never"]).choices[0]
+        assert (got.text, got.finish_reason) == (wanted, "stop"), stop
+    pieces = [each.choices[0].text for each in client.completions.create(**how, stop=stop, stream=True)]
+    shown = ""
+    for piece in pieces:
+        shown += piece
+        assert wanted.startswith(shown), "a beginning of the stop string has leaked"
+    assert shown == wanted
+
+
+def test_completions_of_texts_and_of_ids(served, place):
+    client = served.client()
+    ids = served.voices.session.renderer.prompt_text("Say 3")
+    got = client.completions.create(model="second", prompt=["Say 3", "Say"], max_tokens=8, logprobs=2)
+    same = client.completions.create(model="second", prompt=ids, max_tokens=8)
+    assert [each.index for each in got.choices] == [0, 1] and got.choices[0].text == same.choices[0].text
+    assert len(got.choices[0].logprobs.tokens) == len(got.choices[0].logprobs.token_logprobs)
+
+
+def test_embeddings_are_the_mean_of_the_hidden_states(served, place):
+    from transformers import AutoModel, AutoTokenizer
+
+    torch = pytest.importorskip("torch")
+    model = AutoModel.from_pretrained(place / "base", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(place / "base")
+    texts = ["three old boats", "你好, river"]
+    got = served.client().embeddings.create(model="base", input=texts)
+    plain = served.client().embeddings.create(model="base", input=texts, encoding_format="float")
+    assert served.client().embeddings.create(model="first", input=texts).data[0].embedding != got.data[0].embedding
+    for text, binary, numbers in zip(texts, got.data, plain.data, strict=True):
+        ids = tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            mean = model(**ids).last_hidden_state[0].mean(0)
+        mean = mean / mean.norm()
+        for each in (binary.embedding, numbers.embedding):
+            assert torch.allclose(torch.tensor(each), mean, atol=1e-5)
+    assert got.usage.prompt_tokens == sum(len(tokenizer(text)["input_ids"]) for text in texts)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_json_is_held_to_its_schema(served, temperature):
+    schema = {
+        "type": "object",
+        "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 99}, "kind": {"enum": ["oak", "好"]}},
+        "required": ["age", "kind"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "tree", "schema": schema}}
+    how = dict(model="first", messages=QUESTION, max_tokens=60, temperature=temperature, seed=1)
+    got = served.client().chat.completions.create(**how, response_format=wanted, n=3)
+    for choice in got.choices:
+        made = json.loads(choice.message.content)
+        assert choice.finish_reason == "stop" and set(made) == {"age", "kind"}
+        assert 0 <= made["age"] <= 99 and made["kind"] in ("oak", "好")
+    free = served.client().chat.completions.create(**how, response_format={"type": "json_object"}).choices[0]
+    assert free.message.content.startswith("{")
+    if free.finish_reason == "stop":
+        json.loads(free.message.content)
+    with pytest.raises(openai.BadRequestError) as caught:
+        bad = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+        served.client().chat.completions.create(**how, response_format=bad)
+    assert caught.value.param == "response_format"
+
+
+# -------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("extra", "parameter"),
+    [
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"extra_body": {"mirostat": 2}}, "mirostat"),
+        ({"logit_bias": {"5": 1.0}}, "logit_bias"),
+        ({"temperature": 3.0}, "temperature"),
+        ({"n": 0}, "n"),
+        ({"tools": [TOOL]}, "tools"),
+        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"max_tokens": 100_000}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages"),
+        ({"messages": [{"role": "assistant"}]}, "messages"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(served, extra, parameter):
+    with pytest.raises(openai.BadRequestError) as caught:
+        served.client().chat.completions.create(**{"model": "first", "messages": QUESTION, "max_tokens": 2, **extra})
+    body = caught.value.body
+    assert caught.value.status_code == 400 and body["param"] == parameter and body["message"]
+    assert body["type"] == "invalid_request_error"
+
+
+def test_what_asks_for_nothing_is_taken(served):
+    neutral = {
+        "frequency_penalty": 0,
+        "presence_penalty": 0,
+        "logit_bias": {},
+        "user": "me",
+        "store": False,
+        "stop": None,
+    }
+    assert served.client().chat.completions.create(model="first", messages=QUESTION, max_tokens=2, **neutral).choices
+    with pytest.raises(openai.NotFoundError) as caught:
+        served.client().chat.completions.create(model="third", messages=QUESTION)
+    assert "first, base, second" in caught.value.body["message"]
+
+
+def test_keys_sizes_and_queues(place):
+    limits = Limits(body_bytes=2000, queue=2, time_s=3.0)
+    with House([str(place / "runs" / "first")], ["secret-1", "secret-2"], limits) as made:
+        for key, fits in (
+            ("secret-1", True),
+            ("secret-2", True),
+            ("secret-", False),
+            ("", False),
+            ("secret-12", False),
+        ):
+            got = httpx2.get(f"{made.url}/v1/models", headers={"authorization": f"Bearer {key or chr(45)}"})
+            assert got.status_code == (200 if fits else 401), key
+        assert httpx2.get(f"{made.url}/v1/models").status_code == 401
+        assert httpx2.get(f"{made.url}/metrics").status_code == 401
+        assert httpx2.get(f"{made.url}/health").json() == {"status": "ok"}
+        client = made.client("secret-2")
+        with pytest.raises(openai.APIStatusError) as caught:
+            client.completions.create(model="first", prompt="x" * 3000)
+        assert caught.value.status_code == 413
+        with pytest.raises(openai.RateLimitError):
+            client.completions.create(model="first", prompt="x", n=3)
+        slowly(made, 0.1)
+        with pytest.raises(openai.APIStatusError) as caught:
+            client.completions.create(model="first", prompt="x", max_tokens=200, temperature=2.0, seed=1, stop=["\x00"])
+        assert caught.value.status_code == 504
+        assert made.until(lambda: made.engine.open_jobs == 0), "what ran out of time goes on being written"
+    log = made.log.getvalue()
+    assert "secret" not in log and "xxx" not in log and "POST /v1/completions 413" in log
+
+
+def test_without_a_key_only_this_machine_is_spoken_to(served):
+    for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
+        assert httpx2.get(f"{served.url}/v1/models", headers=headers).status_code == 403
+    with pytest.raises(RunError) as caught:
+        serve("nano", host="0.0.0.0")
+    assert caught.value.problems[0].id == "serve.no_keys"
+
+
+# -------------------------------------------------------------------------------------------------- adapters
+
+
+def test_adapters_come_and_go_while_it_serves(place):
+    with House([str(place / "base")], [], Limits()) as made:
+        client, url = made.client(), f"{made.url}/v1/adapters"
+        before = client.completions.create(model="base", prompt="Say 3", max_tokens=12).choices[0].text
+        got = httpx2.post(url, json={"path": str(place / "runs" / "second"), "name": "two"})
+        assert got.status_code == 200 and [each.id for each in client.models.list()] == ["base", "two"]
+        session = open_session(place / "runs" / "second", device="cpu")
+        wanted = session.answer([Message("user", QUESTION[0]["content"])], Sampling(max_tokens=16))
+        said = client.chat.completions.create(model="two", messages=QUESTION, max_tokens=16).choices[0].message.content
+        assert said == wanted
+        assert client.completions.create(model="base", prompt="Say 3", max_tokens=12).choices[0].text == before
+        assert httpx2.post(url, json={"path": str(place / "runs" / "first"), "name": "two"}).status_code == 400
+        assert httpx2.post(url, json={"path": str(place / "nowhere")}).status_code == 400
+        assert httpx2.delete(f"{url}/two").status_code == 200
+        assert httpx2.delete(f"{url}/two").status_code == httpx2.delete(f"{url}/base").status_code == 404
+        assert not [name for name in made.voices.session.decoder.state_dict() if "delta" in name], "its memory is free"
+
+
+def test_an_adapter_of_another_base_or_template_is_refused(place, tiny_model, tmp_path):
+    voices = Voices(open_session(tiny_model("qwen2", seed=6), device="cpu"))
+    with pytest.raises(RunError) as caught:
+        voices.load(str(place / "runs" / "first"))
+    assert caught.value.problems[0].id == "chat.other_base"
+    shutil.copytree(place / "runs" / "first", tmp_path / "first")
+    template = tmp_path / "first" / "adapter" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant\n", "assistant \n"))
+    voices = Voices(open_session(place / "base", device="cpu"))
+    with pytest.raises(RunError) as caught:
+        voices.load(str(tmp_path / "first"))
+    assert caught.value.problems[0].id == "chat.other_template"
+
+
+# -------------------------------------------------------------------------------------------------- clients that go
+
+
+def test_a_client_that_goes_away_ends_its_answer(place):
+    with House([str(place / "base")], [], Limits()) as made:
+        slowly(made, 0.05)
+        ask = {"model": "base", "prompt": "Say", "max_tokens": 200, "temperature": 2.0, "seed": 1}
+        for stream in (True, False):
+            body = json.dumps({**ask, "stream": stream}).encode()
+            with socket.create_connection(("127.0.0.1", made.port)) as line:
+                head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                assert made.until(lambda: made.engine.figures["running"] == 1)
+            assert made.until(lambda: made.engine.open_jobs == 0, 3), stream
+        assert "luthier_cancelled_total 2.0" in httpx2.get(f"{made.url}/metrics").text
+
+
+def many(url: str, streams: int) -> list[str]:
+    """That many streams at once; the text of each."""
+
+    async def one(client: openai.AsyncOpenAI, seed: int) -> str:
+        how = dict(model="first", prompt="Say", max_tokens=12, temperature=1.0, seed=seed)
+        return "".join([each.choices[0].text async for each in await client.completions.create(**how, stream=True)])
+
+    async def all_of() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0, timeout=120) as client:
+            return await asyncio.gather(*(one(client, seed) for seed in range(streams)))
+
+    return asyncio.run(all_of())
+
+
+def test_many_streams_at_once_and_none_is_lost(served):
+    alone = [
+        served.client().completions.create(model="first", prompt="Say", max_tokens=12, temperature=1.0, seed=seed)
+        for seed in range(4)
+    ]
+    made = many(served.url, 16)
+    assert len(made) == 16 and made[:4] == [each.choices[0].text for each in alone]
+    assert served.engine.open_jobs == 0
+
+
+@pytest.mark.long
+def test_64_streams_again_and_again_with_memory_flat(served):
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    for _ in range(3):
+        many(served.url, 64)
+    before = resident()
+    for _ in range(10):
+        assert len(many(served.url, 64)) == 64
+    assert resident() - before < 64 * 2**20
+    assert served.engine.open_jobs == 0
+
+
+def test_a_fault_of_the_generator_ends_answers_but_not_the_server(place, capsys):
+    with House([str(place / "base")], [], Limits()) as made:
+
+        def fail() -> bool:
+            raise ValueError("planted: a secret path")
+
+        made.engine._generator.step = fail
+        with pytest.raises(openai.InternalServerError) as caught:
+            made.client().completions.create(model="base", prompt="Say", max_tokens=4)
+        assert "planted" not in str(caught.value)
+        assert made.client().completions.create(model="base", prompt="Say", max_tokens=4).choices[0].text
+    assert "planted" in capsys.readouterr().err, "the operator is told"
+
+
+# -------------------------------------------------------------------------------------------------- the process
+
+
+def start(place: Path, *more: str, code: str = "") -> tuple[subprocess.Popen, str]:
+    """`luthier serve` in a process of its own; it and its address."""
+    run = f"import os, sys\n{code}\nfrom luthier.cli import main\nsys.argv[0] = 'luthier'\nmain()"
+    command = [sys.executable, "-c", run, "serve", str(place / "runs" / "first"), "--port", "0", *more]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=place)
+    line = process.stderr.readline()
+    assert "Serving" in line, line + process.stderr.read()
+    return process, line.split("at ")[1].split("/v1")[0]
+
+
+def test_sigterm_finishes_what_runs_and_takes_nothing_new(place):
+    code = (
+        "import time\nfrom luthier.serve import engine\nstep = engine.Generator.step\n"
+        "def slow(self):\n    time.sleep(0.05)\n    return step(self)\nengine.Generator.step = slow"
+    )
+    process, url = start(place, code=code)
+    try:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0)
+        how = dict(model="first", prompt="Say", max_tokens=40, temperature=1.0, seed=3)
+        wanted = client.completions.create(**how)
+        assert wanted.usage.completion_tokens > 10
+        stream = client.completions.create(**how, stream=True)
+        text = next(iter(stream)).choices[0].text
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        with pytest.raises((openai.APIConnectionError, openai.InternalServerError)):
+            client.completions.create(**how)
+        text += "".join(each.choices[0].text for each in stream)
+        assert text == wanted.choices[0].text
+        assert process.wait(20) == 143
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that nobody may enter, too."""
+    folder = Path(tempfile.mkdtemp(prefix="luthier-serve-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="drops root's rights, as Linux does")
+def test_offline_from_a_folder_that_cannot_be_written(place, open_to_all):
+    """Nothing but the listening address is ever connected to, and the model's folder stays as it was."""
+    tmp_path = open_to_all
+    shutil.copytree(place, tmp_path / "kept")
+    recipe = tmp_path / "kept" / "runs" / "first" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(place / "base"), str(tmp_path / "kept" / "base")))
+    manifest = recipe.with_name("manifest.json")
+    manifest.write_text(manifest.read_text().replace(str(place / "base"), str(tmp_path / "kept" / "base")))
+    (tmp_path / "kept").chmod(0o755)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")}
+    for path in sorted(before, reverse=True):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    code = (
+        "import socket, encodings.idna, luthier.cli, luthier.serve.house\n"
+        "luthier.serve.house.open_session('runs/first').answer('x', luthier.Sampling(max_tokens=2))\n"
+        "def denied(*arguments, **options): raise SystemExit('the network was asked for')\n"
+        "socket.socket.connect = socket.socket.connect_ex = denied\n"
+        "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+        "os.environ['HOME'] = '/nonexistent'"
+    )
+    process, url = start(tmp_path / "kept", code=code)
+    try:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0)
+        schema = {"type": "json_object"}
+        assert client.chat.completions.create(model="first", messages=QUESTION, max_tokens=4, response_format=schema)
+        assert client.embeddings.create(model="first", input="x").data
+    finally:
+        process.terminate()
+        assert process.wait(20) == 143, process.stderr.read()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")} == before
+
+
+# -------------------------------------------------------------------------------------------------- parts
+
+
+def test_the_document_says_what_the_server_does(served):
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, Phase, given, settings
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+    schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+    seen = set()
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        if operation.path == "/v1/adapters/{name}":
+            continue
+
+        @given(case=operation.as_strategy())
+        @settings(
+            max_examples=8,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        def judge(case) -> None:
+            got = case.call(timeout=30)
+            assert got.status_code < 500, (case.body, got.text)
+            # A text that fits the document may still be longer than the context, or no path on this disk.
+            case.validate_response(got, excluded_checks=[positive_data_acceptance])
+
+        judge()
+        seen.add(operation.path)
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/adapters", "/health"} <= seen
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_the_cutter_never_tells_too_much_or_too_little(size):
+    for text, stops in (
+        ("abcabdabx", ["abd"]),
+        ("aab", ["ab", "b"]),
+        ("xyz", ["zz"]),
+        ("aaa", ["aa"]),
+        ("a\nb", ["\n"]),
+    ):
+        cutter, shown = Cutter(stops), ""
+        places = [text.index(stop) for stop in stops if stop in text]
+        wanted = text[: min(places)] if places else text
+        for start in range(0, len(text), size):
+            shown += cutter.push(text[start : start + size])
+            assert wanted.startswith(shown)
+        assert shown + cutter.flush() == wanted and cutter.stopped == bool(places)
+
+
+CALLS = ('{"name": "f", "arguments": {"x": "好 </b>"}}', '{"name": "g", "arguments": {}}')
+HERMES = "Let me see.\n" + "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in CALLS)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+@pytest.mark.parametrize(
+    ("style", "text", "wanted"),
+    [
+        ("hermes", HERMES, ["Let me see.", Call("f", '{"x": "好 </b>"}'), Call("g", "{}")]),
+        ("hermes", "a <tool_cal no\n\nb", ["a <tool_cal no\n\nb"]),
+        ("hermes", "<tool_call>{broken</tool_call>", ["<tool_call>{broken</tool_call>"]),
+        ("llama3", '{"name": "f", "parameters": {"x": 1}}', [Call("f", '{"x": 1}')]),
+        ("llama3", '{"a": 1} is JSON', ['{"a": 1} is JSON']),
+        (
+            "llama3",
+            '<|python_tag|>{"name": "f", "parameters": {}}; {"name": "g", "parameters": {}}',
+            [Call("f", "{}"), Call("g", "{}")],
+        ),
+        ("llama3", "Hello {", ["Hello {"]),
+    ],
+)
+def test_tool_calls_are_told_from_text(style, text, wanted, size):
+    parser, made = Parser(style), []
+    for start in range(0, len(text), size):
+        made += parser.push(text[start : start + size])
+    joined: list = []
+    for each in [*made, *parser.flush()]:
+        if isinstance(each, str) and joined and type(joined[-1]) is str:
+            joined[-1] += each
+        else:
+            joined.append(each)
+    assert joined == wanted
+
+
+def test_tools_of_a_model_that_knows_them(tiny_model, tmp_path, monkeypatch):
+    shutil.copytree(tiny_model("qwen2", seed=5, max_position_embeddings=1024), tmp_path / "tools")
+    (tmp_path / "tools" / "chat_template.jinja").write_text(TOOLS_TEMPLATE)
+    assert style_of(TOOLS_TEMPLATE) == "hermes"
+    with House([str(tmp_path / "tools")], [], Limits()) as made:
+        # A model that says what a tuned one would: each token is the only one that may come.
+        renderer = made.voices.session.renderer
+        script = [*renderer.vocabulary.ids(HERMES), renderer.stop_ids[0]]
+        submit = made.engine.submit
+
+        def scripted(*arguments, **options):
+            import torch
+
+            def only(ids):
+                mask = torch.zeros(made.voices.session.decoder.spec.vocab, dtype=torch.bool)
+                mask[script[len(ids)]] = True
+                return mask
+
+            return submit(*arguments, **{**options, "allowed": lambda: only})
+
+        monkeypatch.setattr(made.engine, "submit", scripted)
+        how = dict(model="tools", messages=QUESTION, tools=[TOOL], max_tokens=150)
+        choice = made.client().chat.completions.create(**how).choices[0]
+        calls = [(each.function.name, json.loads(each.function.arguments)) for each in choice.message.tool_calls]
+        assert calls == [("f", {"x": "好 </b>"}), ("g", {})] and choice.finish_reason == "tool_calls"
+        assert choice.message.content == "Let me see."
+        with made.client().chat.completions.stream(**how) as stream:
+            final = stream.get_final_completion().choices[0]
+        assert [each.function.name for each in final.message.tool_calls] == ["f", "g"]
+        assert final.finish_reason == "tool_calls"
+        # Turns that a client sends back: the call, and what the tool said.
+        back = [
+            *QUESTION,
+            choice.message.model_dump(),
+            *({"role": "tool", "tool_call_id": each.id, "content": "42"} for each in choice.message.tool_calls),
+        ]
+        assert made.client().chat.completions.create(**{**how, "messages": back, "tool_choice": "none"}).choices
+
+
+def test_a_call_at_the_token_limit_is_cut_off_by_length():
+    voice = Voice("hermes")
+    voice.push('<tool_call>{"name": "f", "argu')
+    assert voice.finish("") == [{"content": '<tool_call>{"name": "f", "argu'}] and voice.reason("length") == "length"
