@@ -101,6 +101,9 @@ def test_what_the_client_cannot_do_is_said_without_the_token(
     stand.repo = {"gone.json": b""}
     assert problem(at(stand)) == "hub.push_failed", "hashing a file that has gone"
     del files["gone.json"]
+    with monkeypatch.context() as patch:  # as xet's uploads end after their own tries
+        patch.setattr(hub_upload.HfApi, "create_commit", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("x")))
+        assert problem(at(stand), "send") == "hub.push_unreachable"
     monkeypatch.setenv("HF_TOKEN", "hf_t\u00e9st")
     assert problem(at(stand)) == "hub.push_failed"
     monkeypatch.setenv("HF_TOKEN", "hf_test")

@@ -123,7 +123,7 @@ def _explain(error: Exception, name: str, environment: Environment) -> Problem:
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         return _problem(STATUSES.get(status, "hub.push_status"), name, environment, status)
-    if isinstance(error, httpx2.HTTPError):
+    if isinstance(error, (httpx2.HTTPError, ConnectionError, TimeoutError)):  # xet raises the built-in ones
         return _problem("hub.push_unreachable", name, environment)
     # A plain ValueError is the client's own word on a file (a card whose head is no YAML); others may quote the token.
     words = error.strerror if isinstance(error, OSError) else str(error) if type(error) is ValueError else None
