@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from luthier.runs.store import RunFolder
     from luthier.runs.tables import Answer
 
+What = Literal["adapter", "model", "gguf"]
 FLAGS = ("--json", "--debug")
 """Taken by every command, anywhere on the line."""
 
@@ -490,6 +491,20 @@ def with_strength(target: str) -> tuple[str, float]:
     return name, strength
 
 
+def push(
+    targets: Annotated[list[str], typer.Argument(metavar="RUN|FOLDER|FILE...", help="shell.option.push_targets")],
+    repo: Annotated[str, typer.Option("--repo", metavar="USER/NAME", help="shell.option.push_repo")],
+    what: Annotated[What | None, typer.Option("--what", help="shell.option.push_what")] = None,
+    public: Annotated[bool, typer.Option("--public", help="shell.option.push_public")] = False,
+    add: Annotated[bool, typer.Option("--add", help="shell.option.push_add")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="shell.option.push_dry_run")] = False,
+) -> Outcome:
+    from luthier.export import push as pushing
+
+    done = pushing.push(targets, repo, what=what, public=public, add=add, dry_run=dry_run)
+    return Outcome(asdict(done), done.lines())
+
+
 def export(
     context: typer.Context,
     target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="shell.option.target")],
@@ -503,7 +518,7 @@ def export(
     if gguf is None and lora_gguf is None:
         raise ModelError(Problem("gguf.nothing_wanted", where=target))
     if ollama and gguf is None:
-        raise ModelError(Problem("gguf.ollama_alone", "--ollama", where=target))
+        raise ModelError(Problem("gguf.ollama_alone", "--ollama"))
     if base_gguf is not None and (lora_gguf is None or no_verify):
         raise ModelError(Problem("gguf.base_unused", "--base-gguf", value=str(base_gguf)))
     from luthier.export.gguf import export as whole
@@ -692,6 +707,7 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "help": explain,
     "chat": chat,
     "merge": merge,
+    "push": push,
     "export": export,
     "generate": answer,
     "data check": data_check,

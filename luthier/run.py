@@ -12,6 +12,8 @@ from typing import Any
 from luthier.answering import Answered, answer_file
 from luthier.config.schema import RunConfig
 from luthier.export import merge as merging
+from luthier.export import push as pushing
+from luthier.export.push import Pushed, What
 from luthier.generate import Sampling
 from luthier.runs import receipt as receipts
 from luthier.runs.events import Event
@@ -92,6 +94,20 @@ class Run:
             force: write it also where it does not agree; the receipt in the folder says so.
         """
         return merging.merge(self.path, out, force=force).path
+
+    def push(
+        self, repo: str, *, what: What | None = None, public: bool = False, add: bool = False, dry_run: bool = False
+    ) -> Pushed:
+        """Send the result to a Hugging Face repository, with the token of `HF_TOKEN` or of `hf auth login`.
+
+        Args:
+            repo: user/name; made where there is none, private.
+            what: adapter, model (also one merged from this run) or gguf; None takes the run's result.
+            public: make a public repository, or send to one.
+            add: send also to a repository that holds other files.
+            dry_run: look only; the answer says what would be sent.
+        """
+        return pushing.push(self.path, repo, what=what, public=public, add=add, dry_run=dry_run)
 
     def generate(self, source: Path | str, target: Path | str, *, n: int = 1, **sampling: Any) -> Answered:
         """Answer every row of a file into another, as `luthier generate` does; goes on where it was stopped."""

@@ -161,7 +161,11 @@ OPTIONAL = (
 """Extras: imported where they are used, so that everything else works without them."""
 NANO_MAKERS = ("nano.make", "nano.start")
 """They made the weights that the package ships; nothing that runs for users imports them."""
-HEAVY_CLIENTS = ("luthier.models.hub_huggingface", "luthier.models.hub_modelscope")
+HEAVY_CLIENTS = (
+    "luthier.models.hub_huggingface",
+    "luthier.models.hub_modelscope",
+    "luthier.models.hub_upload",
+)
 """Half a second of imports or an extra, needed only where a model is fetched; `models/hub.py` loads them then."""
 NOT_WITHOUT_TORCH_INSTALLED = ("data/templates.py",)
 """Imports no torch itself, but transformers, which does when it is installed."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from luthier.errors import ModelError, Problem
-from luthier.export import agreement, receipt
+from luthier.export import agreement, card, receipt
 from luthier.export.receipt import ExportReceipt
 from luthier.export.weights import Source, open_source
 from luthier.models import shards, weights
@@ -21,7 +20,6 @@ from luthier.runs import files
 from luthier.runs.receipt import Check
 from luthier.text import say
 
-CARD = "README.md"
 SMALL_BYTES = 2**24
 """Room for tokenizer, template and papers beside the weights."""
 
@@ -83,7 +81,11 @@ def _fill(fresh: Path, source: Source, force: bool, device: str, max_shard_bytes
     checks = [base_check(source), found.check()]
     made = receipt.build("merge", source, checks, files.fingerprints(fresh), forced=force and not found.good)
     receipt.write(fresh, made)
-    files.write_text(fresh / CARD, "\n".join(card(made)) + "\n")
+    named = str(made.base["path"])
+    text = say("export.card.text", base=receipt.public(named))
+    licence = card.licence_of(source.folder)
+    page = card.page("model", text, card.hub_id(named), made, licence)
+    files.write_text(fresh / card.NAME, "\n".join(page) + "\n")
     return made
 
 
@@ -92,25 +94,6 @@ def base_check(source: Source) -> Check:
     known = bool(source.voices) and all(each.run is not None for each in source.voices)
     evidence = say("export.base.same" if known else "export.base.unknown")
     return Check("base", "pass" if known else "not run", "", evidence, say("export.check.base"))
-
-
-def card(made: ExportReceipt) -> list[str]:
-    """The model card: what the hub reads first, and the receipt."""
-    named = str(made.base["path"])
-    head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    lines = ["---", *(f"{key}: {value}" for key, value in head.items())]
-    if named.count("/") == 1 and not named.startswith((".", "/", "~")):
-        lines.append(f"base_model: {named}")
-    lines += [
-        "tags:",
-        "- luthier",
-        "---",
-        "",
-        f"# {say('export.card.title')}",
-        "",
-        say("export.card.text", base=receipt.public(named)),
-    ]
-    return [*lines, "", *(f"#{line}" if line.startswith("#") else line for line in receipt.lines(made))]
 
 
 def _beside(source: Source) -> Path:

@@ -216,4 +216,54 @@ TEXT: dict[str, tuple[str, str]] = {
         "give its folder as the model.",
         "请检查网络和代理后重试，已下载的部分会保留。也可在其他机器上下载 {page}，再把文件夹作为 model。",
     ),
+    "hub.push_name.rule": ("this cannot be the name of a repository", "这不可能是仓库名称"),
+    "hub.push_name.remedy": ("Give user/name or organisation/name.", "请给出 用户/名称 或 组织/名称。"),
+    "hub.push_offline.rule": ("HF_HUB_OFFLINE is set, so nothing is sent", "已设置 HF_HUB_OFFLINE，因此不会上传"),
+    "hub.push_offline.remedy": ("Unset HF_HUB_OFFLINE and start again.", "请取消 HF_HUB_OFFLINE 后重新开始。"),
+    "hub.push_no_token.rule": (
+        "sending to {host} needs a token, and none is given",
+        "向 {host} 上传需要令牌，但没有给出",
+    ),
+    "hub.push_no_token.remedy": HOW_TO_LOG_IN,
+    "hub.push_bad_token.rule": ("{host} does not accept the token", "{host} 不接受该令牌"),
+    "hub.push_bad_token.remedy": HOW_TO_LOG_IN,
+    "hub.push_forbidden.rule": (
+        "the token may not write to this repository at {host}",
+        "该令牌无权写入 {host} 上的这个仓库",
+    ),
+    "hub.push_forbidden.remedy": (
+        "Make a token with write access at {tokens}, or give a repository under your own name.",
+        "请在 {tokens} 创建有写权限的令牌，或使用自己名下的仓库。",
+    ),
+    "hub.push_not_found.rule": (
+        "there is no such repository or owner at {host}, or the token may not see it",
+        "{host} 上没有这个仓库或所有者，或该令牌无权查看",
+    ),
+    "hub.push_not_found.remedy": (
+        "Check the spelling; where it was removed meanwhile, start again. Tokens and their rights: {tokens}.",
+        "请检查拼写；若仓库刚被删除，请重新开始。令牌及其权限：{tokens}。",
+    ),
+    "hub.push_conflict.rule": (
+        "{host} says that the repository is being changed by somebody else",
+        "{host} 表示该仓库正被他人修改",
+    ),
+    "hub.push_conflict.remedy": (
+        "Look with --dry-run what is there now, then start again: files that arrived are not sent again.",
+        "请用 --dry-run 查看现有内容后重新开始：已上传的文件不会重复发送。",
+    ),
+    "hub.push_failed.rule": ("nothing could be sent ({reason})", "无法上传（{reason}）"),
+    "hub.push_failed.remedy": (
+        "Check that the files can be read, HF_ENDPOINT is an address (https://...) and the token has no odd signs.",
+        "请检查文件可读、HF_ENDPOINT 是一个地址（https://...），且令牌不含异常字符。",
+    ),
+    "hub.push_status.rule": ("{host} answered with status {status}", "{host} 返回状态 {status}"),
+    "hub.push_status.remedy": (
+        "Try again later: files that arrived are not sent again.",
+        "请稍后重试：已上传的文件不会重复发送。",
+    ),
+    "hub.push_unreachable.rule": ("the connection to {host} failed", "与 {host} 的连接失败"),
+    "hub.push_unreachable.remedy": (
+        "Check the network, HF_ENDPOINT and HTTPS_PROXY, and start again: files that arrived are not sent again.",
+        "请检查网络、HF_ENDPOINT 和 HTTPS_PROXY 后重新开始：已上传的文件不会重复发送。",
+    ),
 }

@@ -72,6 +72,28 @@ TEXT: dict[str, tuple[str, str]] = {
         "Write it also where it does not agree with the tuned model.",
         "即使与调优后的模型不一致也写入。",
     ),
+    "shell.help.push": (
+        "Send an adapter, a model or GGUF files to a Hugging Face repository, private by default.",
+        "把适配器、模型或 GGUF 文件上传到 Hugging Face 仓库，默认私有。",
+    ),
+    "shell.option.push_targets": (
+        "A run, a folder, or files. What a run keeps for itself is never sent.",
+        "一个运行、一个文件夹，或若干文件。运行自身的内容不会上传。",
+    ),
+    "shell.option.push_repo": ("Repository; made where there is none.", "仓库；不存在时新建。"),
+    "shell.option.push_what": (
+        "Which of them: adapter, model (also one merged from the run) or gguf; by default the run's result.",
+        "上传哪一种：adapter、model（包括由运行合并的）或 gguf；默认为运行的结果。",
+    ),
+    "shell.option.push_public": (
+        "Make the repository public, or send to a public one.",
+        "新建公开仓库，或上传到公开仓库。",
+    ),
+    "shell.option.push_add": (
+        "Send also to a repository that holds other files.",
+        "即使仓库中有其他文件也上传。",
+    ),
+    "shell.option.push_dry_run": ("Show what would be sent, send nothing.", "只显示将上传的内容，不上传。"),
     "shell.help.generate": (
         "Answer a file of prompts into another file.",
         "回答一个文件中的所有提示，写入另一个文件。",
