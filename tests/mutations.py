@@ -1244,12 +1244,12 @@ MUTATIONS: dict[str, Mutation] = {
     # ------------------------------------------------------------------------------------------------ generation
     "a stop token does not stop": Mutation(
         "generate.py",
-        "if token in stops:",
-        "if token in stops and not sampling.max_tokens:",
+        "if token.id in request.stop_ids:",
+        "if token.id in request.stop_ids and not request.sampling.max_tokens:",
         "test_generate.py::test_a_stop_token_ends_an_answer_and_is_not_part_of_it",
     ),
     "top-p leaves out the token that crosses it": Mutation(
-        "generate.py",
+        "sampling.py",
         "before >= sampling.top_p)",
         "before + ordered.softmax(-1) >= sampling.top_p)",
         "test_generate.py::test_top_p_as_in_transformers",
