@@ -16,11 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from luthier import columns
 from luthier.data.formats import Message
 from luthier.errors import Problem, RunError, UserError
-from luthier.generate import Sampling
+from luthier.sampling import Sampling
 from luthier.session import Session
 from luthier.text import say
+from luthier.writing import Ask, Reply
+from luthier.writing import write as write_all
 
 RESET, QUIT = "/new", "/quit"
 COMMAND = re.compile(r"(/[a-z]+)(?:\s+(.*))?", re.DOTALL)
@@ -32,6 +35,8 @@ STRONGEST = 1.5
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 History = tuple[Message, ...]
+SIDES = (True, False)
+"""What is talked to, and what it is compared with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Turn:
 class Manner:
     """How a chat is to be led. compare: put every question to another voice too, `base` for the base; voice: what
     answers, None for what the session was opened with; greeting: what the model says first; speed: tell it after each
-    answer."""
+    answer; width: of the terminal, whose two columns show answers that are compared where they fit; 0 for none."""
 
     compare: str | None = None
     voice: str | None = None
@@ -57,6 +62,7 @@ class Manner:
     greeting: str = ""
     sampling: Sampling | None = None
     speed: bool = False
+    width: int = 0
 
 
 def chat(
@@ -123,7 +129,8 @@ class _Talk:
 
     def __init__(self, session: Session, write: Callable[[str], Any], manner: Manner) -> None:
         self.session, self.write = session, write
-        self.compare, self.voice, self.speed = manner.compare, manner.voice, manner.speed
+        self.compare, self.voice = manner.compare, manner.voice
+        self.speed, self.width = manner.speed, manner.width
         self.system, self.sampling = manner.system, manner.sampling or Sampling()
         self.turns: list[Turn] = []
         self.restart()
@@ -147,11 +154,47 @@ class _Talk:
 
     def put(self, question: str) -> None:
         self.turns.append(Turn("user", question))
-        for side in (True, False) if self.compare else (True,):
+        for side in SIDES:
+            self.histories[side] = (*self.histories[side], Message("user", question))
+        self.answer_all()
+
+    def answer_all(self) -> None:
+        """Answer the last question, on both sides where they are compared."""
+        if self.compare and columns.fits(self.width):
+            self.answer_beside()
+            return
+        for side in SIDES if self.compare else SIDES[:1]:
             if self.compare:
                 self.write(f"[{self.called(side)}] ")
-            self.histories[side] = (*self.histories[side], Message("user", question))
             self.answer(side)
+
+    def answer_beside(self) -> None:
+        """Both answers at once, each in its column. What a stopped answer has said is kept."""
+        shown = columns.Columns(self.width, self.write, (self.called(True), self.called(False)))
+        said: dict[bool, list[str]] = {side: [] for side in SIDES}
+
+        def teller(side: bool) -> Callable[[str], None]:
+            def tell(text: str) -> None:
+                said[side].append(text)
+                shown.push(SIDES.index(side), text)
+
+            return tell
+
+        asks = []
+        for side in SIDES:
+            put, (tuned, voice) = self.question_of(side), self.speaker_of(side)
+            ids = self.session.prompt(put)
+            asks.append(Ask(ids, self.sampling, *self.session.speaker(tuned, voice), teller(side)))
+        begun, replies = time.perf_counter(), list[Reply]()
+        try:
+            replies = write_all(self.session.renderer, asks)
+        finally:
+            seconds = time.perf_counter() - begun
+            for at, side in enumerate(SIDES):
+                shown.close(at)
+                tokens = replies[at].tokens if replies else None
+                self.keep(side, "".join(said[side]), tokens, seconds)
+        self.tell_speed(sum(each.tokens for each in replies), seconds)
 
     def called(self, side: bool) -> str:
         if side:
@@ -166,18 +209,31 @@ class _Talk:
             said.append(text)
             self.write(text)
 
-        history = self.histories[side]
-        voice = self.voice if side else None if self.compare == "base" else self.compare
-        put = history[-1].content if self.session.continues_text else history
-        tuned = side or self.compare != "base"
+        put, (tuned, voice) = self.question_of(side), self.speaker_of(side)
         begun, tokens = time.perf_counter(), None
         try:
             tokens = self.session.reply(put, self.sampling, tuned=tuned, voice=voice, on_text=tell).tokens
         finally:
-            seconds, text = time.perf_counter() - begun, "".join(said)
-            self.histories[side] = (*history, Message("assistant", text))
-            self.turns.append(Turn("assistant", text, self.called(side), tokens, seconds))
+            seconds = time.perf_counter() - begun
+            self.keep(side, "".join(said), tokens, seconds)
         self.write("\n")
+        self.tell_speed(tokens, seconds)
+
+    def question_of(self, side: bool) -> str | History:
+        history = self.histories[side]
+        return history[-1].content if self.session.continues_text else history
+
+    def speaker_of(self, side: bool) -> tuple[bool, str | None]:
+        """(tuned, voice), for the session."""
+        if side:
+            return True, self.voice
+        return (False, None) if self.compare == "base" else (True, self.compare)
+
+    def keep(self, side: bool, text: str, tokens: int | None, seconds: float) -> None:
+        self.histories[side] = (*self.histories[side], Message("assistant", text))
+        self.turns.append(Turn("assistant", text, self.called(side), tokens, seconds))
+
+    def tell_speed(self, tokens: int, seconds: float) -> None:
         if self.speed:
             told = say("chat.speed", tokens=tokens, speed=tokens / max(seconds, 1e-9))
             self.write(f"{DIM}{told}{PLAIN}\n")
@@ -205,13 +261,11 @@ class _Talk:
         if not any(message.role == "user" for message in self.histories[True]):
             raise RunError(Problem("chat.nothing_to_retry"))
         self.sampling = dataclasses.replace(self.sampling, seed=self.sampling.seed + 1)
-        for side in (True, False) if self.compare else (True,):
+        for side in SIDES:
             history = self.histories[side]
             if history and history[-1].role == "assistant":
                 self.histories[side] = history[:-1]
-            if self.compare:
-                self.write(f"[{self.called(side)}] ")
-            self.answer(side)
+        self.answer_all()
 
     def save(self, file: str) -> None:
         """The conversation as one more row of training data."""

@@ -12,8 +12,10 @@ import itertools
 import math
 import os
 import re
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,7 +24,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from luthier.config.load import dump, environment, load, resolved
-from luthier.errors import LuthierError, ModelError, Problem, UserError
+from luthier.errors import ConfigError, LuthierError, ModelError, Problem, UserError
 from luthier.outcome import BAD_INPUT, FAILED, INTERRUPTED, OK, Outcome, Shell, failed, outcome_of, show
 from luthier.text import say, set_language
 
@@ -32,10 +34,14 @@ if TYPE_CHECKING:
     from luthier.run import Run
     from luthier.runs.store import RunFolder
     from luthier.runs.tables import Answer
+    from luthier.sampling import Sampling
+    from luthier.session import Session
 
 What = Literal["adapter", "model", "gguf"]
 FLAGS = ("--json", "--debug")
 """Taken by every command, anywhere on the line."""
+TELL_S = 5.0
+"""How often a long command tells how far it is."""
 
 
 # ---------------------------------------------------------------------------------------------------- recipes
@@ -298,61 +304,60 @@ def runs_reproduce(context: typer.Context, run: RunArgument, directory: Dir = "r
 # ---------------------------------------------------------------------------------------------------- the rest
 
 
+Adapters = Annotated[list[str] | None, typer.Option("--adapter", metavar="RUN", help="shell.option.adapter")]
+ComparedWith = Annotated[str | None, typer.Option("--compare", metavar="NAME", help="shell.option.compare")]
+Template = Annotated[str, typer.Option("--template", help="shell.option.template")]
+Device = Annotated[str, typer.Option("--device", help="shell.option.device")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="shell.option.max_tokens")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0, help="shell.option.temperature")]
+TopP = Annotated[float, typer.Option("--top-p", min=1e-6, max=1, help="shell.option.top_p")]
+TopK = Annotated[int, typer.Option("--top-k", min=0, help="shell.option.top_k")]
+MinP = Annotated[float, typer.Option("--min-p", min=0, max=1, help="shell.option.min_p")]
+Penalty = Annotated[float, typer.Option("--repetition-penalty", min=1e-6, help="shell.option.repetition_penalty")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="shell.option.stop")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="shell.option.seed")]
+SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop", "seed")
+"""Options that say how tokens are chosen."""
+
+
 def chat(  # noqa: PLR0913  one parameter for each option
     context: typer.Context,
     target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="shell.option.target")],
-    adapter: Annotated[list[str] | None, typer.Option("--adapter", metavar="RUN", help="shell.option.adapter")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="shell.option.compare")] = False,
+    adapter: Adapters = None,
+    compare: ComparedWith = None,
     character: Annotated[str | None, typer.Option("--character", help="shell.option.character")] = None,
     strength: Annotated[float, typer.Option("--strength", min=0, max=1.5, help="shell.option.strength")] = 1.0,
     system: Annotated[str | None, typer.Option("--system", help="shell.option.system")] = None,
-    template: Annotated[str, typer.Option("--template", help="shell.option.template")] = "model",
-    device: Annotated[str, typer.Option("--device", help="shell.option.device")] = "auto",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="shell.option.max_tokens")] = 512,
-    temperature: Annotated[float, typer.Option("--temperature", min=0, help="shell.option.temperature")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", min=1e-6, max=1, help="shell.option.top_p")] = 1.0,
-    top_k: Annotated[int, typer.Option("--top-k", min=0, help="shell.option.top_k")] = 0,
-    repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", min=1e-6, help="shell.option.repetition_penalty")
-    ] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="shell.option.seed")] = 0,
+    template: Template = "model",
+    device: Device = "auto",
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    min_p: MinP = 0.0,
+    repetition_penalty: Penalty = 1.0,
+    stop: Stop = None,
+    seed: Seed = 0,
 ) -> Outcome:
-    load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
-    from luthier.chat import Manner, talk
     from luthier.config import characters
-    from luthier.generate import Sampling
-    from luthier.session import open_session
 
-    sampling: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-    }
     who = characters.find(character) if character else None
-    if who is not None:
-        # What stands on the command line goes before the character's own way.
-        given = {name for name in sampling if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
-        sampling.update(
-            {name: value for name, value in who.sampling.model_dump(exclude_none=True).items() if name not in given}
-        )
-        system = system or who.system
-    session = open_session(
-        target, device=device, compare=compare, template=template, on_download=downloading(context.obj)
-    )
+    ways = sampling_of(context, who.sampling.model_dump(exclude_none=True) if who else {})
+    session = session_of(context, target, device=device, template=template, compare=compare)
+    from luthier.chat import Manner, comparable, talk
+
     loaded = [session.load(each) for each in adapter or ()]
     voice = loaded[-1] if loaded and session.adapter is None else None
     if strength != 1:
         voice = session.mix({voice or session.label: strength})
     manner = Manner(
-        "base" if compare else None,
+        comparable(session, compare) if compare else None,
         voice,
-        system,
+        system or (who.system if who else None),
         who.greeting if who else "",
-        Sampling(**sampling),
+        ways,
         speed=context.obj.colour,
+        width=shutil.get_terminal_size().columns if sys.stdout.isatty() else 0,
     )
     turns = talk(session, questions(), (lambda text: None) if context.obj.json else speak, manner)
     return Outcome({"turns": [asdict(turn) for turn in turns]}, [])
@@ -363,39 +368,67 @@ def answer(  # noqa: PLR0913  one parameter for each option
     target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="shell.option.target")],
     source: Annotated[str, typer.Argument(metavar="FILE", help="shell.option.prompts")],
     output: Annotated[str, typer.Option("-o", "--output", help="shell.option.answers")],
-    adapter: Annotated[str | None, typer.Option("--adapter", metavar="RUN", help="shell.option.adapter")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="shell.option.compare")] = False,
-    template: Annotated[str, typer.Option("--template", help="shell.option.template")] = "model",
-    device: Annotated[str, typer.Option("--device", help="shell.option.device")] = "auto",
+    adapter: Adapters = None,
+    compare: ComparedWith = None,
+    template: Template = "model",
+    device: Device = "auto",
     n: Annotated[int, typer.Option("--n", min=1, help="shell.option.n")] = 1,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="shell.option.max_tokens")] = 512,
-    temperature: Annotated[float, typer.Option("--temperature", min=0, help="shell.option.temperature")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", min=1e-6, max=1, help="shell.option.top_p")] = 1.0,
-    top_k: Annotated[int, typer.Option("--top-k", min=0, help="shell.option.top_k")] = 0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="shell.option.seed")] = 0,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    min_p: MinP = 0.0,
+    repetition_penalty: Penalty = 1.0,
+    stop: Stop = None,
+    seed: Seed = 0,
 ) -> Outcome:
-    load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
+    ways = sampling_of(context, {})
+    session = session_of(context, target, device=device, template=template, compare=compare)
     from luthier.answering import answer_file
-    from luthier.generate import Sampling
-    from luthier.session import open_session
+    from luthier.chat import comparable
 
-    session = open_session(
-        target, device=device, compare=compare, template=template, on_download=downloading(context.obj)
-    )
-    voice = session.load(adapter) if adapter else None
-    sampling = Sampling(max_tokens, temperature, top_p, top_k, seed=seed)
+    loaded = [session.load(each) for each in adapter or ()]
+    # A bare model is there for the adapters; it answers where it is asked for, or there is nothing else.
+    voices = loaded if loaded and session.adapter is None else [session.label, *loaded]
+    if compare:
+        voices = [*voices, comparable(session, compare)]
+    told_s = time.monotonic()
 
     def tell(rows: int) -> None:
-        print(say("chat.file_at", rows=rows), file=context.obj.logs, flush=True)
+        nonlocal told_s
+        if time.monotonic() - told_s >= TELL_S:
+            told_s = time.monotonic()
+            print(say("chat.file_at", rows=rows), file=context.obj.logs, flush=True)
 
-    paths = Path(source), Path(output)
-    done = answer_file(session, *paths, sampling, n=n, voice=voice, compare=compare, on_row=tell)
+    done = answer_file(session, Path(source), Path(output), ways, n=n, voices=voices, on_row=tell)
     for problem in done.bad:
         print(problem, file=context.obj.logs)
     bad = [problem.to_json() for problem in done.bad]
     text = say("chat.file_done", made=done.made, kept=done.kept, bad=len(bad), file=output)
     value = {"file": output, "made": done.made, "kept": done.kept, "bad": bad}
     return Outcome(value, [text], BAD_INPUT if bad else OK)
+
+
+def sampling_of(context: typer.Context, character: Mapping[str, Any]) -> Sampling:
+    """How tokens are chosen: by the command line, where it says nothing by the character."""
+    given = {name for name in SAMPLING if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+    ways = {name: context.params[name] for name in SAMPLING}
+    ways.update({name: value for name, value in character.items() if name not in given})
+    ways["stop"] = tuple(ways["stop"] or ())
+    if not all(ways["stop"]):
+        raise ConfigError(Problem("chat.empty_stop", field="--stop"))
+    from luthier.sampling import Sampling
+
+    return Sampling(**ways)
+
+
+def session_of(context: typer.Context, target: str, *, device: str, template: str, compare: str | None) -> Session:
+    load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
+    from luthier.session import open_session
+
+    return open_session(
+        target, device=device, compare=compare == "base", template=template, on_download=downloading(context.obj)
+    )
 
 
 def questions() -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import hashlib
 import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from luthier import generate, planner
+from luthier import planner
 from luthier.arch import adapter_config, families, quantised
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
@@ -28,12 +29,13 @@ from luthier.data.template_files import OWN_FILE
 from luthier.data.templates import Renderer, load_renderer
 from luthier.engine import backend
 from luthier.errors import DataError, ModelError, Problem, RunError
-from luthier.generate import Sampling
 from luthier.models import adapters, hub, quantize, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
 from luthier.runs import manifest
 from luthier.runs.store import RunFolder, index
+from luthier.sampling import Sampling
+from luthier.writing import Ask, Reply, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +73,6 @@ ADAPTER = "default"
 NO_SUCH_MODEL = ("hub.unknown", "hub.near", "hub.not_in_folder")
 NEAR_RUN = 0.3
 """How like a name of a run has to be, by difflib's measure, to be proposed; as in `luthier runs show`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-    """An answer: its text, its length in tokens, and whether it ended by itself (`stop`) or was cut (`length`)."""
-
-    text: str
-    tokens: int
-    finish: str
 
 
 @dataclasses.dataclass(eq=False)
@@ -234,18 +227,7 @@ class Session:
         on_text: Callable[[str], None] | None = None,
     ) -> Reply:
         """As `answer`, with how long the answer is and why it ended."""
-        stream = self.renderer.stream_decoder()
-
-        def push(_: int, token: int) -> None:
-            assert on_text is not None
-            piece = stream.push(token)
-            if piece:
-                on_text(piece)
-
-        answer = self._replies([conversation], sampling, (tuned, voice), push if on_text else None)[0]
-        if on_text is not None and (rest := stream.flush()):
-            on_text(rest)
-        return answer
+        return self._replies([conversation], sampling, (tuned, voice), on_text)[0]
 
     def answers(
         self,
@@ -255,9 +237,11 @@ class Session:
         tuned: bool = True,
         voice: str | None = None,
     ) -> list[str]:
-        """Answer each conversation (a question, or messages with role and content), in one batch.
+        """Answer each conversation (a question, or messages with role and content), all at once.
 
         Args:
+            sampling: the n-th answer draws with its `seed` + n, so it is the answer that it would be by itself with
+                that seed, whatever else is asked.
             tuned: False answers with the base.
             voice: one of `voices`; None is what the session was opened with.
 
@@ -285,19 +269,14 @@ class Session:
         conversations: Sequence[Conversation],
         sampling: Sampling | None,
         who: tuple[bool, str | None],
-        on_token: Callable[[int, int], None] | None,
+        on_text: Callable[[str], None] | None,
     ) -> list[Reply]:
         prompts = [self.prompt(each) for each in conversations]
         decoder, adapter = self.speaker(*who)
-        outcome = generate.generate(
-            decoder,
-            prompts,
-            self.renderer.stop_ids,
-            sampling,
-            adapter=adapter,
-            on_token=on_token,
-        )
-        return [Reply(self.renderer.decode(each.ids), len(each.ids), each.finish) for each in outcome]
+        plain = sampling or Sampling()
+        ways = [dataclasses.replace(plain, seed=plain.seed + index) for index in range(len(prompts))]
+        asks = [Ask(prompt, way, decoder, adapter, on_text) for prompt, way in zip(prompts, ways, strict=True)]
+        return write(self.renderer, asks)
 
     def speaker(self, tuned: bool = True, voice: str | None = None) -> tuple[Decoder, str | None]:
         """The decoder and the adapter on it that answer.
@@ -310,6 +289,15 @@ class Session:
         if self.base is None:
             raise RunError(Problem("chat.no_base", where=self.label))
         return self.base, None
+
+    def fingerprint(self, tuned: bool = True, voice: str | None = None) -> str:
+        """One hash of all that an answer of a voice comes from: the weights, the adapter as it is applied, and what
+        renders the prompts."""
+        decoder, adapter = self.speaker(tuned, voice)
+        # A base beside weights that were tuned in full is the one that their manifest names.
+        weights_of = self._fingerprint["sha256"] if decoder is self.decoder else self.base_label
+        parts = [weights_of, adapters.fingerprint(decoder, adapter), self.renderer.fingerprint]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """The ids that an answer is to follow: as the rows looked that were trained on.

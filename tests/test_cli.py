@@ -157,7 +157,7 @@ def test_problems_in_chinese(capsys: pytest.CaptureFixture[str], monkeypatch: py
         ("qqqq", "qqqq"),
         ("runs show a b", "b"),
         ("chat nano --system", "--system"),
-        ("chat nano --compare=3", "--compare"),
+        ("merge nano --force=3", "--force"),
     ],
 )
 def test_a_wrong_command_line_is_answered_in_one_language(

@@ -112,7 +112,7 @@ def cli_sampling(max_tokens: int) -> Any:
 
 
 def test_chat_compares_with_the_base(run: Any, trained: Path) -> None:
-    code, out, _ = run("chat", "first", "--compare", "--max-tokens", "8", typed="Say 1\n")
+    code, out, _ = run("chat", "first", "--compare", "base", "--max-tokens", "8", typed="Say 1\n")
     session = open_session(trained, compare=True)
     tuned, base = (session.answer("Say 1", cli_sampling(8), tuned=side) for side in (True, False))
     assert code == 0 and f"[first] {tuned}\n[{session.base_label}] {base}\n" in out
@@ -160,7 +160,7 @@ def test_the_demonstration_prints_what_it_showed(
     monkeypatch.setattr(demo, "train", lambda config, **how: train(config, small, **how))
     code, out, err = run("demo", "--dir", "shown")
     assert code == 0, err
-    for words in ("luthier chat shown/demo --compare", "shown/demo/model", "2 of 2"):
+    for words in ("luthier chat shown/demo --compare base", "shown/demo/model", "2 of 2"):
         assert words in out
     assert "step" in err and Path("shown/demo/receipt.md").is_file()
     monkeypatch.setattr(proof, "reload_in_fresh_process", lambda run: "the files are gone")

@@ -20,6 +20,7 @@ import yaml
 
 from luthier import cli, proof
 from luthier.arch.families import FAMILIES
+from luthier.config import characters
 from luthier.config import recipe as recipes
 from luthier.config.fields import FIELDS, REQUIRED, SECTIONS
 from luthier.config.load import load
@@ -44,6 +45,7 @@ GUIDES = (
     "coming-from",
     "planning",
     "export",
+    "chat",
 )
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in GUIDES)]
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
@@ -174,13 +176,21 @@ def test_recipes_load(block: Block) -> None:
 
 
 def test_examples_load_and_say_how_to_use_them() -> None:
-    paths = sorted((ROOT / "examples").glob("*.yaml"))
+    paths = sorted(path for path in (ROOT / "examples").glob("*.yaml") if path.name != characters.FILE)
     assert len(paths) >= 5
     for path in paths:
         load(path)
         lines = path.read_text(encoding="utf-8").splitlines()
         assert lines[1].startswith(f"# luthier train examples/{path.name} "), path
         assert command_problem(lines[1].removeprefix("# ")) is None
+
+
+def test_the_example_s_characters_can_be_talked_to() -> None:
+    path = ROOT / "examples" / characters.FILE
+    line = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+    assert command_problem(line) is None
+    found = characters.find(f"{path}:{line.split()[-1]}")
+    assert found.system and found.sampling.temperature == 0.7
 
 
 def test_the_translated_recipe_is_what_import_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,7 +277,7 @@ def test_a_run_learns_new_tokens(
 def test_a_fresh_process_chats_with_it(recipe: dict[str, Any]) -> None:
     run = luthier.train(recipe)
     done = subprocess.run(
-        [sys.executable, "-m", "luthier", "chat", str(run.path), "--compare", "--max-tokens", "6"],
+        [sys.executable, "-m", "luthier", "chat", str(run.path), "--compare", "base", "--max-tokens", "6"],
         input=f"Call 1 {NEW[0]}\n",
         capture_output=True,
         text=True,

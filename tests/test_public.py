@@ -26,7 +26,8 @@ SURFACE = {
     "RunError": "(problems: 'Problem | Iterable[Problem]') -> 'None'",
     "Sampling": (
         "(max_tokens: 'int' = 512, temperature: 'float' = 0.0, top_p: 'float' = 1.0, top_k: 'int' = 0, "
-        "repetition_penalty: 'float' = 1.0, seed: 'int' = 0) -> None"
+        "repetition_penalty: 'float' = 1.0, seed: 'int' = 0, min_p: 'float' = 0.0, logprobs: 'int | None' = None, "
+        "stop: 'tuple[str, ...]' = ()) -> None"
     ),
     "Session": (
         "(decoder: 'Decoder', renderer: 'Renderer', adapter: 'str | None', label: 'str', base: 'Decoder | None', "
@@ -35,12 +36,22 @@ SURFACE = {
     "TrainingFailed": "(problem: 'Problem') -> 'None'",
     "Tuner": "(model: 'str | Mapping[str, Any]', data: 'str | Mapping[str, Any]', **sections: 'Any') -> 'None'",
     "UserError": "(problems: 'Problem | Iterable[Problem]') -> 'None'",
+    "merge": (
+        "(target: 'str | Path | Sequence[tuple[str | Path, float]]', out: 'str | Path | None' = None, *, "
+        "base: 'str | None' = None, force: 'bool' = False, device: 'str' = 'auto', "
+        "max_shard_bytes: 'int' = 5000000000) -> 'Merged'"
+    ),
     "open_session": (
         "(target: 'str | Path', *, device: 'str' = 'auto', compare: 'bool' = False, template: 'str' = 'model', "
         "on_download: 'Progress | None' = None) -> 'Session'"
     ),
     "reproduce": "(path: 'Path | str', *, on_event: 'Listener | None' = None) -> 'dict[str, Any]'",
     "resume": "(path: 'Path | str', *, on_event: 'Listener | None' = None) -> 'Run'",
+    "serve": (
+        "(targets: 'str | Path | Sequence[str | Path]', *, host: 'str' = '127.0.0.1', port: 'int' = 8000, "
+        "api_key_file: 'str | Path | None' = None, limits: 'Limits | None' = None, log: 'TextIO | None' = None, "
+        "**how: 'Any') -> 'int'"
+    ),
     "train": (
         "(recipe: 'Recipe' = None, overrides: 'Overrides' = (), *, on_event: 'Listener | None' = None, "
         "on_download: 'Progress | None' = None, plan: 'Mapping[str, Any] | None' = None) -> 'Run'"
@@ -57,6 +68,7 @@ MEMBERS: dict[type, dict[str, str]] = {
         "generate": (
             "(self, source: 'Path | str', target: 'Path | str', *, n: 'int' = 1, **sampling: 'Any') -> 'Answered'"
         ),
+        "merge": "(self, out: 'Path | str | None' = None, *, force: 'bool' = False) -> 'Path'",
         "model_path": "-> 'Path | None'",
         "name": "-> 'str'",
         "path": "-> 'Path'",
@@ -64,7 +76,7 @@ MEMBERS: dict[type, dict[str, str]] = {
         "session": "-> 'Session'",
         "state": "-> 'str'",
     },
-    luthier.Sampling: {},
+    luthier.Sampling: {"plain": "-> 'bool'"},
     luthier.Session: {
         "answer": (
             "(self, conversation: 'Conversation', sampling: 'Sampling | None' = None, *, tuned: 'bool' = True, "
@@ -75,6 +87,7 @@ MEMBERS: dict[type, dict[str, str]] = {
             "tuned: 'bool' = True, voice: 'str | None' = None) -> 'list[str]'"
         ),
         "continues_text": "-> 'bool'",
+        "fingerprint": "(self, tuned: 'bool' = True, voice: 'str | None' = None) -> 'str'",
         "load": "(self, target: 'str | Path', name: 'str | None' = None) -> 'str'",
         "mix": "(self, strengths: 'Mapping[str, float]') -> 'str'",
         "prompt": "(self, conversation: 'Conversation') -> 'list[int]'",

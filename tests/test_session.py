@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,19 +15,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from luthier import answering, generate, proof
+from luthier import answering, proof, writing
 from luthier import chat as chatting
 from luthier.data import check
 from luthier.data.formats import Completion, Message, Text
 from luthier.engine import loop
 from luthier.errors import DataError, ModelError, RunError, TrainingFailed
-from luthier.generate import Sampling
 from luthier.methods import supervised
 from luthier.models import hub_huggingface
 from luthier.run import Run
-from luthier.session import Reply, Session, chat_of, open_session
+from luthier.sampling import Chosen, Sampling
+from luthier.session import Session, chat_of, open_session
 from luthier.text import say, set_language
 from luthier.training import train
+from luthier.writing import Reply
 
 QUESTIONS = ["Say amber", "Say birch and cedar, slowly", "你好", "Count to seven, please, and then count back again"]
 SHORT = Sampling(max_tokens=12)
@@ -255,12 +257,20 @@ def test_the_end_of_a_stream_is_not_held_back(place, monkeypatch):
     cut = [*session.renderer.prompt((Message("user", "é"),))]
     cut = next(cut[: at + 1] for at in range(len(cut)) if session.renderer.decode(cut[: at + 1]).endswith("\ufffd"))
 
-    def canned(decoder, prompts, stop_ids, sampling, *, adapter, on_token):
-        for token in cut:
-            on_token(0, token)
-        return [generate.Generated(list(cut), "length")]
+    class Canned:
+        def __init__(self, *_, **__):
+            pass
 
-    monkeypatch.setattr(generate, "generate", canned)
+        def add(self, request):
+            for token in cut:
+                request.chosen.append(Chosen(token))
+                request.on_token(request.chosen[-1])
+            request.finish = "length"
+
+        def step(self):
+            return False
+
+    monkeypatch.setattr(writing, "Generator", Canned)
     pieces: list[str] = []
     answer = session.answer("x", on_text=pieces.append)
     assert answer.endswith("\ufffd") and "".join(pieces) == answer
@@ -358,13 +368,13 @@ def raw(tiny_model, tmp_path_factory) -> Path:
 def sent(monkeypatch) -> list[list[int]]:
     """The prompts that reach the model."""
     seen: list[list[int]] = []
-    real = generate.generate
+    real = writing.Generator.add
 
-    def told(decoder, prompts, *rest, **how):
-        seen.extend(list(each) for each in prompts)
-        return real(decoder, prompts, *rest, **how)
+    def told(self, request):
+        seen.append(list(request.prompt))
+        real(self, request)
 
-    monkeypatch.setattr(generate, "generate", told)
+    monkeypatch.setattr(writing.Generator, "add", told)
     return seen
 
 
@@ -588,25 +598,91 @@ def test_commands_switch_dial_save_and_retry(place, second, tmp_path):
     assert [each["role"] for each in row["messages"]] == ["system", "user", "assistant"]
 
 
-def test_a_file_is_answered_and_gone_on_with(place, tmp_path):
-    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    rows = [{"prompt": question} for question in QUESTIONS] + [{"messages": [{"role": "user", "content": "Say 3"}]}]
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+ASKED = [{"prompt": question} for question in QUESTIONS] + [{"messages": [{"role": "user", "content": "Say 3"}]}]
+
+
+def asked_of(folder: Path) -> tuple[Path, Path]:
+    source = folder / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in ASKED) + "not json\n")
+    return source, folder / "out.jsonl"
+
+
+def texts_of(target: Path, voice: str) -> list[list[str]]:
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    return [[each["text"] for each in row["answers"] if each["voice"] == voice] for row in rows]
+
+
+def test_a_file_is_answered_and_gone_on_with(place, second, tmp_path):
+    source, target = asked_of(tmp_path)
     session = open_session(place / "runs" / "lora")
-    done = answering.answer_file(session, source, target, SHORT, compare=True)
+    session.load(second)
+    voices = ["lora", "second", "base"]
+    done = answering.answer_file(session, source, target, SHORT, voices=voices)
     assert (done.made, done.kept, len(done.bad)) == (5, 0, 1) and ":6" in done.bad[0].where
+    questions = [*QUESTIONS, "Say 3"]
+    for voice in ("lora", "second"):
+        assert texts_of(target, voice) == [[text] for text in session.answers(questions, SHORT, voice=voice)]
+    assert texts_of(target, "base") == [[text] for text in session.answers(questions, SHORT, tuned=False)]
     whole = target.read_bytes()
-    answered = [json.loads(line) for line in whole.splitlines()]
-    assert [row["answers"][0]["text"] for row in answered] == session.answers([*QUESTIONS, "Say 3"], SHORT)
-    assert [row["base"]["text"] for row in answered] == session.answers([*QUESTIONS, "Say 3"], SHORT, tuned=False)
     target.write_bytes(whole[: whole.index(b"\n") + 40])  # killed in the middle of the second line
-    again = answering.answer_file(session, source, target, SHORT, compare=True)
+    again = answering.answer_file(session, source, target, SHORT, voices=voices)
     assert (again.made, again.kept) == (4, 1) and target.read_bytes() == whole
-    with pytest.raises(RunError, match="another way"):
-        answering.answer_file(session, source, target, Sampling(max_tokens=3), compare=True)
+    with pytest.raises(RunError, match="max_tokens 12 -> 3"):
+        answering.answer_file(session, source, target, Sampling(max_tokens=3), voices=voices)
     source.write_text(json.dumps({"prompt": "Other"}) + "\n")
     with pytest.raises(RunError, match="other rows"):
-        answering.answer_file(session, source, target, SHORT, compare=True)
+        answering.answer_file(session, source, target, SHORT, voices=voices)
+
+
+def test_chance_is_each_answer_s_own(place, tmp_path):
+    """Whatever stands beside it, an answer is the one that its seed gives by itself; and all of them differ."""
+    source, target = asked_of(tmp_path)
+    session = open_session(place / "runs" / "lora")
+    hot = Sampling(max_tokens=12, temperature=2.0, top_k=50, min_p=1e-4, repetition_penalty=1.1, seed=3)
+    answering.answer_file(session, source, target, hot, n=2)
+    seeds = set()
+    for line in target.read_text().splitlines():
+        row = json.loads(line)
+        for answer in row["answers"]:
+            seeds.add(answer["seed"])
+            alone = session.reply(row["prompt"], dataclasses.replace(hot, seed=answer["seed"]))
+            assert (alone.text, alone.tokens, alone.finish) == (answer["text"], answer["tokens"], answer["finish"])
+        assert row["answers"][0]["text"] != row["answers"][1]["text"]
+    assert len(seeds) == 10
+    several = session.answers(QUESTIONS, hot)
+    ways = [dataclasses.replace(hot, seed=3 + index) for index in range(len(QUESTIONS))]
+    assert several == [session.answer(each, way) for each, way in zip(QUESTIONS, ways, strict=True)]
+
+
+def test_answers_of_weights_that_are_others_now_are_not_gone_on_with(place, second, tmp_path):
+    source, target = asked_of(tmp_path)
+    session = open_session(place / "runs" / "lora")
+    answering.answer_file(session, source, target, SHORT)
+    with torch.no_grad():
+        next(iter(session.decoder.units.values())).deltas["default"].B.view(-1)[0] += 1
+    with pytest.raises(RunError, match="lora"):
+        answering.answer_file(session, source, target, SHORT)
+    target.unlink()
+    session.load(second)
+    answering.answer_file(session, source, target, SHORT, voices=[session.mix({"second": 0.5})])
+    with pytest.raises(RunError, match="second"):
+        answering.answer_file(session, source, target, SHORT, voices=[session.mix({"second": 0.25})])
+    for file in (target, answering.how_file(target)):
+        file.write_text("something of the user's\n")
+        with pytest.raises(RunError, match="no answers"):
+            answering.answer_file(session, source, target, SHORT)
+        assert file.read_text() == "something of the user's\n"
+
+
+def test_a_stop_text_ends_an_answer_before_it(place):
+    session = open_session(place / "runs" / "lora")
+    hot = Sampling(max_tokens=20, temperature=3.0, seed=1)
+    whole = session.reply("Say amber", hot)
+    at = next(at for at in range(1, len(whole.text)) if whole.text.find(whole.text[at : at + 2]) == at)
+    stop = whole.text[at : at + 2]
+    pieces: list[str] = []
+    cut = session.reply("Say amber", dataclasses.replace(hot, stop=("never", stop)), on_text=pieces.append)
+    assert cut.text == "".join(pieces) == whole.text[:at] and cut.finish == "stop" and cut.tokens <= whole.tokens
 
 
 def test_a_saved_conversation_is_training_data(place, tmp_path, monkeypatch):

@@ -28,6 +28,8 @@ class Ways(pydantic.BaseModel):
     temperature: float | None = pydantic.Field(default=None, ge=0)
     top_p: float | None = pydantic.Field(default=None, gt=0, le=1)
     top_k: int | None = pydantic.Field(default=None, ge=0)
+    min_p: float | None = pydantic.Field(default=None, ge=0, le=1)
+    stop: tuple[str, ...] | None = None
     repetition_penalty: float | None = pydantic.Field(default=None, gt=0)
     seed: int | None = pydantic.Field(default=None, ge=0)
 

@@ -11,6 +11,7 @@ Shape legend: I in, O out, R rank.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -192,6 +193,27 @@ def remove(decoder: Decoder, name: str) -> None:
             del module.rows[name]
         if isinstance(module, AdapterLinear) and name in module.deltas:
             del module.deltas[name]
+
+
+def fingerprint(decoder: Decoder, name: str | None) -> str:
+    """One hash of an adapter's values as they are applied, its strength included; of none, for the base."""
+    found = hashlib.sha256()
+    if name is None:
+        return found.hexdigest()
+    for module_name, module in sorted(decoder.weighted.items()):
+        held: list[tuple[str, Tensor]] = []
+        if name in module.copies:
+            held.append(("copy", module.copies[name].weight))
+        if name in module.rows:
+            rows = module.rows[name]
+            held += [("ids", torch.as_tensor(rows.ids)), ("rows", rows.weight)]
+        if isinstance(module, AdapterLinear) and name in module.deltas:
+            delta = module.deltas[name]
+            held += [("A", delta.A), (f"B {delta.scale!r}", delta.B)]
+        for part, tensor in held:
+            found.update(f"{module_name} {part} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _sum_of_deltas(parts: Sequence[tuple[Delta, float]]) -> Delta:

@@ -26,12 +26,12 @@ TEXT: dict[str, tuple[str, str]] = {
     "chat.no_question.rule": ("this row holds no question that could be answered", "该行没有可回答的问题"),
     "chat.no_question.remedy": ("Give a prompt, a text or messages.", "请给出 prompt、text 或 messages。"),
     "chat.other_settings.rule": (
-        "this file holds answers that were made in another way",
-        "该文件中的答案是用其他设置生成的",
+        "this file holds answers that were made in another way: {different}",
+        "该文件中的答案是以其他方式生成的：{different}",
     ),
     "chat.other_settings.remedy": (
-        "Name another file, or give the settings that it was begun with.",
-        "请换一个文件，或使用最初的设置。",
+        "Name another file, or go on with the settings and the weights that it was begun with.",
+        "请换一个文件，或使用最初的设置和权重。",
     ),
     "chat.other_rows.rule": (
         "this file holds answers to other rows: row {row} asks something else now",
@@ -40,6 +40,11 @@ TEXT: dict[str, tuple[str, str]] = {
     "chat.other_rows.remedy": ("Name another file.", "请换一个文件。"),
     "chat.no_answers_file.rule": ("this file is there already and holds no answers", "该文件已存在，且不是答案文件"),
     "chat.no_answers_file.remedy": ("Name another file.", "请换一个文件。"),
+    "chat.no_room.rule": (
+        "prompt and answer together are longer than there is memory for",
+        "提示与回答的总长度超出了可用内存",
+    ),
+    "chat.no_room.remedy": ("Give a smaller --max-tokens, or leave the row out.", "请减小 --max-tokens，或去掉该行。"),
     "chat.speed": ("{tokens} tokens, {speed:.1f} tokens/s", "{tokens} 个词元，{speed:.1f} 词元/秒"),
     "chat.saved": ("Saved {count} messages to {file}.", "已将 {count} 条消息存入 {file}。"),
     "chat.now": ("Now answering: {label}.", "现在由 {label} 回答。"),
@@ -56,8 +61,8 @@ TEXT: dict[str, tuple[str, str]] = {
     "chat.not_saved.remedy": ("Name another file.", "请换一个文件。"),
     "chat.bad_setting.rule": ("this is no setting of sampling, or out of range", "这不是采样设置，或超出范围"),
     "chat.bad_setting.remedy": (
-        "For example: /set temperature=0.7 (also max_tokens, top_p, top_k, repetition_penalty, seed)",
-        "例如：/set temperature=0.7（还有 max_tokens、top_p、top_k、repetition_penalty、seed）",
+        "For example: /set temperature=0.7 (also max_tokens, top_p, top_k, min_p, repetition_penalty, seed)",
+        "例如：/set temperature=0.7（还有 max_tokens、top_p、top_k、min_p、repetition_penalty、seed）",
     ),
     "chat.bad_strength.rule": ("a strength lies between 0 and {most}", "强度必须在 0 到 {most} 之间"),
     "chat.bad_strength.remedy": ("0 is the base, 1 the adapter as trained.", "0 是基础模型，1 是训练所得的适配器。"),
@@ -71,6 +76,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "Each has a name and a system prompt, and may have a greeting and sampling.",
         "每个角色都有 name 和 system，还可以有 greeting 和 sampling。",
     ),
+    "chat.empty_stop.rule": ("an empty text would end every answer", "空文本会结束所有回答"),
+    "chat.empty_stop.remedy": ("Give at least one character, or leave it out.", "请至少给出一个字符，或去掉它。"),
     "chat.stopped": ("(stopped; Ctrl-C again ends the chat)", "（已停止；再按一次 Ctrl-C 结束对话）"),
     "chat.no_template.rule": (
         "this model has no chat template, so nobody knows how a conversation should look to it",

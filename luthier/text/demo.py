@@ -16,7 +16,7 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "demo.receipt": ("The receipt ({path}):", "训练凭证（{path}）："),
     "demo.next": (
-        "Done in {seconds:.0f} s. Talk to it: luthier chat {path} --compare",
-        "用时 {seconds:.0f} 秒。与它对话：luthier chat {path} --compare",
+        "Done in {seconds:.0f} s. Talk to it: luthier chat {path} --compare base",
+        "用时 {seconds:.0f} 秒。与它对话：luthier chat {path} --compare base",
     ),
 }

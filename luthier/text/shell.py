@@ -175,8 +175,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "一次运行、模型目录、模型库中的名称，或 nano。",
     ),
     "shell.option.compare": (
-        "Put every question to the base model too.",
-        "每个问题也同时问基础模型。",
+        "Put every question to another too: base, or a name given with --adapter.",
+        "每个问题也同时问另一个：base，或用 --adapter 给出的名称。",
     ),
     "shell.option.prompts": (
         "Prompts, messages or plain text, in any format that training reads.",
@@ -188,8 +188,8 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "shell.option.n": ("How many answers to each.", "每个提示回答几次。"),
     "shell.option.adapter": (
-        "A further run, or a PEFT folder, of the same base to switch to in the chat; may be given several times.",
-        "同一基础模型的另一次运行或 PEFT 目录，可在对话中切换；可多次给出。",
+        "A further run, or a PEFT folder, of the same base to answer with; may be given several times.",
+        "用来回答的同一基础模型的另一次运行或 PEFT 目录；可多次给出。",
     ),
     "shell.option.character": (
         "A name in ./characters.yaml, a file, or FILE:NAME.",
@@ -217,6 +217,14 @@ TEXT: dict[str, tuple[str, str]] = {
     "shell.option.top_k": (
         "Choose only among so many likeliest words; 0 is all.",
         "只在最可能的若干个词中选择；0 表示全部。",
+    ),
+    "shell.option.min_p": (
+        "Leave out words less likely than this share of the likeliest; 0 is off.",
+        "去掉概率低于最可能词此比例的词；0 表示不用。",
+    ),
+    "shell.option.stop": (
+        "A text that ends an answer and is no part of it; may be given several times.",
+        "遇到此文本即结束回答，且不含此文本；可多次给出。",
     ),
     "shell.option.repetition_penalty": (
         "Above 1 makes words that were said less likely.",
