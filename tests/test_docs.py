@@ -44,6 +44,7 @@ GUIDES = (
     "coming-from",
     "planning",
     "export",
+    "serve",
 )
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in GUIDES)]
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"

@@ -41,6 +41,11 @@ SURFACE = {
     ),
     "reproduce": "(path: 'Path | str', *, on_event: 'Listener | None' = None) -> 'dict[str, Any]'",
     "resume": "(path: 'Path | str', *, on_event: 'Listener | None' = None) -> 'Run'",
+    "serve": (
+        "(targets: 'str | Path | Sequence[str | Path]', *, host: 'str' = '127.0.0.1', port: 'int' = 8000, "
+        "api_key_file: 'str | Path | None' = None, limits: 'Limits | None' = None, log: 'TextIO | None' = None, "
+        "**how: 'Any') -> 'int'"
+    ),
     "train": (
         "(recipe: 'Recipe' = None, overrides: 'Overrides' = (), *, on_event: 'Listener | None' = None, "
         "on_download: 'Progress | None' = None, plan: 'Mapping[str, Any] | None' = None) -> 'Run'"

@@ -43,7 +43,7 @@ def serve(
     Raises:
         RunError: the extra is missing, keys are missing or unusable, the port is taken; ModelError as `open_session`.
     """
-    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    missing = [name for name in EXTRA if not _is_there(name)]
     if missing:
         raise RunError(Problem("serve.no_extra", values={"missing": ", ".join(missing)}))
     keys = Keys(read_keys(Path(api_key_file)) if api_key_file is not None else [])
@@ -54,10 +54,17 @@ def serve(
     return int(house.run([str(each) for each in listed], host, port, keys, limits or Limits(), log or sys.stderr, how))
 
 
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # kept from being imported
+        return False
+
+
 def read_keys(path: Path) -> list[str]:
     """Raises RunError where it cannot be read or has no key."""
     try:
-        keys = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        keys = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(Problem("serve.key_file", where=str(path), values={"reason": str(error)})) from error
     if not keys:

@@ -12,7 +12,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "the server needs packages that are not installed: {missing}",
         "服务需要尚未安装的软件包：{missing}",
     ),
-    "serve.no_extra.remedy": ("pip install 'luthier[serve]'", "pip install 'luthier[serve]'"),
+    "serve.no_extra.remedy": ("`pip install 'luthier[serve]'`", "`pip install 'luthier[serve]'`"),
     "serve.no_keys.rule": (
         "other machines could use the model without a key at this address",
         "该地址会让其他机器无需密钥即可使用模型",
@@ -70,6 +70,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "serve.format_with_tools": (
         "response_format cannot be held to while tools may be called; give one of the two.",
         "可能调用工具时无法保证 response_format；请只给出其中之一。",
+    ),
+    "serve.no_guide": (
+        "Answers in a format need a tokenizer that the library for it can read; this model's is none.",
+        "按格式输出需要相应的库能读取分词器；该模型的分词器不支持。",
     ),
     "serve.bad_schema": ("This schema cannot be held to: {reason}", "无法按该模式约束输出：{reason}"),
     "serve.no_content": (
