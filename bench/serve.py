@@ -3,8 +3,8 @@
     python bench/serve.py [TARGET] [STREAMS] [ROUNDS]     # nano, 64 streams, 8 rounds
 
 Each stream asks for 64 tokens at temperature 1 with a seed of its own; one that ends without a `finish_reason` is lost.
-Printed: streams lost, tokens a second, how many texts are those of the first round, the median time to a first token, and
-the server's resident memory after the first two rounds (which fill its cache) and after the last.
+Printed: streams lost, tokens a second, how many texts are those of the first round, the median time to a first token,
+and the server's resident memory after the first rounds (which fill its cache) and after the last.
 """
 
 from __future__ import annotations

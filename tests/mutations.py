@@ -1532,7 +1532,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "an answer goes on when its client is gone": Mutation(
         "serve/front.py",
-        "self._front.engine.cancel(self._jobs)",
+        "self._front.cancel(self._jobs)",
         "pass",
         "test_serve.py::test_a_stream_that_nobody_began_to_read_ends_its_answers",
     ),

@@ -14,9 +14,6 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
 from luthier.errors import UserError
 from luthier.serve.answers import Answering, Voice
@@ -30,65 +27,20 @@ from luthier.serve.protocol import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
-    Error,
-    Refused,
-    error_of,
     refuse,
 )
-
-VERSION = "1"
-"""Of the routes, as in `/v1`."""
-STATUSES = (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)
-REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in STATUSES}
+from luthier.serve.routes import document, framed
 
 
 def make(front: Front) -> FastAPI:
-    app = FastAPI(title="Luthier", version=VERSION, docs_url=None, redoc_url=None, responses=REFUSALS)
-    for fault, answer in ((Refused, refused), (RequestValidationError, invalid), (HTTPException, unrouted)):
-        app.add_exception_handler(fault, answer)
+    app = framed()
     _health(app, front)
     _models(app, front)
     _adapters(app, front)
     _answers(app, front)
     _embeddings(app, front)
-    _document(app)
+    document(app)
     return app
-
-
-def told(fault: Refused, headers: dict[str, str] | None = None) -> JSONResponse:
-    if fault.status in (429, 503):
-        headers = {"retry-after": "1"}
-    return JSONResponse(error_of(fault), fault.status, headers=headers)
-
-
-async def refused(_: Request, fault: Any) -> Response:
-    return told(fault)
-
-
-async def invalid(_: Request, fault: Any) -> Response:
-    """The first thing wrong with a request, by its name."""
-    found = fault.errors()[0]
-    place = [str(each) for each in found["loc"] if each != "body"]
-    name = place[0] if place else None
-    if found["type"] == "extra_forbidden":
-        return told(refuse("serve.unsupported", parameter=".".join(place), name=".".join(place)))
-    return told(refuse("serve.invalid", parameter=name, name=".".join(place) or "body", reason=str(found["msg"])[:300]))
-
-
-async def unrouted(_: Request, fault: Any) -> Response:
-    return told(Refused(fault.status_code, str(fault.detail)), dict(fault.headers or {}))
-
-
-def _document(app: FastAPI) -> None:
-    """The OpenAPI document: a wrong request is answered with 400, not with the framework's 422."""
-    made = app.openapi()
-    for path in made["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
-            operation["security"] = [{"key": []}, {}]
-    made.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    for name in ("HTTPValidationError", "ValidationError"):
-        made["components"]["schemas"].pop(name, None)
 
 
 def _health(app: FastAPI, front: Front) -> None:

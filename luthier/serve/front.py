@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -26,14 +26,16 @@ from luthier.serve.voices import Voices
 T = TypeVar("T")
 
 
-class Front:
-    """What the routes share."""
+class Desk:
+    """What the routes of every engine share."""
 
-    def __init__(self, voices: Voices, engine: Engine, limits: Limits, *, keyed: bool) -> None:
-        self.voices, self.engine, self.limits, self.keyed = voices, engine, limits, keyed
-        self.answers = Answers(voices, engine, limits)
-        self.metrics = Metrics(lambda: engine.figures)
+    def __init__(self, limits: Limits, figures: Callable[[], Mapping[str, float]], *, keyed: bool) -> None:
+        self.limits, self.keyed = limits, keyed
+        self.metrics = Metrics(figures)
         self.began = int(time.time())
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """End answers that nobody waits for."""
 
     def count(self, route: str, status: int) -> None:
         known = route if route in ROUTES else "other"
@@ -51,11 +53,23 @@ class Front:
                 raise refuse("serve.gone", 499)
             raise refuse("serve.time_up", 504, limit=self.limits.time_s)
         finally:
-            self.engine.cancel(jobs)
+            self.cancel(jobs)
             for each in (task, gone):
                 each.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await each
+
+
+class Front(Desk):
+    """What the routes share that ask this program's own engine."""
+
+    def __init__(self, voices: Voices, engine: Engine, limits: Limits, *, keyed: bool) -> None:
+        super().__init__(limits, lambda: engine.figures, keyed=keyed)
+        self.voices, self.engine = voices, engine
+        self.answers = Answers(voices, engine, limits)
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        self.engine.cancel(jobs)
 
     def done(self, began: float, answering: Answering, tokens: int) -> dict[str, int]:
         self.metrics.seconds.observe(time.monotonic() - began)
@@ -100,7 +114,7 @@ class Events(StreamingResponse):
     """Server-sent events; a fault on the way is told as one, as the status is out already. However it ends, also before
     its first line, the answers end with it."""
 
-    def __init__(self, front: Front, chunks: AsyncIterator[dict[str, Any]], jobs: Sequence[Job]) -> None:
+    def __init__(self, front: Desk, chunks: AsyncIterator[dict[str, Any]], jobs: Sequence[Job] = ()) -> None:
         self._front, self._chunks, self._jobs, self._whole = front, chunks, jobs, False
         super().__init__(self._lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
@@ -111,7 +125,9 @@ class Events(StreamingResponse):
         except TimeoutError:
             pass  # a client that does not read; its connection is closed, as the answer is not whole
         finally:
-            self._front.engine.cancel(self._jobs)
+            self._front.cancel(self._jobs)
+            with contextlib.suppress(RuntimeError):  # it is being ended already
+                await self._chunks.aclose()  # type: ignore[attr-defined]
             if not self._whole:
                 self._front.metrics.cancelled.inc()
 
