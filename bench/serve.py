@@ -62,7 +62,8 @@ async def load(address: str, streams: int, rounds: int, pid: int) -> None:
         lost += len(bad)
         speeds.append(sum(each["tokens"] for each in made) / taken_s)
         firsts += [each["first_s"] for each in made if each["first_s"] is not None]
-        print(f"round {number + 1}: {speeds[-1]:.0f} tokens/s, lost {len(bad)}, as in round 1 {same} of {streams}")
+        told = f"lost {len(bad)}, as in round 1 {same} of {streams}, resident {resident_mb(pid):.0f} MB"
+        print(f"round {number + 1}: {speeds[-1]:.0f} tokens/s, {told}", flush=True)
         for each in bad[:1]:
             print("   ", each["text"][:200])
         if number + 1 == WARM:

@@ -511,6 +511,54 @@ def test_sigterm_finishes_what_runs_and_takes_nothing_new(place):
         process.kill()
 
 
+def test_llama_cpp_behind_the_same_front(tmp_path, monkeypatch):
+    pytest.importorskip("xllamacpp")
+    from luthier.export.gguf.export import export
+
+    monkeypatch.chdir(tmp_path)
+    export("nano", ["f16"], tmp_path / "files", check=False)
+    (tmp_path / "keys").write_text("a-key\n")
+    session = open_session("nano", device="cpu")
+    wanted = session.answer([Message("user", "Say birch")], Sampling(max_tokens=12))
+    run = "from luthier.cli import main\nimport sys\nsys.argv[0] = 'luthier'\nmain()"
+    more = ["serve", "files/nano-f16.gguf", "--engine", "llama.cpp", "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-c", run, *more, "--api-key-file", "keys", "--sequences", "4"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        line = process.stderr.readline()
+        assert "Serving nano-f16" in line, line + process.stderr.read()
+        url = line.split("at ")[1].split("/v1")[0]
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="a-key", max_retries=0, timeout=120)
+        how = dict(model="nano-f16", messages=[{"role": "user", "content": "Say birch"}], max_tokens=12)
+        whole = client.chat.completions.create(**how)
+        assert whole.choices[0].message.content == wanted, "greedy, as this program's own engine"
+        chunks = list(client.chat.completions.create(**how, stream=True, stream_options={"include_usage": True}))
+        assert "".join(each.choices[0].delta.content or "" for each in chunks if each.choices) == wanted
+        reasons = [choice.finish_reason for each in chunks for choice in each.choices if choice.finish_reason]
+        assert reasons == [whole.choices[0].finish_reason] and chunks[-1].usage.total_tokens == whole.usage.total_tokens
+        for wrong in ({"n": 2}, {"extra_body": {"mirostat": 2}}, {"frequency_penalty": 0.5}):
+            with pytest.raises(openai.BadRequestError) as caught:
+                client.chat.completions.create(**how, **wrong)
+            assert caught.value.param in ("n", "mirostat", "frequency_penalty")
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**{**how, "model": "other"})
+        assert httpx2.get(f"{url}/v1/models").status_code == 401
+    finally:
+        process.terminate()
+        assert process.wait(30) == 143, process.stderr.read()
+
+
+def test_llama_cpp_is_given_one_file(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"none")
+    for targets, how in ((["nano"], {}), ([tmp_path / "x.gguf"], {}), ([tmp_path / "x.gguf"] * 2, {})):
+        with pytest.raises(RunError) as caught:
+            serve(targets, engine="llama.cpp", **how)
+        assert caught.value.problems[0].id == "serve.gguf"
+    with pytest.raises(RunError) as caught:
+        serve("nano", engine="other")
+    assert caught.value.problems[0].id == "serve.engine"
+
+
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
     """A folder that nobody may enter, too."""

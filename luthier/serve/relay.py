@@ -63,6 +63,8 @@ class Relay(Desk):
         if asked.seed is not None:
             given["seed"] = asked.seed % SEEDS
         given.pop("max_completion_tokens", None)
+        if given.get("logprobs") and not given.get("top_logprobs"):
+            given["top_logprobs"] = 1  # for 0 the engine gives none at all, and without a number twenty
         return {**NEUTRAL, **given, **changes}
 
     @contextlib.asynccontextmanager
@@ -85,6 +87,15 @@ class Relay(Desk):
         async with self.posted(path, body) as answer:
             made = json.loads(await answer.aread())
         self._tell(made.get("usage"), began)
+        return self._told(made, body)
+
+    def _told(self, made: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        """As the client is told: under the name that it asked for, with no more
+        log-probabilities than it asked for."""
+        wanted = body.get("top_logprobs", 0)
+        for choice in made.get("choices", ()):
+            for token in (choice.get("logprobs") or {}).get("content") or ():
+                token["top_logprobs"] = token["top_logprobs"][:wanted]
         return {**made, "model": self.upstream.name}
 
     async def chunks(self, path: str, body: dict[str, Any], began: float) -> AsyncIterator[dict[str, Any]]:
@@ -111,7 +122,7 @@ class Relay(Desk):
                         first = False
                     if made.get("usage"):
                         self._tell(made["usage"], began)
-                    yield {**made, "model": self.upstream.name}
+                    yield self._told(made, body)
 
     def _tell(self, usage: Any, began: float) -> None:
         self.metrics.seconds.observe(time.monotonic() - began)
