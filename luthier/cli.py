@@ -592,6 +592,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
     api_key_file: Annotated[
         str | None, typer.Option("--api-key-file", metavar="FILE", help="shell.option.api_key_file")
     ] = None,
+    engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="shell.option.engine")] = "luthier",
     template: Annotated[str, typer.Option("--template", help="shell.option.template")] = "model",
     device: Annotated[str, typer.Option("--device", help="shell.option.device")] = "auto",
     max_body: Annotated[int, typer.Option("--max-body", min=1024, help="shell.option.max_body")] = 4 * 2**20,
@@ -610,6 +611,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
         host=host,
         port=port,
         api_key_file=api_key_file,
+        engine=engine,
         limits=limits,
         log=context.obj.logs,
         template=template,

@@ -1589,6 +1589,49 @@ MUTATIONS: dict[str, Mutation] = {
         "below = None",
         "test_bottoms.py::test_the_second_epoch_multiplies_less_by_what_the_bottom_takes",
     ),
+    # ------------------------------------------------------------------------------------------------ the server
+    "the beginning of a stop string is shown": Mutation(
+        "serve/stops.py",
+        "held = self._possible(text)",
+        "held = 0",
+        "test_serve.py::test_the_cutter_never_tells_too_much_or_too_little",
+    ),
+    "a key that begins as one does opens the server": Mutation(
+        "serve/door.py",
+        "hmac.compare_digest(digest, known) for known in self._digests",
+        "hmac.compare_digest(digest[:0], known[:0]) for known in self._digests",
+        "test_serve.py::test_keys_sizes_and_queues",
+    ),
+    "an answer goes on when its client is gone": Mutation(
+        "serve/front.py",
+        "self._front.cancel(self._jobs)",
+        "pass",
+        "test_serve.py::test_a_stream_that_nobody_began_to_read_ends_its_answers",
+    ),
+    "a parameter that is not known is ignored": Mutation(
+        "serve/protocol.py",
+        'extra="forbid"',
+        'extra="ignore"',
+        "test_serve.py::test_what_cannot_be_done_is_refused_by_name",
+    ),
+    "llama.cpp's own settings apply where none are given": Mutation(
+        "serve/relay.py",
+        "return {**NEUTRAL, **given, **changes}",
+        'return {"temperature": 2.0, **given, **changes}',
+        "test_serve.py::test_llama_cpp_behind_the_same_front",
+    ),
+    "an answer at the token limit is called whole": Mutation(
+        "serve/engine.py",
+        'reason = "stop" if job.cutter.stopped else reason',
+        'reason = "stop"',
+        "test_serve.py::test_answers_are_those_of_the_session_token_for_token",
+    ),
+    "an adapter that leaves ends the server where another speaks": Mutation(
+        "generate.py",
+        "        self._cache.forget()",
+        "        assert not self._running\n        self._cache.forget()",
+        "test_serve.py::test_an_adapter_leaves_while_others_speak",
+    ),
     # ------------------------------------------------------------------------------------------------ GGUF's formats
     "a K-quant's search starts each step from the first offset": Mutation(
         "export/gguf/quants.py",

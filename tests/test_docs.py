@@ -46,6 +46,7 @@ GUIDES = (
     "planning",
     "export",
     "chat",
+    "serve",
 )
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in GUIDES)]
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"

@@ -121,7 +121,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "triton": ("kernels/triton_ops.py",),
     "typer": ("cli.py",),
     "wandb": ("runs/",),
-    "xllamacpp": ("export/gguf/llama.py", "export/gguf/native.py"),
+    "xllamacpp": ("export/gguf/llama.py", "export/gguf/native.py", "serve/llama.py"),
     "yaml": ("config/",),
 }
 """Dependency -> the only places that import it (runs/ measures the width of text with rich's cells, draws nothing)."""

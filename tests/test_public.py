@@ -49,8 +49,8 @@ SURFACE = {
     "resume": "(path: 'Path | str', *, on_event: 'Listener | None' = None) -> 'Run'",
     "serve": (
         "(targets: 'str | Path | Sequence[str | Path]', *, host: 'str' = '127.0.0.1', port: 'int' = 8000, "
-        "api_key_file: 'str | Path | None' = None, limits: 'Limits | None' = None, log: 'TextIO | None' = None, "
-        "**how: 'Any') -> 'int'"
+        "api_key_file: 'str | Path | None' = None, engine: 'str' = 'luthier', limits: 'Limits | None' = None, "
+        "log: 'TextIO | None' = None, **how: 'Any') -> 'int'"
     ),
     "train": (
         "(recipe: 'Recipe' = None, overrides: 'Overrides' = (), *, on_event: 'Listener | None' = None, "

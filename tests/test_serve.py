@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -28,7 +29,9 @@ from luthier.generate import Sampling
 from luthier.serve import house
 from luthier.serve.answers import Voice
 from luthier.serve.door import Keys
+from luthier.serve.front import Events, Front
 from luthier.serve.limits import Limits
+from luthier.serve.protocol import ChatRequest
 from luthier.serve.start import serve
 from luthier.serve.stops import Cutter
 from luthier.serve.tools import Call, Parser, style_of
@@ -265,7 +268,7 @@ def test_what_cannot_be_done_is_refused_by_name(served, extra, parameter):
 
 def test_what_asks_for_nothing_is_taken(served):
     neutral = {
-        "frequency_penalty": 0,
+        "frequency_penalty": 0.0,
         "presence_penalty": 0,
         "logit_bias": {},
         "user": "me",
@@ -316,6 +319,13 @@ def test_without_a_key_only_this_machine_is_spoken_to(served):
     assert caught.value.problems[0].id == "serve.no_keys"
 
 
+def test_without_the_extra_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(RunError) as caught:
+        serve("nano")
+    assert "luthier[serve]" in caught.value.problems[0].remedy and "fastapi" in caught.value.problems[0].rule
+
+
 # -------------------------------------------------------------------------------------------------- adapters
 
 
@@ -335,6 +345,22 @@ def test_adapters_come_and_go_while_it_serves(place):
         assert httpx2.delete(f"{url}/two").status_code == 200
         assert httpx2.delete(f"{url}/two").status_code == httpx2.delete(f"{url}/base").status_code == 404
         assert not [name for name in made.voices.session.decoder.state_dict() if "delta" in name], "its memory is free"
+
+
+def test_an_adapter_leaves_while_others_speak(place):
+    with House([str(place / "runs" / "first"), str(place / "runs" / "second")], [], Limits()) as made:
+        client = made.client()
+        how = dict(model="first", prompt="Say", max_tokens=40, temperature=1.0, seed=3)
+        wanted = client.completions.create(**how).choices[0].text
+        slowly(made)
+        stream = client.completions.create(**how, stream=True)
+        text = next(iter(stream)).choices[0].text
+        assert httpx2.delete(f"{made.url}/v1/adapters/second", timeout=20).status_code == 200
+        assert made.engine.open_jobs == 1, "it did not wait for an answer of another"
+        text += "".join(each.choices[0].text for each in stream)
+        assert text == wanted and httpx2.get(f"{made.url}/health").status_code == 200
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(**{**how, "model": "second"})
 
 
 def test_an_adapter_of_another_base_or_template_is_refused(place, tiny_model, tmp_path):
@@ -366,6 +392,33 @@ def test_a_client_that_goes_away_ends_its_answer(place):
                 assert made.until(lambda: made.engine.figures["running"] == 1)
             assert made.until(lambda: made.engine.open_jobs == 0, 3), stream
         assert "luthier_cancelled_total 2.0" in httpx2.get(f"{made.url}/metrics").text
+
+
+def test_a_stream_that_nobody_began_to_read_ends_its_answers(served):
+    """A client may be gone before the first line is written."""
+
+    async def gone() -> None:
+        asked = ChatRequest(model="first", messages=QUESTION, max_tokens=200, stream=True)
+        front = Front(served.voices, served.engine, Limits(), keyed=False)
+        answering = await front.answers.chat(asked)
+        cancelled.extend(answering.jobs)
+
+        async def chunks():
+            yield {}
+
+        async def receive() -> dict:
+            return {"type": "http.disconnect"}
+
+        async def send(_: dict) -> None:
+            raise OSError("gone")
+
+        with contextlib.suppress(BaseException):
+            await Events(front, chunks(), answering.jobs)({"type": "http"}, receive, send)
+        assert await asyncio.wait_for(asyncio.to_thread(served.until, lambda: served.engine.open_jobs == 0), 20)
+
+    cancelled: list = []
+    asyncio.run(gone())
+    assert [each.request.finish for each in cancelled] == ["cancelled"]
 
 
 def many(url: str, streams: int) -> list[str]:
@@ -456,6 +509,54 @@ def test_sigterm_finishes_what_runs_and_takes_nothing_new(place):
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()
+
+
+def test_llama_cpp_behind_the_same_front(tmp_path, monkeypatch):
+    pytest.importorskip("xllamacpp")
+    from luthier.export.gguf.export import export
+
+    monkeypatch.chdir(tmp_path)
+    export("nano", ["f16"], tmp_path / "files", check=False)
+    (tmp_path / "keys").write_text("a-key\n")
+    session = open_session("nano", device="cpu")
+    wanted = session.answer([Message("user", "Say birch")], Sampling(max_tokens=12))
+    run = "from luthier.cli import main\nimport sys\nsys.argv[0] = 'luthier'\nmain()"
+    more = ["serve", "files/nano-f16.gguf", "--engine", "llama.cpp", "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-c", run, *more, "--api-key-file", "keys", "--sequences", "4"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        line = process.stderr.readline()
+        assert "Serving nano-f16" in line, line + process.stderr.read()
+        url = line.split("at ")[1].split("/v1")[0]
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="a-key", max_retries=0, timeout=120)
+        how = dict(model="nano-f16", messages=[{"role": "user", "content": "Say birch"}], max_tokens=12)
+        whole = client.chat.completions.create(**how)
+        assert whole.choices[0].message.content == wanted, "greedy, as this program's own engine"
+        chunks = list(client.chat.completions.create(**how, stream=True, stream_options={"include_usage": True}))
+        assert "".join(each.choices[0].delta.content or "" for each in chunks if each.choices) == wanted
+        reasons = [choice.finish_reason for each in chunks for choice in each.choices if choice.finish_reason]
+        assert reasons == [whole.choices[0].finish_reason] and chunks[-1].usage.total_tokens == whole.usage.total_tokens
+        for wrong in ({"n": 2}, {"extra_body": {"mirostat": 2}}, {"frequency_penalty": 0.5}):
+            with pytest.raises(openai.BadRequestError) as caught:
+                client.chat.completions.create(**how, **wrong)
+            assert caught.value.param in ("n", "mirostat", "frequency_penalty")
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**{**how, "model": "other"})
+        assert httpx2.get(f"{url}/v1/models").status_code == 401
+    finally:
+        process.terminate()
+        assert process.wait(30) == 143, process.stderr.read()
+
+
+def test_llama_cpp_is_given_one_file(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"none")
+    for targets, how in ((["nano"], {}), ([tmp_path / "x.gguf"], {}), ([tmp_path / "x.gguf"] * 2, {})):
+        with pytest.raises(RunError) as caught:
+            serve(targets, engine="llama.cpp", **how)
+        assert caught.value.problems[0].id == "serve.gguf"
+    with pytest.raises(RunError) as caught:
+        serve("nano", engine="other")
+    assert caught.value.problems[0].id == "serve.engine"
 
 
 @pytest.fixture

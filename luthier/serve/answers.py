@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import secrets
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +45,6 @@ class Answers:
         self.voices, self.engine, self._limits = voices, engine, limits
         self._renderer = voices.session.renderer
         self._context = int(voices.session.decoder.spec.max_positions)
-        self._guide: Guide | None = None
         self._width = int(voices.session.decoder.spec.vocab)
         self._aside = ThreadPoolExecutor(1, "luthier-render")
         self.style = style_of(self._renderer.template_source)
@@ -53,7 +54,7 @@ class Answers:
             return self.voices.names[model]
         except KeyError:
             known = ", ".join(self.voices.names)
-            raise refuse("no_model", 404, "model", "model_not_found", model=model[:200], known=known) from None
+            raise refuse("serve.no_model", 404, "model", "model_not_found", model=model[:200], known=known) from None
 
     async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._aside, function, *arguments)
@@ -61,12 +62,14 @@ class Answers:
     # ------------------------------------------------------------------------------------------------ requests
 
     async def chat(self, asked: ChatRequest) -> Answering:
-        adapter = self.adapter(asked.model)
+        self.adapter(asked.model)  # told before anything is computed
         style = self._style(asked)
         if asked.top_logprobs and not asked.logprobs:
-            raise refuse("needs_logprobs", parameter="top_logprobs")
+            raise refuse("serve.needs_logprobs", parameter="top_logprobs")
         prompt = await self.aside(self._chat_prompt, asked, style is not None)
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
+        if asked.logprobs:
+            await self.aside(self.guide)  # its first time is slow
         allowed = await self.aside(self._allowed, asked)
         markers = (
             frozenset(
@@ -75,24 +78,24 @@ class Answers:
             if style
             else frozenset()
         )
-        jobs = self._submit(asked, [prompt], asked.asked_tokens, logprobs, adapter, markers=markers, allowed=allowed)
+        jobs = self._submit(asked, [prompt], asked.asked_tokens, logprobs, markers=markers, allowed=allowed)
         return Answering(jobs, len(prompt), style)
 
     async def complete(self, asked: CompletionRequest) -> Answering:
-        adapter = self.adapter(asked.model)
+        self.adapter(asked.model)
         prompts = await self.aside(self.ids_of, asked.prompt, "prompt")
-        jobs = self._submit(asked, prompts, asked.max_tokens or 16, asked.logprobs, adapter)
+        jobs = self._submit(asked, prompts, asked.max_tokens or 16, asked.logprobs)
         return Answering(jobs, sum(map(len, prompts)))
 
     def _style(self, asked: ChatRequest) -> Any:
         if not asked.tools:
             if asked.tool_choice == "auto":
-                raise refuse("no_tools_given", parameter="tool_choice")
+                raise refuse("serve.no_tools_given", parameter="tool_choice")
             return None
         if asked.tool_choice == "none":
             return None
         if self.style is None:
-            raise refuse("no_tools", parameter="tools")
+            raise refuse("serve.no_tools", parameter="tools")
         return self.style
 
     def _chat_prompt(self, asked: ChatRequest, with_tools: bool) -> list[int]:
@@ -105,29 +108,29 @@ class Answers:
             row["tools"] = [each.model_dump(exclude_none=True) for each in asked.tools or []]
         for each in messages:
             if "content" not in each and "tool_calls" not in each:
-                raise refuse("no_content", parameter="messages")
+                raise refuse("serve.no_content", parameter="messages")
         try:
             chat = chat_of(row)
             return self._renderer.prompt(chat.messages, chat.tools)
         except UserError as error:
             problem = error.problems[0]
             # Where and field, if any, are of the request: `messages[3].content`.
-            raise refuse("unusable", parameter="messages", reason=str(problem)) from error
+            raise refuse("serve.unusable", parameter="messages", reason=str(problem)) from error
 
     def ids_of(self, given: Any, parameter: str) -> list[list[int]]:
         """Texts or ids, one or several, as ids."""
         several = given if isinstance(given, list) and given and isinstance(given[0], (str, list)) else [given]
         made = [self._renderer.prompt_text(each) if isinstance(each, str) else list(each) for each in several]
         if len(made) > self._limits.choices:
-            raise refuse("too_many", parameter=parameter, limit=self._limits.choices)
+            raise refuse("serve.too_many", parameter=parameter, limit=self._limits.choices)
         for ids in made:
             if not ids:
-                raise refuse("empty_prompt", parameter=parameter)
+                raise refuse("serve.empty_prompt", parameter=parameter)
             if not all(0 <= each < self._width for each in ids):
-                raise refuse("no_token", parameter=parameter, size=self._width)
+                raise refuse("serve.no_token", parameter=parameter, size=self._width)
             if len(ids) > self._context:
                 raise refuse(
-                    "too_long", 400, parameter, "context_length_exceeded", tokens=len(ids), limit=self._context
+                    "serve.too_long", 400, parameter, "context_length_exceeded", tokens=len(ids), limit=self._context
                 )
         return made
 
@@ -136,16 +139,20 @@ class Answers:
         if wanted is None or isinstance(wanted, AsText):
             return lambda: None
         if asked.tools and asked.tool_choice != "none":
-            raise refuse("format_with_tools", parameter="response_format")
+            raise refuse("serve.format_with_tools", parameter="response_format")
         schema = wanted.json_schema.schema_ if isinstance(wanted, AsSchema) else OBJECT
         guide = self.guide()
-        guide.follow(schema)  # judged before anything is promised
-        return lambda: guide.follow(schema)
+        if guide is None:
+            raise refuse("serve.no_guide", parameter="response_format")
+        return guide.follow(schema)
 
-    def guide(self) -> Guide:
-        if self._guide is None:
-            self._guide = Guide(self._renderer.vocabulary, self._renderer.stop_ids, self._width)
-        return self._guide
+    @functools.lru_cache(1)  # noqa: B019  one for each server
+    def guide(self) -> Guide | None:
+        """None where the library cannot read the tokenizer."""
+        try:
+            return Guide(self._renderer.vocabulary, self._renderer.stop_ids, self._width)
+        except ValueError:
+            return None
 
     def _submit(
         self,
@@ -153,18 +160,21 @@ class Answers:
         prompts: Sequence[list[int]],
         max_tokens: int | None,
         logprobs: int | None,
-        adapter: str | None,
         *,
         markers: frozenset[int] = frozenset(),
         allowed: Callable[[], Any] = lambda: None,
     ) -> list[Job]:
+        parameter = "messages" if isinstance(asked, ChatRequest) else "prompt"
         longest, n = max(map(len, prompts)), asked.n or 1
-        room = min(self._context, self.engine.cache_tokens or self._context) - longest
+        if not longest:
+            raise refuse("serve.empty_prompt", parameter=parameter)
+        limit = min(self._context, self.engine.cache_tokens)
+        room = limit - longest
         if room < (max_tokens or 1):
-            values = {"tokens": longest + (max_tokens or 1), "limit": self._context}
-            raise refuse("too_long", 400, "messages", "context_length_exceeded", **values)
+            values = {"tokens": longest + (max_tokens or 1), "limit": limit}
+            raise refuse("serve.too_long", 400, parameter, "context_length_exceeded", **values)
         if n * len(prompts) > self._limits.choices:
-            raise refuse("too_many", parameter="n", limit=self._limits.choices)
+            raise refuse("serve.too_many", parameter="n", limit=self._limits.choices)
         seed = asked.seed % 2**63 if asked.seed is not None else secrets.randbits(62)
         sampling = Sampling(
             max_tokens or min(room, self._limits.max_tokens),
@@ -180,13 +190,13 @@ class Answers:
             return self.engine.submit(
                 [prompt for prompt in prompts for _ in range(n)],
                 each,
-                adapter=adapter,
+                adapter=self.adapter(asked.model),  # it may have been unloaded while the prompt was made
                 stops=asked.stops,
                 markers=markers,
                 allowed=allowed,
             )
         except Full:
-            raise refuse("queue_full", 429) from None
+            raise refuse("serve.queue_full", 429) from None
 
     # ------------------------------------------------------------------------------------------------ tokens
 
@@ -198,19 +208,25 @@ class Answers:
         return {**self._logprob(chosen.id, chosen.logprob), "top_logprobs": top}
 
     def _logprob(self, token: int, value: float | None) -> dict[str, Any]:
-        return {"token": self.token_text(token), "logprob": value, "bytes": self.guide().bytes_of(token)}
+        guide = self.guide()
+        return {"token": self.token_text(token), "logprob": value, "bytes": guide and guide.bytes_of(token)}
 
 
-async def events_of(jobs: Sequence[Job]) -> AsyncIterator[tuple[int, Piece | End]]:
-    """What all choices write, as it comes. Raises Refused where one failed."""
+async def events_of(jobs: Sequence[Job], until: float) -> AsyncIterator[tuple[int, Piece | End] | None]:
+    """What all choices write, as it comes; None where they are not done by then, by the monotonic clock. Raises Refused
+    where one failed."""
     waiting = {asyncio.ensure_future(job.events.get()): index for index, job in enumerate(jobs)}
     try:
         while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            left_s = max(until - time.monotonic(), 0)
+            done, _ = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                yield None
+                return
             for task in sorted(done, key=lambda each: waiting[each]):
                 index, event = waiting.pop(task), task.result()
                 if isinstance(event, End) and event.reason in ("failed", "cancelled"):
-                    raise refuse("internal", 500)
+                    raise refuse("serve.internal", 500)
                 yield index, event
                 if not isinstance(event, End):
                     waiting[asyncio.ensure_future(jobs[index].events.get())] = index

@@ -14,87 +14,40 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
-from luthier import __version__
 from luthier.errors import UserError
 from luthier.serve.answers import Answering, Voice
 from luthier.serve.door import is_loopback
 from luthier.serve.embeddings import mean_hidden
 from luthier.serve.engine import End
-from luthier.serve.front import Front, events
+from luthier.serve.front import Events, Front
 from luthier.serve.metrics import CONTENT_TYPE
 from luthier.serve.protocol import (
     AdapterRequest,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
-    Error,
-    Refused,
-    error_of,
     refuse,
 )
-
-STATUSES = (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)
-REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in STATUSES}
+from luthier.serve.routes import document, framed
 
 
 def make(front: Front) -> FastAPI:
-    app = FastAPI(title="Luthier", version=__version__, docs_url=None, redoc_url=None, responses=REFUSALS)
-    for fault, answer in ((Refused, refused), (RequestValidationError, invalid), (HTTPException, unrouted)):
-        app.add_exception_handler(fault, answer)
+    app = framed()
     _health(app, front)
     _models(app, front)
     _adapters(app, front)
     _answers(app, front)
     _embeddings(app, front)
-    _document(app)
+    document(app)
     return app
-
-
-def told(fault: Refused, headers: dict[str, str] | None = None) -> JSONResponse:
-    if fault.status in (429, 503):
-        headers = {"retry-after": "1"}
-    return JSONResponse(error_of(fault), fault.status, headers=headers)
-
-
-async def refused(_: Request, fault: Any) -> Response:
-    return told(fault)
-
-
-async def invalid(_: Request, fault: Any) -> Response:
-    """The first thing wrong with a request, by its name."""
-    found = fault.errors()[0]
-    place = [str(each) for each in found["loc"] if each != "body"]
-    name = place[0] if place else None
-    if found["type"] == "extra_forbidden":
-        return told(refuse("unsupported", parameter=".".join(place), name=".".join(place)))
-    return told(refuse("invalid", parameter=name, name=".".join(place) or "body", reason=str(found["msg"])[:300]))
-
-
-async def unrouted(_: Request, fault: Any) -> Response:
-    return told(Refused(fault.status_code, str(fault.detail)), dict(fault.headers or {}))
-
-
-def _document(app: FastAPI) -> None:
-    """The OpenAPI document: a wrong request is answered with 400, not with the framework's 422."""
-    made = app.openapi()
-    for path in made["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
-            operation["security"] = [{"key": []}, {}]
-    made.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    for name in ("HTTPValidationError", "ValidationError"):
-        made["components"]["schemas"].pop(name, None)
 
 
 def _health(app: FastAPI, front: Front) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         if not front.engine.alive:
-            raise refuse("internal", 500)
+            raise refuse("serve.internal", 500)
         return {"status": "ok"}
 
     @app.get("/metrics", response_class=Response)
@@ -120,7 +73,7 @@ def _adapters(app: FastAPI, front: Front) -> None:
     def judge(request: Request) -> None:
         """With a key, which the door has seen; or from this machine."""
         if not front.keyed and not is_loopback(request.client.host if request.client else ""):
-            raise refuse("not_here", 403)
+            raise refuse("serve.not_here", 403)
 
     @app.post("/v1/adapters")
     async def load(asked: AdapterRequest, request: Request) -> dict[str, Any]:
@@ -128,7 +81,7 @@ def _adapters(app: FastAPI, front: Front) -> None:
         try:
             name = await front.engine.call(lambda: front.voices.load(asked.path, asked.name))
         except UserError as error:
-            raise refuse("unusable", parameter="path", reason=str(error)) from error
+            raise refuse("serve.unusable", parameter="path", reason=str(error)) from error
         return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "luthier"}
 
     @app.delete("/v1/adapters/{name}")
@@ -138,7 +91,7 @@ def _adapters(app: FastAPI, front: Front) -> None:
             adapter = front.voices.take_off(name)
         except KeyError:
             known = ", ".join(each for each, adapter in front.voices.names.items() if adapter)
-            raise refuse("no_adapter", 404, "name", name=name[:200], known=known or "-") from None
+            raise refuse("serve.no_adapter", 404, "name", name=name[:200], known=known or "-") from None
         await front.engine.unload(adapter, lambda: front.voices.remove(name))
         return {"id": name, "object": "model", "deleted": True}
 
@@ -151,23 +104,23 @@ def _answers(app: FastAPI, front: Front) -> None:
     async def chat(asked: ChatRequest, request: Request) -> Any:
         began = time.monotonic()
         if asked.stream_options and not asked.stream:
-            raise refuse("needs_stream", parameter="stream_options")
+            raise refuse("serve.needs_stream", parameter="stream_options")
         answering = await front.answers.chat(asked)
         head = _head("chatcmpl-", asked.model)
         if asked.stream:
-            return events(front, request, _chat_chunks(front, asked, answering, head, began))
-        return await front.within(request, _whole_chat(front, asked, answering, head, began), answering)
+            return Events(front, _chat_chunks(front, asked, answering, head, began), answering.jobs)
+        return await front.within(request, _whole_chat(front, asked, answering, head, began), answering.jobs)
 
     @app.post("/v1/completions")
     async def complete(asked: CompletionRequest, request: Request) -> Any:
         began = time.monotonic()
         if asked.stream_options and not asked.stream:
-            raise refuse("needs_stream", parameter="stream_options")
+            raise refuse("serve.needs_stream", parameter="stream_options")
         answering = await front.answers.complete(asked)
         head = {**_head("cmpl-", asked.model), "object": "text_completion"}
         if asked.stream:
-            return events(front, request, _text_chunks(front, asked, answering, head, began))
-        return await front.within(request, _whole_text(front, asked, answering, head, began), answering)
+            return Events(front, _text_chunks(front, asked, answering, head, began), answering.jobs)
+        return await front.within(request, _whole_text(front, asked, answering, head, began), answering.jobs)
 
 
 def _head(prefix: str, model: str) -> dict[str, Any]:
@@ -311,15 +264,22 @@ async def _text_chunks(
 
 def _embeddings(app: FastAPI, front: Front) -> None:
     @app.post("/v1/embeddings")
-    async def embed(asked: EmbeddingRequest) -> dict[str, Any]:
+    async def embed(asked: EmbeddingRequest, request: Request) -> dict[str, Any]:
         """Mean of the final hidden states over a text's tokens, scaled to length 1. The model was not trained for
         this."""
-        adapter, decoder = front.answers.adapter(asked.model), front.voices.session.decoder
+        decoder = front.voices.session.decoder
+        front.answers.adapter(asked.model)  # told before anything is computed
         texts = await front.answers.aside(front.answers.ids_of, asked.input, "input")
-        # One text at a time: answers that are being written go on between two of them.
-        vectors = [
-            (await front.engine.call(functools.partial(mean_hidden, decoder, [ids], adapter)))[0] for ids in texts
-        ]
+
+        async def vector(ids: list[int]) -> list[float]:
+            adapter = front.answers.adapter(asked.model)  # it may have been unloaded since
+            return (await front.engine.call(functools.partial(mean_hidden, decoder, [ids], adapter)))[0]
+
+        async def each_of() -> list[list[float]]:
+            # One text at a time: answers that are being written go on between two of them.
+            return [await vector(ids) for ids in texts]
+
+        vectors = await front.within(request, each_of())
 
         def shown(vector: list[float]) -> Any:
             if asked.encoding_format == "base64":

@@ -37,7 +37,7 @@ class Keys:
 
     def open(self, header: str) -> bool:
         kind, _, given = header.partition(" ")
-        digest = hashlib.sha256(given.strip().encode("utf-8", "surrogateescape")).digest()
+        digest = hashlib.sha256(given.strip().encode("latin-1", "replace")).digest()
         fits = [hmac.compare_digest(digest, known) for known in self._digests]
         return kind.lower() == "bearer" and any(fits)
 
@@ -79,7 +79,7 @@ class Door:
         except Exception:  # noqa: BLE001  the operator sees the fault, the client does not
             traceback.print_exc(file=self._log)
             if not status:
-                await answer(tell, refuse("internal", 500))
+                await answer(tell, refuse("serve.internal", 500))
         finally:
             client = (scope.get("client") or ("-",))[0]
             path = scope["path"].encode("unicode_escape").decode()[:200]
@@ -90,22 +90,22 @@ class Door:
     def _judge(self, scope: Scope) -> None:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if self.draining:
-            raise refuse("draining", 503)
+            raise refuse("serve.draining", 503)
         if self._keys:
             if scope["path"] not in OPEN_PATHS and not self._keys.open(headers.get(b"authorization", "")):
-                raise refuse("wrong_key", 401, code="invalid_api_key")
+                raise refuse("serve.wrong_key", 401, code="invalid_api_key")
         else:
             # A page in a browser on this machine must not speak to the model under a name of its own.
             host = headers.get(b"host", "")
             name = host[: host.rfind(":")] if host.rpartition(":")[2].isdigit() else host
             if not is_loopback(name):
-                raise refuse("foreign_host", 403, host=name[:100])
+                raise refuse("serve.foreign_host", 403, host=name[:100])
             origin = headers.get(b"origin")
             if origin and not is_loopback(origin.partition("://")[2].rpartition(":")[0] or origin.partition("://")[2]):
-                raise refuse("foreign_host", 403, host=origin[:100])
+                raise refuse("serve.foreign_host", 403, host=origin[:100])
         length = headers.get(b"content-length", "0")
         if length.isdigit() and int(length) > self._limits.body_bytes:
-            raise refuse("too_large", 413, limit=self._limits.body_bytes)
+            raise refuse("serve.too_large", 413, limit=self._limits.body_bytes)
 
     async def _body(self, scope: Scope, receive: Any) -> bytes:
         parts: list[bytes] = []
@@ -115,15 +115,15 @@ class Door:
                 while True:
                     message = await receive()
                     if message["type"] != "http.request":
-                        return b"".join(parts)
+                        raise refuse("serve.gone", 499)
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > self._limits.body_bytes:
-                        raise refuse("too_large", 413, limit=self._limits.body_bytes)
+                        raise refuse("serve.too_large", 413, limit=self._limits.body_bytes)
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError as error:
-            raise refuse("slow_body", 408, limit=self._limits.body_s) from error
+            raise refuse("serve.slow_body", 408, limit=self._limits.body_s) from error
 
 
 def _replay(body: bytes, receive: Any) -> Callable[[], Any]:

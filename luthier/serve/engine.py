@@ -110,7 +110,7 @@ class Engine:
         }
 
     @property
-    def cache_tokens(self) -> int | None:
+    def cache_tokens(self) -> int:
         return self._generator.cache_tokens
 
     def submit(
@@ -129,15 +129,24 @@ class Engine:
                 raise Full
             self._count += len(prompts)
         loop = asyncio.get_running_loop()
-        jobs = [
-            self._job(prompt, sampling, adapter, stops, markers, allowed(), loop)
-            for prompt, sampling in zip(prompts, samplings, strict=True)
-        ]
+        try:
+            jobs = [
+                self._job(prompt, sampling, adapter, stops, markers, allowed(), loop)
+                for prompt, sampling in zip(prompts, samplings, strict=True)
+            ]
+        except BaseException:
+            with self._lock:
+                self._count -= len(prompts)
+            raise
 
         def enter() -> None:
+            self._jobs += jobs
             for job in jobs:
-                self._jobs.append(job)
-                self._generator.add(job.request)
+                try:
+                    self._generator.add(job.request)
+                except Exception:  # noqa: BLE001  it has no room, ever; the others of the request go on
+                    traceback.print_exc()
+                    job.failed, job.request.finish = True, "cancelled"
 
         self._commands.put(enter)
         return jobs
@@ -153,14 +162,15 @@ class Engine:
     async def call(self, function: Callable[[], T]) -> T:
         """Do something with the model between two rounds."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self._commands.put(lambda: _settle(future, function))
+        self._commands.put(lambda: _settle(future, function) if future.set_running_or_notify_cancel() else None)
         return await asyncio.wrap_future(future)
 
     async def unload(self, adapter: str, remove: Callable[[], T]) -> T:
         """Take an adapter off once no answer is written with it; the caller has taken its name off before."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._commands.put(lambda: self._leaving.append((adapter, lambda: _settle(future, remove))))
-        return await asyncio.wrap_future(future)
+        # Whoever asked for it may go away; the adapter goes all the same.
+        return await asyncio.shield(asyncio.wrap_future(future))
 
     # ------------------------------------------------------------------------------------------------ the thread
 
@@ -202,16 +212,23 @@ class Engine:
             try:
                 # With nothing to compute, wait for what comes; else take what is there and go on.
                 command = self._commands.get(timeout=IDLE_S) if not busy else self._commands.get_nowait()
-                command()
-                continue
             except queue.Empty:
-                pass
+                command = None
+            if command is not None:
+                self._do(command)
+                continue
             if busy:
                 self._round()
             self._let_go()
         for job in self._jobs:
             self._generator.cancel(job.request)
         self._report()
+
+    def _do(self, command: Callable[[], None]) -> None:
+        try:
+            command()
+        except Exception:  # noqa: BLE001  one request's fault is not the server's
+            traceback.print_exc()
 
     def _round(self) -> None:
         try:
@@ -235,6 +252,7 @@ class Engine:
             rest = job.cutter.push(job.finish_text()) + job.cutter.flush()
             with self._lock:
                 self._count -= 1
+            reason = "stop" if job.cutter.stopped else reason
             job.put(End(rest, "failed" if job.failed else reason, len(job.request.ids)))
         self._jobs = left
 

@@ -9,14 +9,15 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from luthier.serve.answers import Answering, Answers, events_of
-from luthier.serve.engine import Engine
+from luthier.serve.engine import Engine, Job
 from luthier.serve.limits import Limits
 from luthier.serve.metrics import Metrics
 from luthier.serve.protocol import Refused, error_of, refuse
@@ -25,20 +26,22 @@ from luthier.serve.voices import Voices
 T = TypeVar("T")
 
 
-class Front:
-    """What the routes share."""
+class Desk:
+    """What the routes of every engine share."""
 
-    def __init__(self, voices: Voices, engine: Engine, limits: Limits, *, keyed: bool) -> None:
-        self.voices, self.engine, self.limits, self.keyed = voices, engine, limits, keyed
-        self.answers = Answers(voices, engine, limits)
-        self.metrics = Metrics(lambda: engine.figures)
+    def __init__(self, limits: Limits, figures: Callable[[], Mapping[str, float]], *, keyed: bool) -> None:
+        self.limits, self.keyed = limits, keyed
+        self.metrics = Metrics(figures)
         self.began = int(time.time())
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """End answers that nobody waits for."""
 
     def count(self, route: str, status: int) -> None:
         known = route if route in ROUTES else "other"
         self.metrics.requests.labels(known, str(status or "gone")).inc()
 
-    async def within(self, request: Request, work: Awaitable[T], answering: Answering) -> T:
+    async def within(self, request: Request, work: Awaitable[T], jobs: Sequence[Job] = ()) -> T:
         """The result, unless the client goes away (then the work ends too) or the time is up."""
         task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
         try:
@@ -47,14 +50,26 @@ class Front:
                 return task.result()
             if gone.done():
                 self.metrics.cancelled.inc()
-                raise refuse("gone", 499)
-            raise refuse("time_up", 504, limit=self.limits.time_s)
+                raise refuse("serve.gone", 499)
+            raise refuse("serve.time_up", 504, limit=self.limits.time_s)
         finally:
-            self.engine.cancel(answering.jobs)
+            self.cancel(jobs)
             for each in (task, gone):
                 each.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await each
+
+
+class Front(Desk):
+    """What the routes share that ask this program's own engine."""
+
+    def __init__(self, voices: Voices, engine: Engine, limits: Limits, *, keyed: bool) -> None:
+        super().__init__(limits, lambda: engine.figures, keyed=keyed)
+        self.voices, self.engine = voices, engine
+        self.answers = Answers(voices, engine, limits)
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        self.engine.cancel(jobs)
 
     def done(self, began: float, answering: Answering, tokens: int) -> dict[str, int]:
         self.metrics.seconds.observe(time.monotonic() - began)
@@ -64,16 +79,15 @@ class Front:
         return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
 
     async def pieces(self, began: float, answering: Answering) -> AsyncIterator[tuple[int, Any]]:
-        """Events of the answers; whatever ends this early, ends them."""
+        """Events of the answers, until the time is up."""
         first = True
-        try:
-            async for each in events_of(answering.jobs):
-                if first:
-                    self.metrics.first_token.observe(time.monotonic() - began)
-                    first = False
-                yield each
-        finally:
-            self.engine.cancel(answering.jobs)
+        async for each in events_of(answering.jobs, began + self.limits.time_s):
+            if each is None:
+                raise refuse("serve.time_up", 504, limit=self.limits.time_s)
+            if first:
+                self.metrics.first_token.observe(time.monotonic() - began)
+                first = False
+            yield each
 
 
 async def _gone(request: Request) -> None:
@@ -92,24 +106,37 @@ ROUTES = (
 )
 
 
-def events(front: Front, request: Request, chunks: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
-    """Server-sent events; a fault on the way is told as one, as the status is out already."""
+SLOW_S = 10.0
+"""How much longer than an answer may take a client may take to read it. Chosen, not tuned."""
 
-    async def lines() -> AsyncIterator[str]:
+
+class Events(StreamingResponse):
+    """Server-sent events; a fault on the way is told as one, as the status is out already. However it ends, also before
+    its first line, the answers end with it."""
+
+    def __init__(self, front: Desk, chunks: AsyncIterator[dict[str, Any]], jobs: Sequence[Job] = ()) -> None:
+        self._front, self._chunks, self._jobs, self._whole = front, chunks, jobs, False
+        super().__init__(self._lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(front.limits.time_s):
-                async for chunk in chunks:
-                    yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
-                yield "data: [DONE]\n\n"
+            async with asyncio.timeout(self._front.limits.time_s + SLOW_S):
+                await super().__call__(scope, receive, send)
         except TimeoutError:
-            yield f"data: {json.dumps(error_of(refuse('time_up', 504, limit=front.limits.time_s)))}\n\n"
-        except Refused as fault:
-            yield f"data: {json.dumps(error_of(fault))}\n\n"
-        except asyncio.CancelledError:
-            front.metrics.cancelled.inc()
-            raise
+            pass  # a client that does not read; its connection is closed, as the answer is not whole
         finally:
-            with contextlib.suppress(RuntimeError):
-                await chunks.aclose()  # type: ignore[attr-defined]
+            self._front.cancel(self._jobs)
+            with contextlib.suppress(RuntimeError):  # it is being ended already
+                await self._chunks.aclose()  # type: ignore[attr-defined]
+            if not self._whole:
+                self._front.metrics.cancelled.inc()
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+    async def _lines(self) -> AsyncIterator[str]:
+        try:
+            async for chunk in self._chunks:
+                yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+            self._whole = True
+            yield "data: [DONE]\n\n"
+        except Refused as fault:
+            self._whole = True
+            yield f"data: {json.dumps(error_of(fault), ensure_ascii=False)}\n\n"

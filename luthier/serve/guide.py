@@ -22,6 +22,8 @@ from luthier.serve.protocol import refuse
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As Python's json writes it. Where white space is free, a model may write it until its limit."""
 
+Allowed = Callable[[Sequence[int]], Tensor]
+
 
 class Guide:
     """Made once for a tokenizer; it may be used from any thread."""
@@ -33,24 +35,33 @@ class Guide:
         """The bytes that a token stands for."""
         return list(self._tokenizer.decode_bytes([token]))
 
-    def follow(self, schema: Mapping[str, Any]) -> Callable[[Sequence[int]], Tensor | None]:
-        """Raises Refused where the schema is none, or says what cannot be held to."""
+    def follow(self, schema: Mapping[str, Any]) -> Callable[[], Allowed]:
+        """One function for each answer; the schema is read once.
+
+        Raises Refused where the schema is none, or says what cannot be held to.
+        """
         try:
             grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SPACING)
         except ValueError as error:
-            raise refuse("bad_schema", parameter="response_format", reason=str(error)) from error
+            raise refuse("serve.bad_schema", parameter="response_format", reason=str(error)) from error
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise refuse("bad_schema", parameter="response_format", reason=matcher.get_error().splitlines()[0][:300])
-        taken = 0
+            raise refuse(
+                "serve.bad_schema", parameter="response_format", reason=matcher.get_error().splitlines()[0][:300]
+            )
+        return lambda: _allowed(matcher.deep_copy())
 
-        def allowed(ids: Sequence[int]) -> Tensor:
-            nonlocal taken
-            for token in ids[taken:]:
-                matcher.consume_token(token)
-            taken = len(ids)
-            if matcher.is_error():
-                raise ValueError(matcher.get_error())
-            return torch.frombuffer(bytearray(matcher.compute_logit_bias()), dtype=torch.uint8).bool()
 
-        return allowed
+def _allowed(matcher: LLMatcher) -> Allowed:
+    taken = 0
+
+    def allowed(ids: Sequence[int]) -> Tensor:
+        nonlocal taken
+        for token in ids[taken:]:
+            matcher.consume_token(token)
+        taken = len(ids)
+        if matcher.is_error():
+            raise ValueError(matcher.get_error())
+        return torch.frombuffer(bytearray(matcher.compute_logit_bias()), dtype=torch.uint8).bool()
+
+    return allowed

@@ -20,7 +20,7 @@ from luthier.errors import Problem, RunError
 from luthier.serve.app import make
 from luthier.serve.door import Door, Keys
 from luthier.serve.engine import Engine
-from luthier.serve.front import Front
+from luthier.serve.front import Desk, Front
 from luthier.serve.limits import Limits
 from luthier.serve.voices import Voices
 from luthier.session import open_session
@@ -80,7 +80,12 @@ def assemble(voices: Voices, keys: Keys, limits: Limits, log: TextIO) -> tuple[S
     """A server for these names that does not run yet, and the engine that it asks."""
     engine = Engine(voices.session, sequences=limits.sequences, most=limits.queue)
     front = Front(voices, engine, limits, keyed=bool(keys))
-    door = Door(make(front), keys, limits, log, front.count)
+    return dressed(make(front), front, keys, limits, log), engine
+
+
+def dressed(app: Any, desk: Desk, keys: Keys, limits: Limits, log: TextIO) -> Server:
+    """The application behind its door."""
+    door = Door(app, keys, limits, log, desk.count)
     config = uvicorn.Config(
         door,
         log_level="warning",
@@ -91,7 +96,7 @@ def assemble(voices: Voices, keys: Keys, limits: Limits, log: TextIO) -> tuple[S
         timeout_graceful_shutdown=max(int(limits.grace_s), 1),
         timeout_keep_alive=30,
     )
-    return Server(config, door), engine
+    return Server(config, door)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -22,8 +22,8 @@ class Refused(Exception):
 
 
 def refuse(id: str, status: int = 400, parameter: str | None = None, code: str | None = None, **values: Any) -> Refused:
-    """A refusal whose words stand in `luthier.text.serve`."""
-    return Refused(status, say(f"serve.{id}", **values), parameter, code or id)
+    """A refusal whose words stand in `luthier.text.serve` under this id."""
+    return Refused(status, say(id, **values), parameter, code or id.removeprefix("serve."))
 
 
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,6 +25,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key_file: str | Path | None = None,
+    engine: str = "luthier",
     limits: Limits | None = None,
     log: TextIO | None = None,
     **how: Any,
@@ -34,6 +35,7 @@ def serve(
     Args:
         host: other than loopback only with keys.
         api_key_file: one key per line.
+        engine: `luthier`, or `llama.cpp` for a GGUF file (extra `gguf`).
         log: where the lines about requests go; stderr.
         how: as in `open_session`: device, template, on_download.
 
@@ -43,21 +45,49 @@ def serve(
     Raises:
         RunError: the extra is missing, keys are missing or unusable, the port is taken; ModelError as `open_session`.
     """
-    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    extra = EXTRA if engine == "luthier" else (*EXTRA, "xllamacpp")
+    missing = [name for name in extra if not _is_there(name)]
     if missing:
         raise RunError(Problem("serve.no_extra", values={"missing": ", ".join(missing)}))
     keys = Keys(read_keys(Path(api_key_file)) if api_key_file is not None else [])
     if not keys and not is_loopback(host):
         raise RunError(Problem("serve.no_keys", field="--host", value=host))
     listed = [targets] if isinstance(targets, (str, Path)) else list(targets)
+    if engine == "llama.cpp":
+        file = _gguf([Path(each) for each in listed], how)
+        beside = importlib.import_module("luthier.serve.beside")
+        return int(beside.run(file, host, port, keys, limits or Limits(), log or sys.stderr, how.get("device")))
+    if engine != "luthier":
+        raise RunError(Problem("serve.engine", field="--engine", value=engine))
     house = importlib.import_module("luthier.serve.house")
     return int(house.run([str(each) for each in listed], host, port, keys, limits or Limits(), log or sys.stderr, how))
+
+
+def _gguf(targets: Sequence[Path], how: Mapping[str, Any]) -> Path:
+    """The file, where it is one and nothing is asked that it decides by itself."""
+    if len(targets) != 1 or how.get("template", "model") != "model":
+        reason = "--template" if len(targets) == 1 else str(len(targets))
+        raise RunError(Problem("serve.gguf", where=str(targets[0]), values={"reason": reason}))
+    try:
+        with targets[0].open("rb") as file:
+            if file.read(4) == b"GGUF":
+                return targets[0].resolve()
+            raise RunError(Problem("serve.gguf", where=str(targets[0]), values={"reason": "GGUF"}))
+    except OSError as error:
+        raise RunError(Problem("serve.gguf", where=str(targets[0]), values={"reason": error.strerror})) from error
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # kept from being imported
+        return False
 
 
 def read_keys(path: Path) -> list[str]:
     """Raises RunError where it cannot be read or has no key."""
     try:
-        keys = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        keys = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(Problem("serve.key_file", where=str(path), values={"reason": str(error)})) from error
     if not keys:

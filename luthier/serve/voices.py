@@ -32,7 +32,8 @@ class Voices:
         if name in self.names:
             raise RunError(Problem("serve.name_taken", value=name))
         name = self.session.load(target, name)
-        self.names[name] = self.session.voices[name]
+        # A new table each time: another thread may be reading the one before.
+        self.names = {**self.names, name: self.session.voices[name]}
         return name
 
     def take_off(self, name: str) -> str:
@@ -44,7 +45,7 @@ class Voices:
         adapter = self.names[name]
         if adapter is None:
             raise KeyError(name)
-        del self.names[name]
+        self.names = {each: other for each, other in self.names.items() if each != name}
         return adapter
 
     def remove(self, name: str) -> None:

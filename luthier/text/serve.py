@@ -12,7 +12,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "the server needs packages that are not installed: {missing}",
         "服务需要尚未安装的软件包：{missing}",
     ),
-    "serve.no_extra.remedy": ("pip install 'luthier[serve]'", "pip install 'luthier[serve]'"),
+    "serve.no_extra.remedy": ("`pip install 'luthier[serve]'`", "`pip install 'luthier[serve]'`"),
     "serve.no_keys.rule": (
         "other machines could use the model without a key at this address",
         "该地址会让其他机器无需密钥即可使用模型",
@@ -30,7 +30,23 @@ TEXT: dict[str, tuple[str, str]] = {
     "serve.port.remedy": ("Choose another --port or --host.", "请换一个 --port 或 --host。"),
     "serve.name_taken.rule": ("a model of this name is served already", "已有同名模型在提供服务"),
     "serve.name_taken.remedy": ("Give it another name, or unload the other one.", "请换一个名称，或先卸载已有的模型。"),
+    "serve.engine.rule": ("there is no such engine", "没有这样的引擎"),
+    "serve.engine.remedy": ("Choose luthier or llama.cpp.", "请选择 luthier 或 llama.cpp。"),
+    "serve.not_loaded.rule": ("llama.cpp cannot load this file ({reason})", "llama.cpp 无法加载该文件（{reason}）"),
+    "serve.not_loaded.remedy": (
+        "See whether it is whole, and whether this llama.cpp knows its architecture.",
+        "请检查文件是否完整，以及该 llama.cpp 是否支持其架构。",
+    ),
+    "serve.gguf.rule": (
+        "llama.cpp serves one GGUF file ({reason})",
+        "llama.cpp 只提供单个 GGUF 文件（{reason}）",
+    ),
+    "serve.gguf.remedy": (
+        "Name one file, as `luthier export RUN --gguf q4_k_m` writes it, and no --template: the file has its own.",
+        "请给出一个文件（如 `luthier export RUN --gguf q4_k_m` 所写），且不要给出 --template：文件自带模板。",
+    ),
     # ------------------------------------------------------------------------------------------------ to clients
+    "serve.engine_gone": ("The engine does not answer.", "推理引擎没有响应。"),
     "serve.internal": (
         "The server failed at this request; its log says how.",
         "服务器处理该请求时出错；详情见其日志。",
@@ -70,6 +86,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "serve.format_with_tools": (
         "response_format cannot be held to while tools may be called; give one of the two.",
         "可能调用工具时无法保证 response_format；请只给出其中之一。",
+    ),
+    "serve.no_guide": (
+        "Answers in a format need a tokenizer that the library for it can read; this model's is none.",
+        "按格式输出需要相应的库能读取分词器；该模型的分词器不支持。",
     ),
     "serve.bad_schema": ("This schema cannot be held to: {reason}", "无法按该模式约束输出：{reason}"),
     "serve.no_content": (

@@ -355,6 +355,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "file with the keys that clients may use, one per line",
         "存放客户端可用密钥的文件，每行一个",
     ),
+    "shell.option.engine": (
+        "luthier, or llama.cpp for one GGUF file",
+        "luthier；若为单个 GGUF 文件可用 llama.cpp",
+    ),
     "shell.option.max_body": ("bytes that a request may have", "单个请求的最大字节数"),
     "shell.option.queue": (
         "answers that may wait or run at once; more are refused",

@@ -1,0 +1,68 @@
+"""llama.cpp in a process beside this one, behind the same front.
+
+What goes in: a GGUF file and checked settings. What comes out: the signal that ended the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from luthier.errors import ModelError, Problem
+from luthier.serve.door import Keys
+from luthier.serve.house import bind, dressed
+from luthier.serve.limits import Limits
+from luthier.serve.relay import Relay, Upstream, make
+from luthier.text import say
+
+
+@contextlib.contextmanager
+def started(file: Path, sequences: int, device: str | None) -> Iterator[Upstream]:
+    """The process, with the file loaded. It has a group of its own: Ctrl-C is for the front, which lets it finish.
+
+    Raises:
+        ModelError: llama.cpp cannot load the file.
+    """
+    key = secrets.token_urlsafe(24)
+    command = [sys.executable, "-m", "luthier.serve.llama"]
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        asked = {"file": str(file), "key": key, "sequences": sequences, "gpu": device != "cpu"}
+        child.stdin.write(json.dumps(asked) + "\n")
+        child.stdin.flush()
+        line = child.stdout.readline()
+        told = json.loads(line) if line else {"error": f"exit {child.wait()}"}
+        if "error" in told:
+            raise ModelError(Problem("serve.not_loaded", where=str(file), values={"reason": told["error"]}))
+        yield Upstream(told["address"], key, file.stem)
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
+
+
+def run(file: Path, host: str, port: int, keys: Keys, limits: Limits, log: TextIO, device: str | None) -> int:
+    with bind(host, port) as listener, started(file, limits.sequences, device) as upstream:
+        relay = Relay(upstream, limits, keyed=bool(keys))
+        server = dressed(make(relay), relay, keys, limits, log)
+        where = "http://{}:{}".format(f"[{host}]" if ":" in host else host, listener.getsockname()[1])
+        print(say("serve.ready", where=where, models=upstream.name), file=log, flush=True)
+        asyncio.run(server.serve([listener]))
+        print(say("serve.ended"), file=log, flush=True)
+        return server.ended_by
