@@ -1614,12 +1614,6 @@ MUTATIONS: dict[str, Mutation] = {
         'extra="ignore"',
         "test_serve.py::test_what_cannot_be_done_is_refused_by_name",
     ),
-    "llama.cpp's own settings apply where none are given": Mutation(
-        "serve/relay.py",
-        "return {**NEUTRAL, **given, **changes}",
-        'return {"temperature": 2.0, **given, **changes}',
-        "test_serve.py::test_llama_cpp_behind_the_same_front",
-    ),
     "an answer at the token limit is called whole": Mutation(
         "serve/engine.py",
         'reason = "stop" if job.cutter.stopped else reason',
