@@ -10,6 +10,7 @@ import torch
 from test_adapters import as_peft, load, shake
 from tiny_models import BOUND, TOKENS, difference, logits_of, save
 
+from luthier.arch.families.gated import EMBEDDING
 from luthier.config.schema import Lora
 from luthier.errors import ModelError
 from luthier.models import adapters
@@ -100,13 +101,13 @@ def test_an_adapter_is_taken_off_without_its_blends(both):
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_blend_of_saved_modules_and_new_rows_is_the_sum_of_what_each_changes(tied, strengths, tmp_path):
     """The oracle: base + sum(strength * (own - base)) for every weight, formed here from what the adapters hold."""
-    save("qwen2", tmp_path / "base", tie_word_embeddings=tied)
+    save("qwen2_tied" if tied else "qwen3", tmp_path / "base")
     decoder = load(tmp_path / "base")
-    size = decoder.arch.spec.vocab_size
+    size = len(decoder.weighted[EMBEDDING].weight)
     with_rows = dataclasses.replace(decoder.arch, new_ids=(size - 2, size - 1))
     adapters.attach(decoder, with_rows, Lora(rank=2), name="one", seed=0)
-    modules = ("lm_head",) if not tied else ("embed_tokens",)
-    adapters.attach(decoder, decoder.arch, Lora(rank=2, save_modules=modules), name="two", seed=1)
+    modules = ("embed_tokens",) if tied else ("embed_tokens", "lm_head", "norm")
+    adapters.attach(decoder, decoder.arch, Lora(rank=2, modules_to_save=modules), name="two", seed=1)
     for name in ("one", "two"):
         shake(decoder, name)
     adapters.blend(decoder, "mix", strengths)
