@@ -1273,6 +1273,42 @@ MUTATIONS: dict[str, Mutation] = {
         'if template == "":',
         "test_session.py::test_a_run_takes_no_other_template",
     ),
+    "every row draws with the same seed": Mutation(
+        "answering.py",
+        'f"{seed} {row} {index}"',
+        'f"{seed} {index}"',
+        "test_session.py::test_chance_is_each_answer_s_own",
+    ),
+    "a file of answers goes on whatever its weights are now": Mutation(
+        "answering.py",
+        "if different:",
+        "if set(different) - {'voices'}:",
+        "test_session.py::test_answers_of_weights_that_are_others_now_are_not_gone_on_with",
+    ),
+    "a stop text stands in the answer": Mutation(
+        "writing.py",
+        "stops = StopTexts(ask.sampling.stop)",
+        "stops = StopTexts(())",
+        "test_session.py::test_a_stop_text_ends_an_answer_before_it",
+    ),
+    "a blend of saved modules forgets their strength": Mutation(
+        "models/adapters.py",
+        "sum(strength * (weight - base) for weight, strength in held)",
+        "sum(weight - base for weight, strength in held)",
+        "test_voices.py::test_a_blend_of_saved_modules_and_new_rows_is_the_sum_of_what_each_changes",
+    ),
+    "the strength of an adapter is not in its fingerprint": Mutation(
+        "models/adapters.py",
+        'f"B {delta.scale!r}"',
+        '"B"',
+        "test_voices.py::test_a_fingerprint_is_of_what_applies",
+    ),
+    "a wide character takes one column": Mutation(
+        "columns.py",
+        'return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1',
+        "return 1",
+        "test_columns.py::test_control_characters_do_not_reach_the_terminal",
+    ),
     "Ctrl-C ends the chat with the answer": Mutation(
         "chat.py",
         "if time.monotonic() - stopped_s < AGAIN_S:",

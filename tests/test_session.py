@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -683,6 +684,48 @@ def test_a_stop_text_ends_an_answer_before_it(place):
     pieces: list[str] = []
     cut = session.reply("Say amber", dataclasses.replace(hot, stop=("never", stop)), on_text=pieces.append)
     assert cut.text == "".join(pieces) == whole.text[:at] and cut.finish == "stop" and cut.tokens <= whole.tokens
+
+
+def test_a_killed_command_goes_on_to_the_same_bytes(place, tmp_path):
+    """Killed by the kernel between any two lines, whatever else was under way then."""
+    source, whole, target = (tmp_path / name for name in ("in.jsonl", "whole.jsonl", "out.jsonl"))
+    source.write_text("".join(json.dumps({"prompt": f"Say {i} {'and more ' * (i % 7)}"}) + "\n" for i in range(400)))
+
+    def begin(output: Path) -> subprocess.Popen:
+        line = f"generate {place / 'runs' / 'lora'} {source} -o {output} --temperature 1 --max-tokens 24 --seed 5"
+        command = [sys.executable, "-m", "luthier", *line.split(), "--stop", "zz", "--min-p", "0.001"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    first = begin(whole)
+    assert first.wait(timeout=120) == 0, first.stdout.read()
+    killed = begin(target)
+    while not target.exists() or target.read_bytes().count(b"\n") < 20:
+        assert killed.poll() is None, killed.stdout.read()
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    there = target.read_bytes().count(b"\n")
+    assert 20 <= there < 400
+    again = begin(target)
+    assert again.wait(timeout=120) == 0 and f"{400 - there} rows answered, {there} were there" in again.stdout.read()
+    assert target.read_bytes() == whole.read_bytes()
+    assert answering.how_file(target).read_bytes() == answering.how_file(whole).read_bytes()
+
+
+def test_compared_answers_stand_in_two_columns_and_are_those_given_alone(place, second):
+    session = open_session(place / "runs" / "lora")
+    session.load(second)
+    written: list[str] = []
+    manner = chatting.Manner(compare="second", sampling=SHORT, width=200)
+    turns = chatting.talk(session, ["Say 1", "/retry", "/compare", "/compare base", "Say 2"], written.append, manner)
+    said = [(turn.adapter, turn.content) for turn in turns if turn.role == "assistant"]
+    alone = [(name, session.answer("Say 1", SHORT, voice=name)) for name in ("lora", "second")]
+    assert said[:2] == said[2:4] == alone and alone[0][1] != alone[1][1]
+    assert [name for name, _ in said[4:]] == ["lora", session.base_label]
+    history = [Message("user", "Say 1"), Message("assistant", alone[0][1]), Message("user", "Say 2")]
+    assert said[5][1] == session.answer(history, SHORT, tuned=False)
+    text = "".join(written)
+    assert "[second]" in text and text.count("│") >= 6
 
 
 def test_a_saved_conversation_is_training_data(place, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from test_adapters import as_peft, load, shake
 from tiny_models import BOUND, TOKENS, difference, logits_of, save
 
+from luthier.arch.families.gated import EMBEDDING
 from luthier.config.schema import Lora
 from luthier.errors import ModelError
 from luthier.models import adapters
@@ -89,3 +91,47 @@ def test_an_adapter_is_taken_off_without_its_blends(both):
         adapters.blend(both, "again", {"one": 1})
     with pytest.raises(ModelError, match="already"):
         adapters.blend(both, "mix", {"two": 1})
+
+
+# ------------------------------------------------------------------------------- modules saved whole, rows of tokens
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("strengths", [{"one": 0.3, "two": 1.5}, {"one": 1.25}, {"two": 0.5}])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_blend_of_saved_modules_and_new_rows_is_the_sum_of_what_each_changes(tied, strengths, tmp_path):
+    """The oracle: base + sum(strength * (own - base)) for every weight, formed here from what the adapters hold."""
+    save("qwen2_tied" if tied else "qwen3", tmp_path / "base")
+    decoder = load(tmp_path / "base")
+    size = len(decoder.weighted[EMBEDDING].weight)
+    with_rows = dataclasses.replace(decoder.arch, new_ids=(size - 2, size - 1))
+    adapters.attach(decoder, with_rows, Lora(rank=2), name="one", seed=0)
+    modules = ("embed_tokens",) if tied else ("embed_tokens", "lm_head", "norm")
+    adapters.attach(decoder, decoder.arch, Lora(rank=2, modules_to_save=modules), name="two", seed=1)
+    for name in ("one", "two"):
+        shake(decoder, name)
+    adapters.blend(decoder, "mix", strengths)
+    for module_name, module in decoder.weighted.items():
+        base = module.weight.float()
+        expected = base.clone()
+        touched = False
+        for name, strength in strengths.items():
+            own = base.clone()
+            if name in module.copies:
+                own, touched = module.copies[name].weight.clone(), True
+            if name in module.rows:
+                own[torch.as_tensor(module.rows[name].ids)], touched = module.rows[name].weight.clone(), True
+            expected += strength * (own - base)
+        made = module.copies["mix"].weight.clone() if "mix" in module.copies else base.clone()
+        if "mix" in module.rows:
+            made[torch.as_tensor(module.rows["mix"].ids)] = module.rows["mix"].weight
+        assert torch.allclose(made, expected, rtol=1e-5, atol=1e-6), module_name
+        assert touched == ("mix" in module.copies or "mix" in module.rows), module_name
+
+
+def test_a_fingerprint_is_of_what_applies(both):
+    known = {name: adapters.fingerprint(both, name) for name in (None, "one", "two")}
+    adapters.blend(both, "half", {"one": 0.5})
+    adapters.blend(both, "same", {"one": 1.0})
+    assert adapters.fingerprint(both, "same") == known["one"]
+    assert len({*known.values(), adapters.fingerprint(both, "half")}) == 4
