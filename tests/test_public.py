@@ -72,6 +72,10 @@ MEMBERS: dict[type, dict[str, str]] = {
         "model_path": "-> 'Path | None'",
         "name": "-> 'str'",
         "path": "-> 'Path'",
+        "push": (
+            "(self, repo: 'str', *, what: 'What | None' = None, public: 'bool' = False, add: 'bool' = False, "
+            "dry_run: 'bool' = False) -> 'Pushed'"
+        ),
         "receipt": "-> 'Receipt'",
         "session": "-> 'Session'",
         "state": "-> 'str'",
