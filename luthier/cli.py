@@ -495,24 +495,26 @@ def export(
     target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="shell.option.target")],
     gguf: Annotated[str, typer.Option("--gguf", metavar="TYPE,...", help="shell.option.gguf")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="shell.option.export_out")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="shell.option.merge_base")] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="shell.option.no_verify")] = False,
 ) -> Outcome:
     from luthier.export.gguf.export import export as write
     from luthier.runs import receipt_page
 
-    report = downloading_tensors(context.obj)
-    path, made = write(target, gguf.lower().split(","), out, check=not no_verify, on_progress=report)
-    shown = [say("gguf.written", path=path / name) for name in made.files]
-    shown += ["", *receipt_page.check_lines(made.checks)]
-    return Outcome({"path": str(path), "receipt": made.to_json()}, shown, FAILED if made.failed else OK)
+    types = [each.strip() for each in gguf.lower().split(",") if each.strip()]
+    done = write(target, types, out, base=base, check=not no_verify, on_progress=writing(context.obj))
+    shown = [say("gguf.written", path=done.path / name) for name in done.receipt.files]
+    shown += ["", *receipt_page.check_lines(done.receipt.checks)]
+    values = {"path": str(done.path), "receipt": done.receipt.to_json()}
+    return Outcome(values, shown, FAILED if done.receipt.failed else OK)
 
 
-def downloading_tensors(shell: Shell) -> Callable[[int, int], None]:
+def writing(shell: Shell) -> Callable[[int, int], None]:
     """A line on the log stream at every tenth of the tensors."""
 
     def show(done: int, total: int) -> None:
         if 10 * done // total > 10 * (done - 1) // total:
-            print(f"{100 * done // total}%", file=shell.logs, flush=True)
+            print(say("gguf.progress", percent=100 * done // total), file=shell.logs, flush=True)
 
     return show
 

@@ -5,6 +5,7 @@ What goes in: a run folder. What comes out: its facts, its receipt, and answers 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,18 @@ class Run:
             force: write it also where it does not agree; the receipt in the folder says so.
         """
         return merging.merge(self.path, out, force=force).path
+
+    def export(self, gguf: Sequence[str], out: Path | str | None = None, *, check: bool = True) -> Path:
+        """Write GGUF files of the tuned model, each held to it in llama.cpp; the receipt in the folder says how.
+
+        Args:
+            gguf: types, such as `q4_k_m`, `q8_0`, `f16`.
+            out: None takes the run's own name with `-gguf`.
+            check: whether llama.cpp is asked at all.
+        """
+        from luthier.export.gguf.export import export
+
+        return export(self.path, gguf, out, check=check).path
 
     def generate(self, source: Path | str, target: Path | str, *, n: int = 1, **sampling: Any) -> Answered:
         """Answer every row of a file into another, as `luthier generate` does; goes on where it was stopped."""

@@ -15,11 +15,16 @@ from typing import Any
 import xllamacpp
 
 
+FLOAT32 = 0
+"""ggml's number of the type."""
+
+
 def main() -> None:
     asked = json.load(sys.stdin)
     params = xllamacpp.CommonParams()
     params.model.path = asked["file"]
     params.n_ctx = 64 + max(len(prompt) for prompt in asked["prompts"])
+    params.cache_type_k = params.cache_type_v = FLOAT32  # else it rounds keys and values to 16 bits
     params.n_parallel, params.warmup, params.verbosity, params.n_gpu_layers = 1, False, -1, 0
     server = xllamacpp.Server(params)
 
@@ -32,9 +37,13 @@ def main() -> None:
     def ids(text: str, special: bool) -> Any:
         return post("/tokenize", content=text, add_special=special, parse_special=True)["tokens"]
 
+    # What is drawn does not matter, but no probabilities are told of a token that is no whole letter. The bias does
+    # not touch them.
+    letter = ids("a", False)[-1]
+    options = {"n_predict": 1, "temperature": 0, "logit_bias": [[letter, 1e4]], "n_probs": asked["top"]}
     tops = []
     for prompt in asked["prompts"]:
-        told = post("/completion", prompt=prompt, n_predict=1, temperature=0, ignore_eos=True, n_probs=asked["top"])
+        told = post("/completion", prompt=prompt, **options)
         tops.append([(each["id"], each["logprob"]) for each in told["completion_probabilities"][0]["top_logprobs"]])
     chat = None
     if asked["messages"]:
