@@ -13,6 +13,7 @@ from typing import Any
 from luthier.answering import Answered, answer_file
 from luthier.config.schema import RunConfig
 from luthier.export import merge as merging
+from luthier.export.gguf import export as gguf_export
 from luthier.generate import Sampling
 from luthier.runs import receipt as receipts
 from luthier.runs.events import Event
@@ -102,9 +103,7 @@ class Run:
             out: None takes the run's own name with `-gguf`.
             check: whether llama.cpp is asked at all.
         """
-        from luthier.export.gguf.export import export
-
-        return export(self.path, gguf, out, check=check).path
+        return gguf_export.export(self.path, gguf, out, check=check).path
 
     def generate(self, source: Path | str, target: Path | str, *, n: int = 1, **sampling: Any) -> Answered:
         """Answer every row of a file into another, as `luthier generate` does; goes on where it was stopped."""

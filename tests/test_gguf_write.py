@@ -169,7 +169,9 @@ def test_a_run_is_exported_as_its_merged_folder_is(
 def test_a_file_of_other_weights_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model("qwen2", tmp_path / "model")
     real = write._as_ggml
-    monkeypatch.setattr(write, "_as_ggml", lambda values, name, *rest: real(values, name, *rest) * (1.3 - 0.3 * ("norm" in name)))
+    monkeypatch.setattr(
+        write, "_as_ggml", lambda values, name, *rest: real(values, name, *rest) * (1.3 - 0.3 * ("norm" in name))
+    )
     made = export(tmp_path / "model", ["f16"], tmp_path / "out").receipt
     assert [each.status for each in made.checks] == ["pass", "fail"]
 

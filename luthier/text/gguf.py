@@ -59,7 +59,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "gguf.evidence.no_llama": ("xllamacpp is not installed (extra gguf)", "未安装 xllamacpp（附加组件 gguf）"),
     "gguf.evidence.broken": ("llama.cpp gave no answer: {reason}", "llama.cpp 没有给出回答：{reason}"),
     "gguf.evidence.tokens": ("{same} of {texts} texts", "{texts} 段文本中 {same} 段"),
-    "gguf.evidence.chat_same": ("{same} of {texts} texts, and a conversation", "{texts} 段文本中 {same} 段，以及一段对话"),
+    "gguf.evidence.chat_same": (
+        "{same} of {texts} texts, and a conversation",
+        "{texts} 段文本中 {same} 段，以及一段对话",
+    ),
     "gguf.evidence.chat_other": (
         "{same} of {texts} texts, and not of a conversation",
         "{texts} 段文本中 {same} 段，对话不同",

@@ -14,7 +14,6 @@ from typing import Any
 
 import xllamacpp
 
-
 FLOAT32 = 0
 """ggml's number of the type."""
 

@@ -52,7 +52,8 @@ BOUNDS: dict[str, Bounds] = {
     "Q5_K": Bounds(5e-2, 0.1, 0.85),
     "Q4_K": Bounds(2e-1, 0.2, 0.75),
 }
-"""Of the type that most of a file has. Three to ten times what nano and random models, the worst case, showed; see LOG.md."""
+"""Of the type that most of a file has. Two to ten times what nano and
+random models, the worst case, showed (LOG.md)."""
 COARSE = Bounds(1.0, 0.2, 0.5)
 """Other types."""
 FLOAT_BYTES = 4

@@ -132,8 +132,8 @@ def _steps(node: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]]:
 def _begins_with_space(state: Mapping[str, Any], merges: Sequence[tuple[str, ...]], where: str) -> bool:
     """Whether text gets a space before it, of a tokenizer whose words begin with one.
 
-    llama.cpp puts it before every stretch of text between control tokens, also one that begins with a space. Metaspace's
-    schemes `first` and `always` do not, so that their tokens would be others.
+    llama.cpp puts it before every stretch of text between control tokens, also one that begins with a space.
+    Metaspace's schemes `first` and `always` do not, so that their tokens would be others.
 
     Raises:
         ModelError: spaces are treated in a way that llama.cpp does not have.

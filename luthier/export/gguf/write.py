@@ -59,9 +59,7 @@ def plan(source: Source, wanted: Sequence[str]) -> Plan:
     shapes = [(names[each], tuple(source.shapes[each])) for each in source.names]
     mixer = source.arch.spec.layers[0].mixer
     types = {
-        each: recipe.tensor_types(
-            gguf.MODEL_ARCH_NAMES[kind], each, shapes, heads=mixer.heads, kv_heads=mixer.kv_heads
-        )
+        each: recipe.tensor_types(gguf.MODEL_ARCH_NAMES[kind], each, shapes, heads=mixer.heads, kv_heads=mixer.kv_heads)
         for each in wanted
     }
     return Plan(kind, names, shapes, types, quantiser)
