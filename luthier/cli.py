@@ -538,48 +538,51 @@ def push(
     return Outcome(asdict(done), done.lines())
 
 
-def export(
+def export(  # noqa: PLR0913  one parameter for each option
     context: typer.Context,
     target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="shell.option.target")],
     gguf: Annotated[str | None, typer.Option("--gguf", metavar="TYPE,...", help="shell.option.gguf")] = None,
     lora_gguf: Annotated[str | None, typer.Option("--lora-gguf", metavar="TYPE", help="shell.option.lora_gguf")] = None,
     base_gguf: Annotated[Path | None, typer.Option("--base-gguf", help="shell.option.base_gguf")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="shell.option.export_out")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="shell.option.merge_base")] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="shell.option.no_verify")] = False,
     ollama: Annotated[bool, typer.Option("--ollama", help="shell.option.ollama")] = False,
 ) -> Outcome:
-    if gguf is None and lora_gguf is None:
+    types = [each.strip() for each in (gguf or "").lower().split(",") if each.strip()]
+    if not types and (gguf is not None or lora_gguf is None):
         raise ModelError(Problem("gguf.nothing_wanted", where=target))
     if ollama and gguf is None:
         raise ModelError(Problem("gguf.ollama_alone", "--ollama"))
     if base_gguf is not None and (lora_gguf is None or no_verify):
         raise ModelError(Problem("gguf.base_unused", "--base-gguf", value=str(base_gguf)))
-    from luthier.export.gguf import export as whole
     from luthier.export.gguf import lora
+    from luthier.export.gguf.export import export as write
     from luthier.runs import receipt_page
 
-    made = {}
-    if lora_gguf is not None:
-        path, made["lora_receipt"] = lora.export(
-            target, lora_gguf.lower(), out, base_gguf=base_gguf, check=not no_verify
-        )
-    if gguf is not None:
-        report = downloading_tensors(context.obj)
-        path, made["receipt"] = whole.export(
-            target, gguf.lower().split(","), out, check=not no_verify, ollama=ollama, on_progress=report
-        )
-    shown = [say("gguf.written", path=path / name) for each in made.values() for name in each.files]
-    shown += ["", *receipt_page.check_lines([check for each in made.values() for check in each.checks])]
-    value = {"path": str(path), **{key: each.to_json() for key, each in made.items()}}
-    return Outcome(value, shown, FAILED if any(each.failed for each in made.values()) else OK)
+    adapter = lora.Wanted(lora_gguf.lower(), base_gguf) if lora_gguf is not None else None
+    done = write(
+        target,
+        types,
+        out,
+        base=base,
+        adapter=adapter,
+        check=not no_verify,
+        ollama=ollama,
+        on_progress=writing(context.obj),
+    )
+    shown = [say("gguf.written", path=done.path / name) for name in done.receipt.files]
+    shown += ["", *receipt_page.check_lines(done.receipt.checks)]
+    values = {"path": str(done.path), "receipt": done.receipt.to_json()}
+    return Outcome(values, shown, FAILED if done.receipt.failed else OK)
 
 
-def downloading_tensors(shell: Shell) -> Callable[[int, int], None]:
+def writing(shell: Shell) -> Callable[[int, int], None]:
     """A line on the log stream at every tenth of the tensors."""
 
     def show(done: int, total: int) -> None:
         if 10 * done // total > 10 * (done - 1) // total:
-            print(f"{100 * done // total}%", file=shell.logs, flush=True)
+            print(say("gguf.progress", percent=100 * done // total), file=shell.logs, flush=True)
 
     return show
 

@@ -5,6 +5,7 @@ What goes in: a run folder. What comes out: its facts, its receipt, and answers 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from luthier.answering import Answered, answer_file
 from luthier.config.schema import RunConfig
 from luthier.export import merge as merging
 from luthier.export import push as pushing
+from luthier.export.gguf import export as gguf_export
 from luthier.export.push import Pushed, What
 from luthier.generate import Sampling
 from luthier.runs import receipt as receipts
@@ -94,6 +96,16 @@ class Run:
             force: write it also where it does not agree; the receipt in the folder says so.
         """
         return merging.merge(self.path, out, force=force).path
+
+    def export(self, gguf: Sequence[str], out: Path | str | None = None, *, check: bool = True) -> Path:
+        """Write GGUF files of the tuned model, each held to it in llama.cpp; the receipt in the folder says how.
+
+        Args:
+            gguf: types, such as `q4_k_m`, `q8_0`, `f16`.
+            out: None takes the run's own name with `-gguf`.
+            check: whether llama.cpp is asked at all.
+        """
+        return gguf_export.export(self.path, gguf, out, check=check).path
 
     def push(
         self, repo: str, *, what: What | None = None, public: bool = False, add: bool = False, dry_run: bool = False

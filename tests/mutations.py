@@ -1803,4 +1803,34 @@ MUTATIONS: dict[str, Mutation] = {
         '_when("$last", literal(found.answer_end))',
         "test_ollama.py::test_the_text_is_the_chat_templates",
     ),
+    "rows of q and k stay in halves": Mutation(
+        "export/gguf/architectures.py",
+        "INTERLEAVED = (gguf.MODEL_ARCH.LLAMA,)",
+        "INTERLEAVED = ()",
+        "test_gguf_write.py::test_equals_transformers",
+    ),
+    "Llama 3's rope factors are turned over": Mutation(
+        "export/gguf/architectures.py",
+        "np.where(wave > trained / low, factor, between)",
+        "np.where(wave > trained / low, 1 / factor, between)",
+        "test_gguf_write.py::test_equals_transformers",
+    ),
+    "an exported file passes whatever it says": Mutation(
+        "export/agreement.py",
+        "self.mean_kl <= self.bounds.kl and self.top1 >= self.bounds.top1",
+        "True",
+        "test_gguf_write.py::test_a_file_of_other_weights_fails",
+    ),
+    "what failed on the way stays on the disk": Mutation(
+        "models/shards.py",
+        "        except BaseException:\n            shutil.rmtree(partial, ignore_errors=True)\n",
+        "        except BaseException:\n",
+        "test_gguf_write.py::test_a_full_disk_and_a_writer_that_fails_leave_nothing",
+    ),
+    "a folder that another process is writing is cleared": Mutation(
+        "models/shards.py",
+        "    except BlockingIOError:\n        busy = True",
+        "    except BlockingIOError:\n        busy = False",
+        "test_gguf_write.py::test_an_export_that_is_still_running_loses_nothing",
+    ),
 }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from tiny_models import config_of
@@ -15,9 +18,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from toy_tokenizers import CHATML_SPECIALS, SENTENCES, save, sentencepiece
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+import luthier
+from luthier import cli
 from luthier.errors import ModelError, RunError
 from luthier.export.gguf import vocabulary, write
+from luthier.export.gguf.export import export
 from luthier.export.weights import open_source
+from luthier.models import shards
 
 pytest.importorskip("xllamacpp")
 TEXTS = [
@@ -92,7 +99,8 @@ CASES = ("llama", "llama_tied", "llama_llama3", "llama_linear", "mistral_plain",
 def test_equals_transformers(case: str, tmp_path: Path) -> None:
     made, tokenizer = model(case, tmp_path / "model")
     out = tmp_path / "m-f32.gguf"
-    write.convert(open_source([(tmp_path / "model", 1.0)]), {"f32": out}, name="m")
+    source = open_source([(tmp_path / "model", 1.0)])
+    write.write(source, write.plan(source, ["f32"]), {"f32": out}, name="m")
     prompt = tokenizer(TEXTS[0] + TEXTS[1], add_special_tokens=False).input_ids[:40]
     ids, top = ask(out, TEXTS, prompt)
     assert ids == [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
@@ -109,22 +117,127 @@ def test_unknown_cut_is_refused_by_name() -> None:
         vocabulary.cut_of(state, "here")
 
 
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_a_space_that_llama_cpp_would_double_is_refused_by_name(scheme: str) -> None:
+    steps = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
+    with pytest.raises(ModelError, match=scheme):
+        vocabulary._begins_with_space({"pre_tokenizer": steps}, [], "here")
+    never = {"pre_tokenizer": {**steps, "prepend_scheme": "never"}}
+    assert vocabulary._begins_with_space(never, [], "here") is False
+
+
+def test_unknown_normalizers_are_refused_by_name() -> None:
+    lower = {"type": "Lowercase"}
+    with pytest.raises(ModelError, match="Lowercase"):
+        vocabulary._begins_with_space({"normalizer": {"type": "Sequence", "normalizers": [lower]}}, [], "here")
+    with pytest.raises(ModelError, match="Lowercase"):
+        vocabulary.cut_of({"normalizer": lower, "pre_tokenizer": {"type": "ByteLevel"}, "model": {}}, "here")
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    return {each.name: np.ascontiguousarray(each.data).tobytes() for each in gguf.GGUFReader(path).tensors}
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_a_run_is_exported_as_its_merged_folder_is(
+    tune: str, write_rows: Any, tmp_path: Path, runs_dir: Path, no_fresh_process: None, capsys: Any
+) -> None:
+    """From base and adapter the same bytes as from the merged folder, rows of new tokens too; llama.cpp agrees."""
+    rows = write_rows("rows.jsonl", [{"instruction": f"say {n}", "output": f"<it> is {n}"} for n in range(24)])
+    data = {"train": str(rows), "max_tokens": 64, **({"new_tokens": ["<it>"]} if tune == "lora" else {})}
+    recipe = {
+        "model": "nano",
+        "data": data,
+        "tune": tune,
+        "optim": {"steps": 3, "lr": 0.003, "warmup": 0},
+        "run": {"name": "small", "dir": str(runs_dir), "device": "cpu"},
+    }
+    run = luthier.train(recipe)
+    assert cli.run(["export", str(run.path), "--gguf", "q4_k_m, f16", "-o", str(tmp_path / "out"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [each["status"] for each in told["receipt"]["checks"]] == ["pass"] * 4
+    whole = run.merge() if tune == "lora" else run.model_path
+    assert whole is not None
+    again = export(whole, ["q4_k_m", "f16"], tmp_path / "again", check=False)
+    for kind in ("q4_k_m", "f16"):
+        one = tensors(tmp_path / "out" / f"small-{kind}.gguf")
+        assert one == tensors(again.path / f"{whole.name}-{kind}.gguf")
+    if tune == "full":
+        assert run.export(["f16"], check=False) == run.path.with_name("small-gguf")
+
+
+def test_a_file_of_other_weights_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model("qwen2", tmp_path / "model")
+    real = write.as_ggml
+    monkeypatch.setattr(
+        write, "as_ggml", lambda values, name, *rest: real(values, name, *rest) * (1.3 - 0.3 * ("norm" in name))
+    )
+    made = export(tmp_path / "model", ["f16"], tmp_path / "out").receipt
+    assert [each.status for each in made.checks] == ["pass", "fail"]
+
+
 def test_a_full_disk_and_a_writer_that_fails_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model("qwen2", tmp_path / "model")
-    source, out = open_source([(tmp_path / "model", 1.0)]), tmp_path / "out" / "m.gguf"
-    out.parent.mkdir()
-    (out.parent / ".m.gguf.tmp-1").write_text("what a killed writer left")
     with monkeypatch.context() as patch:
         patch.setattr(write, "HEAD_BYTES", 2**60)
         with pytest.raises(RunError):
-            write.convert(source, {"f16": out}, name="m")
+            export(tmp_path / "model", ["f16"], tmp_path / "out", check=False)
     with monkeypatch.context() as patch:
-        patch.setattr(source, "tensor", lambda _: 1 / 0)
+        patch.setattr(write, "as_ggml", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            write.convert(source, {"f16": out}, name="m")
-    assert not list(out.parent.iterdir())
-    write.convert(source, {"f16": out}, name="m")
-    before = out.read_bytes()
+            export(tmp_path / "model", ["f16"], tmp_path / "out", check=False)
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+    made = export(tmp_path / "model", ["f16"], tmp_path / "out", check=False)
+    assert {each.status for each in made.receipt.checks} == {"not run"}
     with pytest.raises(ModelError):
-        write.convert(source, {"f16": out}, name="m")
-    assert out.read_bytes() == before
+        export(tmp_path / "model", ["f16"], tmp_path / "out", check=False)
+
+
+CHILD = """
+import resource, sys, os, signal
+from luthier.export.gguf import write
+from luthier.export.gguf.export import export
+how, model, out = sys.argv[1:]
+if how == "full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+def progress(done, total):
+    if how == "killed" and done == total // 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+export(model, ["f16", "q8_0"], out, check=False, on_progress=progress)
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "full"])
+def test_after_a_kill_and_a_full_disk_the_same_command_works(how: str, tmp_path: Path) -> None:
+    model("qwen2", tmp_path / "model")
+    command = [sys.executable, "-c", CHILD, how, str(tmp_path / "model"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == (-signal.SIGKILL if how == "killed" else 1), done.stderr
+    assert how == "killed" or "RunError" in done.stderr
+    assert not (tmp_path / "out").exists()
+    export(tmp_path / "model", ["f16", "q8_0"], tmp_path / "out", check=False)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["model", "out"]
+
+
+def test_a_shard_that_is_cut_is_named(tmp_path: Path) -> None:
+    model("qwen2", tmp_path / "model")
+    path = tmp_path / "model" / shards.SINGLE
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=shards.SINGLE):
+        export(tmp_path / "model", ["f16"], tmp_path / "out", check=False)
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_export_that_is_still_running_loses_nothing(tmp_path: Path) -> None:
+    model("qwen2", tmp_path / "model")
+    refused = []
+
+    def meanwhile(done: int, total: int) -> None:
+        if done == total // 2:
+            with pytest.raises(ModelError) as error:
+                export(tmp_path / "model", ["f16"], tmp_path / "out", check=False)
+            refused.extend(each.id for each in error.value.problems)
+
+    made = export(tmp_path / "model", ["f16"], tmp_path / "out", check=False, on_progress=meanwhile)
+    assert refused == ["models.being_written"]
+    assert len(gguf.GGUFReader(made.path / "model-f16.gguf").tensors)

@@ -19,7 +19,7 @@ from luthier.config.schema import RunConfig
 from luthier.data.examples import Message
 from luthier.data.sandbox import TemplateFault
 from luthier.data.templates import Renderer, load_renderer
-from luthier.errors import ModelError, RunError
+from luthier.errors import ModelError
 from luthier.export import go_template, ollama
 from luthier.export.gguf.export import export
 from luthier.export.turns import Turn
@@ -233,21 +233,24 @@ def test_the_evaluator_refuses_what_go_refuses() -> None:
 
 
 def test_an_export_has_a_modelfile_for_each_file(tmp_path: Path) -> None:
-    one, made = export("nano", ["q8_0"], tmp_path / "one", check=False, ollama=True)
+    done = export("nano", ["q8_0"], tmp_path / "one", check=False, ollama=True)
+    one, made = done.path, done.receipt
     assert "FROM ./nano-q8_0.gguf" in (one / "Modelfile").read_text(encoding="utf-8")
     assert {"nano-q8_0.gguf", "Modelfile"} == set(made.files)
     assert {check.name: check.status for check in made.checks} == {
+        "gguf_tokens_q8_0": "not run",
+        "gguf_agreement_q8_0": "not run",
         "ollama_template_Modelfile": "not run",
         "ollama_load_Modelfile": "not run",
     }
-    two, _ = export("nano", ["q8_0", "f16"], tmp_path / "two", check=False, ollama=True)
+    two = export("nano", ["q8_0", "f16"], tmp_path / "two", check=False, ollama=True).path
     assert "FROM ./nano-f16.gguf" in (two / "Modelfile-f16").read_text(encoding="utf-8")
     assert (two / "Modelfile-q8_0").is_file()
 
 
 def test_nothing_is_written_where_the_modelfile_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Modelfile").write_text("FROM mine")
-    with pytest.raises(RunError, match="Modelfile"):
+    with pytest.raises(ModelError):
         export("nano", ["q8_0"], tmp_path, check=False, ollama=True)
     assert [each.name for each in tmp_path.iterdir()] == ["Modelfile"]
     monkeypatch.setattr("luthier.export.turns.find", lambda template: None)

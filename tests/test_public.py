@@ -65,6 +65,7 @@ MEMBERS: dict[type, dict[str, str]] = {
         "chat": "(self, conversation: 'Conversation', **sampling: 'Any') -> 'str'",
         "config": "-> 'RunConfig'",
         "events": "-> 'list[Event]'",
+        "export": "(self, gguf: 'Sequence[str]', out: 'Path | str | None' = None, *, check: 'bool' = True) -> 'Path'",
         "generate": (
             "(self, source: 'Path | str', target: 'Path | str', *, n: 'int' = 1, **sampling: 'Any') -> 'Answered'"
         ),

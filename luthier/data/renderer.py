@@ -51,6 +51,7 @@ class RowRenderer:
     """Renders with one tokenizer and one template. It can be pickled; `luthier.data.templates` makes it from files.
 
     Attributes:
+        folder: holds the tokenizer's files.
         template_source: the Jinja source in use, byte for byte what `save` writes; empty where there is none.
         template_name: model, chatml, alpaca, or the name of the user's file.
         stop_ids: tokens that end an answer; the template's own first.
@@ -85,7 +86,7 @@ class RowRenderer:
         self.trained = choices.trained
         self.accept_unread = tuple(choices.accept_unread)
         self.date = PINNED_DATE
-        self._folder = folder
+        self.folder = folder
         self.stop_id = stops.after_answer(template_source, vocabulary)[0] if template_source else None
         ends = [self.stop_id, vocabulary.eos_id, *files.declared_ends(folder)]
         self.stop_ids = tuple(dict.fromkeys(end for end in ends if end is not None))
@@ -311,11 +312,11 @@ class RowRenderer:
         if self._conversations is not None:
             return self._conversations
         if not self.template_source:
-            raise ModelError(Problem("templates.none", where=str(self._folder), field="data.template"))
+            raise ModelError(Problem("templates.none", where=str(self.folder), field="data.template"))
         values = {"name": self.template_name, "eos": self.vocabulary.eos_token or "</s>"}
-        raise ModelError(Problem("templates.no_stop", where=str(self._folder), field="data.template", values=values))
+        raise ModelError(Problem("templates.no_stop", where=str(self.folder), field="data.template", values=values))
 
     def _eos(self) -> int:
         if self.vocabulary.eos_id is None:
-            raise ModelError(Problem("templates.no_eos", where=str(self._folder)))
+            raise ModelError(Problem("templates.no_eos", where=str(self.folder)))
         return self.vocabulary.eos_id

@@ -44,13 +44,13 @@ class Renderer(RowRenderer):
             ModelError: the saved files give other tokens.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        if folder.resolve() != self._folder.resolve():
+        if folder.resolve() != self.folder.resolve():
             for name in files.TOKENIZER_FILES:
-                if (self._folder / name).is_file():
-                    shutil.copyfile(self._folder / name, folder / name)
+                if (self.folder / name).is_file():
+                    shutil.copyfile(self.folder / name, folder / name)
         self._write_choices(folder)
         if not self._same_tokenizer(folder):
-            tokenizer = _load_tokenizer(self._folder)
+            tokenizer = _load_tokenizer(self.folder)
             _add(tokenizer, self.new_tokens)
             tokenizer.save_pretrained(str(folder))
             self._write_choices(folder)
@@ -74,7 +74,7 @@ class Renderer(RowRenderer):
         }
         write_json(folder / files.OWN_FILE, own)
         generation = {
-            **files.read_json(self._folder / files.GENERATION_FILE),
+            **files.read_json(self.folder / files.GENERATION_FILE),
             **files.read_json(folder / files.GENERATION_FILE),
         }
         write_json(folder / files.GENERATION_FILE, {**generation, "eos_token_id": list(self.stop_ids)})

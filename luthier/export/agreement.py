@@ -52,6 +52,16 @@ NAME = "exported"
 
 
 @dataclasses.dataclass(frozen=True)
+class Bounds:
+    """kl: mean KL in nats per token that is allowed; top1: share of places with the same most likely token, a lead of
+    the tuned model's below `tie` nats counted as the same."""
+
+    kl: float
+    tie: float
+    top1: float = TOP1
+
+
+@dataclasses.dataclass(frozen=True)
 class Reference:
     """What the tuned model says. prompts: beginnings of texts; tuned_BV, base_BV: logits after each of them, with the
     adapters and without (None where the weights themselves were tuned); backend: what it was computed on."""
@@ -72,14 +82,14 @@ class Agreement:
     mean_kl: float
     effect_kl: float
     top1: float
-    kl_bound: float
+    bounds: Bounds
     of_run: bool
 
     @property
     def good(self) -> bool:
-        return self.mean_kl <= self.kl_bound and self.top1 >= TOP1
+        return self.mean_kl <= self.bounds.kl and self.top1 >= self.bounds.top1
 
-    def check(self) -> Check:
+    def check(self, name: str = "agreement", text: str = "") -> Check:
         """As it stands on the receipt."""
         found = say(
             "export.agreement.found" if self.of_run else "export.agreement.found_texts",
@@ -88,30 +98,46 @@ class Agreement:
             positions=self.positions,
             effect=self.effect_kl,
         )
-        bound = say("export.agreement.bound", kl=self.kl_bound, top1=100 * TOP1)
-        return Check("agreement", "pass" if self.good else "fail", bound, found, say("export.check.agreement"))
+        bound = bound_text(self.bounds)
+        return Check(name, "pass" if self.good else "fail", bound, found, text or say("export.check.agreement"))
 
 
-def reference(source: Source, device: str = "auto") -> Reference:
+def bound_text(bounds: Bounds) -> str:
+    """What had to hold, as it stands on the receipt."""
+    return say("export.agreement.bound", kl=bounds.kl, top1=100 * bounds.top1, tie=bounds.tie)
+
+
+def reference(
+    source: Source, device: str = "auto", dtype: str = "auto", places: Sequence[Sequence[int]] | None = None
+) -> Reference:
     """Load base and adapters side by side and let them answer; the model is given up afterwards.
+
+    Args:
+        dtype: what is computed in, as in `model.dtype`.
+        places: prompts that another program chose; None takes beginnings and the tuned model's answers to them.
 
     Raises:
         ModelError: the weights do not fit the compute dtype.
     """
-    chosen = backend.choose(device, "auto")
+    chosen = backend.choose(device, dtype)
     chosen.apply()
     decoder = weights.load(source.folder, source.base.arch, dtype=chosen.compute_dtype, device=chosen.device)
     name = _put_on(decoder, source)
+    prompts = list(map(list, places)) if places is not None else _answered(decoder, source, name)
+    base_BV = None if name is None else _logits(decoder, prompts, None)
+    return Reference(prompts, _logits(decoder, prompts, name), base_BV, chosen, _run(source) is not None)
+
+
+def _answered(decoder: Decoder, source: Source, name: str | None) -> list[list[int]]:
+    """Beginnings, and each with a part of the tuned model's answer."""
     asked = beginnings(source)
     answers = generate.generate(decoder, asked, source.renderer.stop_ids, Sampling(max_tokens=max(CUTS)), adapter=name)
-    prompts = [
+    return [
         [*beginning, *answer.ids[:cut]]
         for beginning, answer in zip(asked, answers, strict=True)
         for cut in CUTS
         if cut <= len(answer.ids)
     ]
-    base_BV = None if name is None else _logits(decoder, prompts, None)
-    return Reference(prompts, _logits(decoder, prompts, name), base_BV, chosen, _run(source) is not None)
 
 
 def agreement(source: Source, expected: Reference, written: Path) -> Agreement:
@@ -125,17 +151,22 @@ def agreement(source: Source, expected: Reference, written: Path) -> Agreement:
     return compare(source, expected, _logits(decoder, expected.prompts, None))
 
 
-def compare(source: Source, expected: Reference, exported_BV: Logits) -> Agreement:
-    """The measure itself, for logits [B, V] that any program gave on the reference's prompts."""
-    exact = expected.backend.compute_dtype == torch.float32 and set(source.dtypes.values()) <= _EXACT
+def compare(source: Source, expected: Reference, exported_BV: Logits, bounds: Bounds | None = None) -> Agreement:
+    """The measure itself, for logits [B, V] that any program gave on the reference's prompts.
+
+    Args:
+        bounds: what is allowed; None is what a merge may differ by.
+    """
+    if bounds is None:
+        exact = expected.backend.compute_dtype == torch.float32 and set(source.dtypes.values()) <= _EXACT
+        bounds = Bounds(EXACT_KL, EXACT_TIE) if exact else Bounds(ROUNDED_KL, ROUNDED_TIE)
     tuned, exported = (torch.from_numpy(each).double().log_softmax(-1) for each in (expected.tuned_BV, exported_BV))
     kl = float((tuned.exp() * (tuned - exported)).sum(-1).mean())
     chosen = exported.argmax(-1, keepdim=True)
     lead = tuned.max(-1).values - tuned.gather(-1, chosen)[:, 0]
-    top1 = float((lead <= (EXACT_TIE if exact else ROUNDED_TIE)).double().mean())
+    top1 = float((lead <= bounds.tie).double().mean())
     effect = proof.effect(expected.base_BV, expected.tuned_BV).mean_kl if expected.base_BV is not None else 0.0
-    bound = EXACT_KL if exact else ROUNDED_KL
-    return Agreement(len(expected.prompts), kl, effect, top1, bound, expected.of_run)
+    return Agreement(len(expected.prompts), kl, effect, top1, bounds, expected.of_run)
 
 
 _EXACT = {torch.float32, torch.float64}

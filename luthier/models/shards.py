@@ -8,6 +8,7 @@ range), then the bytes of the tensors.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -156,34 +157,62 @@ def write_checkpoint(
 def fresh_folder(target: Path, needed_bytes: int) -> Iterator[Path]:
     """A folder beside `target` that takes its name and place when the block ends well, and vanishes otherwise.
 
-    Whatever a killed process left half-written is cleared by the next one.
+    Whatever a killed process left half-written is cleared by the next one; what a living one is writing is left alone.
 
     Args:
         target: must not exist, or be an empty folder.
         needed_bytes: what is going to be written.
 
     Raises:
-        ModelError: `target` holds something.
+        ModelError: `target` holds something, or another process is writing it.
         RunError: too little space, or the operating system refuses.
     """
     partial = target.with_name(f".{target.name}.partial")
     with user_errors(target, needed_bytes):
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ModelError(Problem("models.not_empty", str(target)))
+        _must_be_empty(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(target.parent).free < needed_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        lock = _own(partial, target)
         try:
+            _must_be_empty(target)  # another process may have finished it since
+            for left in partial.iterdir():
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
             yield partial
             fsync_tree(partial)
             if target.exists():
                 target.rmdir()
             partial.rename(target)
-        finally:
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
+            raise
+        finally:
+            os.close(lock)
         fsync_folder(target.parent)
+
+
+def _must_be_empty(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ModelError(Problem("models.not_empty", str(target)))
+
+
+def _own(partial: Path, target: Path) -> int:
+    """Make the folder, or take over what a killed process left of it. The lock goes with the process that holds it."""
+    partial.mkdir(exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        busy = True
+    except OSError:
+        busy = False  # some network file systems lock no folders
+    else:
+        # Where its owner has just given it its final name, the lock is on that.
+        busy = not (partial.exists() and partial.stat().st_ino == os.fstat(lock).st_ino)
+    if busy:
+        os.close(lock)
+        raise ModelError(Problem("models.being_written", str(target)))
+    return lock
 
 
 def dtype_of(dtypes: Dtypes, name: str) -> torch.dtype:

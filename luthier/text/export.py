@@ -71,8 +71,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "{top1:.1f} %（调优本身：{effect:.1e} nats）",
     ),
     "export.agreement.bound": (
-        "KL at most {kl:.0e}, the same token at {top1:.0f} %",
-        "KL 不超过 {kl:.0e}，词元相同的至少 {top1:.0f} %",
+        "KL at most {kl:.0e}, the same token at {top1:.0f} % (leads below {tie:.1g} nats may turn)",
+        "KL 不超过 {kl:.0e}，词元相同的至少 {top1:.0f} %（领先不足 {tie:.1g} nats 的可以翻转）",
     ),
     "export.receipt.title": ("Receipt of this export", "导出凭证"),
     "export.receipt.forced": (

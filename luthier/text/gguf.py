@@ -38,7 +38,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "this type is made by llama.cpp's own library only",
         "该类型只能由 llama.cpp 自己的库生成",
     ),
-    "gguf.needs_native.remedy": ("Install it: pip install 'luthier[gguf]'", "请安装：pip install 'luthier[gguf]'"),
+    "gguf.needs_native.remedy": (
+        "Install it: `pip install 'luthier[gguf]'`.",
+        "请安装：`pip install 'luthier[gguf]'`。",
+    ),
     "gguf.too_few_rows.rule": (
         "the tokenizer has {tokens} tokens, the model {rows} rows for them",
         "分词器有 {tokens} 个词元，模型只有 {rows} 行",
@@ -47,13 +50,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "Use the tokenizer that belongs to the model.",
         "请使用与模型配套的分词器。",
     ),
-    "gguf.in_the_way.rule": ("this is there already", "它已经存在"),
-    "gguf.in_the_way.remedy": ("Take it away, or choose another folder with -o.", "请移走它，或用 -o 选择其他目录。"),
     "gguf.bound.tokens": ("all the same", "全部相同"),
-    "gguf.bound.agreement": (
-        "KL <= {kl:g}, same likeliest token >= {top1:.0%}",
-        "KL <= {kl:g}，首选词元相同 >= {top1:.0%}",
-    ),
     "gguf.check.tokens": ("{file}: llama.cpp makes the same tokens of texts", "{file}：llama.cpp 得到相同的词元"),
     "gguf.check.agreement": (
         "{file}: llama.cpp answers as the tuned model does",
@@ -61,14 +58,18 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "gguf.evidence.no_llama": ("xllamacpp is not installed (extra gguf)", "未安装 xllamacpp（附加组件 gguf）"),
     "gguf.evidence.broken": ("llama.cpp gave no answer: {reason}", "llama.cpp 没有给出回答：{reason}"),
-    "gguf.evidence.tokens": (
-        "{same} of {texts} texts, conversation: {chat}",
-        "{texts} 段文本中 {same} 段，对话：{chat}",
+    "gguf.evidence.tokens": ("{same} of {texts} texts", "{texts} 段文本中 {same} 段"),
+    "gguf.evidence.chat_same": (
+        "{same} of {texts} texts, and a conversation",
+        "{texts} 段文本中 {same} 段，以及一段对话",
     ),
-    "gguf.evidence.agreement": (
-        "KL {kl:.1e}, same likeliest token {top1:.0%}, {places} places",
-        "KL {kl:.1e}，首选词元相同 {top1:.0%}，{places} 处",
+    "gguf.evidence.chat_other": (
+        "{same} of {texts} texts, and not of a conversation",
+        "{texts} 段文本中 {same} 段，对话不同",
     ),
+    "gguf.progress": ("{percent} % of the tensors written", "已写入 {percent} % 的张量"),
+    "gguf.evidence.unasked": ("llama.cpp was not asked (--no-verify)", "未询问 llama.cpp（--no-verify）"),
+    "gguf.evidence.slow": ("it took more than {seconds} s", "用时超过 {seconds} 秒"),
     "gguf.written": ("Written: {path}", "已写入：{path}"),
     "gguf.lora_whole.rule": (
         "this is a whole model, there is no adapter to write",
@@ -112,10 +113,6 @@ TEXT: dict[str, tuple[str, str]] = {
     "gguf.nothing_wanted.remedy": (
         "Add --gguf q8_0 for the whole model or --lora-gguf f16 for the adapter alone.",
         "请加上 --gguf q8_0（完整模型）或 --lora-gguf f16（仅适配器）。",
-    ),
-    "gguf.bound.lora": (
-        "KL <= {kl:g}, same greedy token >= {top1:.0%}",
-        "KL <= {kl:g}，贪心词元相同 >= {top1:.0%}",
     ),
     "gguf.check.lora": (
         "{file}: on its base, llama.cpp answers as the tuned model does",

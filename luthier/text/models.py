@@ -306,6 +306,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "Choose another folder, or clear this one yourself.",
         "请选择其他文件夹，或自行清空该文件夹。",
     ),
+    "models.being_written.rule": ("another process is writing this", "另一个进程正在写入它"),
+    "models.being_written.remedy": ("Wait for it, or choose another folder.", "请等待其完成，或选择其他文件夹。"),
     # ------------------------------------------------------------------------------------------ adapters
     "models.no_adapter.rule": (
         "this folder has no adapter_config.json, so it is not an adapter",

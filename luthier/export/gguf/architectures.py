@@ -83,14 +83,23 @@ def add_rope(writer: gguf.GGUFWriter, spec: DecoderSpec, where: str) -> dict[str
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(scaling["factor"])
     elif rope.kind == "yarn":
+        for key, value in _yarn_fixed(scaling["factor"]).items():
+            if not math.isclose(scaling[key], value, rel_tol=1e-6):
+                raise ModelError(Problem("gguf.rope", where, f"rope_scaling.{key}", f"{scaling[key]:g}"))
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(scaling["factor"])
-        writer.add_rope_scaling_orig_ctx_len(int(scaling.get("original_max_position_embeddings", spec.max_positions)))
+        writer.add_rope_scaling_orig_ctx_len(int(scaling["original_max_position_embeddings"]))
     elif rope.kind == "llama3":
         return {"rope_freqs.weight": _llama3(rope)}
     elif rope.kind != "default":
         raise ModelError(Problem("gguf.rope", where, "rope_scaling", rope.kind))
     return {}
+
+
+def _yarn_fixed(factor: float) -> dict[str, float]:
+    """YaRN's numbers that llama.cpp has built in."""
+    warmth = 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
+    return {"beta_fast": 32, "beta_slow": 1, "truncate": 1, "attention_factor": warmth}
 
 
 def _llama3(rope: Rope) -> NDArray[np.float32]:

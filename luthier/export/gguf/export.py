@@ -1,69 +1,112 @@
-"""`luthier export --gguf`: files, checks and receipt.
+"""`luthier export`: GGUF files, what goes with them, checks and receipt.
 
-What goes in: a run or a model and the types wanted. What comes out: GGUF files in a folder with their receipt, and
-Modelfiles where they are asked for.
+What goes in: a run, an adapter's folder or a model, and what is wanted: types of the whole model, the adapter alone,
+Modelfiles. What comes out: one folder with all of it and the receipt, complete or not at all.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from luthier.errors import Problem, RunError
+from luthier.errors import ModelError, Problem
 from luthier.export import ollama as modelfiles
 from luthier.export import receipt as receipts
-from luthier.export.gguf import verify, write
+from luthier.export.gguf import lora, verify, write
 from luthier.export.ollama import Modelfile
 from luthier.export.receipt import ExportReceipt
 from luthier.export.weights import Source, open_source
+from luthier.models import shards
 from luthier.runs import files
-from luthier.session import open_session
+from luthier.runs.receipt import Check
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A folder that was written, and the receipt that lies in it."""
+
+    path: Path
+    receipt: ExportReceipt
 
 
 def export(
     target: str | Path,
     types: Sequence[str],
-    folder: Path | None = None,
+    out: str | Path | None = None,
     *,
+    base: str | None = None,
+    adapter: lora.Wanted | None = None,
     check: bool = True,
     ollama: bool = False,
     on_progress: write.Progress | None = None,
-) -> tuple[Path, ExportReceipt]:
-    """Write GGUF files and hold each against the tuned model.
+) -> Exported:
+    """Write GGUF files and hold each to the tuned model in llama.cpp.
 
     Args:
-        folder: by default the target's name with -gguf, in the current folder.
-        ollama: write a Modelfile for each file too.
+        target: a run, an adapter's folder or a model.
+        types: keys of `recipe.BASE`; none where only the adapter is wanted.
+        out: the folder to write; must be missing or empty. None takes the target's own name with `-gguf`, beside the
+            run or adapter; for a model, in the current folder.
+        base: of an adapter that no run made, where its settings do not name the right one.
+        adapter: what the adapter alone is written as; None leaves it out.
+        check: whether llama.cpp and Go are asked at all.
+        ollama: write a Modelfile for each type too.
 
     Raises:
-        ModelError: the model, its tokenizer or (for Ollama) its chat template cannot be written in these formats.
-        RunError: a file is in the way, there is too little room, or the operating system refuses.
+        ModelError: no such type, what llama.cpp or Ollama does not have, a folder that holds something or is being
+            written, or no adapter that such a file can hold.
+        RunError: a run without a result, no room, or a refusal of the operating system.
     """
-    source, name = open_source([(target, 1.0)]), Path(target).name
-    out = folder or Path(f"{name}-gguf")
-    paths = {each: out / f"{name}-{each}.gguf" for each in dict.fromkeys(types)}
-    beside = _modelfiles(source, paths) if ollama else {}
-    write.convert(source, paths, name=name, on_progress=on_progress)
-    found = []
-    if check:
-        session = open_session(target, device="cpu")
-        found = [each for wanted, path in paths.items() for each in verify.checks(session, path, wanted)]
-    for path, (label, modelfile) in beside.items():
-        files.write_text(path, modelfile.text)
-        found += modelfiles.checks(modelfile, label, run=check)
-    written = {path.name: files.fingerprint(path) for path in (*paths.values(), *beside)}
-    made = receipts.build("gguf", source, found, written)
-    receipts.write(out, made)
-    return out, made
+    types = list(dict.fromkeys(types))
+    if not types and adapter is None:
+        raise ModelError(Problem("gguf.nothing_wanted", str(target)))
+    source = open_source([(target, 1.0)], base)
+    place = _place(source, target)
+    planned = write.plan(source, types)
+    alone = lora.plan(source, adapter) if adapter is not None else None
+    names = {each: f"{place.name}-{each}.gguf" for each in types}
+    beside = _modelfiles(source, names) if ollama else {}
+    folder = Path(out) if out is not None else place.with_name(f"{place.name}-gguf")
+    with shards.fresh_folder(folder, planned.num_bytes + (alone.num_bytes if alone is not None else 0)) as fresh:
+        paths = {each: fresh / name for each, name in names.items()}
+        if paths:
+            write.write(source, planned, paths, name=place.name, on_progress=on_progress)
+        for name, made in beside.items():
+            files.write_text(fresh / name, made.text)
+        if alone is not None:
+            path = fresh / f"{place.name}-lora-{alone.wanted.type}.gguf"
+            lora.write_file(alone, path, name=place.name)
+        found = _checks(source, paths, check)
+        found += [each for name, made in beside.items() for each in modelfiles.checks(made, name, run=check)]
+        if alone is not None:
+            found.append(lora.check(source, alone, path, asked=check))
+        receipt = receipts.build("gguf" if types else "lora-gguf", source, found, files.fingerprints(fresh))
+        receipts.write(fresh, receipt)
+    return Exported(folder, receipt)
 
 
-def _modelfiles(source: Source, paths: Mapping[str, Path]) -> dict[Path, tuple[str, Modelfile]]:
-    """`Modelfile`, or one for each type, with its name; before anything is written, as a template may be refused."""
-    made = {}
-    for wanted, path in paths.items():
-        name = "Modelfile" if len(paths) == 1 else f"Modelfile-{wanted}"
-        target = path.with_name(name)
-        if target.exists():
-            raise RunError(Problem("gguf.in_the_way", str(target)))
-        made[target] = name, modelfiles.modelfile(source.renderer, path.name)
-    return made
+def _modelfiles(source: Source, names: Mapping[str, str]) -> dict[str, Modelfile]:
+    """`Modelfile`, or one for each type, by its name; before anything is written, as a template may be refused."""
+    only = len(names) == 1
+    return {
+        "Modelfile" if only else f"Modelfile-{wanted}": modelfiles.modelfile(source.renderer, name)
+        for wanted, name in names.items()
+    }
+
+
+def _checks(source: Source, paths: Mapping[str, Path], wanted: bool) -> list[Check]:
+    if not paths:
+        return []
+    reason = verify.why_not(wanted)
+    if reason:
+        return [each for name, path in paths.items() for each in verify.not_run(source, path, name, reason)]
+    expected = verify.reference(source)
+    return [each for name, path in paths.items() for each in verify.checks(source, expected, path, name)]
+
+
+def _place(source: Source, target: str | Path) -> Path:
+    """The run's or adapter's own path; of a model, its name in the current folder."""
+    for voice in source.voices:
+        return voice.run or voice.folder.absolute()
+    return source.run or Path(Path(target).name or source.folder.resolve().name)

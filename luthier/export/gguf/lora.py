@@ -1,7 +1,7 @@
 """An adapter alone as a GGUF file, for a llama.cpp that has the base already: `luthier export --lora-gguf`.
 
 What goes in: a run or a folder with a PEFT adapter, and f16 or f32. What comes out: one file with `lora_a` and `lora_b`
-of every weight it changes, its receipt, and a check against the tuned model where a GGUF file of the base is at hand.
+of every weight it changes, and a check against the tuned model where a GGUF file of the base is at hand.
 llama.cpp adds alpha / rank * B(A(x)), with one alpha for the whole file and the rank of each pair; what that cannot say
 is worked into B.
 
@@ -10,7 +10,6 @@ Shape legend: I in, O out, R rank.
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,14 +23,11 @@ from torch import Tensor
 from luthier.arch.count import saved_modules
 from luthier.errors import ModelError, Problem
 from luthier.export import agreement
-from luthier.export import receipt as receipts
+from luthier.export.agreement import Bounds
 from luthier.export.gguf import architectures, quants, recipe, verify, write
-from luthier.export.receipt import ExportReceipt
-from luthier.export.weights import Source, open_source
-from luthier.models import adapters, weights
+from luthier.export.weights import Source
+from luthier.models import adapters
 from luthier.models.adapters import AdapterFile
-from luthier.proof import next_token_logits
-from luthier.runs import files
 from luthier.runs.receipt import Check
 from luthier.text import say
 
@@ -41,79 +37,88 @@ TYPES: dict[str, gguf.LlamaFileType] = {
 }
 PROMPTS, ANSWER = 6, 8
 """Beginnings that both models go on from, and tokens that llama.cpp writes after each."""
-UNROUNDED = ("F32", "F16", "BF16")
-"""Types of a base with which llama.cpp has to choose the tuned model's token everywhere."""
+UNROUNDED: dict[str, Bounds] = {
+    "F32": Bounds(1e-3, agreement.ROUNDED_TIE, 1.0),
+    "F16": Bounds(1e-3, agreement.ROUNDED_TIE, 1.0),
+    "BF16": Bounds(2e-3, agreement.ROUNDED_TIE, 1.0),
+}
+"""Types of a base with which llama.cpp has to choose the tuned model's token everywhere; with others a file may differ
+as much as one of the whole model in that type."""
 
 
-def export(
-    target: str | Path,
-    wanted: str,
-    folder: Path | None = None,
-    *,
-    base_gguf: Path | None = None,
-    check: bool = True,
-) -> tuple[Path, ExportReceipt]:
-    """Write the adapter and hold it to the tuned model.
+class Wanted(NamedTuple):
+    """type: key of `TYPES`; base: GGUF file of the adapter's base, in any type, to check on; without it nothing is
+    checked, and the receipt says so."""
 
-    Args:
-        wanted: key of `TYPES`.
-        folder: by default the target's name with -gguf, in the current folder.
-        base_gguf: of the adapter's base, in any type; without it nothing is checked, and the receipt says so.
-
-    Raises:
-        ModelError: there is no adapter, or the file cannot hold what it changes; `base_gguf` is no GGUF model.
-        RunError: a file is in the way, there is too little room, or the operating system refuses.
-    """
-    if wanted not in TYPES:
-        raise ModelError(Problem("gguf.type", "--lora-gguf", value=wanted, values={"known": ", ".join(TYPES)}))
-    quant = None if base_gguf is None else quant_of(base_gguf)
-    source, name = open_source([(target, 1.0)]), Path(target).name
-    out = folder or Path(f"{name}-gguf")
-    path = out / f"{name}-lora-{wanted}.gguf"
-    write_adapter(source, path, wanted, name=name)
-    found = []
-    if check:
-        asked = None if base_gguf is None or quant is None else (base_gguf, quant)
-        found.append(_check(source, path, wanted, asked))
-    made = receipts.build("lora-gguf", source, found, {path.name: files.fingerprint(path)})
-    receipts.write(out, made, f"receipt-lora-{wanted}")
-    return out, made
+    type: str
+    base: Path | None = None
 
 
-def write_adapter(source: Source, path: Path, wanted: str, *, name: str) -> None:
-    """Write the file, whole or not at all.
+class Plan(NamedTuple):
+    """kind: llama.cpp's architecture; names: of the checkpoint -> of GGUF; quant: what the base's file is in."""
+
+    wanted: Wanted
+    kind: gguf.MODEL_ARCH
+    names: Mapping[str, str]
+    file: AdapterFile
+    quant: str | None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return write.PLAIN[recipe.BASE[self.wanted.type]]
+
+    @property
+    def num_bytes(self) -> int:
+        values = sum(a_RI.numel() + b_OR.numel() for _, a_RI, b_OR, _, _ in self.file.deltas())
+        return values * self.dtype.itemsize + write.HEAD_BYTES
+
+
+def plan(source: Source, wanted: Wanted) -> Plan:
+    """What will be written, before anything is.
 
     Raises:
-        ModelError: the source is not one adapter on a base; llama.cpp has no place for what it changes; a value does
-            not fit the type.
-        RunError: the file is in the way, there is too little room, or the operating system refuses.
+        ModelError: no such type; the source is not one adapter on a base; llama.cpp has no place for what it changes;
+            the base's file is none.
     """
+    if wanted.type not in TYPES:
+        raise ModelError(Problem("gguf.type", "--lora-gguf", value=wanted.type, values={"known": ", ".join(TYPES)}))
+    quant = None if wanted.base is None else quant_of(wanted.base)
     file = _holdable(source)
     arch, where = source.base.arch, str(source.folder)
     kind = architectures.architecture_of(arch, where)
-    names = architectures.tensor_names(arch, kind, where)
-    alpha, pairs = with_one_alpha(file)
-    mixer = arch.spec.layers[0].mixer
+    return Plan(wanted, kind, architectures.tensor_names(arch, kind, where), file, quant)
+
+
+def write_file(planned: Plan, path: Path, *, name: str) -> None:
+    """Write the file.
+
+    Args:
+        name: `general.name` in it.
+
+    Raises:
+        ModelError: a value does not fit the type.
+        OSError: the operating system refuses.
+    """
+    kind, dtype = planned.kind, recipe.BASE[planned.wanted.type]
+    alpha, pairs = with_one_alpha(planned.file)
+    mixer = planned.file.arch.spec.layers[0].mixer
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for unit, (a_RI, b_OR) in pairs.items():
             weight = f"{unit}.weight"
-            yield f"{names[weight]}.lora_a", a_RI
-            yield f"{names[weight]}.lora_b", write.as_ggml(b_OR, weight, mixer, kind)
+            yield f"{planned.names[weight]}.lora_a", a_RI
+            yield f"{planned.names[weight]}.lora_b", write.as_ggml(b_OR, weight, mixer, kind)
 
-    dtype = write.PLAIN[recipe.BASE[wanted]]
-    needed = sum(each.numel() for pair in pairs.values() for each in pair) * dtype.itemsize + write.HEAD_BYTES
-    with write.atomically({wanted: path}, needed) as temps:
-        writer = _begin(kind, wanted, name, alpha)
-        try:
-            for key, values in tensors():
-                encoded = quants.quantise(values.contiguous(), recipe.BASE[wanted], name=key).view(dtype)
-                writer.add_tensor(key, np.ascontiguousarray(encoded))
-            writer.write_header_to_file(temps[wanted])
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
+    writer = _begin(kind, planned.wanted.type, name, alpha)
+    try:
+        for key, values in tensors():
+            encoded = quants.quantise(values.contiguous(), dtype, name=key).view(planned.dtype)
+            writer.add_tensor(key, np.ascontiguousarray(encoded))
+        writer.write_header_to_file(path)
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
 
 
 def with_one_alpha(file: AdapterFile) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
@@ -180,56 +185,48 @@ def _begin(kind: gguf.MODEL_ARCH, wanted: str, name: str, alpha: float) -> gguf.
 # ------------------------------------------------------------------------------------------------------- checked
 
 
-def _check(source: Source, path: Path, wanted: str, base: tuple[Path, str] | None) -> Check:
-    """What llama.cpp writes with base and file, token by token beside what the tuned model would have written."""
-    kind = recipe.BASE.get(base[1], base[1]) if base is not None else "F16"
-    top1_bound = 1.0 if kind in UNROUNDED else verify.TOP1.get(kind, verify.COARSE_TOP1)
-    kl_bound = verify.KL.get(kind, verify.COARSE_KL)
+def check(source: Source, planned: Plan, path: Path, *, asked: bool = True) -> Check:
+    """What llama.cpp writes with base and file, token by token beside what the tuned model would have written.
+
+    Args:
+        asked: whether llama.cpp is asked at all.
+    """
+    base, bounds = planned.wanted.base, _bounds(planned.quant)
 
     def found(status: Any, evidence: str) -> Check:
-        bound = say("gguf.bound.lora", kl=kl_bound, top1=top1_bound)
-        return Check(f"gguf_lora_{wanted}", status, bound, evidence, say("gguf.check.lora", file=path.name))
+        text = say("gguf.check.lora", file=path.name)
+        return Check(f"gguf_lora_{planned.wanted.type}", status, agreement.bound_text(bounds), evidence, text)
 
-    if base is None:
-        return found("not run", say("gguf.evidence.no_base"))
-    if importlib.util.find_spec("xllamacpp") is None:
-        return found("not run", say("gguf.evidence.no_llama"))
+    reason = "gguf.evidence.no_base" if asked and base is None else verify.why_not(asked)
+    if reason or base is None:
+        return found("not run", say(reason))
     longest = source.base.arch.spec.max_positions - ANSWER
     prompts = [each[:longest] for each in agreement.beginnings(source)[:PROMPTS]]
-    asked = {"file": str(base[0]), "adapter": str(path), "texts": [], "messages": [], "prompts": prompts}
-    told, reason = verify.ask({**asked, "top": verify.TOP, "tokens": ANSWER})
-    if told is None:
-        return found("fail", say("gguf.evidence.broken", reason=reason))
+    question = {"file": str(base), "adapter": str(path), "texts": [], "messages": [], "prompts": prompts}
+    told = verify.ask({**question, "top": verify.TOP, "tokens": ANSWER})
+    if isinstance(told, str):
+        return found("fail", say("gguf.evidence.broken", reason=told))
     places = [
         [*prompt, *answer[:end]]
         for prompt, answer in zip(prompts, told["answers"], strict=True)
         for end in range(len(answer))
     ]
-    measured = _measure(source, places, told["tops"])
-    evidence = say("gguf.evidence.lora", **measured._asdict(), places=len(places), base=base[0].name)
-    if measured.kl > kl_bound or measured.top1 < top1_bound:
+    expected = verify.reference(source, places)
+    measured = agreement.compare(source, expected, verify.whole(expected.tuned_BV, told["tops"]), bounds)
+    evidence = say(
+        "gguf.evidence.lora",
+        base=base.name,
+        kl=measured.mean_kl,
+        effect=measured.effect_kl,
+        top1=measured.top1,
+        places=measured.positions,
+    )
+    if not measured.good:
         return found("fail", evidence)
     # An adapter that changes less than llama.cpp rounds away would be no worse if it were left out.
-    return found("pass" if measured.kl <= measured.effect / 2 else "not run", evidence)
+    return found("pass" if measured.mean_kl <= measured.effect_kl / 2 else "not run", evidence)
 
 
-class _Measured(NamedTuple):
-    """kl: mean KL(tuned || llama.cpp) in nats; effect: mean KL(tuned || base); top1: share of the places with the same
-    likeliest token, near-ties counted as the same."""
-
-    kl: float
-    effect: float
-    top1: float
-
-
-def _measure(source: Source, places: list[list[int]], tops: list[list[tuple[int, float]]]) -> _Measured:
-    decoder = weights.load(source.folder, source.base.arch, dtype=torch.float32)
-    adapters.load_adapter(decoder, source.base.arch, source.voices[0].folder, agreement.NAME)
-    tuned, base = (
-        torch.from_numpy(next_token_logits(decoder, places, name)).double().log_softmax(-1)
-        for name in (agreement.NAME, None)
-    )
-    kl, _ = verify.agreement(tuned, tops)
-    leads = [float(mine.max() - mine[top[0][0]]) for mine, top in zip(tuned, tops, strict=True)]
-    same = sum(lead <= agreement.ROUNDED_TIE for lead in leads) / len(leads)
-    return _Measured(kl, float((tuned.exp() * (tuned - base)).sum(-1).mean()), same)
+def _bounds(quant: str | None) -> Bounds:
+    kind = recipe.BASE.get(quant, quant) if quant is not None else "F16"
+    return UNROUNDED.get(kind) or verify.BOUNDS.get(kind, verify.COARSE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,9 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, renderer: RowRenderer,
         raise ModelError(Problem("gguf.no_tokenizer", str(path), values={"reason": str(error)})) from error
     if model.get("type") != "BPE":
         raise ModelError(Problem("gguf.tokenizer", str(path), "model.type", str(model.get("type"))))
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise ModelError(Problem("gguf.cut", str(path), f"model.{key}", str(model[key])))
     merges = [tuple(each) if isinstance(each, list) else tuple(each.split(" ")) for each in model["merges"]]
     pieces = bool(model.get("byte_fallback"))
     writer.add_tokenizer_model("llama" if pieces else "gpt2")
@@ -68,25 +71,28 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, renderer: RowRenderer,
     writer.add_token_types(kinds)
     if pieces:
         writer.add_token_scores(scores)
-        writer.add_add_space_prefix(_prepends(state))
+        writer.add_add_space_prefix(_begins_with_space(state, merges, str(path)))
     else:
         writer.add_token_merges([" ".join(part.replace(" ", "Ġ") for part in each) for each in merges])
     _add_controls(writer, renderer)
 
 
 def cut_of(state: Mapping[str, Any], where: str) -> str:
-    """llama.cpp's name of the way a byte-level tokenizer cuts text into words."""
-    node = state.get("pre_tokenizer") or {}
+    """llama.cpp's name of the way a byte-level tokenizer cuts text into words. NFC, which llama.cpp
+    leaves out, changes only texts with letters in parts, which docs/export.md says."""
+    for step in _steps(state.get("normalizer"), "normalizers"):
+        if step.get("type") != "NFC":
+            raise ModelError(Problem("gguf.cut", where, "normalizer", str(step.get("type"))))
     expressions, own, digits = [], False, False
-    for step in node.get("pretokenizers", [node]):
-        if step.get("type") == "Split":
+    for step in _steps(state.get("pre_tokenizer"), "pretokenizers"):
+        if step.get("type") == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
             expressions.append(step["pattern"].get("Regex", step["pattern"].get("String")))
-        elif step.get("type") == "ByteLevel":
+        elif step.get("type") == "ByteLevel" and not step.get("add_prefix_space"):
             own = bool(step.get("use_regex", True))
         elif step.get("type") == "Digits":
             digits = bool(step.get("individual_digits", False))
         else:
-            raise ModelError(Problem("gguf.cut", where, "pre_tokenizer", str(step.get("type"))))
+            raise ModelError(Problem("gguf.cut", where, "pre_tokenizer", json.dumps(step, ensure_ascii=False)))
     key = (tuple(expressions), own, digits, bool(state["model"].get("ignore_merges")))
     if key not in CUTS:
         raise ModelError(Problem("gguf.cut", where, "pre_tokenizer", repr(key)))
@@ -119,9 +125,31 @@ def _tokens(
     return tokens, kinds, scores
 
 
-def _prepends(state: Mapping[str, Any]) -> bool:
-    shown = json.dumps(state.get("normalizer") or {}) + json.dumps(state.get("pre_tokenizer") or {})
-    return any(f'"prepend_scheme": "{scheme}"' in shown for scheme in ("first", "always")) or '"Prepend"' in shown
+def _steps(node: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]]:
+    return [] if node is None else list(node.get(key, [node]))
+
+
+def _begins_with_space(state: Mapping[str, Any], merges: Sequence[tuple[str, ...]], where: str) -> bool:
+    """Whether text gets a space before it, of a tokenizer whose words begin with one.
+
+    llama.cpp puts it before every stretch of text between control tokens, also one that begins with a space.
+    Metaspace's schemes `first` and `always` do not, so that their tokens would be others.
+
+    Raises:
+        ModelError: spaces are treated in a way that llama.cpp does not have.
+    """
+    prepends = False
+    for step in _steps(state.get("normalizer"), "normalizers"):
+        if step == {"type": "Prepend", "prepend": "▁"}:
+            prepends = True
+        elif step != {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}:
+            raise ModelError(Problem("gguf.cut", where, "normalizer", json.dumps(step, ensure_ascii=False)))
+    for step in _steps(state.get("pre_tokenizer"), "pretokenizers"):
+        across = [each for each in map("".join, merges) if "▁" in each[1:]]
+        whole = step.get("split") is False or not across
+        if step.get("type") != "Metaspace" or step.get("prepend_scheme") != "never" or not whole:
+            raise ModelError(Problem("gguf.cut", where, "pre_tokenizer", json.dumps(step, ensure_ascii=False)))
+    return prepends
 
 
 def _add_controls(writer: gguf.GGUFWriter, renderer: RowRenderer) -> None:

@@ -1,19 +1,16 @@
 """GGUF files of a model, all wanted types in one pass over its weights.
 
 What goes in: a `Source` (base and adapters, a tensor at a time) and the types wanted. What comes out: one GGUF file for
-each. Nothing but the tensor in hand is in memory, no merged copy lies on the disk, and a file appears whole or not at
-all.
+each. Nothing but the tensor in hand is in memory, and no merged copy lies on the disk. The folder is the caller's, who
+makes it appear whole or not at all.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -22,11 +19,9 @@ from gguf import GGMLQuantizationType, LlamaFileType
 from torch import Tensor
 
 from luthier.arch.spec import Attention
-from luthier.disk import fsync_file, fsync_folder
 from luthier.errors import ModelError, Problem
 from luthier.export.gguf import architectures, native, quants, recipe, vocabulary
 from luthier.export.weights import Source
-from luthier.runs import files
 
 PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
 HEAD_BYTES = 64 * 2**20
@@ -34,54 +29,72 @@ HEAD_BYTES = 64 * 2**20
 Progress = Callable[[int, int], None]
 
 
-def convert(
-    source: Source,
-    targets: Mapping[str, Path],
-    *,
-    name: str,
-    on_progress: Progress | None = None,
-) -> list[Path]:
-    """Write one file for each type.
+class Plan(NamedTuple):
+    """kind: llama.cpp's architecture; names: of the checkpoint -> of GGUF; shapes: (GGUF name, shape), in the order of
+    the checkpoint; types: type wanted -> GGUF name -> the tensor's type."""
 
-    Args:
-        targets: key of `recipe.BASE` -> file, none of which may be there.
-        name: `general.name` in the files.
-        on_progress: called with (tensors done, tensors in all).
+    kind: gguf.MODEL_ARCH
+    names: Mapping[str, str]
+    shapes: Sequence[tuple[str, tuple[int, ...]]]
+    types: Mapping[str, Mapping[str, str]]
+    quantiser: native.Native | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files."""
+        return sum(_num_bytes(types, self.shapes) + HEAD_BYTES for types in self.types.values())
+
+
+def plan(source: Source, wanted: Sequence[str]) -> Plan:
+    """What will be written, before anything is.
 
     Raises:
-        ModelError: llama.cpp does not have the family, the tokenizer or the rope, or a value does not fit the type.
-        RunError: a file is in the way, there is too little room, or the operating system refuses.
+        ModelError: there is no such type, or llama.cpp does not have the family.
     """
     where = str(source.folder)
     kind = architectures.architecture_of(source.arch, where)
     quantiser = native.find(torch.get_num_threads())
-    check_types(list(targets), quantiser is not None)
+    check_types(wanted, quantiser is not None)
     names = architectures.tensor_names(source.arch, kind, where)
     shapes = [(names[each], tuple(source.shapes[each])) for each in source.names]
     mixer = source.arch.spec.layers[0].mixer
     types = {
-        wanted: recipe.tensor_types(
-            gguf.MODEL_ARCH_NAMES[kind], wanted, shapes, heads=mixer.heads, kv_heads=mixer.kv_heads
-        )
-        for wanted in targets
+        each: recipe.tensor_types(gguf.MODEL_ARCH_NAMES[kind], each, shapes, heads=mixer.heads, kv_heads=mixer.kv_heads)
+        for each in wanted
     }
-    needed = sum(_num_bytes(types[wanted], shapes) + HEAD_BYTES for wanted in targets)
-    with atomically(targets, needed) as temps:
+    return Plan(kind, names, shapes, types, quantiser)
+
+
+def write(
+    source: Source, planned: Plan, paths: Mapping[str, Path], *, name: str, on_progress: Progress | None = None
+) -> None:
+    """Write one file for each type of the plan.
+
+    Args:
+        paths: type -> file.
+        name: `general.name` in the files.
+        on_progress: called with (tensors done, tensors in all).
+
+    Raises:
+        ModelError: llama.cpp does not have the tokenizer or the rope, or a value does not fit the type.
+        OSError: the operating system refuses.
+    """
+    mixer = source.arch.spec.layers[0].mixer
+    with ExitStack() as at_end:
         writers = {}
-        try:
-            for wanted, temp in temps.items():
-                writers[wanted] = _begin(source, kind, wanted, name, [(n, s, types[wanted][n]) for n, s in shapes])
-                _open(writers[wanted], temp)
-            for done, each in enumerate(source.names, 1):
-                values = as_ggml(source.tensor(each), each, mixer, kind)
-                for wanted, writer in writers.items():
-                    writer.write_tensor_data(_encoded(values, types[wanted][names[each]], quantiser, each))
-                if on_progress is not None:
-                    on_progress(done, len(shapes))
-        finally:
-            for writer in writers.values():
-                writer.close()
-    return list(targets.values())
+        for wanted, path in paths.items():
+            types = planned.types[wanted]
+            writer, first = _begin(source, planned.kind, wanted, name, [(n, s, types[n]) for n, s in planned.shapes])
+            at_end.callback(writer.close)
+            writers[wanted] = writer
+            _open(writer, path, first)
+        for done, each in enumerate(source.names, 1):
+            values = as_ggml(source.tensor(each), each, mixer, planned.kind)
+            for wanted, writer in writers.items():
+                kind = planned.types[wanted][planned.names[each]]
+                writer.write_tensor_data(_encoded(values, kind, planned.quantiser, each))
+            if on_progress is not None:
+                on_progress(done, len(source.names))
 
 
 def check_types(wanted: Sequence[str], has_native: bool) -> None:
@@ -95,7 +108,8 @@ def check_types(wanted: Sequence[str], has_native: bool) -> None:
 
 def _begin(
     source: Source, kind: gguf.MODEL_ARCH, wanted: str, name: str, tensors: Sequence[tuple[str, tuple[int, ...], str]]
-) -> gguf.GGUFWriter:
+) -> tuple[gguf.GGUFWriter, list[Any]]:
+    """A writer that knows what will come, and the tensors that come first."""
     where = str(source.folder)
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[kind])
     writer.add_type("model")
@@ -109,7 +123,7 @@ def _begin(
     if renderer.vocab_size > rows:
         values = {"tokens": renderer.vocab_size, "rows": rows}
         raise ModelError(Problem("gguf.too_few_rows", where, values=values))
-    vocabulary.add_vocabulary(writer, renderer._folder, renderer, rows)
+    vocabulary.add_vocabulary(writer, renderer.folder, renderer, rows)
     for each, factors in extra.items():
         writer.add_tensor_info(each, factors.shape, factors.dtype, factors.nbytes)
     for each, shape, ggml in tensors:
@@ -119,15 +133,14 @@ def _begin(
             packed = (*shape[:-1], quants.row_bytes(shape[-1], ggml))
             raw = GGMLQuantizationType[ggml]
             writer.add_tensor_info(each, packed, np.dtype(np.uint8), int(np.prod(packed)), raw_dtype=raw)
-    writer.extra = extra
-    return writer
+    return writer, list(extra.values())
 
 
-def _open(writer: Any, temp: Path) -> None:
-    writer.write_header_to_file(temp)
+def _open(writer: gguf.GGUFWriter, path: Path, first: Sequence[Any]) -> None:
+    writer.write_header_to_file(path)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for values in writer.extra.values():
+    for values in first:
         writer.write_tensor_data(values)
 
 
@@ -156,31 +169,3 @@ def _num_bytes(types: Mapping[str, str], shapes: Sequence[tuple[str, tuple[int, 
     return sum(
         quants.row_bytes(shape[-1], types[name]) * int(np.prod(shape[:-1], dtype=np.int64)) for name, shape in shapes
     )
-
-
-@contextmanager
-def atomically(targets: Mapping[str, Path], needed: int) -> Iterator[dict[str, Path]]:
-    """Unfinished twins of the files, which take their names when the block ends well and vanish otherwise; what killed
-    processes left is cleared first."""
-    folders = {path.parent for path in targets.values()}
-    first = next(iter(targets.values()))
-    with files.user_errors(first, needed):
-        for path in targets.values():
-            if os.path.lexists(path):
-                raise ModelError(Problem("gguf.in_the_way", str(path)))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for left in path.parent.glob(f".{path.name}{files.TEMP_MARK}*"):
-                left.unlink(missing_ok=True)
-        if shutil.disk_usage(first.parent).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        temps = {wanted: files.temp_name(path) for wanted, path in targets.items()}
-        try:
-            yield temps
-            for wanted, path in targets.items():
-                fsync_file(temps[wanted])
-                temps[wanted].rename(path)
-        finally:
-            for temp in temps.values():
-                temp.unlink(missing_ok=True)
-        for folder in folders:
-            fsync_folder(folder)
