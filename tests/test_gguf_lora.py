@@ -27,7 +27,7 @@ from luthier.models import adapters
 
 ALL = "all-linear"
 NOISE = 3e-2
-"""In log-probabilities of the 20 likeliest tokens. Found: 0.014 with such adapters; 1 and more with one that is wrong."""
+"""In log-probabilities of the 20 likeliest tokens. Found: 0.014 with such adapters; 1 and more with a wrong one."""
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("llama", {"target_modules": ALL, "lora_alpha": 6}),
     "llama3": ("llama_llama3", {"target_modules": ["q_proj", "k_proj"], "lora_alpha": 16}),
