@@ -119,17 +119,30 @@ def filtered(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 class StopTexts:
     """Lets through a text that comes in pieces up to the first of some texts, and nothing of that one: an end that may
-    become a stop is held back until it is known."""
+    become a stop is held back until it is known.
+
+    ended: whether one has come; shown: characters let through.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
         self.ended = False
+        self.shown = 0
 
     def push(self, piece: str) -> str:
         """What may be shown now; nothing more once a stop has come."""
-        if self.ended:
-            return ""
+        told = "" if self.ended else self._certain(piece)
+        self.shown += len(told)
+        return told
+
+    def flush(self) -> str:
+        """What was held back, once nothing more comes."""
+        held, self._held = self._held, ""
+        self.shown += len(held)
+        return held
+
+    def _certain(self, piece: str) -> str:
         text = self._held + piece
         found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
         if found:
@@ -142,8 +155,3 @@ class StopTexts:
                 return text[:-length]
         self._held = ""
         return text
-
-    def flush(self) -> str:
-        """What was held back, once nothing more comes."""
-        held, self._held = self._held, ""
-        return held

@@ -1626,12 +1626,6 @@ MUTATIONS: dict[str, Mutation] = {
         "test_bottoms.py::test_the_second_epoch_multiplies_less_by_what_the_bottom_takes",
     ),
     # ------------------------------------------------------------------------------------------------ the server
-    "the beginning of a stop string is shown": Mutation(
-        "serve/stops.py",
-        "held = self._possible(text)",
-        "held = 0",
-        "test_serve.py::test_the_cutter_never_tells_too_much_or_too_little",
-    ),
     "a key that begins as one does opens the server": Mutation(
         "serve/door.py",
         "hmac.compare_digest(digest, known) for known in self._digests",

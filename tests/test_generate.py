@@ -328,6 +328,9 @@ def test_only_allowed_tokens_are_chosen():
         ("no stop at al", ("all",), "no stop at al"),
         ("nothing", (), "nothing"),
         ("END", ("END",), ""),
+        ("aab", ("ab", "b"), "a"),
+        ("aaa", ("aa",), ""),
+        ("a\nb", ("\n",), "a"),
     ],
 )
 def test_texts_that_stop_are_cut_off_wherever_pieces_end(size, text, stops, shown):
@@ -337,7 +340,7 @@ def test_texts_that_stop_are_cut_off_wherever_pieces_end(size, text, stops, show
         said += until.push(text[at : at + size])
         assert shown.startswith(said), "what is shown is never taken back"
     ended = until.ended
-    assert said + until.flush() == shown and ended == (shown != text)
+    assert said + until.flush() == shown and ended == (shown != text) and until.shown == len(shown)
 
 
 # ---------------------------------------------------------------------------------------------- continuous batching

@@ -33,7 +33,6 @@ from luthier.serve.front import Events, Front
 from luthier.serve.limits import Limits
 from luthier.serve.protocol import ChatRequest
 from luthier.serve.start import serve
-from luthier.serve.stops import Cutter
 from luthier.serve.tools import Call, Parser, style_of
 from luthier.serve.voices import Voices
 from luthier.session import open_session
@@ -634,24 +633,6 @@ def test_the_document_says_what_the_server_does(served):
         judge()
         seen.add(operation.path)
     assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/adapters", "/health"} <= seen
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_the_cutter_never_tells_too_much_or_too_little(size):
-    for text, stops in (
-        ("abcabdabx", ["abd"]),
-        ("aab", ["ab", "b"]),
-        ("xyz", ["zz"]),
-        ("aaa", ["aa"]),
-        ("a\nb", ["\n"]),
-    ):
-        cutter, shown = Cutter(stops), ""
-        places = [text.index(stop) for stop in stops if stop in text]
-        wanted = text[: min(places)] if places else text
-        for start in range(0, len(text), size):
-            shown += cutter.push(text[start : start + size])
-            assert wanted.startswith(shown)
-        assert shown + cutter.flush() == wanted and cutter.stopped == bool(places)
 
 
 CALLS = ('{"name": "f", "arguments": {"x": "好 </b>"}}', '{"name": "g", "arguments": {}}')

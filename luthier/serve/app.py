@@ -159,7 +159,7 @@ async def _whole_chat(front: Front, asked: ChatRequest, answering: Answering, he
 
 def _cut(pieces: list[Any], cutter: Any) -> list[Any]:
     """The tokens whose text begins before a stop string cut it off."""
-    return [each.chosen for each in pieces if not cutter.stopped or each.start < cutter.length]
+    return [each.chosen for each in pieces if not cutter.ended or each.start < cutter.shown]
 
 
 async def _chat_chunks(
@@ -179,7 +179,7 @@ async def _chat_chunks(
         if not asked.logprobs:
             return None
         cutter = answering.jobs[index].cutter
-        out = [each for each in held[index] if each.start < cutter.length or (last and not cutter.stopped)]
+        out = [each for each in held[index] if each.start < cutter.shown or (last and not cutter.ended)]
         held[index] = [each for each in held[index] if each not in out]
         return {"content": [front.answers.chat_logprob(each.chosen) for each in out], "refusal": None}
 
@@ -226,7 +226,7 @@ async def _whole_text(front: Front, asked: CompletionRequest, answering: Answeri
     choices = []
     for index, text in enumerate(texts):
         cutter = answering.jobs[index].cutter
-        shown = [each for each in pieces[index] if not cutter.stopped or each.start < cutter.length]
+        shown = [each for each in pieces[index] if not cutter.ended or each.start < cutter.shown]
         logprobs = _text_logprobs(front, asked, shown)
         choices.append({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reasons[index]})
     return {**head, "choices": choices, "usage": front.done(began, answering, tokens)}
@@ -248,7 +248,7 @@ async def _text_chunks(
         if not event.text and not ended:
             continue
         cutter = answering.jobs[index].cutter
-        out = [each for each in held[index] if each.start < cutter.length or (ended and not cutter.stopped)]
+        out = [each for each in held[index] if each.start < cutter.shown or (ended and not cutter.ended)]
         held[index] = [each for each in held[index] if each not in out]
         logprobs = _text_logprobs(front, asked, out)
         reason = event.reason if ended else None

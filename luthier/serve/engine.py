@@ -17,8 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from luthier.generate import Generator, Request
-from luthier.sampling import Chosen, Sampling
-from luthier.serve.stops import Cutter
+from luthier.sampling import Chosen, Sampling, StopTexts
 from luthier.session import Session
 
 T = TypeVar("T")
@@ -51,7 +50,7 @@ class Job:
     loop: asyncio.AbstractEventLoop
     tell: Callable[[int], str]
     finish_text: Callable[[], str]
-    cutter: Cutter
+    cutter: StopTexts
     failed: bool = False
 
     def put(self, event: Piece | End) -> None:
@@ -182,7 +181,7 @@ class Engine:
             loop,
             tell,
             flush,
-            Cutter(stops),
+            StopTexts(stops),
         )
         said = 0
 
@@ -192,7 +191,7 @@ class Engine:
             start, said = said, said + len(text)
             self.written += 1
             job.put(Piece(chosen, job.cutter.push(text), start))
-            return job.cutter.stopped or job.failed
+            return job.cutter.ended or job.failed
 
         def guided(ids: Sequence[int]) -> Any:
             try:
@@ -252,7 +251,7 @@ class Engine:
             rest = job.cutter.push(job.finish_text()) + job.cutter.flush()
             with self._lock:
                 self._count -= 1
-            reason = "stop" if job.cutter.stopped else reason
+            reason = "stop" if job.cutter.ended else reason
             job.put(End(rest, "failed" if job.failed else reason, len(job.request.ids)))
         self._jobs = left
 
