@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from luthier.export.merge import merge
     from luthier.generate import Sampling
     from luthier.run import Run
-    from luthier.serve.start import serve
+    from luthier.serving.start import serve
     from luthier.session import Session, open_session
     from luthier.training import reproduce, resume, train
     from luthier.tuner import Tuner
@@ -65,7 +65,7 @@ _HOMES = {
     "open_session": "luthier.session",
     "reproduce": "luthier.training",
     "resume": "luthier.training",
-    "serve": "luthier.serve.start",
+    "serve": "luthier.serving.start",
     "train": "luthier.training",
 }
 

@@ -605,8 +605,8 @@ def serve(  # noqa: PLR0913  one parameter for each option
     grace: Annotated[float, typer.Option("--grace", min=1, help="shell.option.grace")] = 30,
 ) -> Outcome:
     load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
-    from luthier.serve.limits import Limits
-    from luthier.serve.start import serve as start
+    from luthier.serving.limits import Limits
+    from luthier.serving.start import serve as start
 
     limits = Limits(body_bytes=max_body, queue=queue, sequences=sequences, time_s=timeout, grace_s=grace)
     number = start(

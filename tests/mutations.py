@@ -1627,25 +1627,25 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     # ------------------------------------------------------------------------------------------------ the server
     "a key that begins as one does opens the server": Mutation(
-        "serve/door.py",
+        "serving/door.py",
         "hmac.compare_digest(digest, known) for known in self._digests",
         "hmac.compare_digest(digest[:0], known[:0]) for known in self._digests",
         "test_serve.py::test_keys_sizes_and_queues",
     ),
     "an answer goes on when its client is gone": Mutation(
-        "serve/front.py",
+        "serving/front.py",
         "self._front.cancel(self._jobs)",
         "pass",
         "test_serve.py::test_a_stream_that_nobody_began_to_read_ends_its_answers",
     ),
     "a parameter that is not known is ignored": Mutation(
-        "serve/protocol.py",
+        "serving/protocol.py",
         'extra="forbid"',
         'extra="ignore"',
         "test_serve.py::test_what_cannot_be_done_is_refused_by_name",
     ),
     "an answer at the token limit is called whole": Mutation(
-        "serve/engine.py",
+        "serving/engine.py",
         'reason = "stop" if job.cutter.stopped else reason',
         'reason = "stop"',
         "test_serve.py::test_answers_are_those_of_the_session_token_for_token",

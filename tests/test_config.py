@@ -11,6 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from luthier.config import characters
 from luthier.config.load import dump, load, loads, resolved, settle
 from luthier.config.schema import FORMATS, Freeze, Full, Lora, Pretrain, RunConfig, Sft
 from luthier.data.formats import FORMATS as READERS
@@ -597,8 +598,9 @@ def test_nonsense_from_python_too(recipe: dict[str, Any], overrides: dict[str, A
 
 
 def recipes_in_the_repository() -> list[Path]:
-    """Every YAML file but continuous integration's and hidden folders'."""
+    """Every YAML file but continuous integration's, hidden folders' and characters of a chat."""
     found = [path for pattern in ("*.yaml", "*.yml") for path in REPOSITORY.rglob(pattern)]
+    found = [path for path in found if path.name != characters.FILE]
     inner = [path for path in found if not any(part.startswith(".") for part in path.relative_to(REPOSITORY).parts)]
     return sorted(path for path in inner if path.relative_to(REPOSITORY).parts[0] != "runs")
 

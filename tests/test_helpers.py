@@ -215,7 +215,7 @@ def test_words_that_a_helper_distrusts_are_distrusted(
 ) -> None:
     path = write(tmp_path / "rows.jsonl", mixed())
     right = content(build(path, renderer, tmp_path / "a", drop_bad_rows=True).store)
-    made = load_renderer(renderer._folder, RunConfig.model_validate({"model": "m", "data": {"train": "a"}}))
+    made = load_renderer(renderer.folder, RunConfig.model_validate({"model": "m", "data": {"train": "a"}}))
     make = BlockMaker.make
     wrong: list[int] = []
 

@@ -26,15 +26,15 @@ from luthier import proof
 from luthier.data.formats import Message
 from luthier.errors import RunError
 from luthier.generate import Sampling
-from luthier.serve import house
-from luthier.serve.answers import Voice
-from luthier.serve.door import Keys
-from luthier.serve.front import Events, Front
-from luthier.serve.limits import Limits
-from luthier.serve.protocol import ChatRequest
-from luthier.serve.start import serve
-from luthier.serve.tools import Call, Parser, style_of
-from luthier.serve.voices import Voices
+from luthier.serving import house
+from luthier.serving.answers import Voice
+from luthier.serving.door import Keys
+from luthier.serving.front import Events, Front
+from luthier.serving.limits import Limits
+from luthier.serving.protocol import ChatRequest
+from luthier.serving.start import serve
+from luthier.serving.tools import Call, Parser, style_of
+from luthier.serving.voices import Voices
 from luthier.session import open_session
 from luthier.training import train
 
@@ -487,7 +487,7 @@ def start(place: Path, *more: str, code: str = "") -> tuple[subprocess.Popen, st
 
 def test_sigterm_finishes_what_runs_and_takes_nothing_new(place):
     code = (
-        "import time\nfrom luthier.serve import engine\nstep = engine.Generator.step\n"
+        "import time\nfrom luthier.serving import engine\nstep = engine.Generator.step\n"
         "def slow(self):\n    time.sleep(0.05)\n    return step(self)\nengine.Generator.step = slow"
     )
     process, url = start(place, code=code)
@@ -581,8 +581,8 @@ def test_offline_from_a_folder_that_cannot_be_written(place, open_to_all):
     for path in sorted(before, reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)
     code = (
-        "import socket, encodings.idna, luthier.cli, luthier.serve.house\n"
-        "luthier.serve.house.open_session('runs/first').answer('x', luthier.Sampling(max_tokens=2))\n"
+        "import socket, encodings.idna, luthier.cli, luthier.serving.house\n"
+        "luthier.serving.house.open_session('runs/first').answer('x', luthier.Sampling(max_tokens=2))\n"
         "def denied(*arguments, **options): raise SystemExit('the network was asked for')\n"
         "socket.socket.connect = socket.socket.connect_ex = denied\n"
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"

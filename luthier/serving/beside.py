@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TextIO
 
 from luthier.errors import ModelError, Problem
-from luthier.serve.door import Keys
-from luthier.serve.house import bind, dressed
-from luthier.serve.limits import Limits
-from luthier.serve.relay import Relay, Upstream, make
+from luthier.serving.door import Keys
+from luthier.serving.house import bind, dressed
+from luthier.serving.limits import Limits
+from luthier.serving.relay import Relay, Upstream, make
 from luthier.text import say
 
 
@@ -31,7 +31,7 @@ def started(file: Path, sequences: int, device: str | None) -> Iterator[Upstream
         ModelError: llama.cpp cannot load the file.
     """
     key = secrets.token_urlsafe(24)
-    command = [sys.executable, "-m", "luthier.serve.llama"]
+    command = [sys.executable, "-m", "luthier.serving.llama"]
     child = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from luthier.serve.protocol import Error, Refused, error_of, refuse
+from luthier.serving.protocol import Error, Refused, error_of, refuse
 
 VERSION = "1"
 """Of the routes, as in `/v1`."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from luthier.errors import Problem, RunError
-from luthier.serve.door import Keys, is_loopback
-from luthier.serve.limits import Limits
+from luthier.serving.door import Keys, is_loopback
+from luthier.serving.limits import Limits
 
 EXTRA = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
 
@@ -55,11 +55,11 @@ def serve(
     listed = [targets] if isinstance(targets, (str, Path)) else list(targets)
     if engine == "llama.cpp":
         file = _gguf([Path(each) for each in listed], how)
-        beside = importlib.import_module("luthier.serve.beside")
+        beside = importlib.import_module("luthier.serving.beside")
         return int(beside.run(file, host, port, keys, limits or Limits(), log or sys.stderr, how.get("device")))
     if engine != "luthier":
         raise RunError(Problem("serve.engine", field="--engine", value=engine))
-    house = importlib.import_module("luthier.serve.house")
+    house = importlib.import_module("luthier.serving.house")
     return int(house.run([str(each) for each in listed], host, port, keys, limits or Limits(), log or sys.stderr, how))
 
 

@@ -16,12 +16,12 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from luthier.serve.answers import Answering, Answers, events_of
-from luthier.serve.engine import Engine, Job
-from luthier.serve.limits import Limits
-from luthier.serve.metrics import Metrics
-from luthier.serve.protocol import Refused, error_of, refuse
-from luthier.serve.voices import Voices
+from luthier.serving.answers import Answering, Answers, events_of
+from luthier.serving.engine import Engine, Job
+from luthier.serving.limits import Limits
+from luthier.serving.metrics import Metrics
+from luthier.serving.protocol import Refused, error_of, refuse
+from luthier.serving.voices import Voices
 
 T = TypeVar("T")
 

@@ -18,12 +18,12 @@ from typing import Any
 
 from luthier.errors import UserError
 from luthier.sampling import Chosen, Sampling
-from luthier.serve.engine import End, Engine, Full, Job, Piece
-from luthier.serve.guide import Guide
-from luthier.serve.limits import Limits
-from luthier.serve.protocol import AsSchema, AsText, ChatRequest, Common, CompletionRequest, refuse
-from luthier.serve.tools import MARKERS, Call, Parser, style_of
-from luthier.serve.voices import Voices
+from luthier.serving.engine import End, Engine, Full, Job, Piece
+from luthier.serving.guide import Guide
+from luthier.serving.limits import Limits
+from luthier.serving.protocol import AsSchema, AsText, ChatRequest, Common, CompletionRequest, refuse
+from luthier.serving.tools import MARKERS, Call, Parser, style_of
+from luthier.serving.voices import Voices
 from luthier.session import chat_of
 
 OBJECT = {"type": "object"}

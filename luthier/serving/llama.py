@@ -1,4 +1,4 @@
-"""A llama.cpp server in a process of its own: `python -m luthier.serve.llama` (extra `gguf`).
+"""A llama.cpp server in a process of its own: `python -m luthier.serving.llama` (extra `gguf`).
 
 What goes in (stdin): {file, key, sequences, gpu} as one line of JSON; the process ends where stdin does. What comes out
 (stdout): one line of JSON, {address} or {error}. It listens on this machine alone, at a free port, to who has the key.

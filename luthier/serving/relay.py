@@ -17,11 +17,11 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI, Request, Response
 
-from luthier.serve.front import Desk, Events
-from luthier.serve.limits import Limits
-from luthier.serve.metrics import CONTENT_TYPE
-from luthier.serve.protocol import ChatRequest, Common, CompletionRequest, refuse
-from luthier.serve.routes import document, framed
+from luthier.serving.front import Desk, Events
+from luthier.serving.limits import Limits
+from luthier.serving.metrics import CONTENT_TYPE
+from luthier.serving.protocol import ChatRequest, Common, CompletionRequest, refuse
+from luthier.serving.routes import document, framed
 
 SEEDS = 2**32 - 1
 """llama.cpp's seeds have 32 bits, the last of which stands for chance."""

@@ -17,12 +17,12 @@ from typing import Any, TextIO
 import uvicorn
 
 from luthier.errors import Problem, RunError
-from luthier.serve.app import make
-from luthier.serve.door import Door, Keys
-from luthier.serve.engine import Engine
-from luthier.serve.front import Desk, Front
-from luthier.serve.limits import Limits
-from luthier.serve.voices import Voices
+from luthier.serving.app import make
+from luthier.serving.door import Door, Keys
+from luthier.serving.engine import Engine
+from luthier.serving.front import Desk, Front
+from luthier.serving.limits import Limits
+from luthier.serving.voices import Voices
 from luthier.session import open_session
 from luthier.text import say
 

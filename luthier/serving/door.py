@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from luthier.serve.limits import Limits
-from luthier.serve.protocol import Refused, error_of, refuse
+from luthier.serving.limits import Limits
+from luthier.serving.protocol import Refused, error_of, refuse
 
 OPEN_PATHS = ("/health", "/openapi.json")
 """Answered without a key: they tell nothing of anybody."""

@@ -17,7 +17,7 @@ from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 
 from luthier.data.vocabulary import Vocabulary
-from luthier.serve.protocol import refuse
+from luthier.serving.protocol import refuse
 
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As Python's json writes it. Where white space is free, a model may write it until its limit."""

@@ -16,20 +16,20 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 
 from luthier.errors import UserError
-from luthier.serve.answers import Answering, Voice
-from luthier.serve.door import is_loopback
-from luthier.serve.embeddings import mean_hidden
-from luthier.serve.engine import End
-from luthier.serve.front import Events, Front
-from luthier.serve.metrics import CONTENT_TYPE
-from luthier.serve.protocol import (
+from luthier.serving.answers import Answering, Voice
+from luthier.serving.door import is_loopback
+from luthier.serving.embeddings import mean_hidden
+from luthier.serving.engine import End
+from luthier.serving.front import Events, Front
+from luthier.serving.metrics import CONTENT_TYPE
+from luthier.serving.protocol import (
     AdapterRequest,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
     refuse,
 )
-from luthier.serve.routes import document, framed
+from luthier.serving.routes import document, framed
 
 
 def make(front: Front) -> FastAPI:

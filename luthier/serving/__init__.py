@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server for a model and its adapters. `luthier.serve(...)` and `luthier serve` start it."""
