@@ -1646,7 +1646,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "an answer at the token limit is called whole": Mutation(
         "serving/engine.py",
-        'reason = "stop" if job.cutter.stopped else reason',
+        'reason = "stop" if job.cutter.ended else reason',
         'reason = "stop"',
         "test_serve.py::test_answers_are_those_of_the_session_token_for_token",
     ),
