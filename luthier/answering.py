@@ -21,9 +21,10 @@ from luthier.data.formats import FORMATS, Chat, Completion, RowFault, Text
 from luthier.data.readers import Fault
 from luthier.disk import write_json
 from luthier.errors import DataError, Problem, RunError
+from luthier.generate import MAX_SEQUENCES
 from luthier.sampling import Sampling
 from luthier.session import Conversation, Session
-from luthier.writing import AT_ONCE, Ask, Writer, Writing
+from luthier.writing import Ask, Writer, Writing
 
 BASE = "base"
 """What the base is called among those that answer."""
@@ -141,7 +142,7 @@ def _rows(
             yield None
         elif row := _begin(session, writer, each, manner, bad):
             queued.append(row)
-        while len(queued) > AT_ONCE * AHEAD:
+        while len(queued) > MAX_SEQUENCES * AHEAD:
             writer.step()
             yield from _ended(queued)
     while writer.step():

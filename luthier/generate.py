@@ -12,7 +12,7 @@ Shape legend: B sequences that want a token, V vocabulary.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -245,6 +245,11 @@ class Generator:
             self._waiting.remove(each)
 
 
+def room_for(lengths: Iterable[int]) -> int:
+    """Tokens of cache with which none of some texts, prompt and answer together, has to wait for another's room."""
+    return sum(-(-length // BLOCK) * BLOCK for length in sorted(lengths, reverse=True)[:MAX_SEQUENCES])
+
+
 def generate(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],
@@ -277,12 +282,9 @@ def generate(
     ]
     if not requests:
         return []
-    at_once = min(len(requests), MAX_SEQUENCES)
-    longest = sorted((len(prompt) + sampling.max_tokens for prompt in prompts), reverse=True)[:at_once]
     generator = Generator(
         decoder,
-        max_sequences=at_once,
-        cache_tokens=sum(-(-length // BLOCK) * BLOCK for length in longest),
+        cache_tokens=room_for(len(prompt) + sampling.max_tokens for prompt in prompts),
         pack=False,  # memory that a training run has not planned for
     )
     for request in requests:

@@ -65,7 +65,9 @@ def next_token_logits(decoder: Decoder, prompts: Sequence[Sequence[int]], adapte
     """Logits [B, V] of the token after each prompt, in float32."""
     cache = Cache(decoder, sum(len(prompt) + BLOCK for prompt in prompts))
     places = [Place() for _ in prompts]
-    assert all(cache.reserve(place, len(prompt)) for place, prompt in zip(places, prompts, strict=True))
+    for place, prompt in zip(places, prompts, strict=True):
+        reserved = cache.reserve(place, len(prompt))
+        assert reserved, "the cache was made for these prompts"
     parts = [Part(prompt, place, adapter) for prompt, place in zip(prompts, places, strict=True)]
     logits_BV = decoder.extend(parts, cache)
     return np.asarray(logits_BV.float().cpu().numpy(), dtype=np.float32)

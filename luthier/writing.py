@@ -11,13 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from luthier.data.templates import Renderer
 from luthier.data.vocabulary import TextStream
-from luthier.generate import Generator, Request
-from luthier.models.cache import BLOCK
+from luthier.generate import Generator, Request, room_for
 from luthier.models.decoder import Decoder
 from luthier.sampling import Chosen, Sampling, StopTexts
-
-AT_ONCE = 64
-"""Answers that one decoder writes at once; others wait their turn. Chosen, not tuned."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +76,8 @@ class Writer:
         cache_tokens: room of each for prompts and answers; None leaves it to the generator.
     """
 
-    def __init__(self, renderer: Renderer, *, at_once: int = AT_ONCE, cache_tokens: int | None = None) -> None:
-        self._renderer, self._at_once, self._cache_tokens = renderer, at_once, cache_tokens
+    def __init__(self, renderer: Renderer, *, cache_tokens: int | None = None) -> None:
+        self._renderer, self._cache_tokens = renderer, cache_tokens
         self._stop_ids = frozenset(renderer.stop_ids)
         self._generators: dict[Decoder, Generator] = {}
 
@@ -96,9 +92,7 @@ class Writer:
         made = Writing(request, self._renderer.stream_decoder(), stops, ask.on_text)
         request.on_token = made.hear
         if ask.decoder not in self._generators:
-            self._generators[ask.decoder] = Generator(
-                ask.decoder, max_sequences=self._at_once, cache_tokens=self._cache_tokens
-            )
+            self._generators[ask.decoder] = Generator(ask.decoder, cache_tokens=self._cache_tokens)
         self._generators[ask.decoder].add(request)
         return made
 
@@ -112,9 +106,7 @@ def write(renderer: Renderer, asks: Sequence[Ask]) -> list[Reply]:
     """Answer all, each as it would be answered by itself (up to the rounding of products of other sizes)."""
     if not asks:
         return []
-    at_once = min(len(asks), AT_ONCE)
-    longest = sorted((ask.most_tokens for ask in asks), reverse=True)[:at_once]
-    writer = Writer(renderer, at_once=at_once, cache_tokens=sum(-(-length // BLOCK) * BLOCK for length in longest))
+    writer = Writer(renderer, cache_tokens=room_for(ask.most_tokens for ask in asks))
     written = [writer.add(ask) for ask in asks]
     while writer.step():
         pass

@@ -199,6 +199,6 @@ def _put_on(decoder: Decoder, source: Source) -> str | None:
 
 
 def _logits(decoder: Decoder, prompts: Sequence[Sequence[int]], adapter: str | None) -> Logits:
-    """Logits [B, V], a few prompts at a time so that their padding stays small."""
+    """Logits [B, V], a few prompts at a time so that what is cached of them stays small."""
     pieces = [prompts[at : at + BATCH] for at in range(0, len(prompts), BATCH)]
     return np.concatenate([proof.next_token_logits(decoder, piece, adapter) for piece in pieces])

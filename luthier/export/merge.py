@@ -60,7 +60,9 @@ def merge(
     source = open_source(targets, base)
     if not source.voices:
         raise ModelError(Problem("export.nothing_to_merge", value=str(targets[0][0])))
-    folder = Path(out) if out is not None else _beside(source)
+    place = source.place
+    assert place is not None, "what has adapters has a place"
+    folder = Path(out) if out is not None else place.with_name(f"{place.name}-merged")
     if folder.resolve() in (source.folder.resolve(), *(each.folder.resolve() for each in source.voices)):
         raise ModelError(Problem("models.same_folder", str(folder)))
     with shards.fresh_folder(folder, source.num_bytes + SMALL_BYTES) as fresh:
@@ -94,10 +96,3 @@ def base_check(source: Source) -> Check:
     known = bool(source.voices) and all(each.run is not None for each in source.voices)
     evidence = say("export.base.same" if known else "export.base.unknown")
     return Check("base", "pass" if known else "not run", "", evidence, say("export.check.base"))
-
-
-def _beside(source: Source) -> Path:
-    """Beside the run, or the adapter's folder."""
-    first = source.voices[0]
-    path = first.run or first.folder.absolute()
-    return path.with_name(f"{path.name}-merged")

@@ -87,6 +87,12 @@ class Source:
             self._take(file, strength)
 
     @property
+    def place(self) -> Path | None:
+        """Beside which results are written where nothing else is said: the run, or the first adapter's own folder; None
+        for a model by itself."""
+        return next((each.run or each.folder.absolute() for each in self.voices), self.run)
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.shapes)
 

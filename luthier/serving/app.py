@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 
 from luthier.errors import UserError
 from luthier.serving.answers import Answering, Voice
@@ -21,7 +21,6 @@ from luthier.serving.door import is_loopback
 from luthier.serving.embeddings import mean_hidden
 from luthier.serving.engine import End
 from luthier.serving.front import Events, Front
-from luthier.serving.metrics import CONTENT_TYPE
 from luthier.serving.protocol import (
     AdapterRequest,
     ChatRequest,
@@ -29,7 +28,7 @@ from luthier.serving.protocol import (
     EmbeddingRequest,
     refuse,
 )
-from luthier.serving.routes import document, framed
+from luthier.serving.routes import add_metrics, document, entry, framed
 
 
 def make(front: Front) -> FastAPI:
@@ -50,23 +49,18 @@ def _health(app: FastAPI, front: Front) -> None:
             raise refuse("serve.internal", 500)
         return {"status": "ok"}
 
-    @app.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        return Response(front.metrics.page(), media_type=CONTENT_TYPE)
+    add_metrics(app, front.metrics)
 
 
 def _models(app: FastAPI, front: Front) -> None:
-    def entry(name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": front.began, "owned_by": "luthier"}
-
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [entry(name) for name in front.voices.names]}
+        return {"object": "list", "data": [entry(name, front.began) for name in front.voices.names]}
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
         front.answers.adapter(model)
-        return entry(model)
+        return entry(model, front.began)
 
 
 def _adapters(app: FastAPI, front: Front) -> None:
@@ -82,7 +76,7 @@ def _adapters(app: FastAPI, front: Front) -> None:
             name = await front.engine.call(lambda: front.voices.load(asked.path, asked.name))
         except UserError as error:
             raise refuse("serve.unusable", parameter="path", reason=str(error)) from error
-        return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "luthier"}
+        return entry(name, int(time.time()))
 
     @app.delete("/v1/adapters/{name}")
     async def unload(name: str, request: Request) -> dict[str, Any]:

@@ -43,7 +43,8 @@ class End(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """One answer. markers: ids that stand in its text although they are control tokens."""
+    """One answer. tell: token -> text that it completes; finish_text: what is left at the end; failed: a fault ended
+    it, or nobody listens any more."""
 
     request: Request
     events: asyncio.Queue[Piece | End]

@@ -15,13 +15,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 
 from luthier.serving.front import Desk, Events
 from luthier.serving.limits import Limits
-from luthier.serving.metrics import CONTENT_TYPE
 from luthier.serving.protocol import ChatRequest, Common, CompletionRequest, refuse
-from luthier.serving.routes import document, framed
+from luthier.serving.routes import add_metrics, document, entry, framed
 
 SEEDS = 2**32 - 1
 """llama.cpp's seeds have 32 bits, the last of which stands for chance."""
@@ -159,14 +158,11 @@ def _health(app: FastAPI, relay: Relay) -> None:
             raise refuse("serve.engine_gone", 503) from None
         return {"status": "ok"}
 
-    @app.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        return Response(relay.metrics.page(), media_type=CONTENT_TYPE)
+    add_metrics(app, relay.metrics)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        one = {"id": relay.upstream.name, "object": "model", "created": relay.began, "owned_by": "luthier"}
-        return {"object": "list", "data": [one]}
+        return {"object": "list", "data": [entry(relay.upstream.name, relay.began)]}
 
 
 def _answers(app: FastAPI, relay: Relay) -> None:

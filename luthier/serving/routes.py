@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from luthier.serving.metrics import CONTENT_TYPE, Metrics
 from luthier.serving.protocol import Error, Refused, error_of, refuse
 
 VERSION = "1"
@@ -23,6 +24,17 @@ def framed() -> FastAPI:
     for fault, answer in ((Refused, refused), (RequestValidationError, invalid), (HTTPException, unrouted)):
         app.add_exception_handler(fault, answer)
     return app
+
+
+def entry(name: str, created: int) -> dict[str, Any]:
+    """A model in OpenAI's list."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "luthier"}
+
+
+def add_metrics(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/metrics", response_class=Response)
+    async def page() -> Response:
+        return Response(metrics.page(), media_type=CONTENT_TYPE)
 
 
 def told(fault: Refused, headers: dict[str, str] | None = None) -> JSONResponse:

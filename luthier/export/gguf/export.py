@@ -62,7 +62,7 @@ def export(
     if not types and adapter is None:
         raise ModelError(Problem("gguf.nothing_wanted", str(target)))
     source = open_source([(target, 1.0)], base)
-    place = _place(source, target)
+    place = source.place or Path(Path(target).name or source.folder.resolve().name)
     planned = write.plan(source, types)
     alone = lora.plan(source, adapter) if adapter is not None else None
     names = {each: f"{place.name}-{each}.gguf" for each in types}
@@ -103,10 +103,3 @@ def _checks(source: Source, paths: Mapping[str, Path], wanted: bool) -> list[Che
         return [each for name, path in paths.items() for each in verify.not_run(source, path, name, reason)]
     expected = verify.reference(source)
     return [each for name, path in paths.items() for each in verify.checks(source, expected, path, name)]
-
-
-def _place(source: Source, target: str | Path) -> Path:
-    """The run's or adapter's own path; of a model, its name in the current folder."""
-    for voice in source.voices:
-        return voice.run or voice.folder.absolute()
-    return source.run or Path(Path(target).name or source.folder.resolve().name)
