@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from luthier.run import Run
     from luthier.serving.start import serve
     from luthier.session import Session, open_session
+    from luthier.submit import submit
     from luthier.training import reproduce, resume, train
     from luthier.tuner import Tuner
 
@@ -53,6 +54,7 @@ __all__ = [
     "reproduce",
     "resume",
     "serve",
+    "submit",
     "train",
 ]
 
@@ -66,6 +68,7 @@ _HOMES = {
     "reproduce": "luthier.training",
     "resume": "luthier.training",
     "serve": "luthier.serving.start",
+    "submit": "luthier.submit",
     "train": "luthier.training",
 }
 

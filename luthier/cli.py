@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from luthier.config.load import dump, environment, load, resolved
+from luthier.config.load import dump, environment, load, resolved, settle
 from luthier.errors import ConfigError, LuthierError, ModelError, Problem, UserError
 from luthier.outcome import BAD_INPUT, FAILED, INTERRUPTED, OK, Outcome, Shell, failed, outcome_of, show
 from luthier.text import say, set_language
@@ -50,6 +50,9 @@ RecipeArguments = Annotated[list[str], typer.Argument(metavar="RECIPE|NAME=VALUE
 DataArguments = Annotated[list[str], typer.Argument(metavar="FILE|RECIPE|NAME=VALUE", help="shell.option.data")]
 
 
+Detach = Annotated[bool, typer.Option("--detach", help="shell.option.detach")]
+
+
 def split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """The recipe, which has no `=`, and the overrides."""
     if arguments and "=" not in arguments[0]:
@@ -61,11 +64,16 @@ def train(
     context: typer.Context,
     arguments: RecipeArguments,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="shell.option.dry_run")] = False,
+    detach: Detach = False,
 ) -> Outcome:
     recipe, overrides = split(arguments)
     config = load(recipe, overrides)
     if dry_run:
         return Outcome({"recipe": resolved(config)}, dump(config).splitlines())
+    if detach:
+        from luthier import queue
+
+        return queued(queue.submit(settle(config)))
     from luthier.training import train as start
 
     with progress(context.obj) as listen:
@@ -251,8 +259,12 @@ def runs_compare(
     return answered(commands.compare([find(run, directory) for run in runs]))
 
 
-def runs_resume(context: typer.Context, run: RunArgument, directory: Dir = "runs") -> Outcome:
+def runs_resume(context: typer.Context, run: RunArgument, directory: Dir = "runs", detach: Detach = False) -> Outcome:
     folder = find(run, directory)
+    if detach:
+        from luthier import queue
+
+        return queued(queue.again(folder))
     from luthier.training import resume
 
     with progress(context.obj) as listen:
@@ -273,7 +285,61 @@ def runs_extend(
 def runs_stop(run: RunArgument, directory: Dir = "runs") -> Outcome:
     from luthier.runs import commands
 
-    return answered(commands.stop(find(run, directory)))
+    folder = find(run, directory)
+    if folder.state == "queued":
+        from luthier import queue
+
+        queue.withdraw(folder)
+        return Outcome({"run": folder.name, "state": folder.state}, [say("queue.withdrawn", name=folder.name)])
+    return answered(commands.stop(folder))
+
+
+def runs_watch(context: typer.Context, run: RunArgument, directory: Dir = "runs") -> Outcome:
+    folder = find(run, directory)
+    from luthier.runs import commands, events
+
+    print(say("queue.watching", name=folder.name), file=context.obj.logs, flush=True)
+    if folder.state == "queued":
+        print(say("queue.watch_waits", name=folder.name), file=context.obj.logs, flush=True)
+    with progress(context.obj) as listen, contextlib.suppress(KeyboardInterrupt):
+        for event in events.follow(folder.path / "events.jsonl", ended=lambda: not folder.active):
+            listen(event)
+    state = folder.state
+    text = say("queue.watch_ended", name=folder.name, state=say(f"runs.state.{state}"))
+    value = {"run": folder.name, "state": state}
+    return Outcome(value, [text, *commands.said(folder)], FAILED if state in ("failed", "died") else OK)
+
+
+def runs_queue(
+    first: Annotated[str | None, typer.Option("--first", metavar="RUN", help="shell.option.queue_first")] = None,
+    directory: Dir = "runs",
+) -> Outcome:
+    from luthier import queue
+    from luthier.runs import tables
+
+    if first is not None:
+        queue.first(find(first, directory))
+    waiting = queue.listing()
+    if not waiting:
+        return Outcome({"waiting": []}, [say("queue.empty")])
+    header = [say("queue.place"), say("queue.run"), say("queue.waited"), say("queue.folder")]
+    rows = [
+        [str(place), each["name"], tables.span(time.time() - each["asked_s"]), each["run"]]
+        for place, each in enumerate(waiting, start=1)
+    ]
+    return Outcome({"waiting": waiting}, tables.columns(header, rows, right=(0,)))
+
+
+def queued(run: RunFolder) -> Outcome:
+    """What to say of a run that was put into the queue; whoever starts it is there afterwards."""
+    from luthier import queue, supervisor
+
+    waiting = [each["run"] for each in queue.listing()]
+    supervisor.ensure(run.path.parent)
+    place = waiting.index(str(run.path.resolve())) + 1
+    value = {"run": run.name, "path": str(run.path), "state": "queued", "place": place}
+    lines = [say("queue.put", name=run.name, place=place), say("queue.next", path=run.path)]
+    return Outcome(value, lines)
 
 
 def runs_verify(run: RunArgument, directory: Dir = "runs") -> Outcome:
@@ -756,6 +822,8 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "runs resume": runs_resume,
     "runs extend": runs_extend,
     "runs stop": runs_stop,
+    "runs watch": runs_watch,
+    "runs queue": runs_queue,
     "runs verify": runs_verify,
     "runs reproduce": runs_reproduce,
     "serve": serve,

@@ -85,6 +85,22 @@ def kernel_kills() -> dict[str, Any] | None:
     return found
 
 
+def boot() -> str:
+    """Which start of the machine this is; empty where the system does not say."""
+    try:
+        return BOOT.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds; 0 where there is none of that number."""
+    try:
+        return _table(Path(f"/proc/{pid}/status"))["VmRSS:"] * 1024
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
 def has_bfloat16() -> bool:
     """Whether the CPU multiplies in bfloat16 by instructions of its own."""
     try:

@@ -1827,4 +1827,29 @@ MUTATIONS: dict[str, Mutation] = {
         "    except BlockingIOError:\n        busy = False",
         "test_gguf_write.py::test_an_export_that_is_still_running_loses_nothing",
     ),
+    # ------------------------------------------------------------------------------------------------ the queue
+    "the queue forgets its order where its file is damaged": Mutation(
+        "queue.py",
+        "lost = sorted(marked.keys() - set(there), key=lambda path: marked[path].asked_s)",
+        "lost = sorted(marked.keys() & set(there), key=lambda path: marked[path].asked_s)",
+        "test_queue.py::test_the_order_is_found_again_from_the_folders",
+    ),
+    "asking twice moves a run to the end": Mutation(
+        "queue.py",
+        "if there is None or first:",
+        "if True or first:",
+        "test_queue.py::test_runs_wait_in_the_order_in_which_they_were_asked_for",
+    ),
+    "a run in its first moments is started again": Mutation(
+        "supervisor.py",
+        'if path in self.children or run.locked or lock.held(path / "queued"):',
+        "if path in self.children or run.locked:",
+        "test_queue.py::test_a_process_that_is_about_to_begin_is_not_started_again",
+    ),
+    "what runs have been promised is given away again": Mutation(
+        "supervisor.py",
+        "return self.free_bytes - self.promised_bytes",
+        "return self.free_bytes",
+        "test_queue.py::test_on_a_cpu_memory_and_cores_decide",
+    ),
 }

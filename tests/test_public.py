@@ -52,6 +52,10 @@ SURFACE = {
         "api_key_file: 'str | Path | None' = None, engine: 'str' = 'luthier', limits: 'Limits | None' = None, "
         "log: 'TextIO | None' = None, **how: 'Any') -> 'int'"
     ),
+    "submit": (
+        "(recipe: 'str | Path | Mapping[str, Any] | RunConfig | None' = None, "
+        "overrides: 'Sequence[str] | Mapping[str, Any]' = ()) -> 'Run'"
+    ),
     "train": (
         "(recipe: 'Recipe' = None, overrides: 'Overrides' = (), *, on_event: 'Listener | None' = None, "
         "on_download: 'Progress | None' = None, plan: 'Mapping[str, Any] | None' = None) -> 'Run'"

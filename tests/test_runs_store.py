@@ -97,7 +97,7 @@ def test_new_run_holds_its_recipe(tmp_path: Path) -> None:
     with claim(tmp_path, run__name="a.b") as run:
         assert resolved(run.config()) == resolved(recipe(tmp_path, run__name="a.b"))
         assert run.path == tmp_path / "a.b" and run.state == "running"
-    assert RunFolder.open(tmp_path / "a.b").state == "died"
+    assert RunFolder.open(tmp_path / "a.b").state == "new"
 
 
 def test_create_refuses_a_taken_name_and_says_a_free_one(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
-    assert RunFolder.open(path).state == "died"
+    assert RunFolder.open(path).state == "new"
     claim(tmp_path).close()
 
 
@@ -632,7 +632,7 @@ def test_index_is_made_from_the_folders(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "recipe.yaml").write_text("model: [")
     found = index(tmp_path)
-    assert [(info.name, info.state) for info in found] == [("new", "died"), ("old", "finished"), ("broken", "damaged")]
+    assert [(info.name, info.state) for info in found] == [("new", "new"), ("old", "finished"), ("broken", "damaged")]
     assert found[0].summary is not None and (found[0].summary.step, found[0].summary.loss) == (3, 0.5)
     assert "recipe.yaml" in found[2].problem
     assert index(tmp_path / "absent") == []

@@ -250,6 +250,7 @@ class Environment:
             not given or no number.
         no_color: NO_COLOR, see no-color.org.
         proxies: names of the proxy variables that are set; their values may hold passwords.
+        detached: LUTHIER_DETACHED, set by the queue for what it starts.
         rank: RANK, where torchrun or its like started several processes for one command; only rank 0 speaks.
     """
 
@@ -263,6 +264,7 @@ class Environment:
     cache_bytes: int
     no_color: bool
     proxies: tuple[str, ...]
+    detached: bool
     rank: int
 
     def to_json(self) -> dict[str, Any]:
@@ -308,8 +310,20 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         cache_bytes=_gigabytes(given.get("LUTHIER_CACHE_GB", "")),
         no_color="NO_COLOR" in given,
         proxies=tuple(name for name in PROXIES if name in given or name.lower() in given),
+        detached="LUTHIER_DETACHED" in given,
         rank=int(given.get("RANK", "0")) if "LOCAL_RANK" in given and given.get("RANK", "").isdigit() else 0,
     )
+
+
+def handed_on(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for a process that works in another folder: what names places relative to this one is made
+    absolute; `more` comes on top."""
+    made = {**os.environ, **(more or {})}
+    if parts := made.get("PYTHONPATH"):
+        made["PYTHONPATH"] = os.pathsep.join(os.path.abspath(part) for part in parts.split(os.pathsep))
+    if cache := made.get("LUTHIER_CACHE"):
+        made["LUTHIER_CACHE"] = os.path.abspath(os.path.expanduser(cache))
+    return made
 
 
 def _gigabytes(text: str) -> int:

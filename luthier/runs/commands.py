@@ -109,8 +109,19 @@ def show(run: RunFolder) -> Answer:
         ("faults", str(summary.faults) if summary.faults else None),
     ]
     rows = [[say(f"runs.show.{name}"), text] for name, text in facts if text]
-    table = columns(["", ""], rows)[1:]
+    table = [*columns(["", ""], rows)[1:], *said(run)]
     return Answer(files.plain(value), (*table, *([""] if checks else []), *receipt_page.check_lines(checks)))
+
+
+def said(run: RunFolder) -> list[str]:
+    """How the last attempt died and what it said last; empty where it did not."""
+    last = next(iter(run.events()[-1:]), None)
+    if last is None or last.kind != "died":
+        return []
+    code, signal = last.data.get("code"), last.data.get("signal")
+    how = say("queue.died_unknown") if code is None else say("queue.died_code", code=code)
+    how = say("queue.died_signal", signal=signal) if signal else how
+    return ["", say("queue.died", how=how), *(f"    {line}" for line in last.data.get("said") or ())]
 
 
 def _progress(summary: Summary) -> str:

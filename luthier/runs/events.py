@@ -46,10 +46,17 @@ KINDS: dict[str, tuple[bool, str]] = {
     "note": (False, "text: anything a reader of the receipt should know"),
     "interrupted": (True, "signal; a full checkpoint was written before"),
     "failed": (True, "problem: why training had to stop by itself"),
+    "died": (
+        True,
+        "code, signal: how the process ended, where that is known; said [its last lines]; written by the queue, as the "
+        "process could not",
+    ),
     "finished": (True, "steps, tokens, computed_tokens, seconds, peak_memory_bytes, outputs [folders]"),
 }
 FIRST_OF_ATTEMPT = ("started", "resumed")
 ENDS = ("interrupted", "failed", "finished")
+"""Said by the run itself."""
+TOLD_ENDS = (*ENDS, "died")
 
 
 @dataclass(frozen=True)
@@ -220,7 +227,7 @@ def _new_lines(path: Path, position: int) -> tuple[list[bytes], int]:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One process's share of a run. `end`: a kind of ENDS, or None where it is still going or died."""
+    """One process's share of a run. `end`: a kind of TOLD_ENDS, or None where it is still going or died."""
 
     number: int
     started_s: float
@@ -304,7 +311,7 @@ def _ended(events: list[Event]) -> str | None:
     for event in events:
         if event.kind in FIRST_OF_ATTEMPT:
             end = None
-        elif event.kind in ENDS:
+        elif event.kind in TOLD_ENDS:
             end = event.kind
         elif event.kind == "revised" and end == "finished":
             end = "interrupted"
@@ -316,7 +323,7 @@ def _attempts(events: list[Event]) -> Iterator[Attempt]:
     for number in sorted({event.attempt for event in trained}):
         own = [event for event in trained if event.attempt == number]
         first = own[0]
-        ends = [event for event in own if event.kind in ENDS]
+        ends = [event for event in own if event.kind in TOLD_ENDS]
         start = int(first.data.get("from_step", 0))
         yield Attempt(
             number=number,

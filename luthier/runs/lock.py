@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from luthier.config.load import environment
 from luthier.errors import Problem, RunError
+from luthier.machine import boot
 from luthier.runs import files
 
 LOCK_PATIENCE_S = 0.5
@@ -42,20 +44,32 @@ def take(path: Path, name: str) -> int:
     with files.user_errors(path):
         try:
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+            os.pwrite(descriptor, json.dumps(_self()).encode(), 0)
         except OSError:
             os.close(descriptor)
             raise
     return descriptor
 
 
+def _self() -> dict[str, Any]:
+    detached = environment().detached
+    return {"pid": os.getpid(), "host": socket.gethostname(), "boot": boot(), "home": os.getcwd(), "detached": detached}
+
+
 def holder(path: Path, name: str) -> dict[str, Any]:
     """Who holds the lock, as the holder wrote it; it may be just about to."""
+    known = last(path)
+    return {"pid": known.get("pid", "?"), "host": known.get("host", "?"), "name": name}
+
+
+def last(path: Path) -> dict[str, Any]:
+    """{pid, host, boot: which start of the machine, home: working folder, detached: whether the queue started it} of
+    the process that holds the lock or held it last; empty where nobody did."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        return {"pid": value["pid"], "host": value["host"], "name": name}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"pid": "?", "host": "?", "name": name}
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def held(path: Path) -> bool:

@@ -40,8 +40,10 @@ FILES: dict[str, str] = {
     "trackers": "files of TensorBoard and its like",
     "lock": "held by the one writer",
     "stop": "asks the writer to save and stop",
+    "queued": "waits for its turn: since when, and where its relative paths start from",
+    "log": "what its processes said, where the queue started them",
 }
-State = Literal["running", "finished", "interrupted", "failed", "died"]
+State = Literal["new", "queued", "running", "finished", "interrupted", "failed", "died"]
 
 # ---------------------------------------------------------------------------------------------------- the folder
 
@@ -87,6 +89,8 @@ class RunFolder:
                 run._readmit(config, text)
             else:
                 run._fill(config, text)
+            with files.user_errors(run.path):
+                (run.path / "queued").unlink(missing_ok=True)
         except LuthierError:
             run.close()
             raise
@@ -171,7 +175,7 @@ class RunFolder:
     def _clear(self) -> None:
         """Take away what a start that failed before its first step wrote: nothing in it binds the next one."""
         with files.user_errors(self.path):
-            for name in FILES.keys() - {"lock"}:
+            for name in FILES.keys() - {"lock", "log"}:
                 if (self.path / name).is_file():
                     (self.path / name).unlink()
 
@@ -208,8 +212,14 @@ class RunFolder:
 
     @property
     def state(self) -> State:
-        """Derived from lock and events: died means that no process has it and none said how it ended."""
+        """Derived from lock, mark and events: died means that no process has it and none said how it ended,
+        new that none has looked at its rows yet."""
         return self.state_of(self.summary().ended)
+
+    @property
+    def active(self) -> bool:
+        """Whether it is going, or waits for its turn."""
+        return self.state in ("queued", "running")
 
     def state_of(self, ended: str | None) -> State:
         """`state`, where the summary is at hand."""
@@ -217,6 +227,10 @@ class RunFolder:
             return "finished"
         if self.locked:
             return "running"
+        if self.has("queued"):
+            return "queued"
+        if ended is None and not self.has("manifest.json"):
+            return "new"
         return "interrupted" if ended == "interrupted" else "failed" if ended == "failed" else "died"
 
     def config(self) -> RunConfig:

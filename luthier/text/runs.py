@@ -198,6 +198,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "跟踪器 {name} 出错，之后不再使用：{reason}",
     ),
     # ------------------------------------------------------------------------------------------ words
+    "runs.state.new": ("not started", "未开始"),
+    "runs.state.queued": ("waiting", "排队中"),
     "runs.state.running": ("running", "进行中"),
     "runs.state.finished": ("finished", "已完成"),
     "runs.state.interrupted": ("interrupted", "已中断"),

@@ -117,6 +117,16 @@ TEXT: dict[str, tuple[str, str]] = {
         "延长一次运行；之后用 `runs resume` 继续训练。",
     ),
     "shell.help.runs_stop": ("Ask a running run to save and stop.", "请求正在进行的运行保存并停止。"),
+    "shell.help.runs_watch": (
+        "Follow a run that is going or waits, as if it had been started here.",
+        "跟踪正在进行或排队的运行，如同在此启动。",
+    ),
+    "shell.help.runs_queue": ("Runs that wait for their turn, in order.", "按顺序列出排队的运行。"),
+    "shell.option.queue_first": ("Bring this run to the front.", "将该运行移到队首。"),
+    "shell.option.detach": (
+        "Put the run into the queue and return: it starts when there is room and needs no terminal.",
+        "将运行加入队列后立即返回：有空余资源时自动开始，无需保持终端打开。",
+    ),
     "shell.help.runs_verify": (
         "Recompute every hash and check of a run's receipt.",
         "重新计算运行凭证中的每个哈希和检查。",
