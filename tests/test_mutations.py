@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import compileall
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mutations import MUTATIONS, Mutation
+from zygote import Outcome, Zygote
 
 ROOT = Path(__file__).resolve().parents[1]
 PASSED, FAILED = 0, 1
@@ -44,57 +48,74 @@ def test_every_part_has_a_fault() -> None:
 
 
 def copy_of_the_repository(folder: Path) -> Path:
-    """Package, tests and settings; the tests look for both beside themselves."""
+    """Package, tests and settings; the tests look for both beside themselves.
+
+    The package comes compiled, checked by the contents of its sources: a planted fault is seen, whatever time and
+    length its file has, and only its file is compiled again.
+    """
     skipped = shutil.ignore_patterns("__pycache__", "*.pyc", ".pytest_cache")
     for name in ("luthier", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=skipped)
     for name in ("pyproject.toml", "constraints.txt", "README.md"):
         shutil.copyfile(ROOT / name, folder / name)
+    by_contents = py_compile.PycInvalidationMode.CHECKED_HASH
+    assert compileall.compile_dir(folder / "luthier", quiet=1, invalidation_mode=by_contents)
+    probe = [sys.executable, "-c", "import luthier; print(luthier.__file__)"]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    home = subprocess.run(probe, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+    assert Path(home.strip()).is_relative_to(folder), f"the copy is not what a new process imports: {home}"
     return folder
 
 
-def outcome(copy: Path, test: str) -> tuple[int, str]:
-    """Exit status and output of one test against the package in the copy."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "RUN_CHECKS"))},
-        "PYTHONPATH": str(copy),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    probe = [sys.executable, "-c", "import luthier; print(luthier.__file__)"]
-    home = subprocess.run(probe, cwd=copy, env=environment, capture_output=True, text=True, check=True).stdout
-    assert Path(home.strip()).is_relative_to(copy), f"the copy is not what is imported: {home}"
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{test}"]
-    done = subprocess.run(
-        command, cwd=copy, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
-    return done.returncode, done.stdout[-3000:] + done.stderr[-1000:]
+class Bench:
+    """A copy of the repository, and what its tests say with and without faults."""
+
+    def __init__(self, copy: Path, zygote: Zygote) -> None:
+        self._copy = copy
+        self._zygote = zygote
+        self._unmutated: dict[str, Outcome] = {}
+
+    def outcome(self, *tests: str) -> Outcome:
+        """Of these tests, against the package in the copy."""
+        paths = [f"tests/{test}" for test in tests]
+        return self._zygote.run_pytest(self._copy, "-x", *paths, timeout_s=TIMEOUT_S * len(tests))
+
+    def unmutated(self, test: str) -> Outcome:
+        """Of the test on the code as it is. All tests of its file that faults name are run together, once."""
+        if test not in self._unmutated:
+            file = test.partition("::")[0]
+            tests = sorted({each.test for each in MUTATIONS.values() if each.test.startswith(f"{file}::")})
+            together = self.outcome(*tests)
+            self._unmutated |= dict.fromkeys(tests, together) if together.status == PASSED else {}
+        if test not in self._unmutated:  # one of them fails: perhaps another
+            self._unmutated[test] = self.outcome(test)
+        return self._unmutated[test]
+
+    def mutated(self, mutation: Mutation) -> Outcome:
+        path = self._copy / "luthier" / mutation.file
+        source = path.read_text(encoding="utf-8")
+        try:
+            path.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
+            return self.outcome(mutation.test)
+        finally:
+            path.write_text(source, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_of_the_repository(tmp_path_factory.mktemp("mutated"))
-
-
-@pytest.fixture(scope="module")
-def unmutated() -> dict[str, tuple[int, str]]:
-    """Outcomes of the tests on the code as it is; several faults share a test."""
-    return {}
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    copy = copy_of_the_repository(tmp_path_factory.mktemp("mutated"))
+    with Zygote(tmp_path_factory.mktemp("outputs")) as zygote:
+        yield Bench(copy, zygote)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_is_noticed(name: str, repository: Path, unmutated: dict[str, tuple[int, str]]) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("name", sorted(MUTATIONS, key=lambda name: MUTATIONS[name].test.partition("::")[0]))
+def test_is_noticed(name: str, bench: Bench) -> None:
     mutation = MUTATIONS[name]
-    if mutation.test not in unmutated:
-        unmutated[mutation.test] = outcome(repository, mutation.test)
-    status, output = unmutated[mutation.test]
-    assert status == PASSED, f"without the fault, {mutation.test} does not pass:\n{output}"
-    path = repository / "luthier" / mutation.file
-    source = path.read_text(encoding="utf-8")
-    try:
-        path.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
-        status, output = outcome(repository, mutation.test)
-    finally:
-        path.write_text(source, encoding="utf-8")
-    assert status == FAILED, f"{name}: {mutation.test} does not notice:\n{output}"
-    assert "SyntaxError" not in output and "ImportError" not in output, f"{name}: fails for another reason:\n{output}"
+    plain = bench.unmutated(mutation.test)
+    assert plain.status == PASSED, f"without the fault, {mutation.test} does not pass:\n{plain.tail}"
+    faulty = bench.mutated(mutation)
+    assert faulty.status == FAILED, f"{name}: {mutation.test} does not notice:\n{faulty.tail}"
+    for other in ("SyntaxError", "ImportError"):
+        assert other not in faulty.tail, f"{name}: fails for another reason:\n{faulty.tail}"
