@@ -6,13 +6,14 @@ renders messages exactly as training did, stops at the same tokens, and can spea
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import hashlib
 import os
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from luthier.models.hub_files import Progress
 from luthier.runs import manifest
 from luthier.runs.store import RunFolder, index
 from luthier.sampling import Sampling
-from luthier.writing import Ask, Reply, write
+from luthier.writing import Ask, Reply, Writer, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,9 @@ Conversation = str | Chat | Mapping[str, Any] | Sequence[Mapping[str, Any] | Mes
 """A question, or the beginning of a text where raw text was trained on; messages with role and content; or a row of the
 `messages` format, with `tools`."""
 ADAPTER = "default"
+REMEMBERED = 2
+"""Conversations of the model's full length that there is room for while they are remembered: what is talked to, and
+what it is compared with."""
 NO_SUCH_MODEL = ("hub.unknown", "hub.near", "hub.not_in_folder")
 NEAR_RUN = 0.3
 """How like a name of a run has to be, by difflib's measure, to be proposed; as in `luthier runs show`."""
@@ -97,6 +101,7 @@ class Session:
     folder: Path
     voices: dict[str, str | None] = dataclasses.field(init=False)
     _mixes: dict[str, Mapping[str, float]] = dataclasses.field(init=False, default_factory=dict)
+    _writer: Writer | None = dataclasses.field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.voices = {self.label: self.adapter}
@@ -148,6 +153,8 @@ class Session:
             self._mixes.pop(each, None)
             if attached is not None and attached not in self.voices.values():
                 adapters.remove(self.decoder, attached)
+        if self._writer is not None:  # another adapter of the same name must not go on from what this one has read
+            self._writer.forget()
 
     def mix(self, strengths: Mapping[str, float]) -> str:
         """A voice that is the weighted sum of others: strength 0 is exactly the base, 1 exactly the adapter, and more
@@ -276,7 +283,22 @@ class Session:
         plain = sampling or Sampling()
         ways = [dataclasses.replace(plain, seed=plain.seed + index) for index in range(len(prompts))]
         asks = [Ask(prompt, way, decoder, adapter, on_text) for prompt, way in zip(prompts, ways, strict=True)]
+        return self.write(asks)
+
+    def write(self, asks: Sequence[Ask]) -> list[Reply]:
+        """Answer what is put as ids."""
+        if self._writer is not None and self._writer.has_room(asks):
+            return self._writer.write(asks)
         return write(self.renderer, asks)
+
+    @contextlib.contextmanager
+    def remembering(self) -> Iterator[None]:
+        """While this is open, what was read is kept: a conversation that goes on has only its new tokens read."""
+        self._writer = Writer(self.renderer, sequences=REMEMBERED)
+        try:
+            yield
+        finally:
+            self._writer = None
 
     def speaker(self, tuned: bool = True, voice: str | None = None) -> tuple[Decoder, str | None]:
         """The decoder and the adapter on it that answer.
