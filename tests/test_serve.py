@@ -33,7 +33,7 @@ from luthier.serving.front import Events, Front
 from luthier.serving.limits import Limits
 from luthier.serving.protocol import ChatRequest
 from luthier.serving.start import serve
-from luthier.serving.tools import Call, Parser, style_of
+from luthier.serving.tools import Begun, Call, More, Parser, style_of
 from luthier.serving.voices import Voices
 from luthier.session import open_session
 from luthier.training import train
@@ -654,19 +654,44 @@ HERMES = "Let me see.\n" + "\n".join(f"<tool_call>\n{call}\n</tool_call>" for ca
             [Call("f", "{}"), Call("g", "{}")],
         ),
         ("llama3", "Hello {", ["Hello {"]),
+        # Arguments first, or as a text: told once they are whole.
+        ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>', [Call("f", '{"a": 1}')]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', [Call("f", '{"a": 1}')]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": [{}]}}', [Call("f", '{"a": [{}]}')]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": </tool_call>b', [Call("f", '{"a": '), "b"]),
+        ("llama3", '{"type": "function", "name": "f", "parameters": {"x": 1}}', [Call("f", '{"x": 1}')]),
+        ("llama3", '{"name": "f", "parameters": {"x": "\\\\"}}\nDone', [Call("f", '{"x": "\\\\"}'), "Done"]),
     ],
 )
 def test_tool_calls_are_told_from_text(style, text, wanted, size):
+    assert parsed(style, text, size) == wanted
+
+
+def parsed(style, text: str, size: int) -> list:
+    """What is told of a text that comes in pieces of this size, whole."""
     parser, made = Parser(style), []
     for start in range(0, len(text), size):
         made += parser.push(text[start : start + size])
     joined: list = []
     for each in [*made, *parser.flush()]:
-        if isinstance(each, str) and joined and type(joined[-1]) is str:
+        if isinstance(each, Begun):
+            joined.append(Call(each.name, ""))
+        elif isinstance(each, More):
+            joined[-1] = joined[-1]._replace(arguments=joined[-1].arguments + each.text)
+        elif joined and type(joined[-1]) is str:
             joined[-1] += each
         else:
             joined.append(each)
-    assert joined == wanted
+    return joined
+
+
+def test_arguments_are_told_as_they_come():
+    parser = Parser("hermes")
+    assert parser.push('<tool_call>\n{"name": "f", "arguments": ') == []
+    assert parser.push('{"x": ') == [Begun("f"), More('{"x": ')]
+    assert parser.push('"</tool_call>\\"') == [More('"</tool_call>\\"')], "a tag in a text ends nothing"
+    assert parser.push('"}') == [More('"}')] and parser.push("}\n</tool_call>\nDone") == ["\nDone"]
+    assert parser.flush() == []
 
 
 def test_tools_of_a_model_that_knows_them(tiny_model, tmp_path, monkeypatch):
@@ -697,8 +722,20 @@ def test_tools_of_a_model_that_knows_them(tiny_model, tmp_path, monkeypatch):
         assert choice.message.content == "Let me see."
         with made.client().chat.completions.stream(**how) as stream:
             final = stream.get_final_completion().choices[0]
-        assert [each.function.name for each in final.message.tool_calls] == ["f", "g"]
+        told = [(each.function.name, each.function.arguments) for each in final.message.tool_calls]
+        assert told == [(each.function.name, each.function.arguments) for each in choice.message.tool_calls]
         assert final.finish_reason == "tool_calls"
+        deltas = [
+            call
+            for chunk in made.client().chat.completions.create(**how, stream=True)
+            for call in chunk.choices[0].delta.tool_calls or []
+        ]
+        for index, name in enumerate("fg"):
+            first, *rest = [each for each in deltas if each.index == index]
+            assert (first.function.name, first.function.arguments, first.type) == (name, "", "function") and first.id
+            assert all((each.id, each.function.name) == (None, None) for each in rest)
+            assert "".join(each.function.arguments for each in rest) == told[index][1]
+        assert sum(each.index == 0 for each in deltas) > 3, "in pieces"
         # Turns that a client sends back: the call, and what the tool said.
         back = [
             *QUESTION,
@@ -712,3 +749,102 @@ def test_a_call_at_the_token_limit_is_cut_off_by_length():
     voice = Voice("hermes")
     voice.push('<tool_call>{"name": "f", "argu')
     assert voice.finish("") == [{"content": '<tool_call>{"name": "f", "argu'}] and voice.reason("length") == "length"
+
+
+SAIL = {
+    "type": "function",
+    "function": {
+        "name": "sail",
+        "parameters": {
+            "type": "object",
+            "properties": {"to": {"$ref": "#/$defs/port"}, "knots": {"type": "integer", "minimum": 1, "maximum": 30}},
+            "required": ["to", "knots"],
+            "additionalProperties": False,
+            "$defs": {"port": {"enum": ["Rügen", "好"]}},
+        },
+    },
+}
+REST = {"type": "function", "function": {"name": "rest"}}
+
+
+@pytest.fixture(scope="module", params=["tags of text", "tags of one token", "llama3"])
+def with_tools(request, tiny_model, tmp_path_factory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("tools") / "tools"
+    shutil.copytree(tiny_model("qwen2", seed=5, max_position_embeddings=1024, vocab_size=324), folder)
+    template = TOOLS_TEMPLATE
+    if request.param == "llama3":
+        template = template.replace("<tool_call>", "").replace("</tool_call>", "") + '{# ipython "parameters" #}'
+    (folder / "chat_template.jinja").write_text(template)
+    if request.param == "tags of one token":
+        add_tokens(folder, ["<tool_call>", "</tool_call>"])
+    with House([str(folder)], [], Limits()) as made:
+        made.style = style_of(template)
+        yield made
+
+
+def add_tokens(folder: Path, texts: list[str]) -> None:
+    """Control tokens with these texts."""
+    kept = json.loads((folder / "tokenizer.json").read_text())
+    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    for text in texts:
+        place = max([*kept["model"]["vocab"].values(), *(each["id"] for each in kept["added_tokens"])]) + 1
+        kept["added_tokens"].append({"id": place, "content": text, **flags})
+    (folder / "tokenizer.json").write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_a_call_that_has_to_come_comes(with_tools, temperature):
+    client = with_tools.client()
+    how = dict(model="tools", messages=QUESTION, max_tokens=240, temperature=temperature, seed=2, tools=[REST, SAIL])
+    named = {"type": "function", "function": {"name": "sail"}}
+    for n, choice in ((2, named), (2, "required")):
+        for made in client.chat.completions.create(**how, n=n, tool_choice=choice).choices:
+            calls = made.message.tool_calls
+            # A model of chance may go on with calls until the limit cuts one off.
+            assert calls and (made.finish_reason == "tool_calls" or choice == "required")
+            assert made.message.content is None or (
+                made.finish_reason == "length" and made.message.content.strip()[:1] in ("", "<")
+            )
+            assert {each.function.name for each in calls} <= ({"sail"} if choice is named else {"sail", "rest"})
+            for call in calls if made.finish_reason == "tool_calls" else calls[:-1]:
+                given = json.loads(call.function.arguments)
+                assert given == {} if call.function.name == "rest" else set(given) == {"to", "knots"}
+                assert call.function.name == "rest" or (given["to"] in ("Rügen", "好") and 1 <= given["knots"] <= 30)
+            assert choice != named or (len(calls) == 1 and made.finish_reason == "tool_calls")
+
+
+def test_calls_and_a_format_are_held_to_together_where_calls_have_a_mark(with_tools):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    how = dict(model="tools", messages=QUESTION, max_tokens=200, temperature=2.0, tools=[REST], response_format=wanted)
+    if with_tools.style == "llama3":
+        with pytest.raises(openai.BadRequestError) as caught:
+            with_tools.client().chat.completions.create(**how)
+        assert caught.value.param == "response_format"
+        return
+    called, formed = 0, 0
+    for made in with_tools.client().chat.completions.create(**how, n=24, seed=1).choices:
+        called += bool(made.message.tool_calls)
+        if made.finish_reason == "stop":
+            formed += 1
+            assert json.loads(made.message.content)["a"] in (1, 2)
+    assert called and formed, "either may come"
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "parameter"),
+    [
+        ([REST], {"type": "function", "function": {"name": "swim"}}, "tool_choice"),
+        (None, "required", "tool_choice"),
+        ([{**REST, "function": {"name": "x", "parameters": {"type": "nonsense"}}}], "required", "tools"),
+        ([{**REST, "function": {"name": "\ud800", "parameters": {"type": "object"}}}], "required", None),
+    ],
+)
+def test_a_choice_that_cannot_be_held_to_is_refused(with_tools, tools, choice, parameter):
+    given = {"model": "tools", "messages": QUESTION, "max_tokens": 9, "tool_choice": choice}
+    body = json.dumps({**given, "tools": tools} if tools else given)
+    got = httpx2.post(
+        f"{with_tools.url}/v1/chat/completions", content=body, headers={"content-type": "application/json"}
+    )
+    assert got.status_code == 400, got.text
+    assert parameter is None or got.json()["error"]["param"] == parameter

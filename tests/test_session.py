@@ -665,7 +665,7 @@ def test_stop_texts_are_set_and_settings_are_shown(place):
     session = open_session(place / "runs" / "lora")
     plain = session.answer("Say 1", SHORT)
     first, second = plain[2:4], plain[5:7]
-    lines = ["/set stop=%s, never" % second, "/set", "Say 1", "/new", "/set stop=%s" % json.dumps([first, "a,b"])]
+    lines = [f"/set stop={second}, never", "/set", "Say 1", "/new", f"/set stop={json.dumps([first, 'a,b'])}"]
     lines += ["Say 1", "/set stop=[1]", "/set stop=[", "/set stop=", "/new", "Say 1"]
     written: list[str] = []
     turns = chatting.talk(session, lines, written.append, chatting.Manner(sampling=SHORT))

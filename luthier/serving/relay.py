@@ -19,7 +19,7 @@ from fastapi import FastAPI, Request
 
 from luthier.serving.front import Desk, Events
 from luthier.serving.limits import Limits
-from luthier.serving.protocol import ChatRequest, Common, CompletionRequest, refuse
+from luthier.serving.protocol import ChatRequest, Common, CompletionRequest, NamedTool, refuse
 from luthier.serving.routes import add_metrics, document, entry, framed
 
 SEEDS = 2**32 - 1
@@ -56,6 +56,8 @@ class Relay(Desk):
             raise refuse("serve.no_model", 404, "model", "model_not_found", model=asked.model[:200], known=name)
         if (asked.n or 1) > 1:
             raise refuse("serve.unsupported", parameter="n", name="n")
+        if isinstance(asked, ChatRequest):
+            _judge_tools(asked)
         given = asked.model_dump(exclude_none=True, by_alias=True, exclude={"n", "user", "store", "modalities"})
         if "repetition_penalty" in given:
             given["repeat_penalty"] = given.pop("repetition_penalty")
@@ -130,6 +132,17 @@ class Relay(Desk):
             self.metrics.generated_tokens.inc(usage.get("completion_tokens", 0))
 
 
+def _judge_tools(asked: ChatRequest) -> None:
+    if not asked.tools:
+        if asked.tool_choice not in (None, "none"):
+            raise refuse("serve.no_tools_given", parameter="tool_choice")
+        return
+    if isinstance(asked.tool_choice, NamedTool):  # llama.cpp would take it for `auto`
+        raise refuse("serve.unsupported", parameter="tool_choice", name="tool_choice.function")
+    if asked.response_format and asked.response_format.type != "text" and asked.tool_choice != "none":
+        raise refuse("serve.format_with_tools", parameter="response_format")
+
+
 def _fault(status: int, body: bytes) -> Exception:
     """A refusal of the engine, in its own words; what is its own fault stays in its log."""
     if status >= 500:
@@ -180,8 +193,6 @@ def _answers(app: FastAPI, relay: Relay) -> None:
     async def chat(asked: ChatRequest, request: Request) -> Any:
         if asked.top_logprobs and not asked.logprobs:
             raise refuse("serve.needs_logprobs", parameter="top_logprobs")
-        if asked.tool_choice == "auto" and not asked.tools:
-            raise refuse("serve.no_tools_given", parameter="tool_choice")
         most = asked.asked_tokens or relay.limits.max_tokens
         return await answer("/v1/chat/completions", relay.asked(asked, max_tokens=most), asked, request)
 

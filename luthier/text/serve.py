@@ -84,8 +84,13 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "serve.no_tools_given": ("tool_choice needs tools.", "tool_choice 需要同时给出 tools。"),
     "serve.format_with_tools": (
-        "response_format cannot be held to while tools may be called; give one of the two.",
-        "可能调用工具时无法保证 response_format；请只给出其中之一。",
+        "response_format cannot be held to while tools may be called here: their calls are JSON without a mark, or "
+        "another engine writes them; give one of the two.",
+        "此处可能调用工具时无法保证 response_format：其调用是没有标记的 JSON，或由其他引擎生成；请只给出其中之一。",
+    ),
+    "serve.no_such_tool": (
+        "tool_choice names {name}, which is not among the tools.",
+        "tool_choice 指定的 {name} 不在 tools 之中。",
     ),
     "serve.no_guide": (
         "Answers in a format need a tokenizer that the library for it can read; this model's is none.",
