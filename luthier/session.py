@@ -123,18 +123,12 @@ class Session:
             RunError: it has no adapter, was trained on another base, or with another template or other stop tokens;
                 the name is taken. ModelError: its files are not right.
         """
-        run = run_path(target)
-        if run is None and not os.path.isfile(Path(target) / adapter_config.CONFIG_FILE):
-            raise RunError(Problem("chat.no_adapter", where=str(target)))
-        found = Path(target) if run is None else run
-        name = name or found.resolve().name
+        run, folder = adapter_at(target)
+        name = name or adapter_name(target)
         if name in self.voices:
             raise RunError(Problem("chat.voice_taken", value=name))
-        folder = adapter_config.adapter_folder(found)
-        if not (folder / adapter_config.CONFIG_FILE).is_file():
-            raise RunError(Problem("chat.no_adapter", where=str(target)))
-        self._same_base(found if run is not None else folder.resolve().parent)
-        self._same_renderer(folder)
+        hold_to_base(run, self._fingerprint, self.base_label)
+        hold_to_renderer(folder, self.renderer, self.label)
         adapters.load_adapter(self.decoder, self.decoder.arch, folder, _attached(name))
         self.voices[name] = _attached(name)
         return name
@@ -181,30 +175,9 @@ class Session:
             raise RunError(Problem("chat.no_voice", value=voice, values={"there": ", ".join(self.voices)}))
         return self.voices[voice]
 
-    def _same_base(self, run: Path) -> None:
-        """Hold the base that a run names in its manifest to the weights that are loaded. A folder without a manifest
-        says nothing of its base; its tensors' shapes are all that can be held to."""
-        if not (run / "manifest.json").is_file():
-            return
-        then = manifest.load(RunFolder.open(run)).base
-        changed = [part for part in ("sha256", "config_sha256") if then.get(part) != self._fingerprint[part]]
-        if changed:
-            values = {"other": then.get("path"), "base": self.base_label}
-            raise RunError(Problem("chat.other_base", where=str(run), values=values))
-
     @functools.cached_property
     def _fingerprint(self) -> dict[str, Any]:
         return manifest.weights_fingerprint(self.folder)
-
-    def _same_renderer(self, folder: Path) -> None:
-        """Hold what an adapter was trained with to what is rendered here, where its folder tells."""
-        if not (folder / OWN_FILE).is_file():
-            return
-        theirs = Renderer.load(folder)
-        if theirs.rendering != self.renderer.rendering:
-            differ = [part for part, value in theirs.rendering.items() if value != self.renderer.rendering[part]]
-            values = {"differ": ", ".join(differ), "label": self.label}
-            raise RunError(Problem("chat.other_template", where=str(folder), values=values))
 
     # ------------------------------------------------------------------------------------------------ answering
 
@@ -338,6 +311,56 @@ class Session:
         return ids
 
 
+def adapter_at(target: str | Path) -> tuple[Path, Path]:
+    """The run that an adapter is of (or the folder above it), and the folder with its files.
+
+    Raises:
+        RunError: there is no adapter.
+    """
+    run = run_path(target)
+    found = Path(target) if run is None else run
+    folder = adapter_config.adapter_folder(found)
+    # A folder that is no run has to be the adapter's own.
+    if not os.path.isfile((folder if run is not None else found) / adapter_config.CONFIG_FILE):
+        raise RunError(Problem("chat.no_adapter", where=str(target)))
+    return (run if run is not None else folder.resolve().parent), folder
+
+
+def adapter_name(target: str | Path) -> str:
+    """What an adapter is called where nobody says: as its run or its folder."""
+    return Path(run_path(target) or target).resolve().name
+
+
+def hold_to_base(run: Path, fingerprint: Mapping[str, Any], base_label: str) -> None:
+    """Hold the base that a run names in its manifest to the weights with this fingerprint. A folder without a manifest
+    says nothing of its base; its tensors' shapes are all that can be held to.
+
+    Raises:
+        RunError: it is another base.
+    """
+    if not (run / "manifest.json").is_file():
+        return
+    then = manifest.load(RunFolder.open(run)).base
+    if any(then.get(part) != fingerprint[part] for part in ("sha256", "config_sha256")):
+        values = {"other": then.get("path"), "base": base_label}
+        raise RunError(Problem("chat.other_base", where=str(run), values=values))
+
+
+def hold_to_renderer(folder: Path, renderer: Renderer, label: str) -> None:
+    """Hold what an adapter was trained with to what is rendered, where its folder tells.
+
+    Raises:
+        RunError: it was trained with another template, tokenizer or other stop tokens.
+    """
+    if not (folder / OWN_FILE).is_file():
+        return
+    theirs = Renderer.load(folder)
+    if theirs.rendering != renderer.rendering:
+        differ = [part for part, value in theirs.rendering.items() if value != renderer.rendering[part]]
+        values = {"differ": ", ".join(differ), "label": label}
+        raise RunError(Problem("chat.other_template", where=str(folder), values=values))
+
+
 def _attached(voice: str) -> str:
     """The decoder's name for a voice; apart from the one that a session is opened with."""
     return f"voice:{voice}"
@@ -394,10 +417,24 @@ def open_session(
     """
     path = run_path(target)
     if path is not None:
-        if template != "model":
-            raise RunError(Problem("chat.template_of_run", where=str(path), value=template))
         with RunFolder.open(path).at_home() as run:
+            own_template(run, template)
             return _open_run(run, device, compare)
+    base, renderer = find_model(target, template, on_download)
+    chosen = backend.choose(device, "auto")
+    chosen.apply()
+    decoder = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
+    return Session(decoder, renderer, None, str(target), decoder, str(target), base.folder)
+
+
+def own_template(run: RunFolder, template: str) -> None:
+    """Raises RunError where another template than the run's own is asked for."""
+    if template != "model":
+        raise RunError(Problem("chat.template_of_run", where=str(run.path), value=template))
+
+
+def find_model(target: str | Path, template: str, on_download: Progress | None = None) -> tuple[Base, Renderer]:
+    """A model that is no run, and what renders its prompts; arguments and errors as of `open_session`."""
     config = RunConfig.model_validate({"model": str(target), "data": {"train": "-", "template": template}})
     try:
         base = find_base(config.model, on_download)
@@ -407,10 +444,7 @@ def open_session(
     renderer = Renderer.load(base.folder) if template == "model" else load_renderer(base.folder, config)
     if not renderer.template_source and renderer.trained == "chat":
         raise ModelError(Problem("chat.no_template", where=str(base.folder), values={"model": str(target)}))
-    chosen = backend.choose(device, "auto")
-    chosen.apply()
-    decoder = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
-    return Session(decoder, renderer, None, str(target), decoder, str(target), base.folder)
+    return base, renderer
 
 
 def run_path(target: str | Path) -> Path | None:

@@ -24,7 +24,7 @@ import pytest
 
 from luthier import proof
 from luthier.data.formats import Message
-from luthier.errors import RunError
+from luthier.errors import EngineFailed, RunError, UserError
 from luthier.generate import Sampling
 from luthier.serving import house
 from luthier.serving.answers import Voice
@@ -556,6 +556,152 @@ def test_llama_cpp_is_given_one_file(tmp_path):
     with pytest.raises(RunError) as caught:
         serve("nano", engine="other")
     assert caught.value.problems[0].id == "serve.engine"
+
+
+STAND_IN = Path(__file__).with_name("stand_in_vllm.py")
+
+
+def vllm(place: Path, folder: Path, *more: str) -> subprocess.Popen:
+    """`luthier serve --engine vllm` with a stand-in for vLLM, which keeps what it is told in a folder."""
+    run = "from luthier.cli import main\nimport sys\nsys.argv[0] = 'luthier'\nmain()"
+    command = [sys.executable, "-c", run, "serve", "runs/first", "--engine", "vllm", "--port", "0"]
+    command += ["--vllm-command", f"{sys.executable} {STAND_IN} {folder}", *more]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=place)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="vLLM is not for Windows")
+def test_vllm_behind_the_same_front(place, tmp_path):
+    (tmp_path / "keys").write_text("a-key\n")
+    process = vllm(place, tmp_path, "runs/second", "--api-key-file", str(tmp_path / "keys"), "--sequences", "4")
+    try:
+        line = process.stderr.readline()
+        assert "Serving first, second, base" in line and "stand-in" in line, line + process.stderr.read()
+        url = line.split("at ")[1].split("/v1")[0]
+        begun = json.loads((tmp_path / "started.json").read_text())
+        told = begun["arguments"]
+        assert told[:2] == ["serve", str(place / "base")] and told[told.index("--max-num-seqs") + 1] == "4"
+        adapters = [f"{name}={(place / 'runs' / name / 'adapter').resolve()}" for name in ("first", "second")]
+        assert told[told.index("--lora-modules") + 1 :] == adapters and told[told.index("--max-lora-rank") + 1] == "8"
+        session = open_session(place / "runs" / "first", device="cpu")
+        assert begun["template"] == session.renderer.template_source and begun["telemetry"] == "1"
+        assert "a-key" not in json.dumps(begun)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="a-key", max_retries=0, timeout=60)
+        assert {each.id for each in client.models.list()} == {"first", "second", "base"}
+        how = dict(model="second", messages=QUESTION, max_tokens=12)
+        made = client.chat.completions.create(**how, n=2, seed=-1, logprobs=True, top_logprobs=2)
+        assert [each.message.content for each in made.choices] == ["I heard you"] * 2 and made.model == "second"
+        assert len(made.choices[0].logprobs.content[0].top_logprobs) == 2
+        none = client.chat.completions.create(**how, logprobs=True)
+        assert none.choices[0].logprobs.content[0].top_logprobs == []
+        for usage in (True, False):
+            options = {"stream_options": {"include_usage": True}} if usage else {}
+            chunks = list(client.chat.completions.create(**how, stream=True, **options))
+            assert "".join(each.choices[0].delta.content for each in chunks if each.choices) == "I heard you"
+            assert bool(chunks[-1].usage) == usage == (chunks[-1].choices == [])
+        texts = client.completions.create(model="base", prompt=["Say 3", "Say"], max_tokens=3, logprobs=1)
+        assert [each.text for each in texts.choices] == ["I heard you"] * 2
+        first, *_, last = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
+        assert last["prompt"] == [session.renderer.prompt_text(each) for each in ("Say 3", "Say")]
+        assert first["stop_token_ids"] == list(session.renderer.stop_ids) and first["seed"] == 2**63 - 1
+        wanted = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "n": 2}
+        assert {name: first[name] for name in wanted} == wanted
+        for wrong, name in (
+            ({"frequency_penalty": 0.5}, "frequency_penalty"),
+            ({"extra_body": {"mirostat": 2}}, "mirostat"),
+            ({"tools": [TOOL]}, "tools"),
+        ):
+            with pytest.raises(openai.BadRequestError) as caught:
+                client.chat.completions.create(**how, **wrong)
+            assert caught.value.param == name
+        with pytest.raises(openai.BadRequestError, match="min_p is not for you"):
+            client.chat.completions.create(**how, extra_body={"min_p": 0.125})
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**{**how, "model": "other"})
+        assert httpx2.get(f"{url}/v1/models").status_code == 401
+        figures = httpx2.get(f"{url}/metrics", headers={"authorization": "Bearer a-key"}).text
+        assert "luthier_generated_tokens_total 15.0" in figures, "streams are counted, asked for or not"
+        # A client that goes away ends its answer there; SIGTERM finishes what runs and ends both.
+        stream = client.chat.completions.create(**{**how, "max_tokens": 200}, stream=True)
+        next(iter(stream))
+        stream.close()
+        wait_for((tmp_path / "left").exists)
+        stream = client.chat.completions.create(**{**how, "max_tokens": 200}, stream=True)
+        text = next(iter(stream)).choices[0].delta.content
+        process.send_signal(signal.SIGTERM)
+        assert text + "".join(each.choices[0].delta.content for each in stream) == "I heard you"
+        assert process.wait(30) == 143 and (tmp_path / "ended").exists()
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, holds
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="vLLM is not for Windows")
+@pytest.mark.parametrize(("how", "shown"), [("die", "no GPU here"), ("silent", "INFO: loading")])
+def test_vllm_that_does_not_come_is_told_with_its_last_lines(place, tmp_path, how, shown):
+    (tmp_path / how).touch()
+    command = f"{sys.executable} {STAND_IN} {tmp_path}"
+    with pytest.raises(EngineFailed) as caught:
+        serve(place / "runs" / "first", engine="vllm", port=0, vllm_command=command, vllm_wait_s=3)
+    assert shown in str(caught.value) and ("within 3 s" in str(caught.value)) == (how == "silent")
+    if how == "silent":
+        with pytest.raises(ProcessLookupError):
+            os.kill(json.loads((tmp_path / "started.json").read_text())["pid"], 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="vLLM is not for Windows")
+def test_vllm_ends_with_its_front_and_the_front_with_it(place, tmp_path):
+    process = vllm(place, tmp_path)
+    try:
+        url = process.stderr.readline().split("at ")[1].split("/v1")[0]
+        (tmp_path / "die-later").touch()
+        with pytest.raises(openai.InternalServerError):
+            client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0)
+            client.completions.create(model="first", prompt="Say", max_tokens=3)
+        assert process.wait(60) == 1
+        last = process.stderr.read()
+        assert "illegal memory access" in last and "Traceback" not in last
+    finally:
+        process.kill()
+    (tmp_path / "silent").touch()
+    (tmp_path / "started.json").unlink()
+    process = vllm(place, tmp_path)
+    try:
+        wait_for((tmp_path / "started.json").exists, 60)
+        time.sleep(0.3)  # until the file is whole
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143, "also before it serves"
+        with pytest.raises(ProcessLookupError):
+            os.kill(json.loads((tmp_path / "started.json").read_text())["pid"], 0)
+    finally:
+        process.kill()
+
+
+def test_what_vllm_would_do_otherwise_is_refused_before_it_starts(place, tmp_path):
+    shutil.copytree(place / "runs" / "second", tmp_path / "more")
+    kept = tmp_path / "more" / "adapter" / "adapter_config.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "use_dora": True}))
+    shutil.copytree(place / "runs" / "second", tmp_path / "other")
+    template = tmp_path / "other" / "adapter" / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    first = str(place / "runs" / "first")
+    for targets, how, id in (
+        ([first], {"vllm_command": "/nowhere/vllm"}, "serve.no_vllm"),
+        ([first], {"device": "cpu"}, "serve.own_device"),
+        ([first, first], {}, "serve.name_taken"),
+        ([first, str(tmp_path / "more")], {}, "serve.vllm_adapter"),
+        ([first, str(tmp_path / "other")], {}, "chat.other_template"),
+        ([first], {"engine": "luthier", "vllm_command": "vllm"}, "serve.no_other_command"),
+    ):
+        with pytest.raises(UserError) as caught:
+            serve(targets, port=0, **{"engine": "vllm", **how})
+        assert caught.value.problems[0].id == id
 
 
 @pytest.fixture

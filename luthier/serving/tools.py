@@ -72,7 +72,7 @@ Event = str | Begun | More
 
 
 class Parser:
-    """`push` and `flush` give texts and calls in their order. A call is told as it comes, from where its function and the
+    """`push` and `flush` give texts and calls in their order. A call is told as it comes, once its function and the
     beginning of its arguments are known, if they come in this order; else once it is whole."""
 
     def __init__(self, style: Style) -> None:
