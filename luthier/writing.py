@@ -107,7 +107,8 @@ class Writer:
             while self.step():
                 pass
         except BaseException:
-            self._generators.clear()
+            for generator in self._generators.values():
+                generator.restart()
             raise
         return [each.close() for each in written]
 
