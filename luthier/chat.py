@@ -23,7 +23,6 @@ from luthier.sampling import Sampling
 from luthier.session import Session
 from luthier.text import say
 from luthier.writing import Ask, Reply
-from luthier.writing import write as write_all
 
 RESET, QUIT = "/new", "/quit"
 COMMAND = re.compile(r"(/[a-z]+)(?:\s+(.*))?", re.DOTALL)
@@ -96,16 +95,8 @@ def talk(session: Session, lines: Iterable[str], write: Callable[[str], Any], ma
     write(say("chat.greeting_text" if session.continues_text else "chat.greeting", **words) + "\n")
     if manner.greeting:
         write(manner.greeting + "\n")
-    stopped_s = -math.inf
-    for line in _until_interrupted(lines, write):
-        try:
-            if not made.hear(line):
-                break
-        except KeyboardInterrupt:
-            if time.monotonic() - stopped_s < AGAIN_S:
-                break
-            stopped_s = time.monotonic()
-            write(f"\n{say('chat.stopped')}\n")
+    with session.remembering():
+        made.hear_all(_until_interrupted(lines, write))
     return made.turns
 
 
@@ -138,6 +129,18 @@ class _Talk:
     def restart(self) -> None:
         start: History = (Message("system", self.system),) if self.system else ()
         self.histories = {True: start, False: start}
+
+    def hear_all(self, lines: Iterable[str]) -> None:
+        stopped_s = -math.inf
+        for line in lines:
+            try:
+                if not self.hear(line):
+                    break
+            except KeyboardInterrupt:
+                if time.monotonic() - stopped_s < AGAIN_S:
+                    break
+                stopped_s = time.monotonic()
+                self.write(f"\n{say('chat.stopped')}\n")
 
     def hear(self, line: str) -> bool:
         """Do what a line says; False ends the chat."""
@@ -187,7 +190,7 @@ class _Talk:
             asks.append(Ask(ids, self.sampling, *self.session.speaker(tuned, voice), teller(side)))
         begun, replies = time.perf_counter(), list[Reply]()
         try:
-            replies = write_all(self.session.renderer, asks)
+            replies = self.session.write(asks)
         finally:
             seconds = time.perf_counter() - begun
             for at, side in enumerate(SIDES):
@@ -314,17 +317,48 @@ class _Talk:
         self.write(say("chat.comparing" if self.compare else "chat.alone", label=label) + "\n")
 
     def set_sampling(self, rest: str) -> None:
-        name, _, value = (part.strip() for part in rest.partition("="))
+        """Change a setting; without one, show them all."""
+        if not rest:
+            self.write("  ".join(f"{name}={_setting(getattr(self.sampling, name))}" for name in SETTINGS) + "\n")
+            return
+        name, _, text = (part.strip() for part in rest.partition("="))
         try:
-            kind = type(getattr(Sampling(), name))
-            if kind not in (int, float) or name not in {each.name for each in dataclasses.fields(Sampling)}:
-                raise ValueError(name)
-            self.sampling = dataclasses.replace(self.sampling, **{name: kind(value)})
-        except (AttributeError, ValueError) as error:
+            value = SETTINGS[name](text)
+            self.sampling = dataclasses.replace(self.sampling, **{name: value})
+        except (KeyError, ValueError) as error:
             raise RunError(Problem("chat.bad_setting", value=rest)) from error
-        self.write(say("chat.set", name=name, value=value) + "\n")
+        self.write(say("chat.set", name=name, value=_setting(value)) + "\n")
 
 
+def _stops(text: str) -> tuple[str, ...]:
+    """Texts with commas between them, or a JSON list, which can hold line breaks and commas.
+
+    Raises:
+        ValueError: it begins as a list and is none of texts.
+    """
+    if not text.startswith("["):
+        return tuple(part for each in text.split(",") if (part := each.strip()))
+    given = json.loads(text)
+    if not all(isinstance(each, str) and each for each in given):
+        raise ValueError(text)
+    return tuple(given)
+
+
+def _setting(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else str(value)
+
+
+SETTINGS: dict[str, Callable[[str], Any]] = {
+    "max_tokens": int,
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "min_p": float,
+    "repetition_penalty": float,
+    "stop": _stops,
+    "seed": int,
+}
+"""What `/set` changes -> how it is read."""
 COMMANDS: dict[str, Callable[[_Talk, str], None]] = {
     RESET: _Talk.new,
     "/help": _Talk.help,

@@ -662,6 +662,10 @@ def serve(  # noqa: PLR0913  one parameter for each option
         str | None, typer.Option("--api-key-file", metavar="FILE", help="shell.option.api_key_file")
     ] = None,
     engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="shell.option.engine")] = "luthier",
+    vllm_command: Annotated[
+        str | None, typer.Option("--vllm-command", metavar="COMMAND", help="shell.option.vllm_command")
+    ] = None,
+    vllm_wait: Annotated[float, typer.Option("--vllm-wait", min=1, help="shell.option.vllm_wait")] = 900,
     template: Annotated[str, typer.Option("--template", help="shell.option.template")] = "model",
     device: Annotated[str, typer.Option("--device", help="shell.option.device")] = "auto",
     max_body: Annotated[int, typer.Option("--max-body", min=1024, help="shell.option.max_body")] = 4 * 2**20,
@@ -681,6 +685,8 @@ def serve(  # noqa: PLR0913  one parameter for each option
         port=port,
         api_key_file=api_key_file,
         engine=engine,
+        vllm_command=vllm_command,
+        vllm_wait_s=vllm_wait,
         limits=limits,
         log=context.obj.logs,
         template=template,

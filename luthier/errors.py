@@ -90,6 +90,12 @@ class RunError(UserError):
     """A run folder cannot be used as asked."""
 
 
+class EngineFailed(RunError):
+    """The program that was to answer for a server has ended, or never began to."""
+
+    exit_code = 1
+
+
 class TrainingFailed(LuthierError):
     """Training had to stop by itself; nothing that was saved is lost."""
 

@@ -154,6 +154,13 @@ class Generator:
         """Read every beginning anew: weights or adapters have changed, none of which those that run depend on."""
         self._cache.forget()
 
+    def restart(self) -> None:
+        """As at first, in the same memory: after a round that was left in the middle, nobody knows what it did. What
+        ran or waited is let go and stays without an end."""
+        self._running.clear()
+        self._waiting.clear()
+        self._cache.clear()
+
     def step(self) -> bool:
         """One round: every request that runs reads on in its prompt, or gets a token. False where there is nothing to
         do."""

@@ -6,13 +6,14 @@ renders messages exactly as training did, stops at the same tokens, and can spea
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import hashlib
 import os
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from luthier.models.hub_files import Progress
 from luthier.runs import manifest
 from luthier.runs.store import RunFolder, index
 from luthier.sampling import Sampling
-from luthier.writing import Ask, Reply, write
+from luthier.writing import Ask, Reply, Writer, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,9 @@ Conversation = str | Chat | Mapping[str, Any] | Sequence[Mapping[str, Any] | Mes
 """A question, or the beginning of a text where raw text was trained on; messages with role and content; or a row of the
 `messages` format, with `tools`."""
 ADAPTER = "default"
+REMEMBERED = 2
+"""Conversations of the model's full length that there is room for while they are remembered: what is talked to, and
+what it is compared with."""
 NO_SUCH_MODEL = ("hub.unknown", "hub.near", "hub.not_in_folder")
 NEAR_RUN = 0.3
 """How like a name of a run has to be, by difflib's measure, to be proposed; as in `luthier runs show`."""
@@ -97,6 +101,7 @@ class Session:
     folder: Path
     voices: dict[str, str | None] = dataclasses.field(init=False)
     _mixes: dict[str, Mapping[str, float]] = dataclasses.field(init=False, default_factory=dict)
+    _writer: Writer | None = dataclasses.field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.voices = {self.label: self.adapter}
@@ -118,18 +123,12 @@ class Session:
             RunError: it has no adapter, was trained on another base, or with another template or other stop tokens;
                 the name is taken. ModelError: its files are not right.
         """
-        run = run_path(target)
-        if run is None and not os.path.isfile(Path(target) / adapter_config.CONFIG_FILE):
-            raise RunError(Problem("chat.no_adapter", where=str(target)))
-        found = Path(target) if run is None else run
-        name = name or found.resolve().name
+        run, folder = adapter_at(target)
+        name = name or adapter_name(target)
         if name in self.voices:
             raise RunError(Problem("chat.voice_taken", value=name))
-        folder = adapter_config.adapter_folder(found)
-        if not (folder / adapter_config.CONFIG_FILE).is_file():
-            raise RunError(Problem("chat.no_adapter", where=str(target)))
-        self._same_base(found if run is not None else folder.resolve().parent)
-        self._same_renderer(folder)
+        hold_to_base(run, self._fingerprint, self.base_label)
+        hold_to_renderer(folder, self.renderer, self.label)
         adapters.load_adapter(self.decoder, self.decoder.arch, folder, _attached(name))
         self.voices[name] = _attached(name)
         return name
@@ -148,6 +147,8 @@ class Session:
             self._mixes.pop(each, None)
             if attached is not None and attached not in self.voices.values():
                 adapters.remove(self.decoder, attached)
+        if self._writer is not None:  # another adapter of the same name must not go on from what this one has read
+            self._writer.forget()
 
     def mix(self, strengths: Mapping[str, float]) -> str:
         """A voice that is the weighted sum of others: strength 0 is exactly the base, 1 exactly the adapter, and more
@@ -174,30 +175,9 @@ class Session:
             raise RunError(Problem("chat.no_voice", value=voice, values={"there": ", ".join(self.voices)}))
         return self.voices[voice]
 
-    def _same_base(self, run: Path) -> None:
-        """Hold the base that a run names in its manifest to the weights that are loaded. A folder without a manifest
-        says nothing of its base; its tensors' shapes are all that can be held to."""
-        if not (run / "manifest.json").is_file():
-            return
-        then = manifest.load(RunFolder.open(run)).base
-        changed = [part for part in ("sha256", "config_sha256") if then.get(part) != self._fingerprint[part]]
-        if changed:
-            values = {"other": then.get("path"), "base": self.base_label}
-            raise RunError(Problem("chat.other_base", where=str(run), values=values))
-
     @functools.cached_property
     def _fingerprint(self) -> dict[str, Any]:
         return manifest.weights_fingerprint(self.folder)
-
-    def _same_renderer(self, folder: Path) -> None:
-        """Hold what an adapter was trained with to what is rendered here, where its folder tells."""
-        if not (folder / OWN_FILE).is_file():
-            return
-        theirs = Renderer.load(folder)
-        if theirs.rendering != self.renderer.rendering:
-            differ = [part for part, value in theirs.rendering.items() if value != self.renderer.rendering[part]]
-            values = {"differ": ", ".join(differ), "label": self.label}
-            raise RunError(Problem("chat.other_template", where=str(folder), values=values))
 
     # ------------------------------------------------------------------------------------------------ answering
 
@@ -276,7 +256,22 @@ class Session:
         plain = sampling or Sampling()
         ways = [dataclasses.replace(plain, seed=plain.seed + index) for index in range(len(prompts))]
         asks = [Ask(prompt, way, decoder, adapter, on_text) for prompt, way in zip(prompts, ways, strict=True)]
+        return self.write(asks)
+
+    def write(self, asks: Sequence[Ask]) -> list[Reply]:
+        """Answer what is put as ids."""
+        if self._writer is not None and self._writer.has_room(asks):
+            return self._writer.write(asks)
         return write(self.renderer, asks)
+
+    @contextlib.contextmanager
+    def remembering(self) -> Iterator[None]:
+        """While this is open, what was read is kept: a conversation that goes on has only its new tokens read."""
+        self._writer = Writer(self.renderer, sequences=REMEMBERED)
+        try:
+            yield
+        finally:
+            self._writer = None
 
     def speaker(self, tuned: bool = True, voice: str | None = None) -> tuple[Decoder, str | None]:
         """The decoder and the adapter on it that answer.
@@ -314,6 +309,56 @@ class Session:
         if not ids:
             raise DataError(Problem("chat.nothing_to_continue"))
         return ids
+
+
+def adapter_at(target: str | Path) -> tuple[Path, Path]:
+    """The run that an adapter is of (or the folder above it), and the folder with its files.
+
+    Raises:
+        RunError: there is no adapter.
+    """
+    run = run_path(target)
+    found = Path(target) if run is None else run
+    folder = adapter_config.adapter_folder(found)
+    # A folder that is no run has to be the adapter's own.
+    if not os.path.isfile((folder if run is not None else found) / adapter_config.CONFIG_FILE):
+        raise RunError(Problem("chat.no_adapter", where=str(target)))
+    return (run if run is not None else folder.resolve().parent), folder
+
+
+def adapter_name(target: str | Path) -> str:
+    """What an adapter is called where nobody says: as its run or its folder."""
+    return Path(run_path(target) or target).resolve().name
+
+
+def hold_to_base(run: Path, fingerprint: Mapping[str, Any], base_label: str) -> None:
+    """Hold the base that a run names in its manifest to the weights with this fingerprint. A folder without a manifest
+    says nothing of its base; its tensors' shapes are all that can be held to.
+
+    Raises:
+        RunError: it is another base.
+    """
+    if not (run / "manifest.json").is_file():
+        return
+    then = manifest.load(RunFolder.open(run)).base
+    if any(then.get(part) != fingerprint[part] for part in ("sha256", "config_sha256")):
+        values = {"other": then.get("path"), "base": base_label}
+        raise RunError(Problem("chat.other_base", where=str(run), values=values))
+
+
+def hold_to_renderer(folder: Path, renderer: Renderer, label: str) -> None:
+    """Hold what an adapter was trained with to what is rendered, where its folder tells.
+
+    Raises:
+        RunError: it was trained with another template, tokenizer or other stop tokens.
+    """
+    if not (folder / OWN_FILE).is_file():
+        return
+    theirs = Renderer.load(folder)
+    if theirs.rendering != renderer.rendering:
+        differ = [part for part, value in theirs.rendering.items() if value != renderer.rendering[part]]
+        values = {"differ": ", ".join(differ), "label": label}
+        raise RunError(Problem("chat.other_template", where=str(folder), values=values))
 
 
 def _attached(voice: str) -> str:
@@ -372,10 +417,24 @@ def open_session(
     """
     path = run_path(target)
     if path is not None:
-        if template != "model":
-            raise RunError(Problem("chat.template_of_run", where=str(path), value=template))
         with RunFolder.open(path).at_home() as run:
+            own_template(run, template)
             return _open_run(run, device, compare)
+    base, renderer = find_model(target, template, on_download)
+    chosen = backend.choose(device, "auto")
+    chosen.apply()
+    decoder = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
+    return Session(decoder, renderer, None, str(target), decoder, str(target), base.folder)
+
+
+def own_template(run: RunFolder, template: str) -> None:
+    """Raises RunError where another template than the run's own is asked for."""
+    if template != "model":
+        raise RunError(Problem("chat.template_of_run", where=str(run.path), value=template))
+
+
+def find_model(target: str | Path, template: str, on_download: Progress | None = None) -> tuple[Base, Renderer]:
+    """A model that is no run, and what renders its prompts; arguments and errors as of `open_session`."""
     config = RunConfig.model_validate({"model": str(target), "data": {"train": "-", "template": template}})
     try:
         base = find_base(config.model, on_download)
@@ -385,10 +444,7 @@ def open_session(
     renderer = Renderer.load(base.folder) if template == "model" else load_renderer(base.folder, config)
     if not renderer.template_source and renderer.trained == "chat":
         raise ModelError(Problem("chat.no_template", where=str(base.folder), values={"model": str(target)}))
-    chosen = backend.choose(device, "auto")
-    chosen.apply()
-    decoder = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
-    return Session(decoder, renderer, None, str(target), decoder, str(target), base.folder)
+    return base, renderer
 
 
 def run_path(target: str | Path) -> Path | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from luthier.data.templates import Renderer
 from luthier.data.vocabulary import TextStream
-from luthier.generate import Generator, Request, room_for
+from luthier.generate import MAX_SEQUENCES, Generator, Request, room_for
 from luthier.models.decoder import Decoder
 from luthier.sampling import Chosen, Sampling, StopTexts
 
@@ -70,14 +70,16 @@ class Writing:
 
 
 class Writer:
-    """Writes for whoever asks, with one generator for each decoder.
+    """Writes for whoever asks, with one generator for each decoder. What they have read stays with them, so that a
+    conversation that goes on is not read again.
 
     Args:
         cache_tokens: room of each for prompts and answers; None leaves it to the generator.
+        sequences: answers that are written at once.
     """
 
-    def __init__(self, renderer: Renderer, *, cache_tokens: int | None = None) -> None:
-        self._renderer, self._cache_tokens = renderer, cache_tokens
+    def __init__(self, renderer: Renderer, *, cache_tokens: int | None = None, sequences: int = MAX_SEQUENCES) -> None:
+        self._renderer, self._cache_tokens, self._sequences = renderer, cache_tokens, sequences
         self._stop_ids = frozenset(renderer.stop_ids)
         self._generators: dict[Decoder, Generator] = {}
 
@@ -91,10 +93,36 @@ class Writer:
         stops = StopTexts(ask.sampling.stop)
         made = Writing(request, self._renderer.stream_decoder(), stops, ask.on_text)
         request.on_token = made.hear
-        if ask.decoder not in self._generators:
-            self._generators[ask.decoder] = Generator(ask.decoder, cache_tokens=self._cache_tokens)
-        self._generators[ask.decoder].add(request)
+        self._generator(ask.decoder).add(request)
         return made
+
+    def has_room(self, asks: Sequence[Ask]) -> bool:
+        """Whether all of these could be written, at once or one after the other."""
+        return all(ask.most_tokens <= self._generator(ask.decoder).cache_tokens for ask in asks)
+
+    def write(self, asks: Sequence[Ask]) -> list[Reply]:
+        """Answer all. One that is interrupted takes what was read with it: nobody knows where it stopped."""
+        try:
+            written = [self.add(ask) for ask in asks]
+            while self.step():
+                pass
+        except BaseException:
+            for generator in self._generators.values():
+                generator.restart()
+            raise
+        return [each.close() for each in written]
+
+    def forget(self) -> None:
+        """Read everything anew: weights or adapters have changed."""
+        for generator in self._generators.values():
+            generator.forget()
+
+    def _generator(self, decoder: Decoder) -> Generator:
+        if decoder not in self._generators:
+            self._generators[decoder] = Generator(
+                decoder, max_sequences=self._sequences, cache_tokens=self._cache_tokens
+            )
+        return self._generators[decoder]
 
     def step(self) -> bool:
         """Every answer that is being written moves on; False where there is none."""
@@ -106,8 +134,4 @@ def write(renderer: Renderer, asks: Sequence[Ask]) -> list[Reply]:
     """Answer all, each as it would be answered by itself (up to the rounding of products of other sizes)."""
     if not asks:
         return []
-    writer = Writer(renderer, cache_tokens=room_for(ask.most_tokens for ask in asks))
-    written = [writer.add(ask) for ask in asks]
-    while writer.step():
-        pass
-    return [each.close() for each in written]
+    return Writer(renderer, cache_tokens=room_for(ask.most_tokens for ask in asks)).write(asks)

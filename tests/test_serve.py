@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 import os
@@ -15,6 +16,8 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +27,7 @@ import pytest
 
 from luthier import proof
 from luthier.data.formats import Message
-from luthier.errors import RunError
+from luthier.errors import EngineFailed, RunError, UserError
 from luthier.generate import Sampling
 from luthier.serving import house
 from luthier.serving.answers import Voice
@@ -33,7 +36,7 @@ from luthier.serving.front import Events, Front
 from luthier.serving.limits import Limits
 from luthier.serving.protocol import ChatRequest
 from luthier.serving.start import serve
-from luthier.serving.tools import Call, Parser, style_of
+from luthier.serving.tools import Begun, Call, More, Parser, style_of
 from luthier.serving.voices import Voices
 from luthier.session import open_session
 from luthier.training import train
@@ -444,6 +447,58 @@ def test_many_streams_at_once_and_none_is_lost(served):
     assert served.engine.open_jobs == 0
 
 
+def test_what_the_server_holds_does_not_grow(place):
+    """Blocks of the cache are touched once and used again (LOG.md); everything else is given back with its answer."""
+    with House([str(place / "runs" / "first")], [], Limits(queue=64)) as made:
+        generator, cache = made.engine._generator, made.engine._generator._cache
+        jobs: list[weakref.ref] = []
+        job_of = made.engine._job
+
+        def noted(*arguments):
+            made_now = job_of(*arguments)
+            jobs.append(weakref.ref(made_now))
+            return made_now
+
+        made.engine._job = noted
+
+        def round_of_all() -> None:
+            many(made.url, 12)
+            client = made.client()
+            how = dict(model="first", prompt="Say", max_tokens=40, temperature=1.0)
+            next(iter(client.completions.create(**how, stream=True))).choices  # noqa: B018  read, and left
+            client.close()
+            client = made.client()
+            client.chat.completions.create(model="first", messages=QUESTION, max_tokens=4, n=3, logprobs=True)
+            client.embeddings.create(model="first", input="Say")
+            client.close()
+            assert made.until(lambda: made.engine.open_jobs == 0)
+
+        def held() -> int:
+            gc.collect()
+            only = [tracemalloc.Filter(True, f"*/luthier/{part}*") for part in ("serving/", "generate", "models/cache")]
+            return sum(each.size for each in tracemalloc.take_snapshot().filter_traces(only).statistics("filename"))
+
+        tracemalloc.start()
+        try:
+            for _ in range(3):
+                round_of_all()
+            before = held()
+            for _ in range(5):
+                round_of_all()
+            grown = held() - before
+        finally:
+            tracemalloc.stop()
+        assert grown < 20_000, grown
+        assert (generator.running, generator.waiting, generator.cached_tokens) == (0, 0, 0)
+        assert not made.engine._jobs and not made.engine._leaving and made.engine._commands.empty()
+        assert sorted([*cache._free, *cache._idle]) == list(range(cache.num_blocks)) and not any(cache._users)
+        assert set(cache._idle) == set(cache._digest_of) == set(cache._known.values())
+        made.engine._commands.put(lambda: None)  # whose turn lets go of the command before
+        assert made.until(made.engine._commands.empty)
+        gc.collect()
+        assert len(jobs) > 100 and not [each for each in jobs if each() is not None]
+
+
 @pytest.mark.long
 def test_64_streams_again_and_again_with_memory_flat(served):
     def resident() -> int:
@@ -460,15 +515,23 @@ def test_64_streams_again_and_again_with_memory_flat(served):
 
 def test_a_fault_of_the_generator_ends_answers_but_not_the_server(place, capsys):
     with House([str(place / "base")], [], Limits()) as made:
+        generator = made.engine._generator
+        step, rooms = generator.step, [each.data_ptr() for each in generator._cache.keys]
 
         def fail() -> bool:
+            step()
+            generator.step = step
+            generator._cache.keys[0].fill_(float("nan"))
             raise ValueError("planted: a secret path")
 
-        made.engine._generator.step = fail
+        wanted = made.client().completions.create(model="base", prompt="Say", max_tokens=4).choices[0].text
+        generator.step = fail
         with pytest.raises(openai.InternalServerError) as caught:
             made.client().completions.create(model="base", prompt="Say", max_tokens=4)
         assert "planted" not in str(caught.value)
-        assert made.client().completions.create(model="base", prompt="Say", max_tokens=4).choices[0].text
+        assert made.client().completions.create(model="base", prompt="Say", max_tokens=4).choices[0].text == wanted
+        assert [each.data_ptr() for each in generator._cache.keys] == rooms, "no second cache, not even for a moment"
+        assert len(generator._cache._free) == generator._cache.num_blocks
     assert "planted" in capsys.readouterr().err, "the operator is told"
 
 
@@ -558,6 +621,152 @@ def test_llama_cpp_is_given_one_file(tmp_path):
     assert caught.value.problems[0].id == "serve.engine"
 
 
+STAND_IN = Path(__file__).with_name("stand_in_vllm.py")
+
+
+def vllm(place: Path, folder: Path, *more: str) -> subprocess.Popen:
+    """`luthier serve --engine vllm` with a stand-in for vLLM, which keeps what it is told in a folder."""
+    run = "from luthier.cli import main\nimport sys\nsys.argv[0] = 'luthier'\nmain()"
+    command = [sys.executable, "-c", run, "serve", "runs/first", "--engine", "vllm", "--port", "0"]
+    command += ["--vllm-command", f"{sys.executable} {STAND_IN} {folder}", *more]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=place)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="vLLM is not for Windows")
+def test_vllm_behind_the_same_front(place, tmp_path):
+    (tmp_path / "keys").write_text("a-key\n")
+    process = vllm(place, tmp_path, "runs/second", "--api-key-file", str(tmp_path / "keys"), "--sequences", "4")
+    try:
+        line = process.stderr.readline()
+        assert "Serving first, second, base" in line and "stand-in" in line, line + process.stderr.read()
+        url = line.split("at ")[1].split("/v1")[0]
+        begun = json.loads((tmp_path / "started.json").read_text())
+        told = begun["arguments"]
+        assert told[:2] == ["serve", str(place / "base")] and told[told.index("--max-num-seqs") + 1] == "4"
+        adapters = [f"{name}={(place / 'runs' / name / 'adapter').resolve()}" for name in ("first", "second")]
+        assert told[told.index("--lora-modules") + 1 :] == adapters and told[told.index("--max-lora-rank") + 1] == "8"
+        session = open_session(place / "runs" / "first", device="cpu")
+        assert begun["template"] == session.renderer.template_source and begun["telemetry"] == "1"
+        assert "a-key" not in json.dumps(begun)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="a-key", max_retries=0, timeout=60)
+        assert {each.id for each in client.models.list()} == {"first", "second", "base"}
+        how = dict(model="second", messages=QUESTION, max_tokens=12)
+        made = client.chat.completions.create(**how, n=2, seed=-1, logprobs=True, top_logprobs=2)
+        assert [each.message.content for each in made.choices] == ["I heard you"] * 2 and made.model == "second"
+        assert len(made.choices[0].logprobs.content[0].top_logprobs) == 2
+        none = client.chat.completions.create(**how, logprobs=True)
+        assert none.choices[0].logprobs.content[0].top_logprobs == []
+        for usage in (True, False):
+            options = {"stream_options": {"include_usage": True}} if usage else {}
+            chunks = list(client.chat.completions.create(**how, stream=True, **options))
+            assert "".join(each.choices[0].delta.content for each in chunks if each.choices) == "I heard you"
+            assert bool(chunks[-1].usage) == usage == (chunks[-1].choices == [])
+        texts = client.completions.create(model="base", prompt=["Say 3", "Say"], max_tokens=3, logprobs=1)
+        assert [each.text for each in texts.choices] == ["I heard you"] * 2
+        first, *_, last = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
+        assert last["prompt"] == [session.renderer.prompt_text(each) for each in ("Say 3", "Say")]
+        assert first["stop_token_ids"] == list(session.renderer.stop_ids) and first["seed"] == 2**63 - 1
+        wanted = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "n": 2}
+        assert {name: first[name] for name in wanted} == wanted
+        for wrong, name in (
+            ({"frequency_penalty": 0.5}, "frequency_penalty"),
+            ({"extra_body": {"mirostat": 2}}, "mirostat"),
+            ({"tools": [TOOL]}, "tools"),
+        ):
+            with pytest.raises(openai.BadRequestError) as caught:
+                client.chat.completions.create(**how, **wrong)
+            assert caught.value.param == name
+        with pytest.raises(openai.BadRequestError, match="min_p is not for you"):
+            client.chat.completions.create(**how, extra_body={"min_p": 0.125})
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**{**how, "model": "other"})
+        assert httpx2.get(f"{url}/v1/models").status_code == 401
+        figures = httpx2.get(f"{url}/metrics", headers={"authorization": "Bearer a-key"}).text
+        assert "luthier_generated_tokens_total 15.0" in figures, "streams are counted, asked for or not"
+        # A client that goes away ends its answer there; SIGTERM finishes what runs and ends both.
+        stream = client.chat.completions.create(**{**how, "max_tokens": 200}, stream=True)
+        next(iter(stream))
+        stream.close()
+        wait_for((tmp_path / "left").exists)
+        stream = client.chat.completions.create(**{**how, "max_tokens": 200}, stream=True)
+        text = next(iter(stream)).choices[0].delta.content
+        process.send_signal(signal.SIGTERM)
+        assert text + "".join(each.choices[0].delta.content for each in stream) == "I heard you"
+        assert process.wait(30) == 143 and (tmp_path / "ended").exists()
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, holds
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="vLLM is not for Windows")
+@pytest.mark.parametrize(("how", "shown"), [("die", "no GPU here"), ("silent", "INFO: loading")])
+def test_vllm_that_does_not_come_is_told_with_its_last_lines(place, tmp_path, how, shown):
+    (tmp_path / how).touch()
+    command = f"{sys.executable} {STAND_IN} {tmp_path}"
+    with pytest.raises(EngineFailed) as caught:
+        serve(place / "runs" / "first", engine="vllm", port=0, vllm_command=command, vllm_wait_s=3)
+    assert shown in str(caught.value) and ("within 3 s" in str(caught.value)) == (how == "silent")
+    if how == "silent":
+        with pytest.raises(ProcessLookupError):
+            os.kill(json.loads((tmp_path / "started.json").read_text())["pid"], 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="vLLM is not for Windows")
+def test_vllm_ends_with_its_front_and_the_front_with_it(place, tmp_path):
+    process = vllm(place, tmp_path)
+    try:
+        url = process.stderr.readline().split("at ")[1].split("/v1")[0]
+        (tmp_path / "die-later").touch()
+        with pytest.raises(openai.InternalServerError):
+            client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0)
+            client.completions.create(model="first", prompt="Say", max_tokens=3)
+        assert process.wait(60) == 1
+        last = process.stderr.read()
+        assert "illegal memory access" in last and "Traceback" not in last
+    finally:
+        process.kill()
+    (tmp_path / "silent").touch()
+    (tmp_path / "started.json").unlink()
+    process = vllm(place, tmp_path)
+    try:
+        wait_for((tmp_path / "started.json").exists, 60)
+        time.sleep(0.3)  # until the file is whole
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143, "also before it serves"
+        with pytest.raises(ProcessLookupError):
+            os.kill(json.loads((tmp_path / "started.json").read_text())["pid"], 0)
+    finally:
+        process.kill()
+
+
+def test_what_vllm_would_do_otherwise_is_refused_before_it_starts(place, tmp_path):
+    shutil.copytree(place / "runs" / "second", tmp_path / "more")
+    kept = tmp_path / "more" / "adapter" / "adapter_config.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "use_dora": True}))
+    shutil.copytree(place / "runs" / "second", tmp_path / "other")
+    template = tmp_path / "other" / "adapter" / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    first = str(place / "runs" / "first")
+    for targets, how, id in (
+        ([first], {"vllm_command": "/nowhere/vllm"}, "serve.no_vllm"),
+        ([first], {"device": "cpu"}, "serve.own_device"),
+        ([first, first], {}, "serve.name_taken"),
+        ([first, str(tmp_path / "more")], {}, "serve.vllm_adapter"),
+        ([first, str(tmp_path / "other")], {}, "chat.other_template"),
+        ([first], {"engine": "luthier", "vllm_command": "vllm"}, "serve.no_other_command"),
+    ):
+        with pytest.raises(UserError) as caught:
+            serve(targets, port=0, **{"engine": "vllm", **how})
+        assert caught.value.problems[0].id == id
+
+
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
     """A folder that nobody may enter, too."""
@@ -608,12 +817,11 @@ def test_the_document_says_what_the_server_does(served):
     from hypothesis import HealthCheck, Phase, given, settings
     from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+    named = {}
     schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
     seen = set()
     for found in schema.get_all_operations():
         operation = found.ok()
-        if operation.path == "/v1/adapters/{name}":
-            continue
 
         @given(case=operation.as_strategy())
         @settings(
@@ -627,12 +835,23 @@ def test_the_document_says_what_the_server_does(served):
         def judge(case) -> None:
             got = case.call(timeout=30)
             assert got.status_code < 500, (case.body, got.text)
-            # A text that fits the document may still be longer than the context, or no path on this disk.
+            case.validate_response(got)
+            if not isinstance(case.body, dict) or "model" not in case.body:
+                return
+            # As it is, but for a model that there is: what the document cannot say of two parameters together, or of
+            # the length of a text, is then refused.
+            case.body["model"] = "first"
+            got = case.call(timeout=30)
+            assert got.status_code < 500, (case.body, got.text)
+            named[operation.path] = named.get(operation.path, 0) + (got.status_code == 200)
             case.validate_response(got, excluded_checks=[positive_data_acceptance])
 
         judge()
-        seen.add(operation.path)
-    assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/adapters", "/health"} <= seen
+        seen.add((operation.method.upper(), operation.path))
+    answered = {("POST", f"/v1/{each}") for each in ("chat/completions", "completions", "embeddings", "adapters")}
+    assert {*answered, ("DELETE", "/v1/adapters/{name}"), ("GET", "/health"), ("GET", "/v1/models")} <= seen
+    assert all(named.values()) and len(named) == 3, "some of what fits the document is answered"
+    assert served.client().models.list().data[0].id == "first", "nothing was unloaded that is there"
 
 
 CALLS = ('{"name": "f", "arguments": {"x": "好 </b>"}}', '{"name": "g", "arguments": {}}')
@@ -654,19 +873,44 @@ HERMES = "Let me see.\n" + "\n".join(f"<tool_call>\n{call}\n</tool_call>" for ca
             [Call("f", "{}"), Call("g", "{}")],
         ),
         ("llama3", "Hello {", ["Hello {"]),
+        # Arguments first, or as a text: told once they are whole.
+        ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>', [Call("f", '{"a": 1}')]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', [Call("f", '{"a": 1}')]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": [{}]}}', [Call("f", '{"a": [{}]}')]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": </tool_call>b', [Call("f", '{"a": '), "b"]),
+        ("llama3", '{"type": "function", "name": "f", "parameters": {"x": 1}}', [Call("f", '{"x": 1}')]),
+        ("llama3", '{"name": "f", "parameters": {"x": "\\\\"}}\nDone', [Call("f", '{"x": "\\\\"}'), "Done"]),
     ],
 )
 def test_tool_calls_are_told_from_text(style, text, wanted, size):
+    assert parsed(style, text, size) == wanted
+
+
+def parsed(style, text: str, size: int) -> list:
+    """What is told of a text that comes in pieces of this size, whole."""
     parser, made = Parser(style), []
     for start in range(0, len(text), size):
         made += parser.push(text[start : start + size])
     joined: list = []
     for each in [*made, *parser.flush()]:
-        if isinstance(each, str) and joined and type(joined[-1]) is str:
+        if isinstance(each, Begun):
+            joined.append(Call(each.name, ""))
+        elif isinstance(each, More):
+            joined[-1] = joined[-1]._replace(arguments=joined[-1].arguments + each.text)
+        elif joined and type(joined[-1]) is str:
             joined[-1] += each
         else:
             joined.append(each)
-    assert joined == wanted
+    return joined
+
+
+def test_arguments_are_told_as_they_come():
+    parser = Parser("hermes")
+    assert parser.push('<tool_call>\n{"name": "f", "arguments": ') == []
+    assert parser.push('{"x": ') == [Begun("f"), More('{"x": ')]
+    assert parser.push('"</tool_call>\\"') == [More('"</tool_call>\\"')], "a tag in a text ends nothing"
+    assert parser.push('"}') == [More('"}')] and parser.push("}\n</tool_call>\nDone") == ["\nDone"]
+    assert parser.flush() == []
 
 
 def test_tools_of_a_model_that_knows_them(tiny_model, tmp_path, monkeypatch):
@@ -697,8 +941,20 @@ def test_tools_of_a_model_that_knows_them(tiny_model, tmp_path, monkeypatch):
         assert choice.message.content == "Let me see."
         with made.client().chat.completions.stream(**how) as stream:
             final = stream.get_final_completion().choices[0]
-        assert [each.function.name for each in final.message.tool_calls] == ["f", "g"]
+        told = [(each.function.name, each.function.arguments) for each in final.message.tool_calls]
+        assert told == [(each.function.name, each.function.arguments) for each in choice.message.tool_calls]
         assert final.finish_reason == "tool_calls"
+        deltas = [
+            call
+            for chunk in made.client().chat.completions.create(**how, stream=True)
+            for call in chunk.choices[0].delta.tool_calls or []
+        ]
+        for index, name in enumerate("fg"):
+            first, *rest = [each for each in deltas if each.index == index]
+            assert (first.function.name, first.function.arguments, first.type) == (name, "", "function") and first.id
+            assert all((each.id, each.function.name) == (None, None) for each in rest)
+            assert "".join(each.function.arguments for each in rest) == told[index][1]
+        assert sum(each.index == 0 for each in deltas) > 3, "in pieces"
         # Turns that a client sends back: the call, and what the tool said.
         back = [
             *QUESTION,
@@ -712,3 +968,102 @@ def test_a_call_at_the_token_limit_is_cut_off_by_length():
     voice = Voice("hermes")
     voice.push('<tool_call>{"name": "f", "argu')
     assert voice.finish("") == [{"content": '<tool_call>{"name": "f", "argu'}] and voice.reason("length") == "length"
+
+
+SAIL = {
+    "type": "function",
+    "function": {
+        "name": "sail",
+        "parameters": {
+            "type": "object",
+            "properties": {"to": {"$ref": "#/$defs/port"}, "knots": {"type": "integer", "minimum": 1, "maximum": 30}},
+            "required": ["to", "knots"],
+            "additionalProperties": False,
+            "$defs": {"port": {"enum": ["Rügen", "好"]}},
+        },
+    },
+}
+REST = {"type": "function", "function": {"name": "rest"}}
+
+
+@pytest.fixture(scope="module", params=["tags of text", "tags of one token", "llama3"])
+def with_tools(request, tiny_model, tmp_path_factory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("tools") / "tools"
+    shutil.copytree(tiny_model("qwen2", seed=5, max_position_embeddings=1024, vocab_size=324), folder)
+    template = TOOLS_TEMPLATE
+    if request.param == "llama3":
+        template = template.replace("<tool_call>", "").replace("</tool_call>", "") + '{# ipython "parameters" #}'
+    (folder / "chat_template.jinja").write_text(template)
+    if request.param == "tags of one token":
+        add_tokens(folder, ["<tool_call>", "</tool_call>"])
+    with House([str(folder)], [], Limits()) as made:
+        made.style = style_of(template)
+        yield made
+
+
+def add_tokens(folder: Path, texts: list[str]) -> None:
+    """Control tokens with these texts."""
+    kept = json.loads((folder / "tokenizer.json").read_text())
+    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    for text in texts:
+        place = max([*kept["model"]["vocab"].values(), *(each["id"] for each in kept["added_tokens"])]) + 1
+        kept["added_tokens"].append({"id": place, "content": text, **flags})
+    (folder / "tokenizer.json").write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_a_call_that_has_to_come_comes(with_tools, temperature):
+    client = with_tools.client()
+    how = dict(model="tools", messages=QUESTION, max_tokens=240, temperature=temperature, seed=2, tools=[REST, SAIL])
+    named = {"type": "function", "function": {"name": "sail"}}
+    for n, choice in ((2, named), (2, "required")):
+        for made in client.chat.completions.create(**how, n=n, tool_choice=choice).choices:
+            calls = made.message.tool_calls
+            # A model of chance may go on with calls until the limit cuts one off.
+            assert calls and (made.finish_reason == "tool_calls" or choice == "required")
+            assert made.message.content is None or (
+                made.finish_reason == "length" and made.message.content.strip()[:1] in ("", "<")
+            )
+            assert {each.function.name for each in calls} <= ({"sail"} if choice is named else {"sail", "rest"})
+            for call in calls if made.finish_reason == "tool_calls" else calls[:-1]:
+                given = json.loads(call.function.arguments)
+                assert given == {} if call.function.name == "rest" else set(given) == {"to", "knots"}
+                assert call.function.name == "rest" or (given["to"] in ("Rügen", "好") and 1 <= given["knots"] <= 30)
+            assert choice != named or (len(calls) == 1 and made.finish_reason == "tool_calls")
+
+
+def test_calls_and_a_format_are_held_to_together_where_calls_have_a_mark(with_tools):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    how = dict(model="tools", messages=QUESTION, max_tokens=200, temperature=2.0, tools=[REST], response_format=wanted)
+    if with_tools.style == "llama3":
+        with pytest.raises(openai.BadRequestError) as caught:
+            with_tools.client().chat.completions.create(**how)
+        assert caught.value.param == "response_format"
+        return
+    called, formed = 0, 0
+    for made in with_tools.client().chat.completions.create(**how, n=24, seed=1).choices:
+        called += bool(made.message.tool_calls)
+        if made.finish_reason == "stop":
+            formed += 1
+            assert json.loads(made.message.content)["a"] in (1, 2)
+    assert called and formed, "either may come"
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "parameter"),
+    [
+        ([REST], {"type": "function", "function": {"name": "swim"}}, "tool_choice"),
+        (None, "required", "tool_choice"),
+        ([{**REST, "function": {"name": "x", "parameters": {"type": "nonsense"}}}], "required", "tools"),
+        ([{**REST, "function": {"name": "\ud800", "parameters": {"type": "object"}}}], "required", None),
+    ],
+)
+def test_a_choice_that_cannot_be_held_to_is_refused(with_tools, tools, choice, parameter):
+    given = {"model": "tools", "messages": QUESTION, "max_tokens": 9, "tool_choice": choice}
+    body = json.dumps({**given, "tools": tools} if tools else given)
+    got = httpx2.post(
+        f"{with_tools.url}/v1/chat/completions", content=body, headers={"content-type": "application/json"}
+    )
+    assert got.status_code == 400, got.text
+    assert parameter is None or got.json()["error"]["param"] == parameter

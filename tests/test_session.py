@@ -24,6 +24,8 @@ from luthier.engine import loop
 from luthier.errors import DataError, ModelError, RunError, TrainingFailed
 from luthier.methods import supervised
 from luthier.models import hub_huggingface
+from luthier.models.cache import BLOCK
+from luthier.models.decoder import Decoder
 from luthier.run import Run
 from luthier.sampling import Chosen, Sampling
 from luthier.session import Session, chat_of, open_session
@@ -597,6 +599,81 @@ def test_commands_switch_dial_save_and_retry(place, second, tmp_path):
         assert part in text
     row = json.loads(saved.read_text())
     assert [each["role"] for each in row["messages"]] == ["system", "user", "assistant"]
+
+
+@pytest.fixture
+def read(monkeypatch) -> list[list[int]]:
+    """Tokens that went through the model, for each pass and part."""
+    counts: list[list[int]] = []
+    extend = Decoder.extend
+
+    def told(self, parts, cache):
+        counts.append([len(part.ids) for part in parts])
+        return extend(self, parts, cache)
+
+    monkeypatch.setattr(Decoder, "extend", told)
+    return counts
+
+
+@pytest.mark.parametrize("width", [0, 120], ids=["in turn", "beside each other"])
+def test_a_turn_reads_its_new_tokens_only(place, second, read, sent, width):
+    """With two sides and two adapters, each with a history of its own."""
+    session = open_session(place / "runs" / "lora")
+    lines = [f"Say {number} and then a few words more, to have something to read" for number in range(4)]
+    manner = chatting.Manner("base", sampling=SHORT, width=width)
+    turns = chatting.talk(session, lines, lambda text: None, manner)
+    assert len(sent) == 8 and len(turns) == 12
+    prompts = [sent[0::2], sent[1::2]]
+    assert len(prompts[0][-1]) > 4 * BLOCK, "long enough to tell"
+    # What is new in a turn, the answer itself, and what of a block cannot be shared.
+    new = [len(now[-1]) for now in prompts]
+    most = sum(new) + 8 * (SHORT.max_tokens + BLOCK)
+    assert sum(map(sum, read)) <= most
+    assert sum(map(sum, read)) < sum(map(len, sent)) - 4 * BLOCK, "less than all of it anew in each turn"
+    # The same words as from a session that reads everything.
+    again = open_session(place / "runs" / "lora")
+    history: tuple = ()
+    for number, line in enumerate(lines):
+        history = (*history, Message("user", line))
+        answer = again.answer(history, SHORT)
+        assert answer == turns[3 * number + 1].content
+        history = (*history, Message("assistant", answer))
+    assert session._writer is None, "nothing is held once the chat is over"
+
+
+def test_what_was_read_goes_with_an_interruption_and_with_an_adapter(place, second):
+    session = open_session(place / "runs" / "lora")
+    history = (Message("user", "Say 1 and then a few words more, to have something to read, and to know again"),)
+    wanted = session.answer(history, SHORT)
+
+    def stop(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with session.remembering():
+        assert session.answer(history, SHORT) == wanted
+        with pytest.raises(KeyboardInterrupt):
+            session.answer(history, SHORT, on_text=stop)
+        assert session.answer(history, SHORT) == wanted, "nothing of the stopped answer goes on"
+        session.load(second, "name")
+        other = session.answer(history, SHORT, voice="name")
+        session.unload("name")
+        session.load(place / "runs" / "lora", "name")
+        assert other != session.answer(history, SHORT, voice="name") == wanted
+
+
+def test_stop_texts_are_set_and_settings_are_shown(place):
+    session = open_session(place / "runs" / "lora")
+    plain = session.answer("Say 1", SHORT)
+    first, second = plain[2:4], plain[5:7]
+    lines = [f"/set stop={second}, never", "/set", "Say 1", "/new", f"/set stop={json.dumps([first, 'a,b'])}"]
+    lines += ["Say 1", "/set stop=[1]", "/set stop=[", "/set stop=", "/new", "Say 1"]
+    written: list[str] = []
+    turns = chatting.talk(session, lines, written.append, chatting.Manner(sampling=SHORT))
+    said = [turn.content for turn in turns if turn.role == "assistant"]
+    assert said == [plain[: plain.index(second)], plain[: plain.index(first)], plain]
+    text = "".join(written)
+    assert f"stop={json.dumps([second, 'never'], ensure_ascii=False)}  seed=0" in text and "temperature=0.0" in text
+    assert text.count("no setting of sampling") == 2
 
 
 ASKED = [{"prompt": question} for question in QUESTIONS] + [{"messages": [{"role": "user", "content": "Say 3"}]}]

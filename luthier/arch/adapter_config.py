@@ -138,6 +138,22 @@ def is_dora(folder: Path) -> bool:
     return bool(_parse(folder, folder / CONFIG_FILE).get(DORA))
 
 
+def beyond_low_rank(folder: Path) -> list[str]:
+    """The settings by which an adapter is more than products of two matrices beside linear layers.
+
+    Raises:
+        ModelError: no adapter, or unreadable.
+    """
+    given = _parse(folder, folder / CONFIG_FILE)
+    return [name for name in (DORA, "modules_to_save", "trainable_token_indices") if given.get(name)]
+
+
+def greatest_rank(folder: Path) -> int:
+    """Of all modules. Raises ModelError as `beyond_low_rank`."""
+    given = _parse(folder, folder / CONFIG_FILE)
+    return max(int(each) for each in (given.get("r") or PEFT_DEFAULT, *(given.get("rank_pattern") or {}).values()))
+
+
 def named_base(folder: Path) -> str | None:
     """The base model that the adapter's own settings name.
 

@@ -75,14 +75,20 @@ class Cache:
             ]
 
         self.keys, self.values = rooms(), rooms()
-        self._clean = 0
-        self._use(0)
-        self._users = [0] * self.num_blocks
-        self._free = list(range(self.num_blocks))[::-1]
         self._known: dict[bytes, int] = {}
         self._digest_of: dict[int, bytes] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
         """Known blocks that nobody uses, longest unused first."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Hold nothing, as at first, in the same rooms. Places that were given are void."""
+        self._clean = 0
+        self._use(0)
+        self._users = [0] * self.num_blocks
+        self._free = list(range(self.num_blocks))[::-1]
+        for held in (self._known, self._digest_of, self._idle):
+            held.clear()
 
     @property
     def tokens(self) -> int:

@@ -19,14 +19,16 @@ from typing import Any
 from luthier.errors import UserError
 from luthier.sampling import Chosen, Sampling
 from luthier.serving.engine import End, Engine, Full, Job, Piece
-from luthier.serving.guide import Guide
+from luthier.serving.guide import Form, Guide
 from luthier.serving.limits import Limits
-from luthier.serving.protocol import AsSchema, AsText, ChatRequest, Common, CompletionRequest, refuse
-from luthier.serving.tools import MARKERS, Call, Parser, style_of
+from luthier.serving.protocol import AsSchema, AsText, ChatRequest, Common, CompletionRequest, NamedTool, refuse
+from luthier.serving.tools import KEYS, MARKERS, Begun, Event, More, Parser, style_of
 from luthier.serving.voices import Voices
 from luthier.session import chat_of
 
 OBJECT = {"type": "object"}
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+"""Of a function whose parameters are left out, by OpenAI's reference."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Answers:
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
         if asked.logprobs:
             await self.aside(self.guide)  # its first time is slow
-        allowed = await self.aside(self._allowed, asked)
+        allowed = await self.aside(self._allowed, asked, style)
         markers = (
             frozenset(
                 each for text in MARKERS.get(style, ()) if (each := self._renderer.vocabulary.single(text)) is not None
@@ -89,13 +91,16 @@ class Answers:
 
     def _style(self, asked: ChatRequest) -> Any:
         if not asked.tools:
-            if asked.tool_choice == "auto":
+            if asked.tool_choice not in (None, "none"):
                 raise refuse("serve.no_tools_given", parameter="tool_choice")
             return None
         if asked.tool_choice == "none":
             return None
         if self.style is None:
             raise refuse("serve.no_tools", parameter="tools")
+        named = asked.tool_choice.function.name if isinstance(asked.tool_choice, NamedTool) else None
+        if named is not None and named not in (each.function.name for each in asked.tools):
+            raise refuse("serve.no_such_tool", parameter="tool_choice", name=named[:200])
         return self.style
 
     def _chat_prompt(self, asked: ChatRequest, with_tools: bool) -> list[int]:
@@ -134,17 +139,28 @@ class Answers:
                 )
         return made
 
-    def _allowed(self, asked: ChatRequest) -> Callable[[], Any]:
-        wanted = asked.response_format
-        if wanted is None or isinstance(wanted, AsText):
+    def _allowed(self, asked: ChatRequest, style: Any) -> Callable[[], Any]:
+        """What holds an answer to a format, to calls, or to either; nothing where it is free."""
+        wanted, choice = asked.response_format, asked.tool_choice
+        must_call = style is not None and choice not in (None, "auto")
+        formed = wanted is not None and not isinstance(wanted, AsText)
+        if not formed and not must_call:
             return lambda: None
-        if asked.tools and asked.tool_choice != "none":
-            raise refuse("serve.format_with_tools", parameter="response_format")
-        schema = wanted.json_schema.schema_ if isinstance(wanted, AsSchema) else OBJECT
         guide = self.guide()
         if guide is None:
-            raise refuse("serve.no_guide", parameter="response_format")
-        return guide.follow(schema)
+            raise refuse("serve.no_guide", parameter="tool_choice" if must_call else "response_format")
+        schema = wanted.json_schema.schema_ if isinstance(wanted, AsSchema) else OBJECT
+        if style is None:
+            return guide.follow(schema)
+        if not must_call and style != "hermes":
+            raise refuse("serve.format_with_tools", parameter="response_format")
+        named = choice.function.name if isinstance(choice, NamedTool) else None
+        tools = [each.function for each in asked.tools or [] if named in (None, each.function.name)]
+        opening = MARKERS[style] if style == "hermes" else ("", "")
+        form = Form(opening[0], opening[1], KEYS[style], several=named is None and style == "hermes")
+        return guide.call(
+            [(each.name, each.parameters or NO_PARAMETERS) for each in tools], form, None if must_call else schema
+        )
 
     @functools.lru_cache(1)  # noqa: B019  one for each server
     def guide(self) -> Guide | None:
@@ -248,14 +264,16 @@ class Voice:
     def finish(self, text: str) -> list[dict[str, Any]]:
         return self._deltas([*self._parser.push(text), *self._parser.flush()] if self._parser else [text])
 
-    def _deltas(self, parts: Sequence[str | Call]) -> list[dict[str, Any]]:
+    def _deltas(self, parts: Sequence[Event]) -> list[dict[str, Any]]:
         made: list[dict[str, Any]] = []
         for part in parts:
-            if isinstance(part, Call):
-                function = {"name": part.name, "arguments": part.arguments}
+            if isinstance(part, Begun):
+                function = {"name": part.name, "arguments": ""}
                 call = {"index": self.calls, "id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
                 made.append({"tool_calls": [{**call, "function": function}]})
                 self.calls += 1
+            elif isinstance(part, More):
+                made.append({"tool_calls": [{"index": self.calls - 1, "function": {"arguments": part.text}}]})
             elif part:
                 made.append({"content": part})
         return made

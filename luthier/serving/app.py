@@ -133,8 +133,7 @@ async def _whole_chat(front: Front, asked: ChatRequest, answering: Answering, he
             if "content" in delta:
                 messages[index]["content"] = (messages[index]["content"] or "") + delta["content"]
             else:
-                (call,) = delta["tool_calls"]
-                messages[index].setdefault("tool_calls", []).append({k: v for k, v in call.items() if k != "index"})
+                _add_call(messages[index], *delta["tool_calls"])
         if ended:
             reasons[index], tokens = voices[index].reason(event.reason), tokens + event.tokens
         else:
@@ -149,6 +148,14 @@ async def _whole_chat(front: Front, asked: ChatRequest, answering: Answering, he
         choices.append({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reasons[index]})
     usage = front.done(began, answering, tokens)
     return {**head, "object": "chat.completion", "choices": choices, "usage": usage}
+
+
+def _add_call(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    calls = message.setdefault("tool_calls", [])
+    if "id" in delta:
+        calls.append({name: value for name, value in delta.items() if name != "index"})
+    else:
+        calls[-1]["function"]["arguments"] += delta["function"]["arguments"]
 
 
 def _cut(pieces: list[Any], cutter: Any) -> list[Any]:

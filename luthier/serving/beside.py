@@ -1,6 +1,7 @@
-"""llama.cpp in a process beside this one, behind the same front.
+"""Another engine in a process beside this one, behind the same front; llama.cpp is one.
 
-What goes in: a GGUF file and checked settings. What comes out: the signal that ended the server.
+What goes in: a GGUF file, or a process that answers already, and checked settings. What comes out: the signal that
+ended the server.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ import json
 import secrets
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from luthier.errors import ModelError, Problem
+from luthier.errors import EngineFailed, ModelError, Problem
 from luthier.serving.door import Keys
-from luthier.serving.house import bind, dressed
+from luthier.serving.house import Server, bind, dressed, ready
 from luthier.serving.limits import Limits
 from luthier.serving.relay import Relay, Upstream, make
 from luthier.text import say
 
 
 @contextlib.contextmanager
-def started(file: Path, sequences: int, device: str | None) -> Iterator[Upstream]:
+def started(file: Path, sequences: int, device: str | None) -> Iterator[tuple[Upstream, subprocess.Popen[str]]]:
     """The process, with the file loaded. It has a group of its own: Ctrl-C is for the front, which lets it finish.
 
     Raises:
@@ -49,7 +51,7 @@ def started(file: Path, sequences: int, device: str | None) -> Iterator[Upstream
         told = json.loads(line) if line else {"error": f"exit {child.wait()}"}
         if "error" in told:
             raise ModelError(Problem("serve.not_loaded", where=str(file), values={"reason": told["error"]}))
-        yield Upstream(told["address"], key, file.stem)
+        yield Upstream(told["address"], key, (file.stem,)), child
     finally:
         child.kill()
         child.wait()
@@ -58,11 +60,35 @@ def started(file: Path, sequences: int, device: str | None) -> Iterator[Upstream
 
 
 def run(file: Path, host: str, port: int, keys: Keys, limits: Limits, log: TextIO, device: str | None) -> int:
-    with bind(host, port) as listener, started(file, limits.sequences, device) as upstream:
-        relay = Relay(upstream, limits, keyed=bool(keys))
-        server = dressed(make(relay), relay, keys, limits, log)
-        where = "http://{}:{}".format(f"[{host}]" if ":" in host else host, listener.getsockname()[1])
-        print(say("serve.ready", where=where, models=upstream.name), file=log, flush=True)
-        asyncio.run(server.serve([listener]))
+    with bind(host, port) as listener, started(file, limits.sequences, device) as (upstream, child):
+        server = behind(upstream, keys, limits, log)
+        with watched(child, server):
+            print(ready(listener, upstream.names), file=log, flush=True)
+            asyncio.run(server.serve([listener]))
+        if not server.ended_by:
+            raise EngineFailed(Problem("serve.engine_ended", values={"lines": "-"}))
         print(say("serve.ended"), file=log, flush=True)
         return server.ended_by
+
+
+def behind(upstream: Upstream, keys: Keys, limits: Limits, log: TextIO) -> Server:
+    """A server, not yet running, whose answers come from there."""
+    relay = Relay(upstream, limits, keyed=bool(keys))
+    return dressed(make(relay), relay, keys, limits, log)
+
+
+@contextlib.contextmanager
+def watched(child: subprocess.Popen[str], server: Server) -> Iterator[None]:
+    """While this is open, the server ends where its engine does: it could not answer ever again."""
+    left = threading.Event()
+
+    def watch() -> None:
+        child.wait()
+        if not left.is_set():
+            server.should_exit = True
+
+    threading.Thread(target=watch, name="luthier-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()

@@ -70,7 +70,7 @@ class Engine:
 
     def __init__(self, session: Session, *, sequences: int, most: int) -> None:
         self.session = session
-        self._most, self._sequences = most, sequences
+        self._most = most
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: list[Job] = []
         self._count = 0
@@ -238,7 +238,7 @@ class Engine:
             for job in self._jobs:
                 job.failed = True
                 job.request.finish = job.request.finish or "cancelled"
-            self._generator = Generator(self.session.decoder, max_sequences=self._sequences)
+            self._generator.restart()
         self._report()
 
     def _report(self) -> None:

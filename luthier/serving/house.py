@@ -11,7 +11,7 @@ import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import uvicorn
@@ -65,8 +65,7 @@ def run(
         for target in targets[1:]:
             voices.load(target)
         server, engine = assemble(voices, keys, limits, log)
-        where = "http://{}:{}".format(f"[{host}]" if ":" in host else host, listener.getsockname()[1])
-        print(say("serve.ready", where=where, models=", ".join(voices.names)), file=log, flush=True)
+        print(ready(listener, voices.names), file=log, flush=True)
         engine.start()
         try:
             asyncio.run(server.serve([listener]))
@@ -74,6 +73,13 @@ def run(
             engine.close()
         print(say("serve.ended"), file=log, flush=True)
         return server.ended_by
+
+
+def ready(listener: socket.socket, names: Iterable[str]) -> str:
+    """The line that says where it listens."""
+    host, port = listener.getsockname()[:2]
+    where = "http://{}:{}".format(f"[{host}]" if ":" in host else host, port)
+    return say("serve.ready", where=where, models=", ".join(names))
 
 
 def assemble(voices: Voices, keys: Keys, limits: Limits, log: TextIO) -> tuple[Server, Engine]:

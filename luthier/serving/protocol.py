@@ -98,6 +98,17 @@ class Tool(Strict):
     function: Function
 
 
+class ToolName(Strict):
+    name: str = Field(min_length=1)
+
+
+class NamedTool(Strict):
+    """The one function that is to be called."""
+
+    type: Literal["function"]
+    function: ToolName
+
+
 class JsonSchema(Strict):
     name: str
     description: str | None = None
@@ -160,7 +171,7 @@ class ChatRequest(Common):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     tools: list[Tool] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: Literal[True] | None = Field(default=None, description="Not supported: only true is taken.")
     response_format: Annotated[AsText | AsJson | AsSchema, Field(discriminator="type")] | None = None
     store: Literal[False] | None = None

@@ -16,16 +16,21 @@ from luthier.errors import Problem, RunError
 from luthier.serving.door import Keys, is_loopback
 from luthier.serving.limits import Limits
 
+ENGINES = ("luthier", "llama.cpp", "vllm")
+VLLM_WAIT_S = 900.0
+"""A large model is read from disk and its graphs are captured; minutes are usual. Chosen, not tuned."""
 EXTRA = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
 
 
-def serve(
+def serve(  # noqa: PLR0913  one parameter for each option
     targets: str | Path | Sequence[str | Path],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key_file: str | Path | None = None,
     engine: str = "luthier",
+    vllm_command: str | None = None,
+    vllm_wait_s: float = VLLM_WAIT_S,
     limits: Limits | None = None,
     log: TextIO | None = None,
     **how: Any,
@@ -35,7 +40,8 @@ def serve(
     Args:
         host: other than loopback only with keys.
         api_key_file: one key per line.
-        engine: `luthier`, or `llama.cpp` for a GGUF file (extra `gguf`).
+        engine: `luthier`; `llama.cpp` for a GGUF file (extra `gguf`); `vllm` for one from an environment of its own.
+        vllm_command: what starts that one, `vllm` where it is None; vllm_wait_s: that it may take to load the model.
         log: where the lines about requests go; stderr.
         how: as in `open_session`: device, template, on_download.
 
@@ -45,7 +51,11 @@ def serve(
     Raises:
         RunError: the extra is missing, keys are missing or unusable, the port is taken; ModelError as `open_session`.
     """
-    extra = EXTRA if engine == "luthier" else (*EXTRA, "xllamacpp")
+    if engine not in ENGINES:
+        raise RunError(Problem("serve.engine", field="--engine", value=engine))
+    if vllm_command is not None and engine != "vllm":
+        raise RunError(Problem("serve.no_other_command", field="--vllm-command", value=vllm_command))
+    extra = (*EXTRA, "xllamacpp") if engine == "llama.cpp" else EXTRA
     missing = [name for name in extra if not _is_there(name)]
     if missing:
         raise RunError(Problem("serve.no_extra", values={"missing": ", ".join(missing)}))
@@ -57,8 +67,13 @@ def serve(
         file = _gguf([Path(each) for each in listed], how)
         beside = importlib.import_module("luthier.serving.beside")
         return int(beside.run(file, host, port, keys, limits or Limits(), log or sys.stderr, how.get("device")))
-    if engine != "luthier":
-        raise RunError(Problem("serve.engine", field="--engine", value=engine))
+    if engine == "vllm":
+        if how.get("device", "auto") != "auto":
+            raise RunError(Problem("serve.own_device", field="--device", value=how["device"]))
+        vllm = importlib.import_module("luthier.serving.vllm")
+        names, out = [str(each) for each in listed], log or sys.stderr
+        command = vllm_command or "vllm"
+        return int(vllm.run(names, host, port, keys, limits or Limits(), out, how, command, vllm_wait_s))
     house = importlib.import_module("luthier.serving.house")
     return int(house.run([str(each) for each in listed], host, port, keys, limits or Limits(), log or sys.stderr, how))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from luthier.errors import Problem, RunError
-from luthier.session import Session, run_path
+from luthier.session import Session, adapter_name
 
 
 class Voices:
@@ -20,7 +20,7 @@ class Voices:
         self.session = session
         self.names: dict[str, str | None] = {}
         for label, adapter in session.voices.items():
-            self.names[_public(label) if adapter is None else label] = adapter
+            self.names[public(label) if adapter is None else label] = adapter
 
     def load(self, target: str, name: str | None = None) -> str:
         """Put a further adapter beside those that are there; the name that it answers to.
@@ -28,7 +28,7 @@ class Voices:
         Raises:
             ModelError, RunError: as `Session.load`.
         """
-        name = name or Path(run_path(target) or target).resolve().name
+        name = name or adapter_name(target)
         if name in self.names:
             raise RunError(Problem("serve.name_taken", value=name))
         name = self.session.load(target, name)
@@ -53,6 +53,6 @@ class Voices:
         self.session.unload(name)
 
 
-def _public(label: str) -> str:
+def public(label: str) -> str:
     """A name for a base: of a folder only its own, not where it lies on this machine."""
     return Path(label).resolve().name if Path(label).is_dir() else label

@@ -14,9 +14,9 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "chat.commands": (
         "There are {reset} (start over), /retry, /save FILE, /system TEXT, /adapter NAME [STRENGTH], /base, "
-        "/compare [NAME], /set temperature=0.7, /help and {quit} (end).",
+        "/compare [NAME], /set [temperature=0.7], /help and {quit} (end).",
         "可用的命令：{reset}（重新开始）、/retry（重答）、/save 文件、/system 文本、/adapter 名称 [强度]、/base、"
-        "/compare [名称]、/set temperature=0.7、/help、{quit}（结束）。",
+        "/compare [名称]、/set [temperature=0.7]、/help、{quit}（结束）。",
     ),
     "chat.file_done": (
         "{made} rows answered, {kept} were there, {bad} cannot be: {file}",
@@ -61,8 +61,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "chat.not_saved.remedy": ("Name another file.", "请换一个文件。"),
     "chat.bad_setting.rule": ("this is no setting of sampling, or out of range", "这不是采样设置，或超出范围"),
     "chat.bad_setting.remedy": (
-        "For example: /set temperature=0.7 (also max_tokens, top_p, top_k, min_p, repetition_penalty, seed)",
-        "例如：/set temperature=0.7（还有 max_tokens、top_p、top_k、min_p、repetition_penalty、seed）",
+        "For example: /set temperature=0.7 (also max_tokens, top_p, top_k, min_p, repetition_penalty, seed), "
+        '/set stop=END,### or /set stop=["\\n\\n"]',
+        "例如：/set temperature=0.7（还有 max_tokens、top_p、top_k、min_p、repetition_penalty、seed）、"
+        '/set stop=END,### 或 /set stop=["\\n\\n"]',
     ),
     "chat.bad_strength.rule": ("a strength lies between 0 and {most}", "强度必须在 0 到 {most} 之间"),
     "chat.bad_strength.remedy": ("0 is the base, 1 the adapter as trained.", "0 是基础模型，1 是训练所得的适配器。"),

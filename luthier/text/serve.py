@@ -31,11 +31,51 @@ TEXT: dict[str, tuple[str, str]] = {
     "serve.name_taken.rule": ("a model of this name is served already", "已有同名模型在提供服务"),
     "serve.name_taken.remedy": ("Give it another name, or unload the other one.", "请换一个名称，或先卸载已有的模型。"),
     "serve.engine.rule": ("there is no such engine", "没有这样的引擎"),
-    "serve.engine.remedy": ("Choose luthier or llama.cpp.", "请选择 luthier 或 llama.cpp。"),
+    "serve.engine.remedy": ("Choose luthier, llama.cpp or vllm.", "请选择 luthier、llama.cpp 或 vllm。"),
     "serve.not_loaded.rule": ("llama.cpp cannot load this file ({reason})", "llama.cpp 无法加载该文件（{reason}）"),
     "serve.not_loaded.remedy": (
         "See whether it is whole, and whether this llama.cpp knows its architecture.",
         "请检查文件是否完整，以及该 llama.cpp 是否支持其架构。",
+    ),
+    "serve.by_vllm": (
+        "- vLLM answers; this hand-over was tested against a stand-in for vLLM, not against vLLM itself",
+        "- 由 vLLM 回答；该接口是用 vLLM 的替身测试的，未用 vLLM 本身测试",
+    ),
+    "serve.no_vllm.rule": ("vLLM cannot be started ({reason})", "无法启动 vLLM（{reason}）"),
+    "serve.no_vllm.remedy": (
+        "Install vLLM in an environment of its own and name its command: --vllm-command /opt/vllm/bin/vllm",
+        "请在独立环境中安装 vLLM，并给出其命令：--vllm-command /opt/vllm/bin/vllm",
+    ),
+    "serve.vllm_adapter.rule": (
+        "vLLM applies LoRA alone; this adapter also has {more}",
+        "vLLM 只支持 LoRA；该适配器还包含 {more}",
+    ),
+    "serve.vllm_adapter.remedy": (
+        "Merge it (`luthier merge RUN`) and serve the merged folder.",
+        "请先合并（`luthier merge RUN`），再提供合并后的文件夹。",
+    ),
+    "serve.own_device.rule": ("vLLM chooses its device by itself", "vLLM 自行选择设备"),
+    "serve.own_device.remedy": (
+        "Leave --device out; CUDA_VISIBLE_DEVICES is passed on.",
+        "请去掉 --device；CUDA_VISIBLE_DEVICES 会传给它。",
+    ),
+    "serve.no_other_command.rule": ("this command is for --engine vllm alone", "该命令只用于 --engine vllm"),
+    "serve.no_other_command.remedy": ("Leave it out, or add --engine vllm.", "请去掉它，或加上 --engine vllm。"),
+    "serve.engine_ended.rule": (
+        "the engine's process has ended; the last lines of its log:\n        {lines}",
+        "推理引擎的进程已结束；其日志的最后几行：\n        {lines}",
+    ),
+    "serve.engine_ended.remedy": (
+        "Mend what they name, and start again.",
+        "请解决其中指出的问题后重新启动。",
+    ),
+    "serve.engine_late.rule": (
+        "the engine did not answer within {wait} s; the last lines of its log:\n        {lines}",
+        "推理引擎在 {wait} 秒内没有响应；其日志的最后几行：\n        {lines}",
+    ),
+    "serve.engine_late.remedy": (
+        "Give it longer with --vllm-wait, or mend what they name.",
+        "请用 --vllm-wait 延长等待时间，或解决其中指出的问题。",
     ),
     "serve.gguf.rule": (
         "llama.cpp serves one GGUF file ({reason})",
@@ -84,8 +124,13 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "serve.no_tools_given": ("tool_choice needs tools.", "tool_choice 需要同时给出 tools。"),
     "serve.format_with_tools": (
-        "response_format cannot be held to while tools may be called; give one of the two.",
-        "可能调用工具时无法保证 response_format；请只给出其中之一。",
+        "response_format cannot be held to while tools may be called here: their calls are JSON without a mark, or "
+        "another engine writes them; give one of the two.",
+        "此处可能调用工具时无法保证 response_format：其调用是没有标记的 JSON，或由其他引擎生成；请只给出其中之一。",
+    ),
+    "serve.no_such_tool": (
+        "tool_choice names {name}, which is not among the tools.",
+        "tool_choice 指定的 {name} 不在 tools 之中。",
     ),
     "serve.no_guide": (
         "Answers in a format need a tokenizer that the library for it can read; this model's is none.",

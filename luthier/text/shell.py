@@ -366,8 +366,16 @@ TEXT: dict[str, tuple[str, str]] = {
         "存放客户端可用密钥的文件，每行一个",
     ),
     "shell.option.engine": (
-        "luthier, or llama.cpp for one GGUF file",
-        "luthier；若为单个 GGUF 文件可用 llama.cpp",
+        "luthier, llama.cpp for one GGUF file, or vllm from an environment of its own",
+        "luthier；若为单个 GGUF 文件可用 llama.cpp；或用独立环境中的 vllm",
+    ),
+    "shell.option.vllm_command": (
+        "what starts vLLM, for example /opt/vllm/bin/vllm; without it vllm from PATH",
+        "启动 vLLM 的命令，例如 /opt/vllm/bin/vllm；不给出则使用 PATH 中的 vllm",
+    ),
+    "shell.option.vllm_wait": (
+        "seconds that vLLM may take until it answers",
+        "等待 vLLM 就绪的时限（秒）",
     ),
     "shell.option.max_body": ("bytes that a request may have", "单个请求的最大字节数"),
     "shell.option.queue": (
