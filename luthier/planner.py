@@ -487,7 +487,8 @@ def _passing_features(spec: DecoderSpec, layer: Layer) -> int:
     """Numbers per token in a forward pass that keeps nothing: the residual stream three times, q, k, v and what
     attention made of them, and three buffers of the MLP's width."""
     query, key = layer.mixer.heads * layer.mixer.head_dim, layer.mixer.kv_heads * layer.mixer.head_dim
-    return 3 * spec.d + 2 * query + 2 * key + 3 * layer.ffn.width
+    normed = 2 * spec.d * (layer.norms.after_attention is not None)
+    return 3 * spec.d + 2 * query + 2 * key + 3 * layer.ffn.width + normed
 
 
 def _copied_bytes(load: Workload, index: int) -> int:
@@ -509,9 +510,9 @@ def last_layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Poli
 
     keep: per token the residual stream before attention (d), k and v; per row q, the attention output, the residual
     stream before the MLP (d), gate and up; the adapters' inner rows; in float32 the reciprocal RMS of each norm and,
-    where there is one, the log-sum-exp of each head; under q/k norm q and k before it. drop_mlp: of the MLP its input
-    and its reciprocal RMS alone. drop_layer: the residual stream before attention alone. offload: nothing on the
-    device.
+    where there is one, the log-sum-exp of each head; under q/k norm q and k before it; under a norm behind
+    attention or MLP what that made. drop_mlp: of the MLP its input and its reciprocal RMS alone. drop_layer: the
+    residual stream before attention alone. offload: nothing on the device.
     """
     if policy == "offload":
         return 0, 0
@@ -525,8 +526,11 @@ def last_layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Poli
         of_rows -= query  # nobody reads the attention output again
     token_scalars, row_scalars = 1, 1 + mixer.heads * load.log_sums
     if mixer.qk_norm:
-        of_tokens, token_scalars = of_tokens + key, token_scalars + mixer.kv_heads
-        of_rows, row_scalars = of_rows + query, row_scalars + mixer.heads
+        each = mixer.qk_norm == "head"
+        of_tokens, token_scalars = of_tokens + key, token_scalars + (mixer.kv_heads if each else 1)
+        of_rows, row_scalars = of_rows + query, row_scalars + (mixer.heads if each else 1)
+    behind = sum(norm is not None for norm in (layer.norms.after_attention, layer.norms.after_mlp))
+    of_rows, row_scalars = of_rows + behind * spec.d, row_scalars + behind
     if policy == "keep":
         of_rows += 2 * width + ranks.gate + ranks.up + ranks.down
     size = load.compute_bytes
@@ -535,7 +539,7 @@ def last_layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Poli
 
 def recomputed_flops(layer: Layer, spec: DecoderSpec, policy: Policy, keys: int) -> int:
     """FLOPs per token that a layer's backward pass does again, adapters aside: gate and up; for `drop_layer` also q, k,
-    v, o and attention over so many keys, though never down, whose output nobody reads again."""
+    v, o and attention over so many keys, and down only where a norm reads its output again."""
     if policy in ("keep", "offload"):
         return 0
     mixer = layer.mixer
@@ -543,6 +547,7 @@ def recomputed_flops(layer: Layer, spec: DecoderSpec, policy: Policy, keys: int)
     again = 4 * spec.d * layer.ffn.width
     if policy == "drop_layer":
         again += 4 * spec.d * (query + key) + 4 * query * keys
+        again += 2 * spec.d * layer.ffn.width * (layer.norms.after_mlp is not None)
     return again
 
 
@@ -554,7 +559,8 @@ def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> tuple
     chunk = head_rows(spec, rows, size) * spec.vocab
     # One tile is made before the last is let go; where logits are in float32 a tile is the same memory.
     wide = 0 if size == FLOAT32_BYTES else min(2 * _tile_bytes(chunk, kind), chunk * FLOAT32_BYTES)
-    forward = 4 * features + chunk * size + max(wide, load.head_parameters * size)
+    capped = 2 * chunk * size * (spec.logit_softcap is not None)  # the cap's slope, and the square on the way to it
+    forward = 4 * features + chunk * size + capped + max(wide, load.head_parameters * size)
     copied = load.casts and size < FLOAT32_BYTES
     forward += load.head_parameters * (FLOAT32_BYTES + copied * size)
     return forward, 3 * features + 2 * load.head_parameters * FLOAT32_BYTES

@@ -77,6 +77,5 @@ def ranks(arch: Architecture, tune: AnyTune) -> tuple[Ranks, ...]:
         return ()
     layers: list[dict[str, int]] = [{} for _ in arch.spec.layers]
     for unit, rank, _ in count.select_units(arch, tune):
-        (part,) = unit.parts
-        layers[unit.layer][part.role] = rank
+        layers[unit.layer].update((part.role, rank) for part in unit.parts)
     return tuple(Ranks(**roles) for roles in layers)

@@ -282,6 +282,12 @@ FAMILY_EXTRAS: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 8, "head_dim": 8},
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 16, "tie_word_embeddings": True},
+    "gemma": {"head_dim": 16},
+    "gemma2": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 2.0},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]},
+    "phi3": {"sliding_window": 8},
+    "olmo2": {},
+    "granite": {"embedding_multiplier": 6.0, "residual_multiplier": 0.5, "logits_scaling": 4.0},
 }
 """What makes each family different from llama, so that a tiny model shows it."""
 

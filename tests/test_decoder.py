@@ -30,7 +30,7 @@ Document = tuple[Ints, Ints]
 """Token ids, and which of its rows are scored (each predicts the next id)."""
 LENGTHS = (9, 17, 4, 17, 30)
 VOCABULARY = 48
-FAMILY_CASES = ["llama_llama3", "mistral_window", "qwen2_tied", "qwen3"]
+FAMILY_CASES = ["llama_llama3", "mistral_window", "qwen2_tied", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "granite"]
 """One case per family, where a law does not depend on the finer differences."""
 
 
@@ -281,7 +281,10 @@ STACKS = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", ["llama_biased", "mistral_window", "qwen2_tied", "qwen3_biased"])
+@pytest.mark.parametrize(
+    "name",
+    ["llama_biased", "mistral_window", "qwen2_tied", "qwen3_biased", "gemma2", "phi3_window", "olmo2", "granite"],
+)
 def test_no_bit_depends_on_what_layers_keep(name: str, setting: str, dtype: torch.dtype) -> None:
     """Several documents, some of equal length, and a shared prompt; two micro-batches are summed."""
     decoder, options = _setting(setting, name, dtype)

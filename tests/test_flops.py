@@ -38,7 +38,7 @@ def counted(name: str, tune: Any, policies: Any = ()) -> tuple[int, Any, Any]:
 
 
 @pytest.mark.parametrize("tune", LORAS)
-@pytest.mark.parametrize("name", ["llama", "qwen2_tied", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "qwen2_tied", "qwen3", "phi3", "olmo2"])
 def test_a_lora_step(name: str, tune: str) -> None:
     check(name, LORAS[tune])
 
@@ -51,7 +51,7 @@ def test_a_step_in_place(name: str, tune: Any) -> None:
 
 @pytest.mark.parametrize("policies", [("drop_mlp",) * 3, ("drop_layer",) * 3, ("drop_layer", "drop_mlp", "keep")])
 @pytest.mark.parametrize("tune", [*LORAS.values(), Full(), Freeze(layers=2)], ids=[*LORAS, "full", "freeze"])
-@pytest.mark.parametrize("name", ["llama", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3"])
 def test_what_layers_do_again(name: str, tune: Any, policies: Any) -> None:
     check(name, tune, policies)
 

@@ -23,7 +23,10 @@ from luthier.models import adapters, weights
 from luthier.models.cache import BLOCK
 from luthier.proof import next_token_logits
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILIES = (
+    *("llama", "mistral", "qwen2", "qwen3"),
+    *("gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "granite"),
+)
 PROMPTS = [[5], [7, 9, 200], [*range(30, 50)], [*range(100, 111)]]
 """One token; three; more than Mistral's window of eight, by more than a block; eleven."""
 NEW = 12

@@ -20,8 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 import luthier
 from luthier import cli
+from luthier.arch.families import FAMILIES
 from luthier.errors import ModelError, RunError
-from luthier.export.gguf import vocabulary, write
+from luthier.export.gguf import architectures, vocabulary, write
 from luthier.export.gguf.export import export
 from luthier.export.weights import open_source
 from luthier.models import shards
@@ -39,12 +40,15 @@ import xllamacpp as x
 path, texts, prompt = json.load(sys.stdin)
 p = x.CommonParams(); p.model.path = path; p.n_ctx = 64; p.n_parallel = 1; p.warmup = False; p.verbosity = -1
 p.cpuparams.n_threads = 1; p.cpuparams_batch.n_threads = 1; p.n_gpu_layers = 0
+p.cache_type_k = p.cache_type_v = 0  # float32
+p.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # rounds to 16 bits
 s = x.Server(p); url = s.listening_address
 def post(path, **k):
     q = urllib.request.Request(url + path, json.dumps(k).encode(), {"Content-Type": "application/json"})
     return json.load(urllib.request.urlopen(q, timeout=60))
 ids = [post("/tokenize", content=t, add_special=False, parse_special=True)["tokens"] for t in texts]
-r = post("/completion", prompt=prompt, n_predict=1, temperature=0, top_k=1, ignore_eos=True, n_probs=20)
+forced = [[ids[0][0], 1000.0]]  # a token that ends within a character would come without probabilities
+r = post("/completion", prompt=prompt, n_predict=1, temperature=0, logit_bias=forced, n_probs=20)
 top = [[t["id"], t["logprob"]] for t in r["completion_probabilities"][0]["top_logprobs"]]
 print("ANSWER" + json.dumps([ids, top]), flush=True)
 del s
@@ -76,9 +80,17 @@ def ask(path: Path, texts: list[str], prompt: list[int]) -> Any:
     return json.loads(line.removeprefix("ANSWER"))
 
 
+AS_RELEASED: dict[str, dict[str, Any]] = {
+    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    "gemma3": {"query_pre_attn_scalar": 16, "num_hidden_layers": 7, "layer_types": None},
+    "gemma3_capped": {"query_pre_attn_scalar": 8, "tie_word_embeddings": True, "sliding_window": 16},
+}
+"""What the tiny models have otherwise than llama.cpp has built in."""
+
+
 def model(case: str, folder: Path) -> tuple[Any, Any]:
     tokenizer = sentencepiece("legacy") if case.startswith("mistral") else qwen_tokenizer()
-    config = {**config_of(case), "vocab_size": len(tokenizer)}
+    config = {**config_of(case), **AS_RELEASED.get(case, {}), "vocab_size": len(tokenizer)}
     torch.manual_seed(0)
     made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32).eval()
     with torch.no_grad():
@@ -92,7 +104,10 @@ def model(case: str, folder: Path) -> tuple[Any, Any]:
     return made, tokenizer
 
 
-CASES = ("llama", "llama_tied", "llama_llama3", "llama_linear", "mistral_plain", "qwen2", "qwen2_tied", "qwen3")
+CASES = (
+    *("llama", "llama_tied", "llama_llama3", "llama_linear", "mistral_plain", "qwen2", "qwen2_tied", "qwen2_yarn"),
+    *("qwen3", "gemma", "gemma2", "gemma3", "gemma3_capped", "phi3", "olmo2", "granite"),
+)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -109,6 +124,16 @@ def test_equals_transformers(case: str, tmp_path: Path) -> None:
     assert max(abs(float(logp[token]) - value) for token, value in top) < 1e-2
     assert top[0][0] == int(logp.argmax())
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("case", "field"),
+    [("gemma2", "query_pre_attn_scalar"), ("gemma3", "layer_types"), ("gemma3_capped", "tie_word_embeddings")],
+)
+def test_what_llama_cpp_has_built_in_otherwise_is_refused_by_name(case: str, field: str) -> None:
+    arch = FAMILIES[config_of(case)["model_type"]](config_of(case), "here")
+    with pytest.raises(ModelError, match=field):
+        architectures.architecture_of(arch, "here")
 
 
 def test_unknown_cut_is_refused_by_name() -> None:

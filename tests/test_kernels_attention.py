@@ -274,9 +274,9 @@ def test_tiles_leave_torch_s_matmuls_as_they_were(dtype: torch.dtype) -> None:
     before = a @ b
     q, k, v = (torch.randn(1, 2, 9, 8, dtype=dtype, requires_grad=True) for _ in range(3))
     seen = tiled.Seen(torch.arange(9))
-    tiled.attend(q, [k], [v], seen, None).sum().backward()
+    tiled.attend(q, [k], [v], seen, tiled.How()).sum().backward()
     with pytest.raises(RuntimeError):
-        tiled.attend(q, [k[..., :7]], [v], seen, None)
+        tiled.attend(q, [k[..., :7]], [v], seen, tiled.How())
     assert torch.equal(a @ b, before) and torch.backends.mkldnn.matmul.fp32_precision != "bf16"
 
 
@@ -284,10 +284,10 @@ def test_scratch_memory_may_hold_anything(monkeypatch: pytest.MonkeyPatch) -> No
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 2, 9, 8) for _ in range(3))
     seen = tiled.Seen(torch.arange(9))
-    expected = tiled.attend(q, [k], [v], seen, None)
+    expected = tiled.attend(q, [k], [v], seen, tiled.How())
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(torch.nan))
-    assert torch.equal(tiled.attend(q, [k], [v], seen, None), expected)
+    assert torch.equal(tiled.attend(q, [k], [v], seen, tiled.How()), expected)
 
 
 def test_tiles_read_no_key_that_none_of_their_queries_sees() -> None:

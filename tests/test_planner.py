@@ -399,7 +399,7 @@ def workload(arch, tune, dtype):
 
 @pytest.mark.parametrize("policy", ["keep", "drop_mlp", "drop_layer"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "phi3", "olmo2", "granite"])
 @pytest.mark.parametrize("tune", [Lora(rank=4), Lora(rank=4, targets=("q_proj", "v_proj")), Full()])
 def test_layers_keep_what_is_planned_to_the_byte(tiny_model, family, dtype, tune, policy):
     """Differences of two lengths, and of two numbers of scored rows, leave out weights."""

@@ -21,7 +21,14 @@ from luthier.errors import ModelError, Problem
 AnyTune = Full | Freeze | Lora
 
 ORDER = {"q": 1.0, "k": 1.0, "v": 1.0, "o": 2.0, "gate": 4.0, "up": 4.0, "down": 5.0}
-NORMS = {"input_layernorm": 0.0, "self_attn.q_norm": 1.5, "self_attn.k_norm": 1.5, "post_attention_layernorm": 3.0}
+NORMS = {
+    "input_layernorm": 0.0,
+    "self_attn.q_norm": 1.5,
+    "self_attn.k_norm": 1.5,
+    "post_attention_layernorm": 3.0,
+    "pre_feedforward_layernorm": 3.5,
+    "post_feedforward_layernorm": 6.0,
+}
 """The order in which a row passes the parts of a layer."""
 
 

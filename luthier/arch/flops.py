@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from luthier.arch import count
 from luthier.arch.count import ORDER, AnyTune
 from luthier.arch.families.gated import EMBEDDING, HEAD
-from luthier.arch.spec import Architecture, Attention, Unit
+from luthier.arch.spec import Architecture, Attention, Part, Unit
 from luthier.config.schema import Lora, Policy
 
 MULTIPLY_ADD = 2
@@ -81,16 +81,16 @@ def step(arch: Architecture, tune: AnyTune, rows: Rows, policies: Sequence[Polic
     keeps = tuple(policies) or (everything,) * len(arch.spec.layers)
     linear = adapters = attention = again = 0
     for unit in arch.units:
-        n = _rows_of(unit, arch, rows) if unit.layer >= rows.known else 0
         goes_on = (unit.layer, ORDER[unit.parts[0].role]) > lowest
-        products = 1 + goes_on + (f"{unit.name}.weight" in trained)
-        linear += MULTIPLY_ADD * n * unit.in_features * unit.out_features * products
-        if unit.name in ranks:
+        products, rank = 1 + goes_on + (f"{unit.name}.weight" in trained), ranks.get(unit.name, 0)
+        normed = arch.spec.layers[unit.layer].norms.after_mlp is not None
+        for part in unit.parts:  # each is a projection of its own, with an adapter whose A they share
+            n = _rows_of(unit, part, arch, rows) if unit.layer >= rows.known else 0
+            linear += MULTIPLY_ADD * n * unit.in_features * part.rows * products
             # A and B: forward, their own gradients, and the gradients passed on: to the inner rows, and to the input.
-            passed = (2 + goes_on) * unit.in_features + 3 * unit.out_features
-            adapters += MULTIPLY_ADD * n * ranks[unit.name] * passed
-        if unit.layer >= lowest[0]:
-            again += MULTIPLY_ADD * n * _again(unit, ranks.get(unit.name, 0), keeps[unit.layer])
+            adapters += MULTIPLY_ADD * n * rank * ((2 + goes_on) * unit.in_features + 3 * part.rows)
+            if unit.layer >= lowest[0]:
+                again += MULTIPLY_ADD * n * _again(unit.in_features, part, rank, keeps[unit.layer], normed)
     top = len(arch.spec.layers) - 1
     for index, layer in list(enumerate(arch.spec.layers))[rows.known :]:
         share = 1.0 if rows.last is None or index < top else rows.last / max(rows.tokens, 1)
@@ -116,17 +116,16 @@ def _pairs(mixer: Attention, length: int) -> int:
     return window * (window + 1) // 2 + (length - window) * window
 
 
-def _again(unit: Unit, rank: int, policy: Policy) -> int:
-    """Multiply-adds per row that a unit does a second time in the backward pass of its layer: all of its forward pass;
-    of `down`, whose output nobody reads again, the adapter's inner rows alone."""
-    role = unit.parts[0].role
-    if policy in ("keep", "offload") or (policy == "drop_mlp" and role not in ("gate", "up", "down")):
+def _again(inputs: int, part: Part, rank: int, policy: Policy, normed: bool) -> int:
+    """Multiply-adds per row that a projection does a second time in the backward pass of its layer: all of its forward
+    pass; of `down`, whose output nobody reads again unless it is normed, the adapter's inner rows alone."""
+    if policy in ("keep", "offload") or (policy == "drop_mlp" and part.role not in ("gate", "up", "down")):
         return 0
-    inner = rank * unit.in_features
-    return inner if role == "down" else unit.in_features * unit.out_features + inner + rank * unit.out_features
+    inner = rank * inputs
+    unread = part.role == "down" and (policy == "drop_mlp" or not normed)
+    return inner if unread else inputs * part.rows + inner + rank * part.rows
 
 
-def _rows_of(unit: Unit, arch: Architecture, rows: Rows) -> int:
+def _rows_of(unit: Unit, part: Part, arch: Architecture, rows: Rows) -> int:
     top = unit.layer == len(arch.spec.layers) - 1
-    keys_only = all(part.role in "kv" for part in unit.parts)
-    return rows.tokens if rows.last is None or not top or keys_only else rows.last
+    return rows.tokens if rows.last is None or not top or part.role in "kv" else rows.last

@@ -8,7 +8,7 @@ FLOPs. Torch-free. Lists per layer, so that hybrids are data and not forks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Attention:
     head_dim: int
     qkv_bias: bool = False
     o_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: Literal["head", "whole"] | None = None
+    """A norm on each head of q and k, or one on all heads together."""
     rope: Rope | None = None
     window: int | None = None
     softcap: float | None = None
@@ -52,16 +53,36 @@ class Mlp:
     bias: bool = False
 
 
+class Norms(NamedTuple):
+    """Names of a layer's norms in the checkpoint: of what enters attention and the MLP, and of what comes out of them
+    before it is added to the residual stream. None where there is no norm."""
+
+    before_attention: str | None = "input_layernorm"
+    after_attention: str | None = None
+    before_mlp: str | None = "post_attention_layernorm"
+    after_mlp: str | None = None
+
+
+IN_FRONT = Norms()
+"""As Llama has them."""
+
+
 @dataclass(frozen=True)
 class Layer:
+    """residual: what attention and MLP make is multiplied by it before it is added to the residual stream."""
+
     mixer: Attention
     ffn: Mlp
+    norms: Norms = IN_FRONT
+    residual: float = 1.0
 
 
 @dataclass(frozen=True)
 class DecoderSpec:
     """d: hidden size; tied: the head shares the embedding matrix; norm_eps: RMSNorm epsilon;
-    max_positions: what the checkpoint was trained for."""
+    max_positions: what the checkpoint was trained for; embed_scale: what embeddings are multiplied by, rounded to the
+    compute dtype; logit_scale: the same of logits; logit_softcap: logits are cap * tanh(logits / cap);
+    norm_plus_one: norms multiply by 1 + weight."""
 
     family: str
     vocab: int
@@ -71,6 +92,10 @@ class DecoderSpec:
     norm_eps: float
     max_positions: int
     initializer_range: float = 0.02
+    embed_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+    norm_plus_one: bool = False
 
 
 @dataclass(frozen=True)

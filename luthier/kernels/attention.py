@@ -211,6 +211,7 @@ class Attend:
         window: int | None = None,
         scale: float | None = None,
         chosen_U: Tensor | None = None,
+        softcap: float | None = None,
     ) -> tuple[Tensor, ...]:
         """Attended values of all rows that ask, in pieces [n, H * E] that follow one another: joining them here would
         keep them twice, because attention keeps its own outputs. Rows behind those of the layout are filler: zeros.
@@ -219,8 +220,13 @@ class Attend:
             window: keys a query may see, itself included; None is all before it.
             scale: multiplier of q.k; None is 1/sqrt(E).
             chosen_U: on the device, the rows that ask where only some do; those that this object was made with.
+            softcap: scores are cap * tanh(scores / cap). No kernel of torch's does that: tiles do, on any device.
         """
-        if select.attention(q_UHE) == "flash" and (runs := self._runs_of(window, chosen_U is not None, q_UHE.device)):
+        if (
+            softcap is None
+            and select.attention(q_UHE) == "flash"
+            and (runs := self._runs_of(window, chosen_U is not None, q_UHE.device))
+        ):
             return (flash.attend(q_UHE, k_NKE, v_NKE, runs, flash.How(window, scale)).flatten(1),)
         plan = self._plan(window, chosen_U is not None)
         # split, because its backward pass joins once; slices would each write a zero-padded gradient of all N rows
@@ -229,7 +235,7 @@ class Attend:
         outputs = []
         for index, call in enumerate(plan.calls):
             keys, values = (self._keys(call, plan, pieces) for pieces in (k, v))
-            outputs.append(self._one(call, q[index], (keys, values), scale, chosen_U))
+            outputs.append(self._one(call, q[index], (keys, values), tiled.How(scale, softcap), chosen_U))
         if len(q) > len(plan.calls):
             outputs.append(torch.zeros_like(q[-1], requires_grad=False).flatten(1))
         return tuple(outputs)
@@ -268,15 +274,14 @@ class Attend:
                 start, piece = min(end, stop), piece + 1
         return parts
 
-    def _one(
-        self, call: Call, q: Tensor, seen: tuple[Parts, Parts], scale: float | None, chosen_U: Tensor | None
-    ) -> Tensor:
+    def _one(self, call: Call, q: Tensor, seen: tuple[Parts, Parts], how: tiled.How, chosen_U: Tensor | None) -> Tensor:
         def stacked(x: Tensor) -> Tensor:
             return x.view(call.count, -1, *x.shape[1:]).transpose(1, 2)
 
-        q, (keys, values) = stacked(q), ([stacked(part) for part in parts] for parts in seen)
-        if select.attention(q) == "tiles":
-            out = tiled.attend(q, keys, values, tiled.Seen(_places(call, q.shape[-2], chosen_U), call.window), scale)
+        q, (keys, values), scale = stacked(q), ([stacked(part) for part in parts] for parts in seen), how.scale
+        if how.softcap is not None or select.attention(q) == "tiles":
+            places = tiled.Seen(_places(call, q, chosen_U), call.window)
+            out = tiled.attend(q, keys, values, places, how)
         elif chosen_U is not None or len(keys) > 1:
             rows = torch.arange(q.shape[-2], device=q.device) if chosen_U is None else chosen_U[slice(*call.queries)]
             asked = _Seen(rows[:, None], call.offset, call.window)
@@ -299,16 +304,30 @@ def _split(x: Tensor, ranges: Sequence[Rows]) -> tuple[Tensor, ...]:
     return torch.split(x, [end - start for start, end in ranges] + filler) if len(ranges) > 1 or filler else (x,)
 
 
-def attend_last(q_NHE: Tensor, k_TKE: Tensor, v_TKE: Tensor, window: int | None, scale: float | None) -> Tensor:
+def attend_last(
+    q_NHE: Tensor,
+    k_TKE: Tensor,
+    v_TKE: Tensor,
+    window: int | None,
+    scale: float | None,
+    softcap: float | None = None,
+) -> Tensor:
     """Attention of the last N tokens of one sequence over all of its T tokens, [N, H * E]."""
     queries, keys = len(q_NHE), len(k_TKE)
     q, k, v = (x.transpose(0, 1)[None] for x in (q_NHE, k_TKE, v_TKE))
-    out = _sdpa(q, k, v, _seen(queries, keys, keys - queries, window, q.device), causal=False, scale=scale)
+    seen = _seen(queries, keys, keys - queries, window, q.device)
+    out = _sdpa(q, k, v, seen, False, scale) if softcap is None else _capped(q, k, v, seen, scale, softcap)
     return out[0].transpose(0, 1).flatten(1)
 
 
 def attend_cache(
-    q_BHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, lengths_B: Tensor, window: int | None, scale: float | None
+    q_BHE: Tensor,
+    k_BTKE: Tensor,
+    v_BTKE: Tensor,
+    lengths_B: Tensor,
+    window: int | None,
+    scale: float | None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attention of one new token per sequence over its cache, [B, H * E].
 
@@ -324,14 +343,15 @@ def attend_cache(
     batch, heads, width = q_BHE.shape
     q = q_BHE.view(batch, k_BTKE.shape[2], -1, width)
     mask = seen_BT[:, None, None].expand(-1, 1, q.shape[2], -1)
-    out = _sdpa(q, k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2), mask, causal=False, scale=scale)
+    k, v = k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
+    out = _sdpa(q, k, v, mask, False, scale) if softcap is None else _capped(q, k, v, mask, scale, softcap)
     return out.reshape(batch, heads * width)
 
 
-def _places(call: Call, queries: int, chosen_U: Tensor | None) -> Tensor:
+def _places(call: Call, q: Tensor, chosen_U: Tensor | None) -> Tensor:
     """Of each query of a call, its place among the keys."""
     if chosen_U is None:
-        return torch.arange(call.offset, call.offset + queries)
+        return torch.arange(call.offset, call.offset + q.shape[-2], device=q.device)
     return chosen_U[slice(*call.queries)] + call.offset
 
 
@@ -341,6 +361,16 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sc
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float | None, softcap: float) -> Tensor:
+    """[G, H, T, E] with scores that are cap * tanh(scores / cap), in float32; `seen` is bool."""
+    groups, dtype = q.shape[1] // k.shape[1], torch.promote_types(q.dtype, torch.float32)
+    wide_q, wide_k, wide_v = (x.to(dtype) for x in (q, k, v))
+    k_GHTE, v_GHTE = (x.repeat_interleave(groups, 1) for x in (wide_k, wide_v))
+    scores = wide_q @ k_GHTE.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = softcap * torch.tanh(scores / softcap)
+    return (scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v_GHTE).to(q.dtype)
 
 
 class _Seen(NamedTuple):

@@ -39,7 +39,7 @@ because it is run again for its backward pass: nothing is then computed before t
 
 def attention_inputs(
     h_ND: Tensor,
-    norm_D: Tensor,
+    norm_D: Tensor | None,
     qk_norms: tuple[Tensor, Tensor] | None,
     angles: tuple[Tensor, Tensor] | None,
     linears: Sequence[Linear],
@@ -56,15 +56,17 @@ def attention_inputs(
     return cast(tuple[Tensor, Tensor, Tensor], outputs)
 
 
-def attention_output(pieces: Sequence[Tensor], h_ND: Tensor, linear: Linear, drop: Dropout | None) -> Tensor:
+def attention_output(pieces: Sequence[Tensor], h_ND: Tensor | None, linear: Linear, drop: Dropout | None) -> Tensor:
     """`blocks.attention_output` with gradients. pieces: attended values of consecutive rows, [n, H * E] each."""
     flat, fixed = _flat((linear,))
     if not _tracked(h_ND, *flat, *pieces):
-        return blocks.attention_output(_joined(pieces), h_ND, _linears(flat, fixed, h_ND.dtype)[0], drop)[0]
+        return blocks.attention_output(_joined(pieces), h_ND, _linears(flat, fixed, pieces[0].dtype)[0], drop)[0]
     return cast(Tensor, _AttentionOutput.apply(drop, fixed, h_ND, *flat, *pieces))  # type: ignore[no-untyped-call]
 
 
-def mlp(h_ND: Tensor, norm_D: Tensor, linears: Sequence[Linear], shape: MlpShape, keep: MlpKeep = "all") -> Tensor:
+def mlp(
+    h_ND: Tensor, norm_D: Tensor | None, linears: Sequence[Linear], shape: MlpShape, keep: MlpKeep = "all"
+) -> Tensor:
     """`blocks.mlp` with gradients."""
     flat, fixed = _flat(linears)
     if not _tracked(h_ND, norm_D, *flat):
@@ -138,7 +140,7 @@ class _AttentionInputs(torch.autograd.Function):
         fixed: Fixed,
         angles: tuple[Tensor, Tensor] | None,
         h_ND: Tensor,
-        norm_D: Tensor,
+        norm_D: Tensor | None,
         q_norm_E: Tensor | None,
         k_norm_E: Tensor | None,
         *flat: Tensor | None,
@@ -182,9 +184,9 @@ class _AttentionInputs(torch.autograd.Function):
 
 class _AttentionOutput(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, drop: Dropout | None, fixed: Fixed, h_ND: Tensor, *rest: Tensor | None) -> Tensor:
+    def forward(ctx: Any, drop: Dropout | None, fixed: Fixed, h_ND: Tensor | None, *rest: Tensor | None) -> Tensor:
         flat, pieces = rest[:PARAMETERS], cast(tuple[Tensor, ...], rest[PARAMETERS:])
-        (linear,) = _linears(flat, fixed, h_ND.dtype)
+        (linear,) = _linears(flat, fixed, pieces[0].dtype)
         y_ND, inner_NS = blocks.attention_output(_joined(pieces), h_ND, linear, drop)
         ctx.drop, ctx.fixed, ctx.sizes = drop, fixed, [len(piece) for piece in pieces]
         read = reads_input(_needs(ctx.needs_input_grad[3 : 3 + PARAMETERS]))
@@ -213,7 +215,7 @@ class _Mlp(torch.autograd.Function):
         fixed: Fixed,
         keep: MlpKeep,
         h_ND: Tensor,
-        norm_D: Tensor,
+        norm_D: Tensor | None,
         *flat: Tensor | None,
     ) -> Tensor:
         linears = _linears(flat, fixed, h_ND.dtype)

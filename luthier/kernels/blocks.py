@@ -30,24 +30,39 @@ from luthier.kernels.linear import Grads, Linear, Need, inner_rows, project, pro
 
 
 class Kept(NamedTuple):
-    """A normed input that can be formed again: rows, reciprocal RMS, weight."""
+    """A normed input that can be formed again: rows, reciprocal RMS, weight. Without a norm the rows are the input."""
 
     h_ND: Tensor
-    rstd_N1: Tensor
-    weight_D: Tensor
+    rstd_N1: Tensor | None
+    weight_D: Tensor | None
 
     def normed(self) -> Tensor:
+        if self.rstd_N1 is None or self.weight_D is None:
+            return self.h_ND
         return select.chains(self.h_ND).normalise(self.h_ND, self.rstd_N1, self.weight_D)
 
 
-def keep(h_ND: Tensor, weight_D: Tensor, eps: float) -> Kept:
+def keep(h_ND: Tensor, weight_D: Tensor | None, eps: float) -> Kept:
+    if weight_D is None:
+        return Kept(h_ND, None, None)
     return Kept(h_ND, select.chains(h_ND).reciprocal_rms(h_ND, eps), weight_D)
 
 
-def normed(h_ND: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Kept]:
+def normed(h_ND: Tensor, weight_D: Tensor | None, eps: float) -> tuple[Tensor, Kept]:
     """The normed input, and what forms it again."""
+    if weight_D is None:
+        return h_ND, Kept(h_ND, None, None)
     x_ND, rstd_N1 = select.chains(h_ND).norm(h_ND, weight_D, eps)
     return x_ND, Kept(h_ND, rstd_N1, weight_D)
+
+
+def _norm_backward(
+    kept: Kept, dx_ND: Tensor, need_weight: bool, residual_ND: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the rows before the norm, plus what bypasses it, and of the norm's weight."""
+    if kept.weight_D is None:
+        return (dx_ND if residual_ND is None else dx_ND.add_(residual_ND)), None
+    return select.chains(dx_ND).norm_backward(*kept, dx_ND, need_weight, residual_ND)
 
 
 # ------------------------------------------------------------------------------------------- attention's inputs
@@ -96,7 +111,7 @@ class QkvGrads(NamedTuple):
 
 def attention_inputs(
     h_ND: Tensor,
-    norm_D: Tensor,
+    norm_D: Tensor | None,
     qk_norms: tuple[Tensor, Tensor] | None,
     angles: tuple[Tensor, Tensor] | None,
     linears: Sequence[Linear],
@@ -105,7 +120,8 @@ def attention_inputs(
     """Queries [U, H, E], keys and values [N, K, E], normed and rotated, ready for attention.
 
     Args:
-        qk_norms: weights [E] of the norms on each head of q and k, where the model has them.
+        norm_D: None where the input is not normed.
+        qk_norms: weights of the norms on q and k, where the model has them: [E] on each head, or on all heads together.
         angles: `rotary.tables` of the tokens, where the model is rotary.
         linears: q, k, v.
     """
@@ -116,10 +132,14 @@ def attention_inputs(
         keys_values, inner_NS = project(x_ND, linears[1:], shape.drop)
         queries, inner_US = project(x_ND[shape.rows_U], linears[:1], _at(shape.drop, shape.rows_U))
         projected = [*queries, *keys_values]
-    q, k, v = (y_NO.view(len(y_NO), -1, shape.head_dim) for y_NO in projected)
+    q, k, v = projected
     q_kept = k_kept = None
     if qk_norms is not None:
-        (q, q_kept), (k, k_kept) = normed(q, qk_norms[0], shape.eps), normed(k, qk_norms[1], shape.eps)
+        (q, q_kept), (k, k_kept) = (
+            normed(y_NO.view(len(y_NO), -1, len(weight)), weight, shape.eps)
+            for y_NO, weight in zip((q, k), qk_norms, strict=True)
+        )
+    q, k, v = (y.view(len(y), -1, shape.head_dim) for y in (q, k, v))
     if shape.rope is not None and angles is not None:
         q, k = _rotate(q, k, angles, shape)
     cos_NE, sin_NE = angles or (None, None)
@@ -140,13 +160,13 @@ def attention_inputs_backward(
         dq, dk = _rotate(dq, dk, (saved.cos_NE, saved.sin_NE), shape, adjoint=True)
     if saved.q is not None and saved.k is not None:
         norm_backward = select.chains(dq).norm_backward
-        dq, dq_norm = norm_backward(*saved.q, dq, need.q_norm)
-        dk, dk_norm = norm_backward(*saved.k, dk, need.k_norm)
+        dq, dq_norm = norm_backward(*saved.q, dq.reshape(saved.q.h_ND.shape), need.q_norm)
+        dk, dk_norm = norm_backward(*saved.k, dk.reshape(saved.k.h_ND.shape), need.k_norm)
     dys = [dy.flatten(1) for dy in (dq, dk, dv)]
     dx_ND, linear_grads = _qkv_backward(saved, dys, linears, shape, need)
     if dx_ND is None:
         return QkvGrads(None, None, dq_norm, dk_norm, linear_grads)
-    dh_ND, dnorm_D = select.chains(dx_ND).norm_backward(*saved.input, dx_ND, need.norm)
+    dh_ND, dnorm_D = _norm_backward(saved.input, dx_ND, need.norm)
     return QkvGrads(dh_ND, dnorm_D, dq_norm, dk_norm, linear_grads)
 
 
@@ -193,9 +213,9 @@ class OutputNeed(NamedTuple):
 
 
 def attention_output(
-    attended_NO: Tensor, h_ND: Tensor, linear: Linear, drop: Dropout | None
+    attended_NO: Tensor, h_ND: Tensor | None, linear: Linear, drop: Dropout | None
 ) -> tuple[Tensor, Tensor | None]:
-    """h + o(attended), [N, D], and the adapter's inner rows."""
+    """h + o(attended), [N, D], and the adapter's inner rows. Without h, o(attended)."""
     (y_ND,), inner_NS = project(attended_NO, (linear,), drop, residual_NO=h_ND)
     return y_ND, inner_NS
 
@@ -220,12 +240,14 @@ def attention_output_backward(
 
 @dataclass(frozen=True)
 class MlpShape:
-    """eps: of the norm; act: key of `gated.ACTIVATIONS`; drop: on the adapters of gate and up; drop_down: of down."""
+    """eps: of the norm; act: key of `gated.ACTIVATIONS`; drop: on the adapters of gate and up; drop_down: of down;
+    residual: whether what enters is added to what comes out."""
 
     eps: float
     act: str
     drop: Dropout | None = None
     drop_down: Dropout | None = None
+    residual: bool = True
 
 
 class MlpSaved(NamedTuple):
@@ -248,14 +270,15 @@ class MlpGrads(NamedTuple):
     linears: list[Grads]
 
 
-def mlp(h_ND: Tensor, norm_D: Tensor, linears: Sequence[Linear], shape: MlpShape) -> tuple[Tensor, MlpSaved]:
-    """h + down(act(gate(x)) * up(x)) with x = norm(h), [N, D]. linears: gate, up, down."""
+def mlp(h_ND: Tensor, norm_D: Tensor | None, linears: Sequence[Linear], shape: MlpShape) -> tuple[Tensor, MlpSaved]:
+    """h + down(act(gate(x)) * up(x)) with x = norm(h), [N, D]; without h in front where the shape says so. linears:
+    gate, up, down."""
     gate, up, down = linears
     x_ND, kept = normed(h_ND, norm_D, shape.eps)
     (e_NF, g_NF), inner_NS = project(x_ND, (gate, up), shape.drop)
     del x_ND  # formed again where it is needed
     m_NF = select.chains(e_NF).gated(e_NF, g_NF, shape.act)
-    (y_ND,), inner_down_NR = project(m_NF, (down,), shape.drop_down, residual_NO=h_ND)
+    (y_ND,), inner_down_NR = project(m_NF, (down,), shape.drop_down, residual_NO=h_ND if shape.residual else None)
     return y_ND, MlpSaved(kept, inner_NS, e_NF, g_NF, inner_down_NR)
 
 
@@ -290,5 +313,5 @@ def mlp_backward(saved: MlpSaved, dy_ND: Tensor, linears: Sequence[Linear], shap
     )
     if dx_ND is None:
         return MlpGrads(dy_ND, None, [*input_grads, down_grads])
-    dh_ND, dnorm_D = chains.norm_backward(*saved.input, dx_ND, need.norm, dy_ND)
+    dh_ND, dnorm_D = _norm_backward(saved.input, dx_ND, need.norm, dy_ND if shape.residual else None)
     return MlpGrads(dh_ND, dnorm_D, [*input_grads, down_grads])

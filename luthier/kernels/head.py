@@ -68,6 +68,7 @@ def score(
     coefficients_M: Tensor | None = None,
     entropy: bool = False,
     rows: Rows | None = None,
+    softcap: float | None = None,
 ) -> Head:
     """Log-probabilities of the targets.
 
@@ -76,31 +77,45 @@ def score(
         weight_VD: the head; a float32 master where it trains.
         coefficients_M: of linear mode.
         rows: what stands in place of some rows of a frozen head.
+        softcap: logits are cap * tanh(logits / cap).
     """
-    values = None if rows is None else rows.values_TD
+    values, how = (None if rows is None else rows.values_TD), _How(entropy, rows, softcap)
     assert values is None or not weight_VD.requires_grad, "a head that trains needs no rows of its own"
     tracked = torch.is_grad_enabled() and any(
         each is not None and each.requires_grad for each in (x_MD, weight_VD, values)
     )
     if not tracked:
-        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), rows, targets_M, entropy)
+        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), targets_M, how)
         total = None if coefficients_M is None else _total(coefficients_M, scores.logp_M)
         return Head(scores.logp_M, total, scores.entropy_M)
     if mode == "linear":
         assert coefficients_M is not None, "linear mode needs the coefficients"
         total, logp_M, entropy_M = _Linear.apply(  # type: ignore[no-untyped-call]
-            x_MD, weight_VD, targets_M, coefficients_M, entropy, values, rows
+            x_MD, weight_VD, targets_M, coefficients_M, values, how
         )
         return Head(logp_M, total, entropy_M)
     if mode == "unit":
         frozen = not weight_VD.requires_grad and (values is None or not values.requires_grad)
         assert frozen, "unit mode needs a frozen head"
-        logp_M, entropy_M = _Unit.apply(x_MD, weight_VD, targets_M, entropy, rows)  # type: ignore[no-untyped-call]
+        logp_M, entropy_M = _Unit.apply(x_MD, weight_VD, targets_M, how)  # type: ignore[no-untyped-call]
     else:
         logp_M, entropy_M = _Recompute.apply(  # type: ignore[no-untyped-call]
-            x_MD, weight_VD, targets_M, entropy, values, rows
+            x_MD, weight_VD, targets_M, values, how
         )
     return Head(logp_M, None, entropy_M)
+
+
+class _How(NamedTuple):
+    """What else `score` was asked."""
+
+    entropy: bool
+    rows: Rows | None
+    softcap: float | None
+
+
+def capped(logits_MV: Tensor, softcap: float | None) -> Tensor:
+    """cap * tanh(logits / cap), written over the logits."""
+    return logits_MV if softcap is None else logits_MV.div_(softcap).tanh_().mul_(softcap)
 
 
 def logits(x_MD: Tensor, weight_VD: Tensor, rows: Rows | None = None, layout: Tensor | None = None) -> Tensor:
@@ -119,9 +134,8 @@ class _Linear(torch.autograd.Function):
         weight_VD: Tensor,
         targets_M: Tensor,
         coefficients_M: Tensor,
-        entropy: bool,
         values_TD: Tensor | None,
-        rows: Rows | None,
+        how: _How,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         need_x, need_weight, *_, need_rows, _ = ctx.needs_input_grad
         need = _Need(need_x, need_weight, need_rows)
@@ -129,7 +143,7 @@ class _Linear(torch.autograd.Function):
         # backward pass, and small coefficients would underflow in half precision before that.
         largest = coefficients_M.abs().amax() if len(coefficients_M) else coefficients_M.new_ones(())
         largest = largest.clamp_min(torch.finfo(coefficients_M.dtype).tiny)
-        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), rows, targets_M, entropy, coefficients_M / largest, need)
+        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), targets_M, how, coefficients_M / largest, need)
         ctx.save_for_backward(scores.dx_MD, scores.dweight_VD, scores.drows_TD, largest)
         constant = [each for each in (scores.logp_M, scores.entropy_M) if each is not None]
         ctx.mark_non_differentiable(*constant)
@@ -143,16 +157,16 @@ class _Linear(torch.autograd.Function):
         dx = None if dx_MD is None else (dx_MD * factor).to(dx_MD.dtype)
         dweight = None if dweight_VD is None else dweight_VD * factor
         drows = None if drows_TD is None else drows_TD * factor
-        return dx, dweight, None, None, None, drows, None
+        return dx, dweight, None, None, drows, None
 
 
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, entropy: bool, rows: Rows | None
+        ctx: Any, x_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, how: _How
     ) -> tuple[Tensor, Tensor | None]:
         ones_M = torch.ones(len(x_MD), dtype=wide(x_MD.dtype), device=x_MD.device)
-        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), rows, targets_M, entropy, ones_M, _Need(x=True))
+        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), targets_M, how, ones_M, _Need(x=True))
         ctx.save_for_backward(scores.dx_MD)
         if scores.entropy_M is not None:
             ctx.mark_non_differentiable(scores.entropy_M)
@@ -160,9 +174,9 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dlogp_M: Tensor, *_: Any) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, dlogp_M: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
         (unit_MD,) = ctx.saved_tensors
-        return (unit_MD * dlogp_M[:, None]).to(unit_MD.dtype), None, None, None, None
+        return (unit_MD * dlogp_M[:, None]).to(unit_MD.dtype), None, None, None
 
 
 class _Recompute(torch.autograd.Function):
@@ -172,13 +186,13 @@ class _Recompute(torch.autograd.Function):
         x_MD: Tensor,
         weight_VD: Tensor,
         targets_M: Tensor,
-        entropy: bool,
         values_TD: Tensor | None,
-        rows: Rows | None,
+        how: _How,
     ) -> tuple[Tensor, Tensor | None]:
-        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), rows, targets_M, entropy)
+        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), targets_M, how)
         ctx.save_for_backward(x_MD, weight_VD, targets_M, values_TD)
-        ctx.rows = None if rows is None else (rows.ids_T, rows.within)
+        ctx.rows = None if how.rows is None else (how.rows.ids_T, how.rows.within)
+        ctx.softcap = how.softcap
         if scores.entropy_M is not None:
             ctx.mark_non_differentiable(scores.entropy_M)
         return scores.logp_M, scores.entropy_M
@@ -190,8 +204,9 @@ class _Recompute(torch.autograd.Function):
         need_x, need_weight, *_, need_rows, _ = ctx.needs_input_grad
         need = _Need(need_x, need_weight, need_rows)
         rows = None if ctx.rows is None else Rows(ctx.rows[0], values_TD, ctx.rows[1])
-        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), rows, targets_M, False, dlogp_M, need)
-        return scores.dx_MD, scores.dweight_VD, None, None, scores.drows_TD, None
+        how = _How(False, rows, ctx.softcap)
+        scores = _forward(x_MD, weight_VD.to(x_MD.dtype), targets_M, how, dlogp_M, need)
+        return scores.dx_MD, scores.dweight_VD, None, scores.drows_TD, None
 
 
 class _Scores(NamedTuple):
@@ -213,24 +228,26 @@ class _Need(NamedTuple):
 def _forward(
     x_MD: Tensor,
     weight_VD: Tensor,
-    rows: Rows | None,
     targets_M: Tensor,
-    entropy: bool,
+    how: _How,
     coefficients_M: Tensor | None = None,
     need: _Need = _Need(),  # noqa: B008  a tuple
 ) -> _Scores:
     """One pass over the rows: log-probabilities, and the gradients of sum(coefficients * logp) where wanted."""
     dtype, device, softmax_ = wide(x_MD.dtype), x_MD.device, select.chains(x_MD).softmax_
-    rows = _rounded(rows, x_MD.dtype)
+    rows = _rounded(how.rows, x_MD.dtype)
     logp_M = torch.empty(len(x_MD), dtype=dtype, device=device)
-    entropy_M = torch.empty_like(logp_M) if entropy else None
+    entropy_M = torch.empty_like(logp_M) if how.entropy else None
     dx_MD = torch.empty_like(x_MD) if need.x else None
     dweight_VD = torch.zeros(weight_VD.shape, dtype=dtype, device=device) if need.weight else None
     drows_TD = torch.zeros(rows.values_TD.shape, dtype=dtype, device=device) if need.rows and rows else None
     for part in chunks(len(x_MD), weight_VD.shape[0] * x_MD.element_size(), CHUNK_BYTES):
-        logits_CV = _logits(x_MD[part], weight_VD, rows)
+        logits_CV = capped(_logits(x_MD[part], weight_VD, rows), how.softcap)
         wanted = coefficients_M[part] if coefficients_M is not None and any(need) else None
+        slope_CV = None if wanted is None else _slope(logits_CV, how.softcap)
         softmax_(logits_CV, targets_M[part], wanted, logp_M[part], None if entropy_M is None else entropy_M[part])
+        if slope_CV is not None:
+            logits_CV.mul_(slope_CV)
         own_CT = None
         if rows is not None and wanted is not None:
             own_CT = logits_CV[:, rows.ids_T]
@@ -244,6 +261,11 @@ def _forward(
         if drows_TD is not None and own_CT is not None:
             drows_TD += weight_grad(own_CT, x_MD[part])
     return _Scores(logp_M, entropy_M, dx_MD, dweight_VD, drows_TD)
+
+
+def _slope(capped_CV: Tensor, softcap: float | None) -> Tensor | None:
+    """How much of a change of a logit the cap lets through: 1 - tanh^2."""
+    return None if softcap is None else (capped_CV / softcap).square_().neg_().add_(1)
 
 
 def _rounded(rows: Rows | None, dtype: torch.dtype) -> Rows | None:

@@ -10,6 +10,7 @@ Shape legend: N rows, I in, O out, R rank of one adapter, S sum of the ranks of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -57,6 +58,45 @@ class Linear(NamedTuple):
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The base weight, [O, I]; a tensor is in the dtype already."""
         return self.weight_OI if isinstance(self.weight_OI, Tensor) else self.weight_OI.dense(dtype)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some rows of a weight that is kept in fewer bytes."""
+
+    whole: Weight
+    first: int
+    rows: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.rows, *self.whole.shape[1:])
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        return self.whole.dense(dtype)[self.first : self.first + self.rows]
+
+
+def split(linear: Linear, rows: Sequence[int]) -> list[Linear]:
+    """A projection whose rows play several roles as one projection for each: views, which share the adapter's A."""
+    if len(rows) == 1:
+        return [linear]
+
+    def parts(tensor: Tensor | None) -> Sequence[Tensor | None]:
+        return [None] * len(rows) if tensor is None else torch.split(tensor, list(rows))
+
+    firsts = [sum(rows[:index]) for index in range(len(rows))]
+    weights: Sequence[Tensor | Weight | None]
+    if isinstance(linear.weight_OI, Tensor):
+        weights = parts(linear.weight_OI)
+    else:
+        weights = [Slice(linear.weight_OI, first, count) for first, count in zip(firsts, rows, strict=True)]
+    made = []
+    for index, (weight, bias, b) in enumerate(zip(weights, parts(linear.bias_O), parts(linear.b_OR), strict=True)):
+        assert weight is not None
+        own = slice(firsts[index], firsts[index] + rows[index])
+        spans = tuple(Span(each.rows, each.a_RI, each.b_OR[own]) for each in linear.spans)
+        made.append(Linear(weight, bias, linear.a_RI, b, linear.scale, spans))
+    return made
 
 
 class Need(NamedTuple):

@@ -44,15 +44,23 @@ class Seen(NamedTuple):
     window: int | None = None
 
 
-def attend(q_GHQE: Tensor, keys: Parts, values: Parts, seen: Seen, scale: float | None) -> Tensor:
+class How(NamedTuple):
+    """scale: multiplier of q.k, None is 1/sqrt(E); softcap: scores are cap * tanh(scores / cap)."""
+
+    scale: float | None = None
+    softcap: float | None = None
+
+    def factor(self, q: Tensor) -> float:
+        return q.shape[-1] ** -0.5 if self.scale is None else self.scale
+
+
+def attend(q_GHQE: Tensor, keys: Parts, values: Parts, seen: Seen, how: How) -> Tensor:
     """Attended values, [G, H, Q, E], laid out in memory as [G, Q, H, E]; differentiable.
 
     Args:
         keys, values: [G, K, T, E] in one or more parts.
-        scale: multiplier of q.k; None is 1/sqrt(E).
     """
-    scale = q_GHQE.shape[-1] ** -0.5 if scale is None else scale
-    return cast(Tensor, _Tiled.apply(q_GHQE, seen, scale, *keys, *values))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Tiled.apply(q_GHQE, seen, how, *keys, *values))  # type: ignore[no-untyped-call]
 
 
 def joined(parts: Parts) -> tuple[Tensor, Tensor]:
@@ -70,15 +78,15 @@ def parted(dk: Tensor, dv: Tensor, parts: Parts) -> list[Tensor]:
 
 class _Tiled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, seen: Seen, scale: float, *parts: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, seen: Seen, how: How, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(q, *parts)  # laid together they would be kept once more for each that sees them
-        ctx.seen, ctx.scale = seen, scale
+        ctx.seen, ctx.how = seen, how
         k, v = joined(parts)
         out = _tokens_first(q)
         with _factors_rounded(q.dtype):
             keys, values = _widened(k), _widened(v)
             for tile in _tiles(q, k, seen, buffers=1):
-                p_BRT = tile.probabilities(tile.rows(q), keys, scale)
+                p_BRT = tile.probabilities(tile.rows(q), keys, how)
                 tile.put(out, torch.bmm(p_BRT, tile.shared(values)))
         return out
 
@@ -87,18 +95,21 @@ class _Tiled(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         q, *parts = ctx.saved_tensors
         k, v = joined(parts)
-        scale, dq = ctx.scale, _tokens_first(q)
+        how, dq = ctx.how, _tokens_first(q)
         with _factors_rounded(q.dtype):
             keys, values = _widened(k), _widened(v)
             dkeys, dvalues = torch.zeros_like(keys), torch.zeros_like(values)
-            for tile in _tiles(q, k, ctx.seen, buffers=2):
+            for tile in _tiles(q, k, ctx.seen, buffers=2 if how.softcap is None else 3):
                 q_BRE, dout_BRE = tile.rows(q), tile.rows(dout)
-                p_BRT = tile.probabilities(q_BRE, keys, scale)
+                slope_BRT = None if how.softcap is None else tile.buffer(2)
+                p_BRT = tile.probabilities(q_BRE, keys, how, slope_BRT)
                 tile.shared(dvalues).baddbmm_(p_BRT.mT, dout_BRE)
                 dp_BRT = torch.bmm(dout_BRE, tile.shared(values).mT, out=tile.buffer(1))
                 ds_BRT = torch.ops.aten._softmax_backward_data.out(dp_BRT, p_BRT, -1, p_BRT.dtype, grad_input=dp_BRT)
-                tile.shared(dkeys).baddbmm_(ds_BRT.mT, q_BRE, alpha=scale)
-                tile.put(dq, torch.baddbmm(q_BRE, ds_BRT, tile.shared(keys), beta=0, alpha=scale))
+                if slope_BRT is not None:
+                    ds_BRT.mul_(slope_BRT)
+                tile.shared(dkeys).baddbmm_(ds_BRT.mT, q_BRE, alpha=how.factor(q))
+                tile.put(dq, torch.baddbmm(q_BRE, ds_BRT, tile.shared(keys), beta=0, alpha=how.factor(q)))
         return (dq, None, None, *parted(_narrowed(dkeys, k), _narrowed(dvalues, v), parts))
 
 
@@ -133,10 +144,15 @@ class _Tile(NamedTuple):
         rows = heads_of_all // self.kv_heads * (self.queries.stop - self.queries.start)
         return self.buffers[index].view(-1)[: count * self.kv_heads * rows * keys].view(-1, rows, keys)
 
-    def probabilities(self, q_BRE: Tensor, keys_GKTE: Tensor, scale: float) -> Tensor:
-        """[B, R, T], in the first buffer."""
+    def probabilities(self, q_BRE: Tensor, keys_GKTE: Tensor, how: How, slope_BRT: Tensor | None = None) -> Tensor:
+        """[B, R, T], in the first buffer; into `slope_BRT` how much of a score's change the cap lets through."""
         p_BRT = self.buffer(0)
-        torch.baddbmm(p_BRT, q_BRE, self.shared(keys_GKTE).mT, beta=0, alpha=scale, out=p_BRT)
+        torch.baddbmm(p_BRT, q_BRE, self.shared(keys_GKTE).mT, beta=0, alpha=how.factor(q_BRE), out=p_BRT)
+        if how.softcap is not None:
+            p_BRT.div_(how.softcap).tanh_()
+            if slope_BRT is not None:
+                torch.mul(p_BRT, p_BRT, out=slope_BRT).neg_().add_(1)
+            p_BRT.mul_(how.softcap)
         self._hide(p_BRT)
         return torch.softmax(p_BRT, -1, out=p_BRT)
 
@@ -146,13 +162,14 @@ class _Tile(NamedTuple):
         scores_BHQT = scores_BRT.view(len(scores_BRT), -1, len(place_Q1), scores_BRT.shape[-1])
         ahead = int(place_Q1[0]) + 1
         if ahead < self.keys.stop:
-            hidden_QT = torch.arange(ahead, self.keys.stop) > place_Q1
+            hidden_QT = torch.arange(ahead, self.keys.stop, device=place_Q1.device) > place_Q1
             scores_BHQT[..., ahead - self.keys.start :].masked_fill_(hidden_QT, -torch.inf)
         if self.seen.window is None:
             return
         reached = int(place_Q1[-1]) - self.seen.window + 1
         if reached > self.keys.start:
-            hidden_QT = torch.arange(self.keys.start, reached) <= place_Q1 - self.seen.window
+            before_T = torch.arange(self.keys.start, reached, device=place_Q1.device)
+            hidden_QT = before_T <= place_Q1 - self.seen.window
             scores_BHQT[..., : reached - self.keys.start].masked_fill_(hidden_QT, -torch.inf)
 
 
@@ -166,7 +183,8 @@ def _tiles(q_GHQE: Tensor, k_GKTE: Tensor, seen: Seen, buffers: int) -> Iterator
     most_queries = max(each.stop - each.start for each in of_queries)
     of_sequences = list(chunks(count, row_bytes * most_queries, TILE_BYTES))
     most_sequences = max(each.stop - each.start for each in of_sequences)
-    scratch = tuple(torch.empty((most_sequences, heads, most_queries, keys), dtype=dtype) for _ in range(buffers))
+    size = (most_sequences, heads, most_queries, keys)
+    scratch = tuple(torch.empty(size, dtype=dtype, device=q_GHQE.device) for _ in range(buffers))
     for sequences in of_sequences:
         for rows in of_queries:
             first, last = int(seen.place_Q[rows.start]), int(seen.place_Q[rows.stop - 1])

@@ -32,7 +32,7 @@ from luthier.kernels.attention import Attend, Layout
 from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
 from luthier.kernels.host import to_device as _to_device
-from luthier.kernels.linear import Linear, Weight
+from luthier.kernels.linear import Linear, Weight, split
 from luthier.kernels.offload import Mover, Offload, copies
 from luthier.models.cache import Cache
 from luthier.models.modules import AdapterLinear, Copy, Delta, TokenRows, Weighted
@@ -128,6 +128,10 @@ class _Pass:
             return unit.served(self.adapter, self.stretches, dtype)
         return unit.linear(self.adapter)
 
+    def linears(self, units: Sequence[AdapterLinear], dtype: torch.dtype) -> list[Linear]:
+        """One for each role that the rows of these play."""
+        return [part for unit in units for part in split(self.linear(unit, dtype), unit.parts)]
+
     def policy(self, index: int) -> Policy:
         return self.policies[index] if self.policies else "keep"
 
@@ -155,10 +159,11 @@ class _Given(NamedTuple):
 class Layer(nn.Module):
     """Attention and MLP with their norms, each added to the residual stream."""
 
-    def __init__(self, spec: LayerSpec, norm_eps: float) -> None:
+    def __init__(self, spec: LayerSpec, norm_eps: float, plus_one: bool = False) -> None:
         super().__init__()
         self.spec = spec
         self.eps = norm_eps
+        self.plus_one = plus_one
         self.self_attn = nn.Module()
         self.mlp = nn.Module()
 
@@ -180,35 +185,58 @@ class Layer(nn.Module):
         attended = run.mix(index, q, k, v)
         o = _unit(self.self_attn, "o_proj")
         h_UD = h_ND if rows_U is None else h_ND[rows_U]
-        h_UD = autograd.attention_output(attended, h_UD, run.linear(o, h_UD.dtype), run.drop(o, rows_U=rows_U))
+        fused, drop = self._fused(self.spec.norms.after_attention), run.drop(o, rows_U=rows_U)
+        y_UD = autograd.attention_output(attended, h_UD if fused else None, run.linear(o, h_UD.dtype), drop)
+        h_UD = y_UD if fused else self._added(h_UD, y_UD, self.spec.norms.after_attention, run)
         return self._mlp(h_UD, run, rows_U, keep)
 
     def _attention_inputs(self, h_ND: Tensor, run: _Pass, rows_U: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         mixer, adapter = self.spec.mixer, run.adapter
-        units = [_unit(self.self_attn, name) for name in ("q_proj", "k_proj", "v_proj")]
+        units = _units(self.self_attn, ("qkv_proj",), ("q_proj", "k_proj", "v_proj"))
         qk_norms = None
         if mixer.qk_norm:
-            q_norm, k_norm = _child(self.self_attn, "q_norm"), _child(self.self_attn, "k_norm")
-            qk_norms = (q_norm.rounded_for(adapter, h_ND.dtype), k_norm.rounded_for(adapter, h_ND.dtype))
+            q_norm, k_norm = (_child(self.self_attn, name) for name in ("q_norm", "k_norm"))
+            qk_norms = (
+                _factor(q_norm, adapter, h_ND.dtype, self.plus_one),
+                _factor(k_norm, adapter, h_ND.dtype, self.plus_one),
+            )
         return autograd.attention_inputs(
             h_ND,
-            _child(self, "input_layernorm").rounded_for(adapter, h_ND.dtype),
+            self._norm(self.spec.norms.before_attention, run, h_ND.dtype),
             qk_norms,
             run.angles_of(mixer, h_ND.dtype),
-            [run.linear(unit, h_ND.dtype) for unit in units],
+            run.linears(units, h_ND.dtype),
             QkvShape(self.eps, mixer.head_dim, mixer.rope, run.drop(*units), rows_U),
         )
 
     def _mlp(self, h_UD: Tensor, run: _Pass, rows_U: Tensor | None, keep: autograd.MlpKeep) -> Tensor:
-        gate, up, down = (_unit(self.mlp, name) for name in ("gate_proj", "up_proj", "down_proj"))
-        drop, drop_down = run.drop(gate, up, rows_U=rows_U), run.drop(down, rows_U=rows_U)
-        return autograd.mlp(
+        units, down = _units(self.mlp, ("gate_up_proj",), ("gate_proj", "up_proj")), _unit(self.mlp, "down_proj")
+        drop, drop_down = run.drop(*units, rows_U=rows_U), run.drop(down, rows_U=rows_U)
+        after = self.spec.norms.after_mlp
+        fused = self._fused(after)
+        if keep == "unread" and after is not None:
+            keep = "all"  # a norm reads what comes out
+        y_UD = autograd.mlp(
             h_UD,
-            _child(self, "post_attention_layernorm").rounded_for(run.adapter, h_UD.dtype),
-            [run.linear(unit, h_UD.dtype) for unit in (gate, up, down)],
-            MlpShape(self.eps, self.spec.ffn.act, drop, drop_down),
+            self._norm(self.spec.norms.before_mlp, run, h_UD.dtype),
+            run.linears((*units, down), h_UD.dtype),
+            MlpShape(self.eps, self.spec.ffn.act, drop, drop_down, fused),
             keep,
         )
+        return y_UD if fused else self._added(h_UD, y_UD, after, run)
+
+    def _fused(self, after: str | None) -> bool:
+        """Whether what comes out is added to the residual stream as it is, by the product that makes it."""
+        return after is None and self.spec.residual == 1
+
+    def _added(self, h_UD: Tensor, y_UD: Tensor, after: str | None, run: _Pass) -> Tensor:
+        weight_D = self._norm(after, run, h_UD.dtype)
+        if weight_D is not None:
+            y_UD = autograd.rms_norm(y_UD, weight_D, self.eps)
+        return torch.add(h_UD, y_UD, alpha=self.spec.residual)
+
+    def _norm(self, name: str | None, run: _Pass, dtype: torch.dtype) -> Tensor | None:
+        return None if name is None else _factor(_child(self, name), run.adapter, dtype, self.plus_one)
 
     def _trained(self, adapter: str | None) -> list[Tensor]:
         """What trains among the tensors that apply under an adapter."""
@@ -241,11 +269,10 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         spec = arch.spec
-        assert all(layer.mixer.softcap is None for layer in spec.layers), "soft-capped attention is not implemented"
         self.arch = arch
         self.compute_dtype = compute_dtype
         self.model = nn.Module()
-        self.model.layers = nn.ModuleList(Layer(layer, spec.norm_eps) for layer in spec.layers)
+        self.model.layers = nn.ModuleList(Layer(layer, spec.norm_eps, spec.norm_plus_one) for layer in spec.layers)
         self.units: dict[str, AdapterLinear] = {}
         for unit in arch.units:
             self.units[unit.name] = _new_unit(unit, compute_dtype, device, unit_device)
@@ -350,7 +377,7 @@ class Decoder(nn.Module):
 
         def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
             mixer = self.spec.layers[index].mixer
-            return attend(q, k, v, mixer.window, mixer.scale)
+            return attend(q, k, v, mixer.window, mixer.scale, softcap=mixer.softcap)
 
         return self._layers(ids, _Pass(_to_device(np.arange(len(ids)), self.device), None, mix), until=layers)
 
@@ -436,7 +463,8 @@ class Decoder(nn.Module):
         x_MD = self._final_norm(h_UD[_to_device(rows_M, self.device)], adapter)
         top, targets = self._head, _to_device(targets_M, self.device)
         weight_VD, rows = top.weight_for(adapter), top.rows_for(adapter)
-        made = head.score(x_MD, weight_VD, targets, want.mode, coefficients, want.entropy, rows)
+        scaled_MD, softcap = self._scaled(x_MD, self.spec.logit_scale), self.spec.logit_softcap
+        made = head.score(scaled_MD, weight_VD, targets, want.mode, coefficients, want.entropy, rows, softcap)
         logp, entropy, hidden = made.logp_M[:scored], made.entropy_M, x_MD[:scored] if want.hidden else None
         return Scores(logp, made.total, None if entropy is None else entropy[:scored], hidden)
 
@@ -460,7 +488,7 @@ class Decoder(nn.Module):
         def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
             mixer = self.spec.layers[index].mixer
             chosen_U = rows_U if index == len(self.spec.layers) - 1 else None
-            return attend(q, k, v, mixer.window, mixer.scale, chosen_U)
+            return attend(q, k, v, mixer.window, mixer.scale, chosen_U, mixer.softcap)
 
         def placed(array: Ints) -> Tensor:
             return _to_device(np.pad(layout.place(array), (0, fill)), self.device)
@@ -498,7 +526,7 @@ class Decoder(nn.Module):
         h_ND = autograd.embedding(known_N, weight_VD, self.compute_dtype)
         new = ids >= len(weight_VD) if own is None else np.isin(ids, own.ids)
         if not new.any():
-            return h_ND
+            return self._scaled(h_ND, self.spec.embed_scale)
         places = _to_device(np.flatnonzero(new), self.device)
         if own is None:
             # Without the adapter that has a row for it, such a token is what it starts as.
@@ -506,10 +534,16 @@ class Decoder(nn.Module):
             rows_ND = start_D.expand(len(places), -1)
         else:
             rows_ND = F.embedding(_to_device(np.searchsorted(own.ids, ids[new]), self.device), own.weight)
-        return h_ND.index_copy(0, places, rows_ND.to(self.compute_dtype))
+        return self._scaled(h_ND.index_copy(0, places, rows_ND.to(self.compute_dtype)), self.spec.embed_scale)
+
+    @staticmethod
+    def _scaled(x_ND: Tensor, factor: float) -> Tensor:
+        """Times the factor, which is first rounded to the compute dtype as Gemma's own code rounds it."""
+        return x_ND if factor == 1 else x_ND * torch.tensor(factor, dtype=x_ND.dtype, device=x_ND.device)
 
     def _final_norm(self, h_ND: Tensor, adapter: str | None) -> Tensor:
-        return autograd.rms_norm(h_ND, _child(self.model, "norm").rounded_for(adapter, h_ND.dtype), self.spec.norm_eps)
+        factor_D = _factor(_child(self.model, "norm"), adapter, h_ND.dtype, self.spec.norm_plus_one)
+        return autograd.rms_norm(h_ND, factor_D, self.spec.norm_eps)
 
     @property
     def _head(self) -> Weighted:
@@ -519,7 +553,9 @@ class Decoder(nn.Module):
     def _next_logits(self, h_BD: Tensor, adapter: str | None) -> Tensor:
         top, x_BD = self._head, self._final_norm(h_BD, adapter)
         layout = top.packed_for(adapter) if top.weight.dtype == x_BD.dtype else None
-        return head.logits(x_BD, top.weight_for(adapter), top.rows_for(adapter), layout)
+        x_BD = self._scaled(x_BD, self.spec.logit_scale)
+        made_BV = head.logits(x_BD, top.weight_for(adapter), top.rows_for(adapter), layout)
+        return head.capped(made_BV, self.spec.logit_softcap)
 
     @property
     def _embedding(self) -> Weighted:
@@ -533,9 +569,10 @@ class Decoder(nn.Module):
 def _new_unit(
     unit: Unit, dtype: torch.dtype, device: torch.device | str, weight_device: torch.device | str | None
 ) -> AdapterLinear:
-    (part,) = unit.parts  # fused projections (several parts) come with the families that have them
-    number = unit.layer * SITES_PER_LAYER + SITES[part.role]
-    return AdapterLinear(unit.in_features, unit.out_features, unit.bias, number, dtype, device, weight_device)
+    number = unit.layer * SITES_PER_LAYER + SITES[unit.parts[0].role]
+    made = AdapterLinear(unit.in_features, unit.out_features, unit.bias, number, dtype, device, weight_device)
+    made.parts = tuple(part.rows for part in unit.parts)
+    return made
 
 
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -546,6 +583,17 @@ def _place(root: nn.Module, name: str, module: nn.Module) -> None:
             root.add_module(part, nn.Module())
         root = root.get_submodule(part)
     root.add_module(last, module)
+
+
+def _factor(norm: Weighted, adapter: str | None, dtype: torch.dtype, plus_one: bool) -> Tensor:
+    """What normed rows are multiplied by. The sum with 1 is in float32: in bfloat16 it would lose small weights."""
+    weight_D = norm.rounded_for(adapter, dtype)
+    return weight_D.to(torch.promote_types(dtype, torch.float32)) + 1 if plus_one else weight_D
+
+
+def _units(parent: nn.Module, fused: Sequence[str], apart: Sequence[str]) -> list[AdapterLinear]:
+    """Those that the checkpoint has: one for all roles, or one for each."""
+    return [_unit(parent, name) for name in (fused if fused[0] in parent._modules else apart)]
 
 
 def _unit(parent: nn.Module, name: str) -> AdapterLinear:

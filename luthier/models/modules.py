@@ -162,6 +162,7 @@ class AdapterLinear(Weighted):
 
     frozen: the weight where it is kept in fewer bytes; `weight` is on no device then.
     site: number of the input it reads; projections of one input share it, and with it the dropout mask.
+    parts: how many of its rows play each role, in their order, where they play several.
     deltas: adapter name -> Delta.
     """
 
@@ -180,8 +181,12 @@ class AdapterLinear(Weighted):
             nn.Parameter(torch.empty(out_features, dtype=dtype, device=device), requires_grad=False) if bias else None
         )
         self.site = site
+        self.parts: tuple[int, ...] = (out_features,)
         self.frozen: Frozen | None = None
         self.deltas: Named[Delta] = Named()
+
+    def pack(self) -> int:
+        return super().pack() if len(self.parts) == 1 else 0  # products are with a part at a time
 
     def linear(self, adapter: str | None) -> Linear:
         """The tensors that apply under an adapter."""

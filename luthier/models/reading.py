@@ -95,16 +95,17 @@ class Reading:
         if self._fresh is not None:
             rows, attend = self._fresh
             chosen = (q, k, v) if rows is None else (q[rows], k[rows], v[rows])
-            out = place(rows, torch.cat(attend(*chosen, mixer.window, mixer.scale)))
+            out = place(rows, torch.cat(attend(*chosen, mixer.window, mixer.scale, softcap=mixer.softcap)))
         keys, values = self._cache.keys[index], self._cache.values[index]
+        shape = (mixer.window, mixer.scale, mixer.softcap)
         for rows, table_BP, lengths_B in self._singles:
             k_BTKE, v_BTKE = (self._cache.gathered(room, table_BP) for room in (keys, values))
             asked = q if rows is None else q[rows]
-            out = place(rows, attend_cache(asked, k_BTKE, v_BTKE, lengths_B, mixer.window, mixer.scale))
+            out = place(rows, attend_cache(asked, k_BTKE, v_BTKE, lengths_B, *shape))
         for part, table_BP, known in self._rest:
             total = known + part.stop - part.start
             k_TKE, v_TKE = (self._cache.gathered(room, table_BP)[0, :total] for room in (keys, values))
-            out = place(part, attend_last(q[part], k_TKE, v_TKE, mixer.window, mixer.scale))
+            out = place(part, attend_last(q[part], k_TKE, v_TKE, *shape))
         assert out is not None, "a pass has rows"
         return out
 

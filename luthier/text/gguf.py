@@ -8,6 +8,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "该模型系列不能写成 GGUF；可用的有 {known}",
     ),
     "gguf.unknown_family.remedy": ("Merge it (luthier merge) instead.", "请改用 luthier merge 合并。"),
+    "gguf.built_in.rule": ("llama.cpp has another value built in", "llama.cpp 内置了另一个值"),
+    "gguf.built_in.remedy": (
+        "Use the safetensors folder; every released model of this family has the value that llama.cpp has.",
+        "请使用 safetensors 文件夹；该系列所有已发布的模型都采用 llama.cpp 内置的值。",
+    ),
     "gguf.activation.rule": (
         "llama.cpp computes this family with silu only",
         "llama.cpp 对该模型系列只支持 silu",

@@ -123,6 +123,19 @@ TEXT: dict[str, tuple[str, str]] = {
         "This family has one setting for all layers; restore the original config.json.",
         "该系列所有层共用一个设置；请恢复原始 config.json。",
     ),
+    "models.no_such_cap.rule": (
+        "this family's own code has no cap on attention scores and would ignore it",
+        "该系列的官方实现没有注意力分数上限，会忽略此项",
+    ),
+    "models.no_such_cap.remedy": ("Set it to null.", "请设为 null。"),
+    "models.bidirectional.rule": (
+        "in this model every token sees all others, so that it cannot write text",
+        "该模型的每个 token 都能看到其他所有 token，不能用于生成文本",
+    ),
+    "models.bidirectional.remedy": (
+        "Choose the text-generating model of the same series.",
+        "请选择同系列的文本生成模型。",
+    ),
     # ------------------------------------------------------------------------------------------ what trains
     "models.too_many_layers.rule": ("the model has only {layers} layers", "模型只有 {layers} 层"),
     "models.too_many_layers.remedy": (

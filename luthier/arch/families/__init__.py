@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from luthier.arch.families import llama, mistral, qwen2, qwen3
+from luthier.arch.families import gemma, granite, llama, mistral, olmo2, phi3, qwen2, qwen3
 from luthier.arch.families.fields import shown
 from luthier.arch.spec import Architecture
 from luthier.errors import ModelError, Problem
@@ -22,6 +22,12 @@ FAMILIES: dict[str, Callable[[Mapping[str, Any], str], Architecture]] = {
     "mistral": mistral.architecture,
     "qwen2": qwen2.architecture,
     "qwen3": qwen3.architecture,
+    "gemma": gemma.gemma,
+    "gemma2": gemma.gemma2,
+    "gemma3_text": gemma.gemma3,
+    "phi3": phi3.architecture,
+    "olmo2": olmo2.architecture,
+    "granite": granite.architecture,
 }
 
 

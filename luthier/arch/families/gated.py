@@ -6,13 +6,13 @@ What goes in: the fields of a `config.json` and the few points in which the rela
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from luthier.arch.families.fields import Fields
 from luthier.arch.families.rotary import rope
-from luthier.arch.spec import Architecture, Attention, DecoderSpec, Layer, Mlp, Part, Unit
+from luthier.arch.spec import IN_FRONT, Architecture, Attention, DecoderSpec, Layer, Mlp, Norms, Part, Rope, Unit
 
 EMBEDDING = "model.embed_tokens"
 FINAL_NORM = "model.norm"
@@ -33,8 +33,10 @@ ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh", "gelu"]] = {
 class Differences:
     """In what the relatives differ.
 
-    windows: attention window of each layer, or one for all. default_*: what an absent field means in transformers; None
-    is as many key/value heads as heads, and hidden size / heads.
+    windows: attention window of each layer, or one for all. ropes: rotary embedding of each layer; empty for the
+    file's one. fused: whether q, k and v are one module of the checkpoint, and gate and up. act: what to take for the
+    activation whatever `hidden_act` says. model: further fields of the `DecoderSpec`. default_*: what an absent field
+    means in transformers; None is as many key/value heads as heads, and hidden size / heads.
     """
 
     default_positions: int
@@ -42,10 +44,20 @@ class Differences:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: Literal["head", "whole"] | None = None
     windows: tuple[int | None, ...] | int | None = None
+    ropes: tuple[Rope, ...] = ()
+    fused: bool = False
+    norms: Norms = IN_FRONT
+    residual: float = 1.0
+    softcap: float | None = None
+    scale: float | None = None
+    act: Literal["silu", "gelu_tanh", "gelu"] | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
     default_kv_heads: int | None = None
     default_head_dim: int | None = None
+    default_tied: bool = False
+    default_eps: float = DEFAULT_NORM_EPS
 
 
 def num_layers(fields: Fields) -> int:
@@ -63,13 +75,10 @@ def architecture(fields: Fields, family: str, differences: Differences) -> Archi
     heads = fields.integer("num_attention_heads")
     kv_heads = _kv_heads(fields, heads, differences.default_kv_heads)
     head_dim = _head_dim(fields, width, heads, differences.default_head_dim)
-    activation = fields.config.get("hidden_act", "silu")
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        fields.refuse("models.activation", "hidden_act", known=", ".join(ACTIVATIONS))
-        activation = "silu"
     max_positions = fields.integer("max_position_embeddings", differences.default_positions)
-    rotary = rope(fields, head_dim, max_positions)
-    ffn = Mlp(fields.integer("intermediate_size"), ACTIVATIONS[activation], differences.mlp_bias)
+    ropes = differences.ropes or (rope(fields, head_dim, max_positions),) * count
+    act = differences.act or activation(fields)
+    ffn = Mlp(fields.integer("intermediate_size"), act, differences.mlp_bias)
     windows = differences.windows if isinstance(differences.windows, tuple) else (differences.windows,) * count
     layers = tuple(
         Layer(
@@ -82,41 +91,56 @@ def architecture(fields: Fields, family: str, differences: Differences) -> Archi
                 qk_norm=differences.qk_norm,
                 rope=rotary,
                 window=window,
+                softcap=differences.softcap,
+                scale=differences.scale,
             ),
             ffn,
+            differences.norms,
+            differences.residual,
         )
-        for window in windows
+        for window, rotary in zip(windows, ropes, strict=True)
     )
     spec = DecoderSpec(
         family=family,
         vocab=fields.integer("vocab_size"),
         d=width,
         layers=layers,
-        tied=fields.flag("tie_word_embeddings"),
-        norm_eps=fields.number("rms_norm_eps", DEFAULT_NORM_EPS),
+        tied=fields.flag("tie_word_embeddings", differences.default_tied),
+        norm_eps=fields.number("rms_norm_eps", differences.default_eps),
         max_positions=max_positions,
         initializer_range=fields.number("initializer_range", 0.02),
+        **differences.model,
     )
     fields.finish()
-    return assemble(spec)
+    return assemble(spec, differences.fused)
 
 
-def assemble(spec: DecoderSpec) -> Architecture:
+def activation(fields: Fields, name: str = "hidden_act") -> Literal["silu", "gelu_tanh", "gelu"]:
+    """The activation of the MLP, by the name that transformers has for it."""
+    found = fields.config.get(name, "silu")
+    if not isinstance(found, str) or found not in ACTIVATIONS:
+        fields.refuse("models.activation", name, known=", ".join(ACTIVATIONS))
+        return "silu"
+    return ACTIVATIONS[found]
+
+
+def assemble(spec: DecoderSpec, fused: bool = False) -> Architecture:
     """Units and tensors of a spec, in the order in which transformers writes them."""
     units: list[Unit] = []
     tensors: dict[str, tuple[int, ...]] = {EMBEDDING + ".weight": (spec.vocab, spec.d)}
     for index, layer in enumerate(spec.layers):
-        prefix, head_dim = f"model.layers.{index}.", layer.mixer.head_dim
-        of_attention, of_mlp = _split(_layer_units(spec, layer, index))
+        prefix, mixer = f"model.layers.{index}.", layer.mixer
+        of_attention, of_mlp = _split(_layer_units(spec, layer, index, fused))
         for unit in of_attention:
             tensors.update(_unit_tensors(unit))
-        if layer.mixer.qk_norm:
-            tensors[prefix + "self_attn.q_norm.weight"] = (head_dim,)
-            tensors[prefix + "self_attn.k_norm.weight"] = (head_dim,)
+        for name, heads in (("q_norm", mixer.heads), ("k_norm", mixer.kv_heads)):
+            if mixer.qk_norm is not None:
+                shape = (mixer.head_dim * (heads if mixer.qk_norm == "whole" else 1),)
+                tensors[f"{prefix}self_attn.{name}.weight"] = shape
         for unit in of_mlp:
             tensors.update(_unit_tensors(unit))
-        tensors[prefix + "input_layernorm.weight"] = (spec.d,)
-        tensors[prefix + "post_attention_layernorm.weight"] = (spec.d,)
+        for norm in filter(None, layer.norms):
+            tensors[f"{prefix}{norm}.weight"] = (spec.d,)
         units += (*of_attention, *of_mlp)
     tensors[FINAL_NORM + ".weight"] = (spec.d,)
     if not spec.tied:
@@ -148,7 +172,28 @@ def _head_dim(fields: Fields, width: int, heads: int, default: int | None) -> in
     return fields.integer("head_dim", max(width // heads, 1))
 
 
-def _layer_units(spec: DecoderSpec, layer: Layer, index: int) -> Iterator[Unit]:
+def _layer_units(spec: DecoderSpec, layer: Layer, index: int, fused: bool) -> Iterator[Unit]:
+    for name, units in _joined(_plain_units(spec, layer, index), fused):
+        first = units[0]
+        parts = tuple(part for unit in units for part in unit.parts)
+        outputs = sum(part.rows for part in parts)
+        yield Unit(name, index, first.in_features, outputs, first.bias, parts)
+
+
+def _joined(units: Iterator[Unit], fused: bool) -> Iterator[tuple[str, Sequence[Unit]]]:
+    """The units of a layer as the checkpoint has them: q, k and v in one module, and gate and up, or each apart."""
+    everything = list(units)
+    if not fused:
+        yield from ((unit.name, [unit]) for unit in everything)
+        return
+    q, k, v, o, gate, up, down = everything
+    yield q.name.replace("q_proj", "qkv_proj"), (q, k, v)
+    yield o.name, [o]
+    yield gate.name.replace("gate_proj", "gate_up_proj"), (gate, up)
+    yield down.name, [down]
+
+
+def _plain_units(spec: DecoderSpec, layer: Layer, index: int) -> Iterator[Unit]:
     mixer, ffn, prefix = layer.mixer, layer.ffn, f"model.layers.{index}."
     query, key = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
     for name, role, inputs, outputs, bias in (

@@ -46,9 +46,15 @@ def layer_windows(fields: Fields) -> tuple[int | None, ...]:
     if not fields.flag("use_sliding_window"):
         return (None,) * count
     window = fields.integer("sliding_window", DEFAULT_WINDOW)
+    first = fields.integer("max_window_layers", DEFAULT_MAX_WINDOW_LAYERS, least=0)
+    return listed_windows(fields, window, tuple(window if index >= first else None for index in range(count)))
+
+
+def listed_windows(fields: Fields, window: int, otherwise: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """The window of each layer as `layer_types` has it; `otherwise` where the file has none."""
+    count = gated.num_layers(fields)
     if not fields.has("layer_types"):
-        first = fields.integer("max_window_layers", DEFAULT_MAX_WINDOW_LAYERS, least=0)
-        return tuple(window if index >= first else None for index in range(count))
+        return otherwise
     types = fields.config["layer_types"]
     if not isinstance(types, list) or len(types) != count or any(each not in LAYER_TYPES for each in types):
         fields.refuse("models.layer_types", "layer_types", count=count, known=", ".join(LAYER_TYPES))

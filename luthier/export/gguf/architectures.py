@@ -7,6 +7,7 @@ and the tensors that rope scaling is written as. What llama.cpp would compute di
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import gguf
 import numpy as np
@@ -20,10 +21,22 @@ ARCHITECTURES: dict[str, gguf.MODEL_ARCH] = {
     "mistral": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "gemma": gguf.MODEL_ARCH.GEMMA,
+    "gemma2": gguf.MODEL_ARCH.GEMMA2,
+    "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
+    "phi3": gguf.MODEL_ARCH.PHI3,
+    "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "granite": gguf.MODEL_ARCH.GRANITE,
 }
 """Family -> architecture of llama.cpp. Mistral is Llama with a window, and llama.cpp runs it as such."""
-INTERLEAVED = (gguf.MODEL_ARCH.LLAMA,)
+INTERLEAVED = (gguf.MODEL_ARCH.LLAMA, gguf.MODEL_ARCH.GRANITE)
 """Architectures whose graphs rotate neighbouring features, not halves: rows of q and k change places."""
+PERIODS: dict[gguf.MODEL_ARCH, int] = {gguf.MODEL_ARCH.GEMMA2: 2, gguf.MODEL_ARCH.GEMMA3: 6}
+"""Architectures with layers that slide: all but each so-manieth, built in."""
+LARGEST: dict[gguf.MODEL_ARCH, int] = {gguf.MODEL_ARCH.GEMMA2: 46, gguf.MODEL_ARCH.GEMMA3: 62}
+"""Layers of Gemma's 27B, which divides scores by sqrt(hidden size / heads), as llama.cpp has built in."""
+TANH = (gguf.MODEL_ARCH.GEMMA, *PERIODS)
+"""Architectures whose activation is GELU in its tanh form; all others have SiLU."""
 
 
 def architecture_of(arch: Architecture, where: str) -> gguf.MODEL_ARCH:
@@ -32,10 +45,32 @@ def architecture_of(arch: Architecture, where: str) -> gguf.MODEL_ARCH:
     if family not in ARCHITECTURES:
         values = {"known": ", ".join(ARCHITECTURES)}
         raise ModelError(Problem("gguf.unknown_family", where, "model_type", family, values))
-    acts = {layer.ffn.act for layer in arch.spec.layers} - {"silu"}
+    kind = ARCHITECTURES[family]
+    acts = {layer.ffn.act for layer in arch.spec.layers} - {"gelu_tanh" if kind in TANH else "silu"}
     if acts:
         raise ModelError(Problem("gguf.activation", where, "hidden_act", ", ".join(sorted(acts))))
-    return ARCHITECTURES[family]
+    problems = [Problem("gguf.built_in", where, field, value) for field, value in _other(arch.spec, kind)]
+    if problems:
+        raise ModelError(problems)
+    return kind
+
+
+def _other(spec: DecoderSpec, kind: gguf.MODEL_ARCH) -> Iterator[tuple[str, str]]:
+    """Fields and values that llama.cpp has built in otherwise."""
+    mixer, windows = spec.layers[0].mixer, [layer.mixer.window for layer in spec.layers]
+    if kind in PERIODS:
+        slides = [(index + 1) % PERIODS[kind] != 0 for index in range(len(windows))]
+        if slides != [window is not None for window in windows]:
+            yield "layer_types", ", ".join("full" if window is None else "sliding" for window in windows)
+        width = spec.d // mixer.heads if len(windows) == LARGEST[kind] else mixer.head_dim
+        if mixer.scale is not None and not math.isclose(mixer.scale, width**-0.5, rel_tol=1e-6):
+            yield "query_pre_attn_scalar", f"{mixer.scale**-2:g}"
+    if kind == gguf.MODEL_ARCH.GEMMA2 and mixer.softcap is None:
+        yield "attn_logit_softcapping", "null"
+    if kind == gguf.MODEL_ARCH.GEMMA2 and spec.logit_softcap is None:
+        yield "final_logit_softcapping", "null"
+    if kind in TANH and not spec.tied:
+        yield "tie_word_embeddings", "false"
 
 
 def tensor_names(arch: Architecture, kind: gguf.MODEL_ARCH, where: str) -> dict[str, str]:
@@ -53,11 +88,14 @@ def tensor_names(arch: Architecture, kind: gguf.MODEL_ARCH, where: str) -> dict[
 
 
 def add_numbers(writer: gguf.GGUFWriter, spec: DecoderSpec, vocab: int) -> None:
-    """Write the model's shape. A window is met by a context that is no longer than it, where both are the same."""
+    """Write the model's shape. Where llama.cpp knows of no window, a context that is no longer than it is the same."""
     layer = spec.layers[0]
     windows = [each.mixer.window for each in spec.layers if each.mixer.window is not None]
     writer.add_vocab_size(vocab)
-    writer.add_context_length(min([spec.max_positions, *windows]))
+    slides = ARCHITECTURES[spec.family] in PERIODS
+    writer.add_context_length(spec.max_positions if slides else min([spec.max_positions, *windows]))
+    if slides and windows:
+        writer.add_sliding_window(windows[0])
     writer.add_embedding_length(spec.d)
     writer.add_block_count(len(spec.layers))
     writer.add_feed_forward_length(layer.ffn.width)
@@ -66,6 +104,15 @@ def add_numbers(writer: gguf.GGUFWriter, spec: DecoderSpec, vocab: int) -> None:
     writer.add_layer_norm_rms_eps(spec.norm_eps)
     writer.add_key_length(layer.mixer.head_dim)
     writer.add_value_length(layer.mixer.head_dim)
+    if layer.mixer.softcap is not None:
+        writer.add_attn_logit_softcapping(layer.mixer.softcap)
+    if spec.logit_softcap is not None:
+        writer.add_final_logit_softcapping(spec.logit_softcap)
+    if spec.family == "granite":
+        writer.add_attention_scale(layer.mixer.scale or layer.mixer.head_dim**-0.5)
+        writer.add_embedding_scale(spec.embed_scale)
+        writer.add_residual_scale(layer.residual)
+        writer.add_logit_scale(1 / spec.logit_scale)
 
 
 def add_rope(writer: gguf.GGUFWriter, spec: DecoderSpec, where: str) -> dict[str, NDArray[np.float32]]:
@@ -74,9 +121,15 @@ def add_rope(writer: gguf.GGUFWriter, spec: DecoderSpec, where: str) -> dict[str
     Raises:
         ModelError: a scaling that is not known here.
     """
-    rope = spec.layers[0].mixer.rope
+    ropes = {layer.mixer.window is None: layer.mixer.rope for layer in spec.layers}
+    rope, local = ropes.get(True), ropes.get(False)
+    rope = local if rope is None else rope
     assert rope is not None
     scaling = dict(rope.scaling)
+    if local is not None and ARCHITECTURES[spec.family] == gguf.MODEL_ARCH.GEMMA3:
+        if local.kind != "default":
+            raise ModelError(Problem("gguf.rope", where, "rope_parameters.sliding_attention", local.kind))
+        writer.add_rope_freq_base_swa(local.theta)
     writer.add_rope_freq_base(rope.theta)
     writer.add_rope_dimension_count(rope.dim)
     if rope.kind == "linear":

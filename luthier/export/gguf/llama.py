@@ -25,6 +25,7 @@ def main() -> None:
     params.model.path = asked["file"]
     params.n_ctx = 64 + asked.get("tokens", 1) + max(len(prompt) for prompt in asked["prompts"])
     params.cache_type_k = params.cache_type_v = FLOAT32  # else it rounds keys and values to 16 bits
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # so does this
     params.n_parallel, params.warmup, params.verbosity, params.n_gpu_layers = 1, False, -1, 0
     if asked.get("adapter"):
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(asked["adapter"], 1.0)]

@@ -150,7 +150,10 @@ def _file_type(wanted: str) -> LlamaFileType:
 
 
 def as_ggml(values: Tensor, name: str, mixer: Attention, kind: gguf.MODEL_ARCH) -> Tensor:
-    """Rows of q and k in the order in which the graph rotates them: pairs side by side, not in halves."""
+    """Rows of q and k in the order in which the graph rotates them: pairs side by side, not in halves. Norms as what
+    they multiply by."""
+    if kind in architectures.TANH and name.endswith("norm.weight"):
+        return values.float() + 1  # Gemma's
     if kind in architectures.INTERLEAVED:
         for part, heads in ((".q_proj.", mixer.heads), (".k_proj.", mixer.kv_heads)):
             if part in name:
