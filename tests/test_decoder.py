@@ -778,14 +778,14 @@ def test_cached_generation_equals_transformers(name: str) -> None:
     cache = Cache(decoder, 3 * BLOCK)
     places = [Place(), Place(), Place()]
     got = extended(decoder, cache, places, ids)
-    for step in range(6):
+    for turn in range(6):
         assert got.dtype == torch.float32
         assert difference(got, torch.stack([expected(each) for each in ids])) <= BOUND
-        if step == 2:
+        if turn == 2:
             cache.release(places.pop(1))
             ids.pop(1)
-        more = [[(step * 7 + row) % VOCABULARY] for row in range(len(ids))]
-        if step == 4:
+        more = [[(turn * 7 + row) % VOCABULARY] for row in range(len(ids))]
+        if turn == 4:
             more = [[5, 9, 1], [30]]
         got = extended(decoder, cache, places, more)
         ids = [[*each, *new] for each, new in zip(ids, more, strict=True)]
