@@ -1,24 +1,30 @@
-"""The compiled part of the package; all else is in `pyproject.toml`.
+"""The compiled parts of the package; all else is in `pyproject.toml`.
 
-Optional: without a C compiler it is left out, and `luthier/data/words.py` does the same in Python. It takes nothing of
-Python's own headers, so one build serves every version. SOURCE says what it was built of (`luthier/data/native.py`).
+Optional: without a C compiler they are left out, and `luthier/data/words.py` and the plain operations of
+`luthier/kernels` do the same in Python. They take nothing of Python's own headers, so one build serves every version.
+SOURCE says what each was built of (`luthier/compiled.py`).
 """
 
+import os
 import zlib
 from pathlib import Path
 
 from setuptools import Extension, setup
 
-source = "luthier/data/native.c"
+PARTS = {"luthier.data._native": "luthier/data/native.c", "luthier.kernels._step": "luthier/kernels/step.c"}
+
 setup(
     ext_modules=[
         Extension(
-            "luthier.data._native",
+            name,
             [source],
             define_macros=[("SOURCE", f"{zlib.crc32(Path(source).read_bytes())}u")],
+            extra_compile_args=[] if os.name == "nt" else ["-O3"],
+            libraries=[] if os.name == "nt" else ["m"],
             optional=True,
             py_limited_api=True,
         )
+        for name, source in PARTS.items()
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

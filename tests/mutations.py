@@ -1687,6 +1687,30 @@ MUTATIONS: dict[str, Mutation] = {
         "if self._packed is None or self.copies.get(adapter) is not None:",
         "test_decoder.py::test_weights_laid_out_for_few_rows_give_the_same",
     ),
+    "layers that were made ready outlive a change": Mutation(
+        "models/quick.py",
+        "return self._stamp == self._stamped()",
+        "return True",
+        "test_step.py::test_weights_that_change_are_read_anew",
+    ),
+    "the bias of a projection that has changed is used as it was": Mutation(
+        "models/quick.py",
+        'for name in ("weight", "bias") if "bias" in parameters else ("weight",):',
+        'for name in ("weight",):',
+        "test_step.py::test_weights_that_change_are_read_anew",
+    ),
+    "a generated token sees one key beyond its window": Mutation(
+        "kernels/step.c",
+        "begin = length - mixer->window;",
+        "begin = length - mixer->window - 1;",
+        "test_step.py::test_attention",
+    ),
+    "what was summed before a larger score is not scaled down": Mutation(
+        "kernels/step.c",
+        "to[each] *= shrunk;",
+        "to[each] *= 1;",
+        "test_step.py::test_attention",
+    ),
     "an adapter is kept as it was before a step": Mutation(
         "models/modules.py",
         "if self._ready is None or self._ready[0] != made_of:",

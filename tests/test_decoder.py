@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import compiled
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from luthier.arch.families import FAMILIES
 from luthier.arch.spec import Unit
 from luthier.batch import Batch, Ints, Rendered, Segments
 from luthier.data import pack, prefix
-from luthier.kernels import autograd, head, packed, sizes
+from luthier.kernels import autograd, head, packed, sizes, step
 from luthier.models.cache import BLOCK, Cache, Place
 from luthier.models.decoder import Copy, Decoder, Delta, DropoutKey, Part, Want
 
@@ -780,14 +781,14 @@ def test_cached_generation_equals_transformers(name: str) -> None:
     cache = Cache(decoder, 3 * BLOCK)
     places = [Place(), Place(), Place()]
     got = extended(decoder, cache, places, ids)
-    for step in range(6):
+    for turn in range(6):
         assert got.dtype == torch.float32
         assert difference(got, torch.stack([expected(each) for each in ids])) <= BOUND
-        if step == 2:
+        if turn == 2:
             cache.release(places.pop(1))
             ids.pop(1)
-        more = [[(step * 7 + row) % VOCABULARY] for row in range(len(ids))]
-        if step == 4:
+        more = [[(turn * 7 + row) % VOCABULARY] for row in range(len(ids))]
+        if turn == 4:
             more = [[5, 9, 1], [30]]
         got = extended(decoder, cache, places, more)
         ids = [[*each, *new] for each, new in zip(ids, more, strict=True)]
@@ -928,8 +929,12 @@ def test_beginnings_give_way_to_sequences() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["qwen2_tied", "llama_biased"])
-def test_weights_laid_out_for_few_rows_give_the_same(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("ready", [True, False], ids=["compiled", "plain"])
+def test_weights_laid_out_for_few_rows_give_the_same(
+    name: str, dtype: torch.dtype, ready: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In bf16 the same bits, in float32 up to rounding; also under an adapter, and after the weights change."""
+    monkeypatch.setattr(step, "library", compiled.step_library if ready else lambda: None)
     decoder = decoder_of(build(name), name, dtype)
     add_adapter(decoder, ranks=ALL_LINEAR)
     if not packed.can(decoder.units["model.layers.0.mlp.down_proj"].weight):
@@ -957,5 +962,8 @@ def test_weights_laid_out_for_few_rows_give_the_same(name: str, dtype: torch.dty
 def test_no_more_is_laid_out_than_memory_allows() -> None:
     decoder = decoder_of(build("llama"), "llama")
     room = decoder._head.weight.nbytes + 3 * decoder.units["model.layers.0.self_attn.q_proj"].weight.nbytes
-    assert 0 < decoder.pack(room) <= room
+    assert decoder._head.weight.nbytes < decoder.pack(room) <= room
+    if decoder._quick is not None:
+        first = [joint.is_packed for joint in decoder._quick._layers[0].joints]
+        assert first[0] and not first[-1]
     assert decoder.units[list(decoder.units)[-1]].packed_for(None) is None

@@ -22,6 +22,7 @@ RANKS: dict[str, float] = {
     "errors": 0.5,
     "config": 1,
     "batch": 1,
+    "compiled": 0.5,
     "disk": 0.5,
     "machine": 0.5,
     "devices": 1,

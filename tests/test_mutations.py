@@ -34,7 +34,8 @@ def test_fits_the_code(name: str) -> None:
     assert source.count(mutation.old) == 1, (
         f"{mutation.file}: {mutation.old!r} occurs {source.count(mutation.old)} times"
     )
-    ast.parse(source.replace(mutation.old, mutation.new))
+    if mutation.file.endswith(".py"):
+        ast.parse(source.replace(mutation.old, mutation.new))
     file, function = named(mutation)
     assert file.is_file(), file.name
     functions = {node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if hasattr(node, "name")}

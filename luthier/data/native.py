@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.machinery
 import itertools
 import threading
 import weakref
-import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier import compiled
 from luthier.batch import Ints
 from luthier.data import expressions
 from luthier.data.expressions import Unsaid
@@ -71,20 +70,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 @functools.cache
 def library(folder: Path = Path(__file__).parent) -> ctypes.CDLL | None:
     """The compiled part; None where there is none, or where it was built of another source than lies beside it."""
-    paths = [folder / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
-    for path in filter(Path.exists, paths):
-        try:
-            found = ctypes.CDLL(str(path))
-            found.luthier_words_source.restype = ctypes.c_uint32
-            if found.luthier_words_source() != zlib.crc32(SOURCE.read_bytes()):
-                continue
-            for name, (gives, takes) in _FUNCTIONS.items():
-                function = getattr(found, f"luthier_words_{name}")
-                function.restype, function.argtypes = gives, takes
-        except (OSError, AttributeError):  # of another machine, or no such library
-            continue
-        return found
-    return None
+    return compiled.library(folder, "_native", SOURCE, "luthier_words_", _FUNCTIONS)
 
 
 class NativeWords:

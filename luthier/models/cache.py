@@ -10,6 +10,7 @@ Shape legend: P blocks, K key/value heads, E features per head.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from luthier.arch.spec import DecoderSpec
+from luthier.batch import Ints
 
 BLOCK = 32
 """Tokens of a block: beginnings are shared by whole blocks, and a sequence wastes half of one. Chosen, not tuned."""
@@ -165,13 +167,22 @@ class Cache:
         self._free += self._idle
         self._idle.clear()
 
-    def table(self, places: Sequence[Place], blocks: int) -> Tensor:
-        """The blocks of some places, int64 [places, blocks]; block 0 behind those that a place has."""
+    @functools.cached_property
+    def addresses(self) -> list[tuple[int, int]]:
+        """Where the rooms of each layer's keys and values lie in memory."""
+        return [(keys.data_ptr(), values.data_ptr()) for keys, values in zip(self.keys, self.values, strict=True)]
+
+    def listed(self, places: Sequence[Place], blocks: int) -> Ints:
+        """The blocks of some places, [places, blocks]; block 0 behind those that a place has."""
         table = np.zeros((len(places), blocks), dtype=np.int64)
         for row, place in zip(table, places, strict=True):
             few = place.blocks[:blocks]
             row[: len(few)] = few
-        return torch.from_numpy(table).to(self.keys[0].device)
+        return table
+
+    def table(self, places: Sequence[Place], blocks: int) -> Tensor:
+        """The same on the cache's device."""
+        return torch.from_numpy(self.listed(places, blocks)).to(self.keys[0].device)
 
     def gathered(self, room: Tensor, table_BP: Tensor) -> Tensor:
         """Rows of the blocks of a table side by side, [B, P * BLOCK, K, E]."""

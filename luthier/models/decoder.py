@@ -34,8 +34,11 @@ from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
 from luthier.kernels.host import to_device as _to_device
 from luthier.kernels.linear import Linear, Weight, split
 from luthier.kernels.offload import Mover, Offload, copies
-from luthier.models.cache import Cache
+from luthier.kernels.step import Round
+from luthier.models import quick
+from luthier.models.cache import BLOCK, Cache
 from luthier.models.modules import AdapterLinear, Copy, Delta, TokenRows, Weighted
+from luthier.models.quick import Quick, Where
 from luthier.models.reading import Part, Reading
 
 __all__ = [
@@ -283,6 +286,7 @@ class Decoder(nn.Module):
                 module = name.removesuffix(".weight")
                 _place(self, module, Weighted(shape, compute_dtype, device))
         self._weighted = [module for module in self.modules() if isinstance(module, Weighted)]
+        self._quick: Quick | None = None
 
     @property
     def spec(self) -> DecoderSpec:
@@ -312,16 +316,17 @@ class Decoder(nn.Module):
     def pack(self, spare_bytes: int) -> int:
         """Lay weights out for passes of few rows as far as memory goes, the head first; the bytes that took. Nothing
         on a GPU, where it makes no difference."""
-        used = 0
-        for module in (self._head, *self.units.values()):
+        used, ready = 0, self._quick_layers()
+        for module in (self._head, *(self.units.values() if ready is None else ())):
             if used + module.weight.nbytes > spare_bytes:
-                break
+                return used
             if not isinstance(module, AdapterLinear) or module.frozen is None:
                 used += module.pack()
-        return used
+        return used if ready is None else used + ready.pack(spare_bytes - used)
 
     def unpack(self) -> None:
         """Keep the weights as they are only."""
+        self._quick = None
         for module in (self._head, *self.units.values()):
             module.unpack()
 
@@ -389,7 +394,7 @@ class Decoder(nn.Module):
         Sequences go through one pass together, except those under adapters that have weights of their own for whole
         modules or for new tokens: each of these adapters is a pass.
         """
-        alone = {part.adapter for part in parts if not self._low_rank_only(part.adapter)}
+        alone = {name for name in {part.adapter for part in parts} if not self._low_rank_only(name)}
         groups = [[at for at, part in enumerate(parts) if part.adapter not in alone]]
         groups += [[at for at, part in enumerate(parts) if part.adapter == name] for name in alone]
         logits: dict[int, Tensor] = {}
@@ -426,23 +431,38 @@ class Decoder(nn.Module):
         rows: list[int] = []
         for part, first, count in zip(parts, before, counts.tolist(), strict=True):
             rows += part.place.rows(first, first + count)
-        reading = Reading(parts, before, starts, ends, cache, self.device)
-        rows_N = _to_device(np.asarray(rows, dtype=np.int64), self.device)
+        at_N = np.asarray(rows, dtype=np.int64)
+        ids_N = np.concatenate([np.asarray(part.ids, dtype=np.int64) for part in parts])
+        ready = self._quick_layers() if len(ids_N) == len(parts) else None
+        if ready is not None and ready.serves(whole):
+            lengths_B = positions + 1
+            table_BP = cache.listed([part.place for part in parts], -(-int(lengths_B.max()) // BLOCK))
+            where = Where(Round(at_N, lengths_B, table_BP), torch.from_numpy(positions), cache.addresses, stretches)
+            h_ND = ready.run(self._embed(ids_N, whole), where)
+        else:
+            reading = Reading(parts, before, starts, ends, cache, self.device)
+            rows_N = _to_device(at_N, self.device)
 
-        def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
-            mixer = self.spec.layers[index].mixer
-            cache.keys[index].index_copy_(0, rows_N, k)
-            cache.values[index].index_copy_(0, rows_N, v)
-            return (reading.attend(index, q, k, v, mixer),)
+            def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
+                mixer = self.spec.layers[index].mixer
+                cache.keys[index].index_copy_(0, rows_N, k)
+                cache.values[index].index_copy_(0, rows_N, v)
+                return (reading.attend(index, q, k, v, mixer),)
 
-        run = _Pass(_to_device(positions, self.device), whole, mix, stretches=stretches)
-        h_ND = self._layers(np.concatenate([np.asarray(part.ids, dtype=np.int64) for part in parts]), run)
+            run = _Pass(_to_device(positions, self.device), whole, mix, stretches=stretches)
+            h_ND = self._layers(ids_N, run)
         for part in parts:
             part.place.length += len(part.ids)
         last = np.array([end - 1 for part, end in zip(parts, ends, strict=True) if part.wanted], dtype=np.int64)
         if not len(last):
             return torch.empty((0, self.spec.vocab), dtype=torch.float32, device=self.device)
         return self._next_logits(h_ND[_to_device(last, self.device)], whole)
+
+    def _quick_layers(self) -> Quick | None:
+        """The layers made ready for single tokens, as the weights are now; None where they cannot be."""
+        if self._quick is None or not self._quick.stands:
+            self._quick = quick.of(self._layer_modules, self.spec, self.compute_dtype, self.device)
+        return self._quick
 
     # ------------------------------------------------------------------------------------------------ parts
 
