@@ -49,8 +49,9 @@ SURFACE = {
     "resume": "(path: 'Path | str', *, on_event: 'Listener | None' = None) -> 'Run'",
     "serve": (
         "(targets: 'str | Path | Sequence[str | Path]', *, host: 'str' = '127.0.0.1', port: 'int' = 8000, "
-        "api_key_file: 'str | Path | None' = None, engine: 'str' = 'luthier', limits: 'Limits | None' = None, "
-        "log: 'TextIO | None' = None, **how: 'Any') -> 'int'"
+        "api_key_file: 'str | Path | None' = None, engine: 'str' = 'luthier', vllm_command: 'str | None' = None, "
+        "vllm_wait_s: 'float' = 900.0, limits: 'Limits | None' = None, log: 'TextIO | None' = None, **how: 'Any') "
+        "-> 'int'"
     ),
     "submit": (
         "(recipe: 'str | Path | Mapping[str, Any] | RunConfig | None' = None, "
@@ -100,6 +101,7 @@ MEMBERS: dict[type, dict[str, str]] = {
         "load": "(self, target: 'str | Path', name: 'str | None' = None) -> 'str'",
         "mix": "(self, strengths: 'Mapping[str, float]') -> 'str'",
         "prompt": "(self, conversation: 'Conversation') -> 'list[int]'",
+        "remembering": "(self) -> 'Iterator[None]'",
         "replies": (
             "(self, conversations: 'Sequence[Conversation]', sampling: 'Sampling | None' = None, *, "
             "tuned: 'bool' = True, voice: 'str | None' = None) -> 'list[Reply]'"
@@ -110,6 +112,7 @@ MEMBERS: dict[type, dict[str, str]] = {
         ),
         "speaker": "(self, tuned: 'bool' = True, voice: 'str | None' = None) -> 'tuple[Decoder, str | None]'",
         "unload": "(self, name: 'str') -> 'None'",
+        "write": "(self, asks: 'Sequence[Ask]') -> 'list[Reply]'",
     },
     luthier.Tuner: {
         "fit": "(self) -> 'Tuner'",

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from luthier.arch.spec import DecoderSpec
+from luthier.arch.spec import IN_FRONT, DecoderSpec
 from luthier.arch.spec import Layer as LayerSpec
 from luthier.kernels import gated, packed, rotary, step
 from luthier.models.cache import BLOCK
@@ -94,7 +94,9 @@ class _Layer:
             return cast(Weighted, child(path)).rounded_for(None, dtype)
 
         def joint(parent: str, *names: str) -> Joint:
-            return Joint([cast(AdapterLinear, child(f"{parent}.{name}_proj")) for name in names])
+            whole = f"{'_'.join(names) if len(names) == 2 else ''.join(names)}_proj"  # as some checkpoints have them
+            own = [whole] if hasattr(child(parent), whole) else [f"{name}_proj" for name in names]
+            return Joint([cast(AdapterLinear, child(f"{parent}.{name}")) for name in own])
 
         self.spec = spec
         self.norm_D, self.mlp_norm_D = (
@@ -171,13 +173,22 @@ class Quick:
 
 
 def of(layers: Iterator[nn.Module], spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> Quick | None:
-    """None on a GPU, where nothing was compiled, and where weights are in fewer bytes or wait for their first use."""
+    """None on a GPU, where nothing was compiled, for layers of another build than Llama's, and where weights are in
+    fewer bytes or wait for their first use."""
+    if not all(_plain(each) for each in spec.layers) or spec.norm_plus_one:
+        return None
     does = step.of(dtype, BLOCK) if device.type == "cpu" else None
     found = list(layers)
     units = [each for layer in found for each in layer.modules() if isinstance(each, AdapterLinear)]
     if does is None or any(unit.frozen is not None or unit.weight.dtype != dtype for unit in units):
         return None
     return Quick(found, spec, dtype, does)
+
+
+def _plain(layer: LayerSpec) -> bool:
+    """Norms in front only, of whole rows or of each head, and nothing scaled or capped."""
+    plain_mixer = layer.mixer.softcap is None and layer.mixer.qk_norm != "whole"
+    return layer.norms == IN_FRONT and layer.residual == 1 and plain_mixer
 
 
 def _stamps(weighted: Weighted) -> Iterator[object]:
