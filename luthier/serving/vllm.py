@@ -27,6 +27,7 @@ from typing import Any, TextIO
 import httpx2
 
 from luthier.arch import adapter_config
+from luthier.config import load as config_load
 from luthier.data.templates import Renderer
 from luthier.errors import EngineFailed, ModelError, Problem, RunError
 from luthier.runs import manifest
@@ -147,7 +148,7 @@ class Child:
                 text=True,
                 errors="replace",
                 start_new_session=True,
-                env={**os.environ, **more},
+                env=config_load.handed_on(more),
             )
         except OSError as error:
             values = {"reason": error.strerror or str(error)}
