@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier import checks, finish, frozen, launch, machine, parent, planning, proof, tightening
+from luthier import checks, finish, frozen, launch, machine, methods, parent, planning, proof, tightening
 from luthier.arch import adapter_config, count
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
@@ -35,8 +35,8 @@ from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
 from luthier.engine.ranks import Ranks, joined
 from luthier.errors import DataError, Problem, RunError, UserError
-from luthier.methods import METHODS
 from luthier.models import adapters, quantize, weights
+from luthier.models.bottom import Bottom
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
 from luthier.run import Run
@@ -471,18 +471,18 @@ def assemble(
         held_out = pack.batches(data.validation, plan.budget_tokens, call_tokens)
     here = config_load.environment()
     bottom = frozen.opened(decoder, tune, given.manifest, plan, data.rows, here, ranks.size)
-    adapter = ADAPTER if isinstance(tune, Lora) else None
-    method = METHODS[config.method.kind](adapter, config.run.seed, plan.policies, bottom)
+    method = methods.build(config.method, _method_given(config, given, desk, plan, ranks, bottom))
     at_end.callback(method.close)
+    room = tightening.Tightening(
+        plan, desk.run if ranks.first else None, desk.emit, steps, held_out, method, decoder.forget_dense
+    )
     job = loop.Job(
         model=decoder,
         named=named,
         method=method,
         stream=steps,
         validation=held_out or (),
-        room=tightening.Tightening(
-            plan, desk.run if ranks.first else None, desk.emit, steps, held_out, method, decoder.forget_dense
-        ),
+        room=room,
         optimizer=optimizer,
         optim=config.optim,
         learning_rate=rate,
@@ -495,14 +495,40 @@ def assemble(
     )
     desk.emit("rehearsal", {"kernel_kills": machine.kernel_kills()})
     rehearsal.rehearse(job, state)
+    begun = loop.begin(job, state, lambda: room.plan.budget_tokens)
     if not ranks.first:
         return job, state
     _start(job, state, given, lost)
+    if begun is not None:
+        desk.emit("reference", begun)
     desk.emit("data", _data_facts(config, data, steps))
     shape = {"structure": structure(base.arch, tune), "trainable": counts.trainable, "total": counts.total}
     desk.emit("model", {**shape, "percent": counts.percent})
     desk.emit("plan", desk.run.read_json("plan.json"))
     return job, state
+
+
+def _method_given(
+    config: RunConfig, given: Given, desk: Desk, plan: planning.Plan, ranks: Ranks, bottom: Bottom | None
+) -> methods.Given:
+    """What the method is made of."""
+    tune, here = given.tune, config_load.environment()
+    fresh = isinstance(tune, Lora) and tune.from_ is None
+    return methods.Given(
+        adapter=ADAPTER if isinstance(tune, Lora) else None,
+        seed=config.run.seed,
+        train=given.data.train,
+        validation=given.data.validation,
+        run=desk.run.path,
+        cache=here.cache_dir,
+        fresh=fresh,
+        policies=plan.policies,
+        bottom=bottom,
+        call_tokens=pack.call_tokens(plan.backend.device),
+        ranks=ranks,
+        facts=frozen.model_facts(given.base.arch, tune, given.manifest, plan)
+        | {"parent": (given.manifest.parent or {}).get("files"), "init": [config.model.init, config.run.seed]},
+    )
 
 
 def _least_tokens(config: RunConfig, data: Data) -> int:

@@ -23,7 +23,17 @@ REQUIRED = object()
 SECTIONS: dict[str, dict[str, type[schema.Section]]] = {
     "model": {"": schema.ModelSection},
     "data": {"": schema.DataSection},
-    "method": {"sft": schema.Sft, "pretrain": schema.Pretrain},
+    "method": {
+        "sft": schema.Sft,
+        "pretrain": schema.Pretrain,
+        "dpo": schema.Dpo,
+        "ipo": schema.Ipo,
+        "simpo": schema.Simpo,
+        "orpo": schema.Orpo,
+        "cpo": schema.Cpo,
+        "kto": schema.Kto,
+        "reward": schema.Reward,
+    },
     "tune": {"lora": schema.Lora, "qlora": schema.Qlora, "full": schema.Full, "freeze": schema.Freeze},
     "optim": {"": schema.OptimSection},
     "run": {"": schema.RunSection},

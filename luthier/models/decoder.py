@@ -282,6 +282,12 @@ class Decoder(nn.Module):
             names = names.union(module.copies, module.deltas if isinstance(module, AdapterLinear) else ())
         return names
 
+    def head_mode(self, adapter: str | None) -> head.Mode:
+        """How log-probabilities can be differentiated where their coefficients are not known beforehand."""
+        own = self._head.rows.get(adapter)
+        trains = self._head.weight_for(adapter).requires_grad or (own is not None and own.weight.requires_grad)
+        return "recompute" if trains else "unit"
+
     def pack(self, spare_bytes: int) -> int:
         """Lay weights out for passes of few rows as far as memory goes, the head first; the bytes that took. Nothing
         on a GPU, where it makes no difference."""

@@ -498,6 +498,30 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Lower optim.warmup, for example to 0.03 (3 % of the steps).",
         "请减小 optim.warmup，例如 0.03（总步数的 3%）。",
     ),
+    "config.smoothing_without_two_ways.rule": (
+        "the loss {loss} has no form for pairs that may be the wrong way round",
+        "损失 {loss} 没有用于可能标反的成对回答的形式",
+    ),
+    "config.smoothing_without_two_ways.remedy": (
+        "Take method.label_smoothing away, or set method.loss=sigmoid (dpo also has robust).",
+        "请删去 method.label_smoothing，或设置 method.loss=sigmoid（dpo 还有 robust）。",
+    ),
+    "config.robust_needs_share.rule": (
+        "the robust loss needs to know which share of the pairs is the wrong way round",
+        "robust 损失需要知道标反的成对回答所占的比例",
+    ),
+    "config.robust_needs_share.remedy": (
+        "Set method.label_smoothing, for example to 0.1, or method.loss=sigmoid.",
+        "请设置 method.label_smoothing，例如 0.1，或设置 method.loss=sigmoid。",
+    ),
+    "config.ipo_is_by_means.rule": (
+        "ipo compares means over the tokens of an answer anyway",
+        "ipo 本来就比较每个词元的平均值",
+    ),
+    "config.ipo_is_by_means.remedy": (
+        "Take method.length_normalised away.",
+        "请删去 method.length_normalised。",
+    ),
     "config.budget_below_row.rule": (
         "one micro-batch must hold the longest row, which may have {max_tokens} tokens",
         "一个微批必须装得下最长的一行，而它可以有 {max_tokens} 个词元",

@@ -445,8 +445,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "{method} 方法不学习答案对比，但有 {rows} 条（格式 {format}）各含一个较好和一个较差的回答（最前：{places}）",
     ),
     "data.preference.remedy": (
-        "They are for preference methods, which this version does not have yet.{hint}",
-        "这类数据用于偏好方法，本版本尚未提供。{hint}",
+        "Learn from them with method=dpo (or ipo, simpo, orpo, cpo), or make a judge of them with method=reward.{hint}",
+        "请用 method=dpo（或 ipo、simpo、orpo、cpo）学习它们，或用 method=reward 训练评判者。{hint}",
     ),
     "data.feedback.rule": (
         "method {method} learns no judgements, but {rows} rows (format {format}) are answers marked true or false, "
@@ -455,10 +455,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "{places}）",
     ),
     "data.feedback.remedy": (
-        "They are for methods that learn from labels, which this version does not have yet. To imitate the good "
+        "Learn from them with method=kto. To imitate the good "
         "answers, keep their rows alone and remove the label; a format that does not read it (data.format=messages for "
         "conversations) learns good and bad answers alike.",
-        "这类数据用于学习标签的方法，本版本尚未提供。若要模仿好的回答，请只保留这些数据并删除标签；不读取标签的格式"
+        "请用 method=kto 学习它们。若要模仿好的回答，请只保留这些数据并删除标签；不读取标签的格式"
         "（如对话用 data.format=messages）会把好坏回答一并学习。",
     ),
     "data.prompt_only.rule": (
