@@ -24,7 +24,7 @@ from luthier.data.check import Rows
 from luthier.data.formats import Chat, Completion, Example, Message, Text
 from luthier.data.scan import FileScan, fingerprint
 from luthier.data.sequences import NAMED, Sequences, chunks
-from luthier.data.store import META, TokenStore, computed_tokens
+from luthier.data.store import FORMAT, META, TokenStore, computed_tokens
 from luthier.data.templates import Renderer, load_renderer
 from luthier.errors import DataError, ModelError, Problem
 from luthier.text import set_language

@@ -104,12 +104,12 @@ Example = Chat | Text | Completion | Preference | Labelled | Prompt
 LEARNS: dict[str, tuple[type, ...]] = {
     "sft": (Chat, Completion),
     "pretrain": (Text,),
-    "reward": (Preference,),
     "dpo": (Preference,),
     "ipo": (Preference,),
     "simpo": (Preference,),
     "orpo": (Preference,),
     "cpo": (Preference,),
+    "reward": (Preference,),
     "kto": (Labelled,),
 }
 """Kind of method -> the examples that it learns from."""
@@ -130,7 +130,10 @@ MISFITS: dict[type, str] = {
 def misfit(kind: type, method: str | None) -> str:
     """The id of the message that says why a method cannot learn from examples of a type; empty where it can, or where
     any method is fine (None)."""
-    return "" if method is None or kind in LEARNS[method] else MISFITS[kind]
+    if method is None or kind in LEARNS[method]:
+        return ""
+    judged = Preference in LEARNS[method] or Labelled in LEARNS[method]
+    return "data.not_judged" if judged and kind in (Chat, Text, Completion) else MISFITS[kind]
 
 
 def parts(example: Example) -> tuple[tuple[Example, int], ...]:

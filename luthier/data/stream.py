@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -178,9 +179,9 @@ class Stream:
 
     def _computed(self, firsts: Ints) -> Ints:
         """Tokens that enter the model of each example, whatever its sequences share."""
-        computed: Ints = self._store.computed
+        computed: Any = self._store.computed
         if not self._store.judged:
-            return np.asarray(computed[firsts])
+            return np.asarray(computed[firsts], dtype=np.int64)
         return np.asarray([computed[list(self._members(int(each)))].sum() for each in firsts], dtype=np.int64)
 
     def _micro(self, members: Sequence[Sequence[Rendered]], lengths: Ints, budget: int) -> tuple[Batch, ...]:

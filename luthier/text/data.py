@@ -471,18 +471,27 @@ TEXT: dict[str, tuple[str, str]] = {
         "holds no answer to learn from.{hint}",
         "这类数据用于由模型自己作答的方法，本版本尚未提供；单独的提示中没有可学习的回答。{hint}",
     ),
+    "data.not_judged.rule": (
+        "method {method} learns from judged answers, but {rows} rows (format {format}) hold answers that nobody "
+        "compared or marked (first: {places})",
+        "{method} 方法从评判过的回答中学习，但有 {rows} 条（格式 {format}）的回答没有对比或标记（最前：{places}）",
+    ),
+    "data.not_judged.remedy": (
+        "Use method=sft (pretrain for plain text), or give each row `chosen` and `rejected` answers (kto: a `label`).",
+        "请用 method=sft（纯文本用 pretrain），或为每条提供 `chosen` 和 `rejected` 回答（kto：提供 `label`）。",
+    ),
     "data.hint_imitate": (
         " To imitate the better answers (or the references), write data.train: {{path: FILE, {lines}}}.",
         "若要模仿较好的回答（或参考答案），请写 data.train: {{path: 文件, {lines}}}。",
     ),
     # ---- notes
     "data.for_method.rule": (
-        "{rows} rows are plain text (format {format}), which is learnt with method={methods}",
-        "{rows} 条是纯文本（格式 {format}），用 method={methods} 学习",
+        "{rows} rows (format {format}) are learnt with method={methods}",
+        "{rows} 条（格式 {format}）用 method={methods} 学习",
     ),
     "data.for_method.remedy": (
-        "luthier train model=... data.train=FILE method={methods}",
-        "luthier train model=... data.train=文件 method={methods}",
+        "luthier train model=... data.train=FILE method={first}",
+        "luthier train model=... data.train=文件 method={first}",
     ),
     "data.for_no_method.rule": (
         "{rows} rows (format {format}) are comparisons, judgements or prompts alone, and no method of this version "

@@ -230,6 +230,15 @@ TEXT: dict[str, tuple[str, str]] = {
         "Give the model that the adapter was trained on.",
         "请给出训练该适配器时所用的模型。",
     ),
+    "engine.reference_lost.rule": (
+        "training goes on from a step where the model is no longer what it began as, and what it thought of the "
+        "answers then is gone from the run's folder and from the cache",
+        "训练从中途继续，模型已不是开始时的样子，而它当时对各回答的概率已从运行文件夹和缓存中消失",
+    ),
+    "engine.reference_lost.remedy": (
+        "Bring the file back, or train again under another run.name.",
+        "请找回该文件，或用另一个 run.name 重新训练。",
+    ),
     "engine.parent_unchecked.rule": (
         "no run stands behind this adapter, so nothing tells whether its base ({then}, by its own word) has the same "
         "weights as the model here ({now})",
