@@ -23,8 +23,9 @@ from luthier.arch import adapter_config, count
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
 from luthier.arch.structure import structure
+from luthier.arch.values import SCORE, is_valued
 from luthier.config import load as config_load
-from luthier.config.schema import Lora, Qlora, RunConfig
+from luthier.config.schema import Lora, Qlora, Reward, RunConfig
 from luthier.data import cache as data_cache
 from luthier.data import check, findings, laws, pack, stream, templates, tokens
 from luthier.data.laws import LawReport
@@ -44,7 +45,7 @@ from luthier.runs import manifest, receipt, reporters, slots
 from luthier.runs.events import Event
 from luthier.runs.recipe import Difference, run_name
 from luthier.runs.store import RunFolder
-from luthier.session import ADAPTER, Base, find_base, pinned
+from luthier.session import ADAPTER, Base, find_base, pinned, with_heads
 from luthier.text import say
 
 Recipe = str | Path | Mapping[str, Any] | RunConfig | None
@@ -138,15 +139,22 @@ def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder
     reporters.require(config.run.report)
     if isinstance(config.tune, Qlora):
         quantize.require()
-    base = _base(config, RunFolder.begun(config), on_download)
+    base = with_heads(_base(config, RunFolder.begun(config), on_download), config)
     came_from = parent.find(config.tune)
-    tune = adapter_config.settle(parent.placed(config.tune, came_from), base.arch)
+    tune = _with_score(adapter_config.settle(parent.placed(config.tune, came_from), base.arch), base)
     count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
     rendering = parent.with_template(config, came_from, base.folder)
     data = prepare(rendering, base)
     went_in = _manifest(config, base, data, came_from)
     notes = [*parent.notes(came_from, went_in.base, rendering.data.template), *_repeated(original, went_in)]
     return Given(_with_tokens(base, tune, data.renderer.new_ids), tune, data, went_in, tuple(notes))
+
+
+def _with_score(tune: AnyTune, base: Base) -> AnyTune:
+    """An adapter beside a scalar head trains that too."""
+    if not isinstance(tune, Lora) or not is_valued(base.arch) or SCORE in tune.modules_to_save:
+        return tune
+    return tune.model_copy(update={"modules_to_save": (*tune.modules_to_save, SCORE)})
 
 
 def _saved(config: RunConfig, plan: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -310,7 +318,9 @@ def prepare(config: RunConfig, base: Base) -> Data:
 
     def sequences(rows: check.Rows) -> Sequences:
         stores = [store_of[id(file)] for file in rows.files]
-        return Sequences(rows, [store for store in stores if store is not None], data.max_tokens, data.too_long)
+        there = [store for store in stores if store is not None]
+        ends = isinstance(config.method, Reward)  # a reward is read off the end of an answer
+        return Sequences(rows, there, data.max_tokens, data.too_long, ends=ends)
 
     train = sequences(checked.train)
     held_out = sequences(checked.validation) if len(checked.validation) else None
@@ -559,6 +569,8 @@ def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend, dens
     if isinstance(tune, Lora):
         if tune.from_ is not None:
             adapters.load_adapter(decoder, base.arch, Path(tune.from_), ADAPTER, trainable=True, dropout=tune.dropout)
+            if is_valued(base.arch):
+                adapters.add_score(decoder, ADAPTER)
         else:
             adapters.attach(decoder, base.arch, tune, name=ADAPTER, seed=config.run.seed)
     return decoder

@@ -94,7 +94,7 @@ class Stream:
         given = dict(source_weights) if isinstance(source_weights, Mapping) else dict(enumerate(source_weights))
         # Examples go by their first sequence.
         sources = store.sources[store.firsts]
-        self._rows = {int(source): store.firsts[sources == source] for source in np.unique(sources)}
+        self._rows: dict[int, Ints] = {int(source): store.firsts[sources == source] for source in np.unique(sources)}
         # Decimal fractions as written: 0.1 of 30 rows is 3 in every epoch, not 3 or 2 by binary rounding.
         self._weights = {
             source: weight if isinstance(weight, Fraction) else Fraction(repr(float(weight)))
@@ -182,7 +182,8 @@ class Stream:
         computed: Any = self._store.computed
         if not self._store.judged:
             return np.asarray(computed[firsts], dtype=np.int64)
-        return np.asarray([computed[list(self._members(int(each)))].sum() for each in firsts], dtype=np.int64)
+        sums = [int(computed[list(self._members(int(each)))].sum()) for each in firsts]
+        return np.asarray(sums, dtype=np.int64)
 
     def _micro(self, members: Sequence[Sequence[Rendered]], lengths: Ints, budget: int) -> tuple[Batch, ...]:
         shares = [[each for at in share for each in members[at]] for share in pack.shared_out(lengths, self._ranks)]
@@ -269,7 +270,7 @@ class Stream:
         rows = self._rows[source]
         first, end = self._drawn(source, epoch), self._drawn(source, epoch + 1)
         if first == end:
-            return rows[:0]
+            return np.asarray(rows[:0], dtype=np.int64)
         passes = range(first // len(rows), (end - 1) // len(rows) + 1)
         shuffled = np.concatenate([self._shuffled(rows, SOURCE, source, each) for each in passes])
         offset = passes.start * len(rows)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from luthier.arch.spec import Architecture, Attention, DecoderSpec, Rope, Unit
 from luthier.arch.spec import Layer as LayerSpec
+from luthier.arch.values import SCORE
 from luthier.batch import Batch, Ints
 from luthier.config.schema import Policy
 from luthier.kernels import autograd, head, rotary, sizes
@@ -33,6 +34,7 @@ from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
 from luthier.kernels.host import to_device as _to_device
 from luthier.kernels.linear import Linear, Weight
+from luthier.kernels.norm import wide
 from luthier.kernels.offload import Mover, Offload, copies
 from luthier.models.cache import Cache
 from luthier.models.modules import AdapterLinear, Copy, Delta, TokenRows, Weighted
@@ -68,28 +70,32 @@ Mix = Callable[[int, Tensor, Tensor, Tensor], Sequence[Tensor]]
 class Want:
     """What a method wants of the scored rows.
 
-    mode: how log-probabilities are differentiable, see `luthier.kernels.head`. coefficients: [M] of linear mode, on the
-    decoder's device. entropy, hidden: also return these.
+    mode: how log-probabilities are differentiable, see `luthier.kernels.head`; None wants none. coefficients: [M] of
+    linear mode, on the decoder's device. entropy, hidden, value: also return these.
     """
 
-    mode: head.Mode = "unit"
+    mode: head.Mode | None = "unit"
     coefficients: Tensor | None = None
     entropy: bool = False
     hidden: bool = False
+    value: bool = False
 
 
 @dataclass(frozen=True)
 class Scores:
     """What comes of the M scored rows, in the batch's order.
 
-    logp: float32 [M]; differentiable in modes unit and recompute. total: sum(coefficients * logp), differentiable, in
-    linear mode. entropy: float32 [M] in nats, not differentiable. hidden: [M, D] after the final norm, differentiable.
+    logp: float32 [M]; differentiable in modes unit and recompute; empty where none is wanted. total: sum(coefficients *
+    logp), differentiable, in linear mode. entropy: float32 [M] in nats, not differentiable. hidden: [M, D] after the
+    final norm, differentiable. value: float32 [M], what the scalar head (`luthier.arch.values`) makes of each row,
+    differentiable.
     """
 
     logp: Tensor
     total: Tensor | None = None
     entropy: Tensor | None = None
     hidden: Tensor | None = None
+    value: Tensor | None = None
 
 
 class Below(NamedTuple):
@@ -440,11 +446,20 @@ class Decoder(nn.Module):
             want.coefficients if not fill or want.coefficients is None else F.pad(want.coefficients, (0, fill))
         )
         x_MD = self._final_norm(h_UD[_to_device(rows_M, self.device)], adapter)
+        hidden = x_MD[:scored] if want.hidden else None
+        value = self._value(x_MD[:scored], adapter) if want.value else None
+        if want.mode is None:
+            return Scores(x_MD.new_zeros(0, dtype=torch.float32), hidden=hidden, value=value)
         top, targets = self._head, _to_device(targets_M, self.device)
         weight_VD, rows = top.weight_for(adapter), top.rows_for(adapter)
         made = head.score(x_MD, weight_VD, targets, want.mode, coefficients, want.entropy, rows)
-        logp, entropy, hidden = made.logp_M[:scored], made.entropy_M, x_MD[:scored] if want.hidden else None
-        return Scores(logp, made.total, None if entropy is None else entropy[:scored], hidden)
+        logp, entropy = made.logp_M[:scored], made.entropy_M
+        return Scores(logp, made.total, None if entropy is None else entropy[:scored], hidden, value)
+
+    def _value(self, x_MD: Tensor, adapter: str | None) -> Tensor:
+        """The scalar head, in float32: it is a vector, and what it gives is compared."""
+        weight_1D = _child(self, SCORE).weight_for(adapter)
+        return (x_MD.to(wide(x_MD.dtype)) @ weight_1D.to(wide(x_MD.dtype)).T)[:, 0]
 
     def _body(
         self,
