@@ -66,7 +66,7 @@ def _parts_of(
     examples: Sequence[Rendered], budget_tokens: int, call_tokens: int | None
 ) -> list[tuple[list[int], list[Stretch]]]:
     """As `_parts`; sequences of one group stay together, unless they are too long even by themselves."""
-    return _parts([_computed(each) for each in examples], budget_tokens, call_tokens, _atoms(examples))
+    return _parts([_computed(each) for each in examples], budget_tokens, call_tokens, _atoms(examples), parted=True)
 
 
 def _atoms(examples: Sequence[Rendered]) -> list[list[int]] | None:
@@ -87,15 +87,16 @@ def _parts(
     budget_tokens: int,
     call_tokens: int | None,
     atoms: Sequence[Sequence[int]] | None = None,
+    parted: bool = False,
 ) -> list[tuple[list[int], list[Stretch]]]:
     """Examples of each micro-batch, and the stretches they are made of.
 
     Args:
-        atoms: examples that are not to be parted.
+        atoms: examples that belong together; parted: those that are too long come one by one nevertheless.
     """
     stretches = prefix.apart(sequences) if call_tokens is None else prefix.shared(sequences, call_tokens)
     if atoms is not None:
-        made = _whole_atoms(stretches, atoms, budget_tokens)
+        made = _whole_atoms(stretches, atoms, budget_tokens, parted)
         return [(sorted(group), prefix.only(stretches, sorted(group))) for group in made]
     if len(stretches) == len(sequences) and all(each.parent < 0 for each in stretches):
         plain = groups(np.asarray([len(ids) for ids in sequences], dtype=np.int64), budget_tokens)
@@ -103,9 +104,11 @@ def _parts(
     return [(sorted(group), prefix.only(stretches, sorted(group))) for group in _families(stretches, budget_tokens)]
 
 
-def _whole_atoms(stretches: Sequence[Stretch], atoms: Sequence[Sequence[int]], budget_tokens: int) -> list[list[int]]:
+def _whole_atoms(
+    stretches: Sequence[Stretch], atoms: Sequence[Sequence[int]], budget_tokens: int, parted: bool
+) -> list[list[int]]:
     """Examples of each micro-batch, atoms whole: clusters of atoms that begin alike together where they fit, and filled
-    one after the other where they do not. An atom that is too long by itself is parted."""
+    one after the other where they do not. parted: an atom that is too long by itself comes example by example."""
     made: list[list[int]] = []
     items: list[list[int]] = []
     for cluster in _clusters(stretches, atoms):
@@ -117,7 +120,7 @@ def _whole_atoms(stretches: Sequence[Stretch], atoms: Sequence[Sequence[int]], b
             if waiting and _tokens(stretches, [*waiting, *atom]) > budget_tokens:
                 items.append(waiting)
                 waiting = []
-            if _tokens(stretches, atom) > budget_tokens:
+            if parted and _tokens(stretches, atom) > budget_tokens:
                 made += [[example] for example in atom]
             else:
                 waiting = [*waiting, *atom]
@@ -199,7 +202,8 @@ def fullest(store: Sequences, budget_tokens: int, most: int) -> Batch:
 
 
 class Batches(Sequence[Batch]):
-    """Micro-batches of a whole store, made when asked for, again and again: validation."""
+    """Micro-batches of a whole store, made when asked for, again and again: validation. Groups are never parted: where
+    nothing is kept for a backward pass, a pair takes less than a single answer in training."""
 
     def __init__(self, store: Sequences, budget_tokens: int, call_tokens: int | None = None) -> None:
         self._store = store

@@ -130,6 +130,10 @@ class Sequences:
         after = int(np.searchsorted(self.firsts, first, side="right"))
         return range(first, int(self.firsts[after]) if after < len(self.firsts) else len(self))
 
+    def first_of(self, uid: int) -> int:
+        """The first sequence of the example that a sequence belongs to."""
+        return int(self.firsts[np.searchsorted(self.firsts, uid, side="right") - 1])
+
     def fingerprint(self) -> str:
         """SHA-256 over which tokens these are and what is learnt of them."""
         parts: list[Any] = [store.key for store in self._stores]
@@ -178,8 +182,7 @@ class Sequences:
             weights[last] = 1
         if not self.judged:
             return Rendered(uid, ids, weights)
-        group = int(self.firsts[np.searchsorted(self.firsts, uid, side="right") - 1])
-        return Rendered(uid, ids, weights, group, int(self.sides[uid]), float(self.margins[uid]))
+        return Rendered(uid, ids, weights, self.first_of(uid), int(self.sides[uid]), float(self.margins[uid]))
 
     def locate(self, uid: int) -> str:
         """`file:row` of a sequence."""

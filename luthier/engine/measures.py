@@ -56,7 +56,8 @@ class Measures:
         }
         gathered = ranks.gather((each, sums))
         names = dict.fromkeys(name for one, _ in gathered for name in one)
-        found = {name: of_examples([x for one, _ in gathered for x in one.get(name, ())]) for name in names}
+        values = {name: [x for one, _ in gathered for x in one.get(name, ())] for name in names}
+        found = {name: of_examples(numbers) for name, numbers in values.items() if numbers}
         for name in dict.fromkeys(name for _, one in gathered for name in one):
             total, count = (math.fsum(one.get(name, (0.0, 0.0))[part] for _, one in gathered) for part in (0, 1))
             if count:

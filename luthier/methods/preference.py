@@ -10,10 +10,11 @@ Shape legend: M scored rows, Q sequences, G pairs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from luthier.batch import EXAMPLES, SIDE, TERM, Batch, Floats, Step
@@ -30,6 +31,9 @@ from luthier.runs import files
 
 PREFERENCE = "preference"
 """The term of the pairs."""
+SLOPE, LOSS, CHOSEN_REWARD, REJECTED_REWARD, FIRST = "slope", "loss", "chosen_reward", "rejected_reward", "first"
+"""In `Batch.per_owner` of a pair that comes answer by answer: the derivative of its loss by the answer's
+log-probability; and in its first answer, marked so, its loss and rewards."""
 
 
 class Numbers(NamedTuple):
@@ -138,8 +142,10 @@ class Referred:
         needed: whether there is one at all.
     """
 
-    def __init__(self, given: Given, needed: bool) -> None:
+    def __init__(self, given: Given, needed: bool, more: Mapping[str, Any] | None = None) -> None:
+        """more: further sequences that it is asked about, by name."""
         self._given, self._needed = given, needed
+        self._stores: dict[str, Any] = {**given.stores, **(more or {})}
         self._tables: reference.Tables = {}
 
     def begin(self, model: Decoder, budget_tokens: int, step: int) -> dict[str, Any] | None:
@@ -151,9 +157,9 @@ class Referred:
         if not self._needed:
             return None
         given, facts = self._given, {**self._given.facts, "budget_tokens": budget_tokens}
-        facts |= {name: store.fingerprint() for name, store in given.stores.items()}
+        facts |= {name: store.fingerprint() for name, store in self._stores.items()}
         keeper = reference.Keeper(given.run if given.ranks.first else None, given.cache, facts)
-        sizes = {name: len(store) for name, store in given.stores.items()}
+        sizes = {name: len(store) for name, store in self._stores.items()}
         found = given.ranks.told(keeper.find(sizes) if given.ranks.first else None)
         if found is None:
             if step and not given.fresh:
@@ -170,17 +176,21 @@ class Referred:
         given = self._given
         adapter = None if given.fresh else given.adapter
         tables = {}
-        for name, store in given.stores.items():
+        for name, store in self._stores.items():
             batches = pack.batches(store, budget_tokens, given.call_tokens)
             share = [batches[place] for place in range(given.ranks.index, len(batches), given.ranks.size)]
             own = reference.logps(model, adapter, share, len(store))
             tables[name] = reference.together(given.ranks.gather(own))
         return tables
 
-    def of(self, batch: Batch, step: int) -> Floats:
+    def of(self, batch: Batch, step: int, name: str = "train") -> Floats:
         """Of each sequence of a batch; zeros before `begin`, in the rehearsal."""
-        table = self._tables.get("train" if step >= 0 else "validation")
+        table = self._tables.get(name if step >= 0 else "validation")
         return np.zeros(len(batch.uid), dtype=np.float32) if table is None else table[batch.uid]
+
+
+def _number(value_G: Tensor) -> Floats:
+    return np.asarray(value_G.detach().cpu(), dtype=np.float32)
 
 
 class Preference:
@@ -191,6 +201,7 @@ class Preference:
         self.policies = given.policies
         self._objective = objective(method)
         self._imitation = imitation_weight(method)
+        self._train = given.train
         self._reference = Referred(given, isinstance(method, Dpo))
         self.begin = self._reference.begin
 
@@ -198,7 +209,55 @@ class Preference:
         denom = {PREFERENCE: step.denom[EXAMPLES]}
         if self._imitation:
             denom[TERM] = step.denom[TERM]
-        return dataclasses.replace(step, denom=denom)
+        return dataclasses.replace(step, denom=denom, micro=self._with_slopes(step, model))
+
+    def _with_slopes(self, step: Step, model: nn.Module) -> tuple[Batch, ...]:
+        """Pairs that are too long for one micro-batch come answer by answer. How much each answer's log-probability
+        moves the loss depends on both, so both are asked for first, and nothing is kept of that."""
+        parted: dict[int, list[int]] = {}
+        for place, batch in enumerate(step.micro):
+            if batch.group is not None and len(batch.uid) == 1:
+                members = self._train.members(self._train.first_of(int(batch.uid[0])))
+                if len(members) > 1:
+                    parted.setdefault(members.start, []).append(place)
+        micro = list(step.micro)
+        for places in parted.values():
+            for place, more in zip(places, self._slopes([micro[at] for at in places], model, step.index), strict=True):
+                micro[place] = dataclasses.replace(micro[place], per_owner={**micro[place].per_owner, **more})
+        return tuple(micro)
+
+    def _slopes(self, batches: Sequence[Batch], model: nn.Module, step: int) -> list[dict[str, Floats]]:
+        """Of one pair, answer by answer."""
+        assert isinstance(model, Decoder)
+        with torch.no_grad():
+            logps = [groups.over_rows(self._logp(model, batch, step), batch) for batch in batches]
+        numbers = [self._numbers(logp_Q, batch, step) for logp_Q, batch in zip(logps, batches, strict=True)]
+        whole = Numbers(*(torch.stack(parts).sum(0) for parts in zip(*numbers, strict=True)))
+        chosen, rejected = (each.detach().requires_grad_() for each in (whole.chosen, whole.rejected))
+        judged = self._objective(whole._replace(chosen=chosen, rejected=rejected))
+        slopes = torch.autograd.grad(judged.loss.sum(), (chosen, rejected))
+        # What is told of the pair is told with its first answer.
+        told = {LOSS: judged.loss, CHOSEN_REWARD: judged.chosen_reward, REJECTED_REWARD: judged.rejected_reward}
+        once = {name: _number(value) for name, value in told.items()} | {FIRST: np.ones(1, dtype=np.float32)}
+        never = {name: np.zeros_like(value) for name, value in once.items()}
+        return [
+            {SLOPE: _number(slopes[0] if batch.per_owner[SIDE][0] > 0 else slopes[1])} | (never if index else once)
+            for index, batch in enumerate(batches)
+        ]
+
+    def _parted(self, logp_Q: Tensor, batch: Batch, step: int) -> Loss:
+        """One answer of a pair: the loss at the place where it is, with its slope there."""
+
+        def told(name: str) -> Tensor:
+            return to_device(batch.per_owner[name], logp_Q.device).to(logp_Q.dtype)
+
+        loss = told(LOSS) + told(SLOPE) * (logp_Q - logp_Q.detach())
+        sums, counts = {PREFERENCE: loss.sum()}, {PREFERENCE: float(batch.per_owner[FIRST].sum())}
+        if self._imitation:
+            sums[TERM] = -self._imitation * (logp_Q * (told(SIDE) > 0)).sum()
+        first = batch.per_owner[FIRST].any()
+        each = watched(told(CHOSEN_REWARD), told(REJECTED_REWARD)) if first else {}
+        return Loss(sums, {}, counts, each)
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
         assert isinstance(model, Decoder)
@@ -206,6 +265,8 @@ class Preference:
         if batch.group is None:  # a filler
             return Loss({PREFERENCE: (logp_M * 0).sum()}, {})
         logp_Q = groups.over_rows(logp_M, batch)
+        if SLOPE in batch.per_owner:
+            return self._parted(logp_Q, batch, step)
         numbers = self._numbers(logp_Q, batch, step)
         judged = self._objective(numbers)
         sums, counts = {PREFERENCE: judged.loss.sum()}, {PREFERENCE: float(len(judged.loss))}
