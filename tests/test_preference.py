@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_decoder import VOCABULARY, decoder_of
+from test_decoder import VOCABULARY, decoder_of, everything
 from tiny_models import build
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from luthier import methods
 from luthier.arch.values import valued
@@ -230,3 +233,53 @@ def test_rewards_are_the_same_shared_or_doubled(tmp_path: Path) -> None:
         assert other == pytest.approx(loss, rel=1e-5)
         assert_same(found, gradients)
     assert set(said[0].each) >= {"accuracy", "margin", "confidence"}
+
+
+# ------------------------------------------------------------------------------------------------- against TRL
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_twenty_steps_are_trl_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DPO on all weights in float32: the same model, pairs, order, rate and AdamW."""
+    trl, datasets = (pytest.importorskip(name, exc_type=ImportError) for name in ("trl", "datasets"))
+    store, steps, batch = Store(8), 20, 4
+    rows = []
+    for chosen, rejected in zip(store.rows[::2], store.rows[1::2], strict=True):
+        asked = int(np.flatnonzero(chosen.weights)[0])
+        ids = {"prompt_ids": chosen.ids[:asked], "chosen_ids": chosen.ids[asked:], "rejected_ids": rejected.ids[asked:]}
+        rows.append({name: each.tolist() for name, each in ids.items()})
+    monkeypatch.setattr(trl.DPOTrainer, "_prepare_dataset", lambda self, dataset, *_: dataset)
+    settings = trl.DPOConfig(
+        output_dir=str(tmp_path), max_steps=steps, per_device_train_batch_size=batch, learning_rate=1e-3, beta=0.1,
+        lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0, logging_steps=1, bf16=False,
+        gradient_checkpointing=False, train_sampling_strategy="sequential", report_to=[], save_strategy="no",
+        use_cpu=True, max_length=None, dataloader_pin_memory=False, logging_nan_inf_filter=False,
+    )  # fmt: skip
+    words = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
+    trainer = trl.DPOTrainer(
+        model=build("llama"),
+        ref_model=build("llama"),
+        args=settings,
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    decoder = decoder_of(build("llama"), "llama", trains=everything)
+    whole = dataclasses.replace(given(store, tmp_path), adapter=None, fresh=False)
+    method = methods.build(Dpo(), whole)
+    method.begin(decoder, 4096, 0)
+    weights = [each for each in decoder.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.0)
+    mine = []
+    for index in range(steps):
+        of_step = [row for row in store.rows if row.group // 2 // batch == index % 2]
+        micro = pack.microbatches(of_step, 300, 4)
+        loss, _, _ = taken(method, decoder, Step(index, 0, (), micro, {TERM: 1.0, EXAMPLES: float(batch)}, 0))
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        mine.append(loss)
+    assert mine[0] == pytest.approx(np.log(2), abs=1e-6) and mine[-1] < 0.3
+    np.testing.assert_allclose(mine, theirs, atol=1e-5)
