@@ -44,6 +44,43 @@ MUTATIONS: dict[str, Mutation] = {
         "_save_due(state.step, job):\n",
         "test_loop.py::test_read_late_no_checkpoint_and_no_validation_comes_before_the_judgement",
     ),
+    # ------------------------------------------------------------------------------------------------ judged answers
+    "the better and the worse answer are mixed up": Mutation(
+        "methods/groups.py",
+        "places = 2 * batch.group + (side < 0)",
+        "places = 2 * batch.group + (side > 0)",
+        "test_preference.py::test_pairs_by_hand",
+    ),
+    "answers that begin alike share what they learn": Mutation(
+        "data/pack.py",
+        "        new[:] = True\n",
+        "        pass\n",
+        "test_preference.py::test_a_step_is_the_same_shared_or_doubled_whole_or_split_or_answer_by_answer",
+    ),
+    "the slope of a parted pair is that of the other answer": Mutation(
+        "methods/preference.py",
+        "slopes[0] if batch.per_owner[SIDE][0] > 0 else slopes[1]",
+        "slopes[1] if batch.per_owner[SIDE][0] > 0 else slopes[0]",
+        "test_preference.py::test_a_step_is_the_same_shared_or_doubled_whole_or_split_or_answer_by_answer",
+    ),
+    "the reference of an adapter that goes on is the base": Mutation(
+        "methods/preference.py",
+        "adapter = None if given.fresh else given.adapter",
+        "adapter = None",
+        "test_preference.py::test_the_reference_of_an_adapter_that_goes_on_is_that_adapter",
+    ),
+    "a reference of other weights is taken": Mutation(
+        "methods/reference.py",
+        '{"format": FORMAT, **self.facts}',
+        '{"format": FORMAT}',
+        "test_preference.py::test_the_reference_is_asked_once",
+    ),
+    "robust forgets its scale": Mutation(
+        "losses/preference.py",
+        "/ (1 - 2 * noise)",
+        "/ (1 - noise)",
+        "test_losses_preference.py::test_robust_is_unbiased",
+    ),
     # ------------------------------------------------------------------------------------------------ several devices
     "gradients are averaged over ranks": Mutation(
         "engine/ranks.py",

@@ -17,10 +17,6 @@ def t(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def log_sigma(x: float) -> float:
-    return -math.log1p(math.exp(-x))
-
-
 # ------------------------------------------------------------------------------------------------------- by hand
 
 

@@ -71,8 +71,8 @@ class Receipt:
         left_out: reason -> the first row that was left out for it, and why, in words.
         data, model: what the events of these kinds say; plan: `plan.json`.
         hashes: file of the run or of its results -> {sha256, bytes}.
-        measures: name -> [before, after] of what was measured on the rows held out, each {mean, count, low, high}; after
-            is of the weights that ship.
+        measures: name -> [before, after] of what was measured on the rows held out, each {mean, count, low, high};
+            after is of the weights that ship.
     """
 
     run: str
