@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier import checks, finish, frozen, launch, machine, methods, parent, planning, proof, tightening
+from luthier import checks, finish, frozen, launch, machine, methods, parent, planning, proof, staged, tightening
 from luthier.arch import adapter_config, count
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
@@ -26,6 +26,7 @@ from luthier.arch.structure import structure
 from luthier.arch.values import SCORE, is_valued
 from luthier.config import load as config_load
 from luthier.config.schema import Lora, Qlora, Reward, RunConfig
+from luthier.config.stages import Stage
 from luthier.data import cache as data_cache
 from luthier.data import check, findings, laws, pack, stream, templates, tokens
 from luthier.data.laws import LawReport
@@ -59,24 +60,45 @@ def train(
     *,
     on_event: Listener | None = None,
     on_download: Progress | None = None,
-    plan: Mapping[str, Any] | None = None,
+    on_stage: Callable[[staged.At], None] | None = None,
 ) -> Run:
-    """Train as the recipe says; an unfinished run of the same name goes on where it stopped.
+    """Train as the recipe says; an unfinished run of the same name goes on where it stopped. Of a recipe with stages,
+    every one that is not finished; the last one's run is returned, and all are its `stages`.
 
     Args:
         recipe: a YAML file, a mapping, a `RunConfig`, or None where `overrides` say everything.
         overrides: `["tune.rank=32"]` or `{"tune.rank": 32}`.
         on_event: sees every event as it is written to the run folder.
         on_download: called with (bytes there, bytes in all) while the base comes from a hub.
-        plan: `plan.json` of another run to obey, for the same bits.
+        on_stage: told before each stage of a recipe that has some.
 
     Raises:
         ConfigError, DataError, ModelError, RunError: something given cannot be used; nothing was changed.
         Interrupted: stopped on request, with a full checkpoint.
         TrainingFailed: training could not go on; what was saved is kept.
     """
+    if stages := config_load.stages(recipe, overrides):
+        return _train_stages(stages, on_event, on_download, on_stage)
     config = config_load.settle(config_load.load(recipe, overrides))
-    return _train(config, on_event, on_download, plan)
+    return _train(config, on_event, on_download)
+
+
+def _train_stages(
+    stages: Sequence[Stage],
+    on_event: Listener | None,
+    on_download: Progress | None,
+    on_stage: Callable[[staged.At], None] | None,
+) -> Run:
+    if backend.placed() is not None:  # each would merge, and skip, by itself
+        raise RunError(Problem("runs.stages_placed", field="stages"))
+
+    def look(config: RunConfig) -> None:
+        prepare(config, find_base(config.model, on_download))
+
+    def run(config: RunConfig) -> Run:
+        return _train(config, on_event, on_download)
+
+    return staged.carry_out(stages, run, look, on_stage)[stages[-1].name]
 
 
 def _train(
@@ -419,9 +441,11 @@ def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Paren
         )
         for report in data.checked.files
     ]
+    made_by = parent.behind(base.folder)
+    made = {"made_by": made_by} if made_by is not None else {}
     return manifest.build(
         config.run.name or "",
-        base={"path": base.path, "revision": base.revision, "commit": base.commit, "init": config.model.init},
+        base={"path": base.path, "revision": base.revision, "commit": base.commit, "init": config.model.init, **made},
         model_folder=base.folder,
         tokenizer=data.renderer.describe(),
         data=files,

@@ -49,6 +49,7 @@ RANKS: dict[str, float] = {
     "paper": 7,
     "tightening": 7,
     "frozen": 7,
+    "staged": 7,
     "training": 7,
     "launch": 7,
     "worker": 7,
@@ -86,6 +87,7 @@ SAME_RANK: tuple[str, ...] = (
     "run",
     "finish",
     "launch",
+    "staged",
     "training",
     "worker",
     "tuner",
@@ -93,7 +95,7 @@ SAME_RANK: tuple[str, ...] = (
 )
 """Single files that may import earlier ones of this list at their own rank."""
 
-CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "load", "recipe", "characters")
+CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "stages", "load", "recipe", "characters")
 """Files of config/: each imports earlier ones only. In every other folder some order must exist."""
 
 SURFACE = "__init__"

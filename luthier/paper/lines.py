@@ -28,6 +28,12 @@ def lines(made: Outlook, config: RunConfig) -> list[str]:
     ]
 
 
+def largest(stage: str, made: Outlook) -> str:
+    """Which stage of several needs most."""
+    values = {"stage": stage, "peak": size(made.memory.peak_bytes), "free": size(made.target.free_bytes)}
+    return say("plan.largest_fits" if made.fits else "plan.largest_does_not", **values)
+
+
 def _head(made: Outlook, config: RunConfig) -> Iterator[str]:
     aim, facts = made.target, made.rows
     numbers = {"parameters": count(made.parameters), "trainable": count(made.trainable)}

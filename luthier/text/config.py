@@ -338,6 +338,82 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Take run.validate_every away, or set data.validation=auto.",
         "请删去 run.validate_every，或设置 data.validation=auto。",
     ),
+    "config.stages_list.rule": ("stages is a list with a section for each stage", "stages 是一个列表，每个阶段一节"),
+    "config.stages_list.remedy": (
+        "Write `- name: sft` and, below it, what differs from the shared sections.",
+        "请写 `- name: sft`，并在其下写出与公共部分不同的设置。",
+    ),
+    "config.stage_section.rule": ("a stage is a section of settings", "一个阶段是一节设置"),
+    "config.stage_section.remedy": (
+        "Write `- name: sft` and, below it, what differs from the shared sections.",
+        "请写 `- name: sft`，并在其下写出与公共部分不同的设置。",
+    ),
+    "config.stage_name.rule": (
+        "a stage has a name of letters, digits, _ and -",
+        "阶段需要一个由字母、数字、_ 和 - 组成的名称",
+    ),
+    "config.stage_name.remedy": (
+        "It becomes the end of the run's name: `name: sft`.",
+        "它会成为运行名称的结尾：`name: sft`。",
+    ),
+    "config.stage_twice.rule": ("an earlier stage has this name", "前面已有同名阶段"),
+    "config.stage_twice.remedy": ("Give each stage a name of its own.", "请给每个阶段不同的名称。"),
+    "config.stage_start.rule": ("a stage starts in one of these ways: {choices}", "阶段的开始方式只能是：{choices}"),
+    "config.stage_start.remedy": (
+        "continue trains on what the stage before made; merge puts its adapter into the base first; fresh starts from "
+        "the recipe's model.",
+        "continue 在前一阶段的结果上继续训练；merge 先把其适配器合并进基础模型；fresh 从配方的模型重新开始。",
+    ),
+    "config.stage_from.rule": (
+        "start: {start} needs a stage that comes before; there are: {names}",
+        "start: {start} 需要一个更早的阶段；已有：{names}",
+    ),
+    "config.stage_from.remedy": (
+        "Name an earlier stage, or write `start: fresh`.",
+        "请写更早阶段的名称，或写 `start: fresh`。",
+    ),
+    "config.stage_fresh.rule": (
+        "a stage that starts fresh starts from no other",
+        "start: fresh 的阶段不从其他阶段开始",
+    ),
+    "config.stage_fresh.remedy": (
+        "Take `from` away, or write `start: continue` or `merge`.",
+        "请删去 `from`，或写 `start: continue` 或 `merge`。",
+    ),
+    "config.stage_model.rule": (
+        "{name} starts from what {came} made, so it has no model of its own to choose",
+        "{name} 从 {came} 的结果开始，因此不能另选模型",
+    ),
+    "config.stage_model.remedy": (
+        "Take `model` away, or write `start: fresh`.",
+        "请删去 `model`，或写 `start: fresh`。",
+    ),
+    "config.stage_nothing_to_merge.rule": (
+        "{came} tunes the weights themselves, so there is no adapter to merge",
+        "{came} 调整的是权重本身，没有可合并的适配器",
+    ),
+    "config.stage_nothing_to_merge.remedy": (
+        "Write `start: continue`: {name} then trains on the tuned model.",
+        "请写 `start: continue`：{name} 会在调整后的模型上训练。",
+    ),
+    "config.stage_needs_merge.rule": (
+        "{name} trains whole weights and cannot go on with the adapter of {came}",
+        "{name} 训练全部权重，不能在 {came} 的适配器上继续",
+    ),
+    "config.stage_needs_merge.remedy": (
+        "Write `start: merge`, or train an adapter (tune.kind lora).",
+        "请写 `start: merge`，或改为训练适配器（tune.kind lora）。",
+    ),
+    "config.stage_unknown.rule": ("no stage has this name; there are: {names}", "没有这个阶段；已有：{names}"),
+    "config.stage_unknown.remedy": (
+        "Write stages.NAME.section.key=value; without `stages.NAME.` an override holds for all.",
+        "请写 stages.名称.节.键=值；不带 `stages.名称.` 的覆盖项对所有阶段生效。",
+    ),
+    "config.stages_here.rule": (
+        "this recipe has stages, and here one of them is meant: {names}",
+        "该配方有多个阶段，这里需要指定其中一个：{names}",
+    ),
+    "config.stages_here.remedy": ("Add stage={first}, or another of them.", "请加上 stage={first}，或其他阶段。"),
     "config.from_settles_shape.rule": (
         "the adapter that tune.from names settles its own shape, so {fields} would have no effect",
         "tune.from 指定的适配器自带结构，因此 {fields} 不会起作用",

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 TEXT: dict[str, tuple[str, str]] = {
+    "plan.largest_fits": (
+        "Of the stages, {stage} needs most: {peak} of {free} free. All fit.",
+        "各阶段中 {stage} 占用最多：{peak}，空闲 {free}。全部放得下。",
+    ),
+    "plan.largest_does_not": (
+        "Stage {stage} does not fit: {peak} of {free} free.",
+        "阶段 {stage} 放不下：需要 {peak}，空闲 {free}。",
+    ),
     # ------------------------------------------------------------------------------------------------ problems
     "plan.no_device.rule": ("no such device is in the table", "设备表中没有该设备"),
     "plan.no_device.remedy": (

@@ -123,6 +123,22 @@ TEXT: dict[str, tuple[str, str]] = {
         "Use `luthier runs extend {name}` to train longer, put it back, or add run.name={free} for a new run.",
         "要延长训练请用 `luthier runs extend {name}`；或改回原值；或加 run.name={free} 新建运行。",
     ),
+    "runs.stages_placed.rule": (
+        "a recipe with stages starts the processes of each stage itself",
+        "多阶段配方会为每个阶段自行启动进程",
+    ),
+    "runs.stages_placed.remedy": (
+        "Run `luthier train` once, without torchrun; run.devices says how many are used.",
+        "请直接运行一次 `luthier train`，不要用 torchrun；用 run.devices 指定设备数。",
+    ),
+    "runs.merged_stale.rule": (
+        "this folder is not what {run} merges to now",
+        "该目录不是由当前的 {run} 合并得到的",
+    ),
+    "runs.merged_stale.remedy": (
+        "Delete it to have it made again; or add run.on_change=continue.",
+        "删除它即可重新生成；或加 run.on_change=continue。",
+    ),
     "runs.not_running.rule": ("the run is not running ({state})", "该运行没有在进行（{state}）"),
     "runs.not_running.remedy": ("There is nothing to stop.", "无需停止。"),
     "runs.not_finished.rule": ("the run is not finished ({state})", "该运行尚未完成（{state}）"),
