@@ -18,7 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier import checks, finish, frozen, launch, machine, methods, parent, planning, proof, staged, tightening
+from luthier import (
+    checks,
+    finish,
+    frozen,
+    launch,
+    machine,
+    methods,
+    parent,
+    planning,
+    proof,
+    staged,
+    teaching,
+    tightening,
+)
 from luthier.arch import adapter_config, count
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
@@ -41,6 +54,7 @@ from luthier.models import adapters, quantize, weights
 from luthier.models.bottom import Bottom
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
+from luthier.models.teacher import Teacher
 from luthier.run import Run
 from luthier.runs import manifest, receipt, reporters, slots
 from luthier.runs.events import Event
@@ -154,6 +168,7 @@ class Given:
     data: Data
     manifest: manifest.Manifest
     notes: tuple[Problem, ...]
+    teacher: teaching.Found | None = None
 
 
 def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder | None) -> Given:
@@ -165,11 +180,13 @@ def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder
     came_from = parent.find(config.tune)
     tune = _with_score(adapter_config.settle(parent.placed(config.tune, came_from), base.arch), base)
     count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
+    teacher = teaching.find(config, on_download)
     rendering = parent.with_template(config, came_from, base.folder)
     data = prepare(rendering, base)
-    went_in = _manifest(config, base, data, came_from)
+    teaching.hold_to(teacher, data.renderer)
+    went_in = _manifest(config, base, data, came_from, teacher)
     notes = [*parent.notes(came_from, went_in.base, rendering.data.template), *_repeated(original, went_in)]
-    return Given(_with_tokens(base, tune, data.renderer.new_ids), tune, data, went_in, tuple(notes))
+    return Given(_with_tokens(base, tune, data.renderer.new_ids), tune, data, went_in, tuple(notes), teacher)
 
 
 def _with_score(tune: AnyTune, base: Base) -> AnyTune:
@@ -190,7 +207,8 @@ def _decided(
 ) -> tuple[planning.Plan, tuple[Problem, ...]]:
     """The plan, and what to know about it."""
     died = tightening.killed_attempt(config)
-    decided = planning.decide(config, given.base, given.tune, _least_tokens(config, given.data), saved, devices)
+    least, teacher = _least_tokens(config, given.data), given.teacher.base.arch if given.teacher is not None else None
+    decided = planning.decide(config, given.base, given.tune, least, saved, devices, teacher)
     arch, rows = given.base.arch, given.data.rows
     layers = frozen.layers(config, arch, given.tune, rows, decided, config_load.environment())
     decided = dataclasses.replace(decided, bottom_layers=layers)
@@ -424,7 +442,9 @@ def beside(config: RunConfig) -> Iterator[Desk]:
     yield Desk(run, silent)
 
 
-def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Parent | None) -> manifest.Manifest:
+def _manifest(
+    config: RunConfig, base: Base, data: Data, came_from: parent.Parent | None, teacher: teaching.Found | None
+) -> manifest.Manifest:
     left: dict[str, dict[str, int]] = {report.path: {} for report in data.checked.files}
     for row in data.excluded:
         left[row.path][row.reason_id] = left[row.path].get(row.reason_id, 0) + 1
@@ -442,10 +462,10 @@ def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Paren
         for report in data.checked.files
     ]
     made_by = parent.behind(base.folder)
-    made = {"made_by": made_by} if made_by is not None else {}
-    return manifest.build(
+    behind = {"made_by": made_by} if made_by is not None else {}
+    made = manifest.build(
         config.run.name or "",
-        base={"path": base.path, "revision": base.revision, "commit": base.commit, "init": config.model.init, **made},
+        base={"path": base.path, "revision": base.revision, "commit": base.commit, "init": config.model.init, **behind},
         model_folder=base.folder,
         tokenizer=data.renderer.describe(),
         data=files,
@@ -453,6 +473,7 @@ def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Paren
         seed=config.run.seed,
         parent=(came_from.asked, came_from.folder) if came_from is not None else None,
     )
+    return made if teacher is None else dataclasses.replace(made, teacher=teacher.facts())
 
 
 def _reasons(rows: Sequence[check.Excluded]) -> dict[str, int]:
@@ -505,7 +526,9 @@ def assemble(
         held_out = pack.batches(data.validation, plan.budget_tokens, call_tokens)
     here = config_load.environment()
     bottom = frozen.opened(decoder, tune, given.manifest, plan, data.rows, here, ranks.size)
-    method = methods.build(config.method, _method_given(config, given, desk, plan, ranks, bottom))
+    made_of = _method_given(config, given, desk, plan, ranks, bottom)
+    made_of = dataclasses.replace(made_of, teacher=_teacher(config, given, decoder, plan, ranks))
+    method = methods.build(config.method, made_of)
     at_end.callback(method.close)
     room = tightening.Tightening(
         plan, desk.run if ranks.first else None, desk.emit, steps, held_out, method, decoder.forget_dense
@@ -563,6 +586,15 @@ def _method_given(
         facts=frozen.model_facts(given.base.arch, tune, given.manifest, plan)
         | {"parent": (given.manifest.parent or {}).get("files"), "init": [config.model.init, config.run.seed]},
     )
+
+
+def _teacher(config: RunConfig, given: Given, student: Decoder, plan: planning.Plan, ranks: Ranks) -> Teacher | None:
+    """What the method learns from, where it has a teacher."""
+    if given.teacher is None:
+        return None
+    went_in, here = given.manifest, config_load.environment()
+    facts = {"teacher": went_in.teacher, "versions": dict(went_in.versions), "source": went_in.code["source_sha256"]}
+    return teaching.opened(given.teacher, config, student, plan.backend, facts, given.data.rows, here, ranks.size)
 
 
 def _least_tokens(config: RunConfig, data: Data) -> int:

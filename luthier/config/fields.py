@@ -26,6 +26,7 @@ SECTIONS: dict[str, dict[str, type[schema.Section]]] = {
     "method": {
         "sft": schema.Sft,
         "pretrain": schema.Pretrain,
+        "distill": schema.Distill,
         "dpo": schema.Dpo,
         "ipo": schema.Ipo,
         "simpo": schema.Simpo,

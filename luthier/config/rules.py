@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from luthier.config.schema import FORMATS, DataSection, Dpo, Lora, Pairs, Qlora, RunConfig, Section, Source
+from luthier.config.schema import FORMATS, DataSection, Distill, Dpo, Lora, Pairs, Qlora, RunConfig, Section, Source
 from luthier.errors import Problem
 
 Values = dict[str, Any]
@@ -92,7 +92,12 @@ def revision_of_folder(config: RunConfig) -> Values | None:
 
 
 def sft_on_text(config: RunConfig) -> Values | None:
-    return {} if config.method.kind == "sft" and "text" in formats(config.data) else None
+    answers = config.method.kind in ("sft", "distill")
+    return {"kind": config.method.kind} if answers and "text" in formats(config.data) else None
+
+
+def distill_new_tokens(config: RunConfig) -> Values | None:
+    return {} if isinstance(config.method, Distill) and config.data.new_tokens else None
 
 
 def pretrain_on_chat(config: RunConfig) -> Values | None:
@@ -277,6 +282,7 @@ RULES: dict[str, Rule] = {
     "float16_on_cpu": Rule(("model.dtype", "run.device"), float16_on_cpu),
     "revision_of_folder": Rule(("model.revision", "model.path"), revision_of_folder),
     "sft_on_text": Rule(("data.format", "data.train", "method.kind"), sft_on_text),
+    "distill_new_tokens": Rule(("data.new_tokens", "method.teacher"), distill_new_tokens),
     "pretrain_on_chat": Rule(("data.format", "data.train", "method.kind"), pretrain_on_chat),
     "pretrain_without_chat": Rule(
         ("data.template", "data.system", "data.stop_token", "method.kind"), pretrain_without_chat

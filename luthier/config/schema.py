@@ -239,6 +239,27 @@ class Sft(Kinded):
     """Which assistant turns carry loss: every one, or the last of each conversation."""
 
 
+class Distill(Sft):
+    """Learn from a teacher what it finds likely at each token of the answers, and not only which token stands there."""
+
+    kind: Literal["distill"] = "distill"  # type: ignore[assignment]
+    teacher: str = Field(min_length=1)
+    """A run, a local folder, `nano`, or a hub id. Its tokenizer has to be the model's."""
+    divergence: Literal["forward", "reverse"] = "forward"
+    """forward: KL(teacher || student), which covers all that the teacher finds likely (Hinton et al. 2015, arXiv
+    1503.02531); reverse: KL(student || teacher), which leaves out what the student has no room for (Gu et al. 2023,
+    arXiv 2306.08543)."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of both distributions. 1 compares them as they are; 2 to 4 show more of what the teacher finds less likely. The
+    loss is multiplied by its square."""
+    top_k: int | None = Field(default=None, ge=1)
+    """The teacher's most likely tokens by themselves, all others together. They are computed once and kept on disk;
+    None compares all tokens, and runs the teacher at every step. Not studied; 64 hold nearly all probability of a
+    trained model."""
+    sft_weight: float = Field(default=0.0, ge=0)
+    """Weight of the likelihood of the data's own words beside the teacher's."""
+
+
 class Judged(Kinded):
     """A method that learns from answers that somebody judged."""
 
@@ -324,6 +345,7 @@ class Kto(Judged):
 
 Method = Annotated[
     Annotated[Pretrain, Tag("pretrain")]
+    | Annotated[Distill, Tag("distill")]
     | Annotated[Sft, Tag("sft")]
     | Annotated[Reward, Tag("reward")]
     | Annotated[Ipo, Tag("ipo")]

@@ -104,6 +104,7 @@ Example = Chat | Text | Completion | Preference | Labelled | Prompt
 LEARNS: dict[str, tuple[type, ...]] = {
     "sft": (Chat, Completion),
     "pretrain": (Text,),
+    "distill": (Chat, Completion),
     "dpo": (Preference,),
     "ipo": (Preference,),
     "simpo": (Preference,),

@@ -105,6 +105,15 @@ class Renderer(RowRenderer):
         return renderer
 
 
+def same_tokenizer(renderer: Renderer, folder: Path) -> bool:
+    """Whether a model's tokenizer cuts text into the same tokens as the renderer's.
+
+    Raises:
+        ModelError: no usable tokenizer there.
+    """
+    return Vocabulary(_load_tokenizer(folder)).fingerprint == renderer.vocabulary.fingerprint
+
+
 def load_renderer(model_folder: Path, config: RunConfig, embedding_rows: EmbeddingRows | None = None) -> Renderer:
     """The renderer of a recipe.
 

@@ -56,6 +56,13 @@ class Top(NamedTuple):
     logp_MB: Tensor
 
 
+class Lesson(NamedTuple):
+    """What there is to be learnt of the scored rows, and how."""
+
+    teacher: Whole | Top
+    how: How
+
+
 class Taught(NamedTuple):
     """total: differentiable; logp_M: log p(target) of the student; divergence_M: KL. The last two are not."""
 

@@ -1,6 +1,8 @@
 """Training methods: each turns a micro-batch into a `Loss`."""
 
-from luthier.config.schema import Judged, Kto, Method, Reward
+from luthier.config.schema import Distill, Judged, Kto, Method, Reward
+from luthier.kernels.divergence import How
+from luthier.methods.distill import Distilled
 from luthier.methods.given import Given
 from luthier.methods.kto import KahnemanTversky
 from luthier.methods.preference import Preference
@@ -10,7 +12,7 @@ from luthier.methods.supervised import Supervised
 METHODS = {"pretrain": Supervised, "sft": Supervised}
 """Methods that need nothing but an adapter, a seed, and what layers keep."""
 
-__all__ = ["METHODS", "Given", "KahnemanTversky", "Preference", "RewardModel", "Supervised", "build"]
+__all__ = ["METHODS", "Distilled", "Given", "KahnemanTversky", "Preference", "RewardModel", "Supervised", "build"]
 
 
 def build(method: Method, given: Given) -> Supervised | Preference | RewardModel | KahnemanTversky:
@@ -21,4 +23,8 @@ def build(method: Method, given: Given) -> Supervised | Preference | RewardModel
         return KahnemanTversky(method, given)
     if isinstance(method, Judged):
         return Preference(method, given)
+    if isinstance(method, Distill):
+        assert given.teacher is not None, "found before anything is planned"
+        how = How(method.divergence == "reverse", method.temperature, method.sft_weight)
+        return Distilled(given.adapter, given.seed, given.policies, given.bottom, teacher=given.teacher, how=how)
     return METHODS[method.kind](given.adapter, given.seed, given.policies, given.bottom)

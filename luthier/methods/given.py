@@ -11,6 +11,7 @@ from luthier.config.schema import Policy
 from luthier.data.sequences import Sequences
 from luthier.engine.ranks import Ranks
 from luthier.models.bottom import Bottom
+from luthier.models.teacher import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Given:
     ranks: the processes that train together.
     run: the run's folder; cache: the folder that all runs share.
     facts: what the model at step 0 and its arithmetic are, as plain values.
+    teacher: the model to learn from, of the method that has one.
     """
 
     adapter: str | None
@@ -38,6 +40,7 @@ class Given:
     call_tokens: int | None = None
     ranks: Ranks = dataclasses.field(default_factory=Ranks)
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    teacher: Teacher | None = None
 
     @property
     def stores(self) -> dict[str, Sequences]:

@@ -28,7 +28,7 @@ from luthier.arch.spec import Layer as LayerSpec
 from luthier.arch.values import SCORE
 from luthier.batch import Batch, Ints
 from luthier.config.schema import Policy
-from luthier.kernels import autograd, head, rotary, sizes
+from luthier.kernels import autograd, divergence, head, rotary, sizes
 from luthier.kernels.attention import Attend, Layout
 from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
@@ -71,7 +71,8 @@ class Want:
     """What a method wants of the scored rows.
 
     mode: how log-probabilities are differentiable, see `luthier.kernels.head`; None wants none. coefficients: [M] of
-    linear mode, on the decoder's device. entropy, hidden, value: also return these.
+    linear mode, on the decoder's device. entropy, hidden, value: also return these. lesson: learn from a teacher, see
+    `luthier.kernels.divergence`; the coefficients are those of that sum, and `total` is all that is differentiable.
     """
 
     mode: head.Mode | None = "unit"
@@ -79,6 +80,7 @@ class Want:
     entropy: bool = False
     hidden: bool = False
     value: bool = False
+    lesson: divergence.Lesson | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Scores:
     logp: float32 [M]; differentiable in modes unit and recompute; empty where none is wanted. total: sum(coefficients *
     logp), differentiable, in linear mode. entropy: float32 [M] in nats, not differentiable. hidden: [M, D] after the
     final norm, differentiable. value: float32 [M], what the scalar head (`luthier.arch.values`) makes of each row,
-    differentiable.
+    differentiable. divergence: float32 [M] in nats, of a lesson.
     """
 
     logp: Tensor
@@ -96,6 +98,7 @@ class Scores:
     entropy: Tensor | None = None
     hidden: Tensor | None = None
     value: Tensor | None = None
+    divergence: Tensor | None = None
 
 
 class Below(NamedTuple):
@@ -356,15 +359,26 @@ class Decoder(nn.Module):
         return self._final_norm(h_ND, adapter)
 
     @torch.no_grad()
-    def below(self, ids: Ints, layers: int) -> Tensor:
-        """What enters layer `layers` of the base, [T, D], for one sequence by itself."""
+    def read(self, ids: Ints, places: Ints, adapter: str | None = None) -> Tensor:
+        """Hidden states after the final norm, [M, D], at some places of one sequence by itself."""
+        h_TD = self.below(ids, len(self.spec.layers), adapter)
+        return self._final_norm(h_TD[_to_device(places, self.device)], adapter)
+
+    def head_weight(self, adapter: str | None = None) -> Tensor:
+        """[V, D], what the logits are made with; for those who form them themselves."""
+        assert self._head.rows_for(adapter) is None, "new tokens have rows of their own"
+        return self._head.weight_for(adapter)
+
+    @torch.no_grad()
+    def below(self, ids: Ints, layers: int, adapter: str | None = None) -> Tensor:
+        """What enters layer `layers`, [T, D], for one sequence by itself; of the base, where no adapter is named."""
         attend = Attend(Layout(None, np.zeros(1, dtype=np.int64), np.array([len(ids)]), np.array([-1])))
 
         def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
             mixer = self.spec.layers[index].mixer
             return attend(q, k, v, mixer.window, mixer.scale)
 
-        return self._layers(ids, _Pass(_to_device(np.arange(len(ids)), self.device), None, mix), until=layers)
+        return self._layers(ids, _Pass(_to_device(np.arange(len(ids)), self.device), adapter, mix), until=layers)
 
     @torch.no_grad()
     def extend(self, parts: Sequence[Part], cache: Cache) -> Tensor:
@@ -440,7 +454,7 @@ class Decoder(nn.Module):
     def _scores(self, h_UD: Tensor, rows_M: Ints, targets_M: Ints, want: Want, adapter: str | None) -> Scores:
         """Norm and head for the scored rows, which may be filled up as well; filler has no weight in any sum."""
         scored = len(rows_M)
-        fill = sizes.filled(scored) - scored if self._fills else 0
+        fill = sizes.filled(scored) - scored if self._fills and want.lesson is None else 0
         rows_M, targets_M = (np.pad(each, (0, fill)) for each in (rows_M, targets_M))
         coefficients = (
             want.coefficients if not fill or want.coefficients is None else F.pad(want.coefficients, (0, fill))
@@ -452,6 +466,10 @@ class Decoder(nn.Module):
             return Scores(x_MD.new_zeros(0, dtype=torch.float32), hidden=hidden, value=value)
         top, targets = self._head, _to_device(targets_M, self.device)
         weight_VD, rows = top.weight_for(adapter), top.rows_for(adapter)
+        if want.lesson is not None:
+            assert rows is None and coefficients is not None, "teacher and student have the same tokens"
+            taught = divergence.distil(x_MD, weight_VD, targets, coefficients, *want.lesson)
+            return Scores(taught.logp_M, taught.total, divergence=taught.divergence_M)
         made = head.score(x_MD, weight_VD, targets, want.mode, coefficients, want.entropy, rows)
         logp, entropy = made.logp_M[:scored], made.entropy_M
         return Scores(logp, made.total, None if entropy is None else entropy[:scored], hidden, value)

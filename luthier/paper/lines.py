@@ -13,7 +13,7 @@ from luthier.paper.outlook import Outlook
 from luthier.runs.tables import columns, count, size, span
 from luthier.text import say
 
-PARTS = ("weights", "dense", "trainable", "gradients", "optimizer", "activations", "head")
+PARTS = ("weights", "teacher", "dense", "trainable", "gradients", "optimizer", "activations", "head")
 
 
 def lines(made: Outlook, config: RunConfig) -> list[str]:

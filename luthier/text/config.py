@@ -270,12 +270,20 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "config.revision_of_folder.remedy": ("Take model.revision away.", "请删去 model.revision。"),
     "config.sft_on_text.rule": (
-        "sft learns answers, and plain text has none",
-        "sft 学习的是回答，而纯文本中没有回答",
+        "{kind} learns answers, and plain text has none",
+        "{kind} 学习的是回答，而纯文本中没有回答",
     ),
     "config.sft_on_text.remedy": (
         "Set method=pretrain to learn plain text, or give rows with questions and answers.",
         "要学习纯文本请设置 method=pretrain，否则请提供带问题和回答的数据。",
+    ),
+    "config.distill_new_tokens.rule": (
+        "the teacher has never seen new tokens, so it has nothing to say of them",
+        "教师模型从未见过新增词元，无法对其给出概率",
+    ),
+    "config.distill_new_tokens.remedy": (
+        "Take data.new_tokens away, or learn them in a stage of its own first (method sft).",
+        "请删去 data.new_tokens，或先用单独的 sft 阶段学习它们。",
     ),
     "config.pretrain_on_chat.rule": (
         "pretrain learns plain text, and this format holds questions and answers",

@@ -206,10 +206,12 @@ HELP: dict[str, tuple[str, str]] = {
         "`pretrain` learns to continue plain text: it gives a model the words and facts of a field, usually before "
         "sft. `dpo` learns from pairs of a better and a worse answer, usually after sft; `ipo`, `simpo`, `orpo` and "
         "`cpo` are other ways to do that. `kto` learns from answers marked good or bad. `reward` makes a judge: a "
-        "model that gives answers a number.",
+        "model that gives answers a number. `distill` learns from a larger model, the teacher, how likely it finds "
+        "each word of the answers.",
         "`sft`（有监督微调）让模型学会像样本那样回答，一般就选它。`pretrain` 学习续写纯文本：让模型掌握某个领域的词"
         "汇和知识，通常在 sft 之前进行。`dpo` 从一好一坏的成对回答中学习，通常在 sft 之后；`ipo`、`simpo`、`orpo`、"
-        "`cpo` 是同类的其他做法。`kto` 从标为好或坏的回答中学习。`reward` 训练一个评判者：给回答打分的模型。",
+        "`cpo` 是同类的其他做法。`kto` 从标为好或坏的回答中学习。`reward` 训练一个评判者：给回答打分的模型。"
+        "`distill` 从更大的教师模型学习它认为回答中每个词有多大可能。",
     ),
     "config.help.method.train_on": (
         "Which answers of a conversation are learned: `all` of them, or only the `last`, with the earlier ones as "
@@ -243,9 +245,10 @@ HELP: dict[str, tuple[str, str]] = {
     ),
     "config.help.method.sft_weight": (
         "How much the model also learns to write the better answers, as sft does. Raise it (0.1 to 1) where the "
-        "better answers themselves become unlikely. cpo takes 1 by itself, the others 0.",
+        "better answers themselves become unlikely. cpo takes 1 by itself, the others 0. distill: how much the words "
+        "in your data count beside the teacher's.",
         "在比较之外，模型同时学习写出较好回答（如 sft）的份量。如果较好的回答本身变得越来越不可能，请调高（0.1 到 "
-        "1）。cpo 默认为 1，其余为 0。",
+        "1）。cpo 默认为 1，其余为 0。distill：数据中的原文相对于教师意见的份量。",
     ),
     "config.help.method.gamma": (
         "simpo: by how much the better answer has to lead. Usually half of beta; larger pulls the answers further "
@@ -266,6 +269,28 @@ HELP: dict[str, tuple[str, str]] = {
         "numbers lie; 0.01 keeps them comparable between runs, 0 leaves them free.",
         "reward：把分数固定在 0 附近的力度。成对数据只说明哪个更好，不说明分数落在哪里；0.01 使不同训练的分数可以"
         "比较，0 表示不约束。",
+    ),
+    "config.help.method.teacher": (
+        "The model to learn from: one of your runs, a folder, or a hub id. It has to cut text into the same tokens as "
+        "the model that learns, which models of one family do.",
+        "要学习的教师模型：您的某个运行、一个目录或 hub id。它的分词必须与学习的模型相同，同一系列的模型通常如此。",
+    ),
+    "config.help.method.divergence": (
+        "How teacher and student are compared. `forward` makes the student cover all that the teacher finds likely; "
+        "`reverse` lets a small student keep to what the teacher finds most likely.",
+        "如何比较教师与学生。`forward` 让学生覆盖教师认为可能的一切；`reverse` 让较小的学生集中于教师最看好的部分。",
+    ),
+    "config.help.method.temperature": (
+        "Evens out both distributions before they are compared. 1 leaves them as they are; 2 to 4 show the student "
+        "more of the teacher's second and third choices.",
+        "比较之前先使两个分布更平缓。1 为保持原样；2 到 4 让学生更多地看到教师的次选。",
+    ),
+    "config.help.method.top_k": (
+        "How many of the teacher's most likely tokens are compared one by one; all others count together. They are "
+        "computed once and kept on disk, so that later epochs and runs do not need the teacher. Empty compares all "
+        "tokens exactly, and runs the teacher at every step.",
+        "逐一比较教师最可能的多少个词元，其余合并计算。它们只计算一次并保存在磁盘上，之后的轮次和运行不再需要教师模"
+        "型。留空则精确比较全部词元，每一步都要运行教师模型。",
     ),
     # ------------------------------------------------------------------------------------------------ tune
     "config.help.tune": (

@@ -214,6 +214,16 @@ TEXT: dict[str, tuple[str, str]] = {
         "freeze).",
         "请关闭其他程序，减小 data.max_tokens，换更小的模型，或训练更少的权重（tune.kind=lora 或 freeze）。",
     ),
+    "engine.teacher_tokens.rule": (
+        "the teacher cuts text into other tokens than the model, so what it says of a token cannot be learnt",
+        "教师模型与学生模型的分词不同，因此无法逐词元地学习",
+    ),
+    "engine.teacher_tokens.remedy": (
+        "Take a teacher of the model's own family; or let it answer your prompts (`luthier generate TEACHER "
+        "prompts.json -o answers.jsonl`) and train on the answers with method=sft.",
+        "请选同一系列的教师；或让它回答您的提示（`luthier generate 教师 prompts.json -o answers.jsonl`），"
+        "再用 method=sft 学习这些回答。",
+    ),
     "engine.parent_whole.rule": (
         "this run tuned the weights themselves, so there is no adapter to train further",
         "该运行调整的是权重本身，没有可继续训练的适配器",

@@ -93,6 +93,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "plan.part": ("part", "部分"),
     "plan.bytes": ("bytes", "大小"),
     "plan.part.weights": ("frozen weights", "冻结的权重"),
+    "plan.part.teacher": ("the teacher", "教师模型"),
     "plan.part.dense": ("the same of some layers, not quantised", "其中部分层的未量化副本"),
     "plan.part.trainable": ("what trains", "参与训练的权重"),
     "plan.part.gradients": ("gradients", "梯度"),
