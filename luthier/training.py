@@ -180,11 +180,12 @@ def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder
     came_from = parent.find(config.tune)
     tune = _with_score(adapter_config.settle(parent.placed(config.tune, came_from), base.arch), base)
     count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
+    own_loss = methods.tried(config.method)
     teacher = teaching.find(config, on_download)
     rendering = parent.with_template(config, came_from, base.folder)
     data = prepare(rendering, base)
     teaching.hold_to(teacher, data.renderer)
-    went_in = _manifest(config, base, data, came_from, teacher)
+    went_in = _manifest(config, base, data, came_from, teacher, own_loss)
     notes = [*parent.notes(came_from, went_in.base, rendering.data.template), *_repeated(original, went_in)]
     return Given(_with_tokens(base, tune, data.renderer.new_ids), tune, data, went_in, tuple(notes), teacher)
 
@@ -443,7 +444,12 @@ def beside(config: RunConfig) -> Iterator[Desk]:
 
 
 def _manifest(
-    config: RunConfig, base: Base, data: Data, came_from: parent.Parent | None, teacher: teaching.Found | None
+    config: RunConfig,
+    base: Base,
+    data: Data,
+    came_from: parent.Parent | None,
+    teacher: teaching.Found | None,
+    own_loss: Mapping[str, Path],
 ) -> manifest.Manifest:
     left: dict[str, dict[str, int]] = {report.path: {} for report in data.checked.files}
     for row in data.excluded:
@@ -469,7 +475,7 @@ def _manifest(
         model_folder=base.folder,
         tokenizer=data.renderer.describe(),
         data=files,
-        plugins=data.checked.plugins,
+        plugins={**data.checked.plugins, **own_loss},
         seed=config.run.seed,
         parent=(came_from.asked, came_from.folder) if came_from is not None else None,
     )

@@ -94,6 +94,14 @@ def _module_name(value: str) -> str:
     return value
 
 
+def _own_function(value: str) -> str:
+    if not re.fullmatch(r"[\w.]+:\w+", value):
+        raise PydanticCustomError("own_function", "not a function's name")
+    return value
+
+
+OwnFunction = Annotated[str, AfterValidator(_own_function)]
+"""The user's own, `module:function`."""
 Regex = Annotated[str, AfterValidator(_regex)]
 FormatName = Annotated[str, AfterValidator(_format_name)]
 ModuleName = Annotated[str, AfterValidator(_module_name)]
@@ -229,20 +237,29 @@ class Pretrain(Kinded):
     """Next-token prediction on plain text; long documents are chunked to data.max_tokens."""
 
     kind: Literal["pretrain"] = "pretrain"
+    loss: OwnFunction | None = None
+    """None is the negative log-likelihood; or the user's own (`luthier.losses.own`)."""
 
 
-class Sft(Kinded):
-    """Supervised fine-tuning: loss on the assistant's words only."""
+class Answers(Kinded):
+    """A method with its loss on the assistant's words only."""
 
-    kind: Literal["sft"] = "sft"
     train_on: Literal["all", "last"] = "all"
     """Which assistant turns carry loss: every one, or the last of each conversation."""
 
 
-class Distill(Sft):
+class Sft(Answers):
+    """Supervised fine-tuning."""
+
+    kind: Literal["sft"] = "sft"
+    loss: OwnFunction | None = None
+    """None is the negative log-likelihood; or the user's own (`luthier.losses.own`)."""
+
+
+class Distill(Answers):
     """Learn from a teacher what it finds likely at each token of the answers, and not only which token stands there."""
 
-    kind: Literal["distill"] = "distill"  # type: ignore[assignment]
+    kind: Literal["distill"] = "distill"
     teacher: str = Field(min_length=1)
     """A run, a local folder, `nano`, or a hub id. Its tokenizer has to be the model's."""
     divergence: Literal["forward", "reverse"] = "forward"
@@ -289,7 +306,7 @@ class Dpo(Pairs):
     begins with."""
 
     kind: Literal["dpo"] = "dpo"
-    loss: Literal["sigmoid", "hinge", "ipo", "robust"] = "sigmoid"
+    loss: Literal["sigmoid", "hinge", "ipo", "robust"] | OwnFunction = "sigmoid"
     """sigmoid: the paper's own; hinge: SLiC's; ipo: a target instead of a limit (arXiv 2310.12036), of means over
     tokens; robust: unbiased where a known share of the pairs, `label_smoothing`, is the wrong way round."""
     length_normalised: bool = False

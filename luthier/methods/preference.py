@@ -23,9 +23,11 @@ from luthier.data import pack
 from luthier.engine.loop import Loss
 from luthier.errors import Problem, TrainingFailed
 from luthier.kernels.host import to_device
+from luthier.losses import own as losses_own
 from luthier.losses import preference as losses
 from luthier.methods import groups, reference
 from luthier.methods.given import Given
+from luthier.methods.own import guarded
 from luthier.models.decoder import Decoder, DropoutKey, Scores, Want
 from luthier.runs import files
 
@@ -68,6 +70,8 @@ Objective = Callable[[Numbers], Judgement]
 
 def objective(method: Judged) -> Objective:
     """The loss of a pair that a section of the recipe asks for."""
+    if isinstance(method, Dpo) and losses_own.is_own(method.loss):
+        return _own(method, guarded(method.loss))
     match method:
         case Dpo():
             return lambda numbers: _dpo(method, numbers)
@@ -78,6 +82,17 @@ def objective(method: Judged) -> Objective:
         case Orpo():
             return lambda numbers: _orpo(method, numbers)
     raise AssertionError(f"{method.kind} does not learn from pairs of log-probabilities")
+
+
+def _own(method: Dpo, function: Callable[..., Tensor]) -> Objective:
+    """A loss of the user's own. What an answer is worth is told as for the usual one."""
+
+    def judge(numbers: Numbers) -> Judgement:
+        chosen, rejected = numbers.ratios()
+        loss = function(numbers.chosen, numbers.rejected, numbers.ref_chosen, numbers.ref_rejected)
+        return Judgement(loss, method.beta * chosen, method.beta * rejected)
+
+    return judge
 
 
 def _dpo(method: Dpo, numbers: Numbers) -> Judgement:

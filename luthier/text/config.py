@@ -277,6 +277,60 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Set method=pretrain to learn plain text, or give rows with questions and answers.",
         "要学习纯文本请设置 method=pretrain，否则请提供带问题和回答的数据。",
     ),
+    "config.own_function.rule": ("is no module:function", "不是“模块:函数”的形式"),
+    "config.own_function.remedy": (
+        "Write the module without .py and the function behind a colon: my_losses:focal. docs/stages.md shows one.",
+        "请写模块名（不含 .py）、冒号和函数名：my_losses:focal。示例见 docs/stages.md。",
+    ),
+    "config.own_loss_raised.rule": ("raised {reason} ({line})", "抛出 {reason}（{line}）"),
+    "config.own_loss_raised.remedy": (
+        "Mend the function. sft and pretrain call it with (logp, weights, owners), dpo with (chosen, rejected, "
+        "ref_chosen, ref_rejected).",
+        "请修改该函数。sft 和 pretrain 以 (logp, weights, owners) 调用它，dpo 以 (chosen, rejected, ref_chosen, "
+        "ref_rejected) 调用它。",
+    ),
+    "config.own_loss_shape.rule": ("gave {got} where {want} is wanted", "返回了 {got}，应为 {want}"),
+    "config.own_loss_shape.remedy": (
+        "For sft and pretrain give the sum over tokens, a tensor of shape (); for dpo the loss of each pair.",
+        "sft 和 pretrain 应返回对词元求和的标量张量（形状为 ()）；dpo 应返回每对的损失。",
+    ),
+    "config.own_loss_finite.rule": ("gave {value} for ordinary numbers", "对普通数值返回了 {value}"),
+    "config.own_loss_finite.remedy": (
+        "Look for a division by zero or the logarithm of a number that is not positive.",
+        "请检查除以零，或对非正数取对数。",
+    ),
+    "config.own_loss_constant.rule": (
+        "what it gives does not depend on the model's log-probabilities",
+        "返回值与模型的对数概率无关",
+    ),
+    "config.own_loss_constant.remedy": (
+        "Compute with torch on the tensors as they come: no detach, no item, no numpy.",
+        "请直接用 torch 对传入的张量计算：不要 detach、item 或转成 numpy。",
+    ),
+    "config.own_loss_gradient.rule": (
+        "its gradient is not that of its value: {reason}",
+        "其梯度与函数值不符：{reason}",
+    ),
+    "config.own_loss_gradient.remedy": (
+        "Do not detach parts that the value depends on; where that is meant, train on a value that says so.",
+        "不要对参与取值的部分使用 detach；若确实需要，请改写成取值与梯度一致的形式。",
+    ),
+    "config.own_loss_split.rule": (
+        "two examples together give {whole:g}, one by one {parts:g}: the result would depend on how a step is split",
+        "两个样本一起得 {whole:g}，分开相加得 {parts:g}：结果会取决于一步如何拆分",
+    ),
+    "config.own_loss_split.remedy": (
+        "Give sums, not means, and mix nothing across examples; Luthier divides by the weights of the whole step.",
+        "请返回总和而非平均值，且不要跨样本混合；Luthier 会除以整步的权重之和。",
+    ),
+    "config.own_loss_filler.rule": (
+        "tokens of weight 0 give {value:g}, and should give 0",
+        "权重为 0 的词元得到 {value:g}，应为 0",
+    ),
+    "config.own_loss_filler.remedy": (
+        "Multiply what each token gives by its weight.",
+        "请将每个词元的值乘以其权重。",
+    ),
     "config.distill_new_tokens.rule": (
         "the teacher has never seen new tokens, so it has nothing to say of them",
         "教师模型从未见过新增词元，无法对其给出概率",
