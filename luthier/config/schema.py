@@ -29,6 +29,7 @@ FORMATS = (
     "auto",
     "preference",
     "labelled",
+    "answers",
     "prompt_only",
     "messages",
     "sharegpt",

@@ -115,14 +115,15 @@ HELP: dict[str, tuple[str, str]] = {
         "How the rows are laid out. `auto` looks at them and says what it found. alpaca: instruction, input, "
         "output. messages: a list of turns with role and content. sharegpt: conversations with from and value. "
         "firefly: conversation with human and assistant. prompt: prompt and completion, taken as they are. qa: a "
-        "question and its answer under the usual names. text: plain text for pretrain. preference, labelled and "
+        "question and its answer under the usual names. answers: what luthier generate writes. text: plain text for "
+        "pretrain. preference, labelled and "
         "prompt_only (two answers, a judged answer, no answer) are for methods other than these two. Your own: a "
         "Python function named as module:function that turns a row into an example.",
         "数据行的格式。`auto` 会自动识别并告知结果。alpaca：instruction、input、output。messages：由 role 和 "
         "content 组成的多轮对话。sharegpt：由 from 和 value 组成的 conversations。firefly：由 human 和 assistant "
-        "组成的 conversation。prompt：prompt 和 completion，原样使用。qa：常见名称下的问题和回答。text：供 pretrain "
-        "使用的纯文本。preference、labelled 和 prompt_only（两个回答、带评价的回答、没有回答）用于其他方法。自定义："
-        "写成 module:function 的 Python 函数，把一行转换为样本。",
+        "组成的 conversation。prompt：prompt 和 completion，原样使用。qa：常见名称下的问题和回答。answers：luthier generate "
+        "写出的文件。text：供 pretrain 使用的纯文本。preference、labelled 和 prompt_only（两个回答、带评价的回答、"
+        "没有回答）用于其他方法。自定义：写成 module:function 的 Python 函数，把一行转换为样本。",
     ),
     "config.help.data.max_tokens": (
         "The longest example, counted in tokens (pieces of words: about three quarters of an English word, often "

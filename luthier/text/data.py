@@ -370,6 +370,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "期望的回答写 true，否则写 false。",
     ),
     # ---- the user's own format
+    "data.answers_cut.rule": (
+        "every answer was cut before it ended (finish: length)",
+        "所有回答都在结束前被截断（finish: length）",
+    ),
+    "data.answers_cut.remedy": (
+        "Generate again with a larger --max-tokens; or leave such rows out with data.bad_rows: drop.",
+        "请用更大的 --max-tokens 重新生成；或用 data.bad_rows: drop 略去这些行。",
+    ),
     "data.own_name.rule": ("is no module:function", "不是“模块:函数”的形式"),
     "data.own_name.remedy": (
         "Write the module without .py, with dots for folders: my_formats.tickets:to_chat.",
