@@ -121,8 +121,9 @@ HELP: dict[str, tuple[str, str]] = {
         "Python function named as module:function that turns a row into an example.",
         "数据行的格式。`auto` 会自动识别并告知结果。alpaca：instruction、input、output。messages：由 role 和 "
         "content 组成的多轮对话。sharegpt：由 from 和 value 组成的 conversations。firefly：由 human 和 assistant "
-        "组成的 conversation。prompt：prompt 和 completion，原样使用。qa：常见名称下的问题和回答。answers：luthier generate "
-        "写出的文件。text：供 pretrain 使用的纯文本。preference、labelled 和 prompt_only（两个回答、带评价的回答、"
+        "组成的 conversation。prompt：prompt 和 completion，原样使用。qa：常见名称下的问题和回答。answers："
+        "luthier generate 写出的文件。text：供 pretrain 使用的纯文本。"
+        "preference、labelled 和 prompt_only（两个回答、带评价的回答、"
         "没有回答）用于其他方法。自定义：写成 module:function 的 Python 函数，把一行转换为样本。",
     ),
     "config.help.data.max_tokens": (
