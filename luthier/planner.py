@@ -39,6 +39,8 @@ STATE_BLOCK = 256
 """Weights that share a scale: `luthier.kernels.rounding.BLOCK`, which imports torch."""
 HEAD_CHUNK_BYTES = 256 * 2**20
 """Most logits formed at once, in the compute dtype: `luthier.kernels.head.CHUNK_BYTES`, which imports torch."""
+LESSON_COPIES = 6
+"""Arrays of that size, in float32, where a teacher is learnt from: `luthier.kernels.divergence.COPIES`."""
 TILE_BYTES = 2**19
 """Of a buffer in a chain of element-wise operations on a CPU: `luthier.kernels.tiles.TILE_BYTES`."""
 UPDATE_BUFFERS = 10
@@ -572,11 +574,15 @@ def recomputed_flops(layer: Layer, spec: DecoderSpec, policy: Policy, keys: int)
 def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> tuple[int, int]:
     """Bytes of the head's forward and backward pass over so many scored rows: the hidden states, before and after the
     final norm, and their gradient; a chunk of logits and tiles of its softmax in float32; of a head that trains a
-    copy in the compute dtype and its gradient, which is scaled in the backward pass."""
+    copy in the compute dtype and its gradient, which is scaled in the backward pass. Beside a teacher, what compares
+    the two."""
     size, features = load.compute_bytes, rows * spec.d * load.compute_bytes
     chunk = head_rows(spec, rows, size) * spec.vocab
     # One tile is made before the last is let go; where logits are in float32 a tile is the same memory.
     wide = 0 if size == FLOAT32_BYTES else min(2 * _tile_bytes(chunk, kind), chunk * FLOAT32_BYTES)
+    if load.beside.num_bytes:
+        row_bytes = LESSON_COPIES * spec.vocab * FLOAT32_BYTES
+        wide = max(wide, row_bytes * min(rows, max(HEAD_CHUNK_BYTES // row_bytes, 1)))
     forward = 4 * features + chunk * size + max(wide, load.head_parameters * size)
     copied = load.casts and size < FLOAT32_BYTES
     forward += load.head_parameters * (FLOAT32_BYTES + copied * size)

@@ -928,8 +928,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "what is kept dense is left out of the table": Mutation(
         "paper/lines.py",
-        'PARTS = ("weights", "dense", ',
-        'PARTS = ("weights", ',
+        'PARTS = ("weights", "teacher", "dense", ',
+        'PARTS = ("weights", "teacher", ',
         "test_paper.py::test_a_quantised_base_s_parts_add_up",
     ),
     "a process lost in the rehearsal is called too large": Mutation(

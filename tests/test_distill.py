@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 import luthier
+from luthier import planner
 from luthier.batch import TERM
 from luthier.cli import run as command
 from luthier.config import load as config_load
@@ -104,6 +105,10 @@ def test_all_tokens_as_outcomes_are_the_full_divergence_and_fewer_are_less(how) 
         last = made.divergence_M
         assert all(bool(each.isfinite().all()) for each in torch.autograd.grad(made.total, mine))
     assert torch.allclose(last, full)
+
+
+def test_the_planner_counts_what_is_made_of_logits() -> None:
+    assert planner.LESSON_COPIES == divergence.COPIES
 
 
 def test_by_hand() -> None:
