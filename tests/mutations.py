@@ -1919,7 +1919,7 @@ MUTATIONS: dict[str, Mutation] = {
         '        "backend"',
         "test_distill.py::test_top_k_is_computed_once_for_all_epochs_and_runs",
     ),
-    "a teacher's answers are found by its tokens alone": Mutation(
+    "a teacher is asked about the token before": Mutation(
         "models/teacher.py",
         "places = batch.positions[batch.rows[scored]]",
         "places = batch.positions[batch.rows[scored]] - 1",
