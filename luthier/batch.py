@@ -18,6 +18,10 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 TERM = "nll"
 """The loss term that the weights of token sequences belong to: next-token likelihood."""
+EXAMPLES = "examples"
+"""Among a step's denominators: how many judged examples (pairs, say) it has."""
+SIDE, MARGIN = "side", "margin"
+"""Names in `Batch.per_owner`: see `Rendered`."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,18 @@ class Rendered:
         ids: token ids, int32 [T].
         weights: weight of the loss of *predicting* ids[t] from the tokens before it, float32 [T]; weights[0] is 0
             because nothing precedes the first token. 0 means context only.
+        group: number of the example that it belongs to, where that may have several sequences and is judged (a pair:
+            its first sequence's uid); -1 where it is an example by itself.
+        side: 1 for an answer that is wanted (the better one of a pair), -1 for one that is not, 0 where nobody judged.
+        margin: by how much the better answer of the pair is better, where the data says so.
     """
 
     uid: int
     ids: NDArray[np.int32]
     weights: Floats
+    group: int = -1
+    side: int = 0
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,10 @@ class Batch:
         row_owner: owner of each scored row, int64 [M]; the first one, where several learn the same token there. A row
             stands here again for each further token that is learnt after it.
         weights: term name -> float32 [M] weight of each scored row.
-        per_owner: name -> float32 [Q] (labels, margins, reference log-probabilities...).
+        per_owner: name -> float32 [Q] (sides, margins, reference log-probabilities...).
         uid: of each owner's row, int64 [Q].
+        group: which pair or rollout group each owner belongs to, 0..G-1, int64 [Q]; None where there are none. Where
+            there are, each scored row belongs to one owner, so that owners have sums of their own.
         inject: reserved for embeddings that do not come from the token table (multimodal); None.
     """
 
@@ -92,6 +105,7 @@ class Batch:
     weights: dict[str, Floats]
     per_owner: dict[str, Floats]
     uid: Ints
+    group: Ints | None = None
     inject: Any = None
 
     @property

@@ -23,19 +23,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from luthier.config.load import dump, environment, load, resolved, settle
+from luthier.config.load import dump, environment, load, resolved, settle, stages
 from luthier.errors import ConfigError, LuthierError, ModelError, Problem, UserError
 from luthier.outcome import BAD_INPUT, FAILED, INTERRUPTED, OK, Outcome, Shell, failed, outcome_of, show
 from luthier.text import say, set_language
 
 if TYPE_CHECKING:
     from luthier.config.schema import RunConfig
+    from luthier.config.stages import Stage
     from luthier.data.templates import Renderer
     from luthier.run import Run
     from luthier.runs.store import RunFolder
     from luthier.runs.tables import Answer
     from luthier.sampling import Sampling
     from luthier.session import Session
+    from luthier.staged import At
 
 What = Literal["adapter", "model", "gguf"]
 FLAGS = ("--json", "--debug")
@@ -67,17 +69,39 @@ def train(
     detach: Detach = False,
 ) -> Outcome:
     recipe, overrides = split(arguments)
-    config = load(recipe, overrides)
-    if dry_run:
+    parts = stages(recipe, overrides)
+    config = None if parts else load(recipe, overrides)
+    if dry_run and config is None:
+        shown = [line for each in parts for line in ("---", f"# {stage_line(each)}", *dump(each.config).splitlines())]
+        return Outcome({"stages": [facts(each) | {"recipe": resolved(each.config)} for each in parts]}, shown)
+    if dry_run and config is not None:
         return Outcome({"recipe": resolved(config)}, dump(config).splitlines())
     if detach:
         from luthier import queue
 
+        if config is None:
+            raise UserError(Problem("queue.staged", where=recipe or ""))
         return queued(queue.submit(settle(config)))
     from luthier.training import train as start
 
     with progress(context.obj) as listen:
-        return trained(start(config, on_event=listen, on_download=downloading(context.obj)))
+
+        def tell(at: At) -> None:
+            which = {"number": at.number, "count": at.of, "about": stage_line(at.stage)}
+            print(say("shell.stage_done" if at.done else "shell.stage", **which), file=context.obj.logs, flush=True)
+
+        given: tuple[Any, list[str]] = (recipe, overrides) if config is None else (config, [])
+        return trained(start(*given, on_event=listen, on_download=downloading(context.obj), on_stage=tell))
+
+
+def stage_line(stage: Stage) -> str:
+    """A stage in a line."""
+    values = {"name": stage.name, "folder": stage.folder, "came": stage.from_, "model": stage.config.model.path}
+    return say(f"shell.stage_{stage.start}", **values)
+
+
+def facts(stage: Stage) -> dict[str, Any]:
+    return {"name": stage.name, "from": stage.from_, "start": stage.start, "run": str(stage.folder)}
 
 
 def plan(
@@ -86,9 +110,22 @@ def plan(
 ) -> Outcome:
     from luthier.paper import lines, outlook
 
-    config = load(*split(arguments))
-    made = outlook.plan(config, device)
-    return Outcome(made.to_json(), lines.lines(made, config), OK if made.fits else BAD_INPUT)
+    recipe, overrides = split(arguments)
+    parts = stages(recipe, overrides)
+    if not parts:
+        config = load(recipe, overrides)
+        made = outlook.plan(config, device)
+        return Outcome(made.to_json(), lines.lines(made, config), OK if made.fits else BAD_INPUT)
+    several = [(each, outlook.plan(each.planned, device)) for each in parts]
+    shown = [line for each, made in several for line in (stage_line(each), "", *lines.lines(made, each.planned), "")]
+    most, largest = max(several, key=lambda pair: (not pair[1].fits, pair[1].memory.peak_bytes))
+    value = {
+        "stages": [facts(each) | made.to_json() for each, made in several],
+        "largest": {"stage": most.name, "peak_bytes": largest.memory.peak_bytes},
+        "fits": largest.fits,
+    }
+    shown.append(lines.largest(most.name, largest))
+    return Outcome(value, shown, OK if largest.fits else BAD_INPUT)
 
 
 def init(
@@ -713,6 +750,8 @@ def trained(run: Run) -> Outcome:
         "checks": counts,
         "receipt": receipt.to_json(),
     }
+    if run.stages:
+        value["stages"] = {name: str(each.path) for name, each in run.stages.items()}
     lines = [say("shell.train_done", path=run.path, **counts), say("shell.train_next", path=run.path)]
     return Outcome(value, lines, FAILED if receipt.failed else OK)
 

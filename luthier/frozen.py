@@ -95,12 +95,16 @@ def opened(
 
 def _facts(arch: Architecture, tune: AnyTune, given: Manifest, plan: Plan) -> Mapping[str, Any]:
     """All that a value depends on besides its sequence, the bits of its rounding included."""
+    return model_facts(arch, tune, given, plan) | {"layers": plan.bottom_layers}
+
+
+def model_facts(arch: Architecture, tune: AnyTune, given: Manifest, plan: Plan) -> dict[str, Any]:
+    """The base as it is computed with, adapters aside."""
     backend = plan.backend
     quantised = [tune.base, tune.double_quant] if isinstance(tune, Qlora) else None
     return {
         "base": [given.base.get("config_sha256"), given.base.get("sha256")],
         "spec": repr(arch.spec),
-        "layers": plan.bottom_layers,
         "quantised": quantised,
         "backend": [backend.device, backend.dtype, backend.threads, backend.isa, machine.has_bfloat16()],
         "kernels": select.choose(backend.device, backend.compute_dtype).to_json(),

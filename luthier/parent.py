@@ -1,4 +1,4 @@
-"""The adapter that a run goes on from (`tune.from`).
+"""What a run goes on from: an adapter (`tune.from`), or a model that a run left.
 
 What goes in: the name or folder of a run, or any folder in PEFT's format. What comes out: the adapter's own folder, the
 run that made it where one did, its template, and the certainty, or a note on the lack of it, that it was trained on the
@@ -100,3 +100,13 @@ def notes(parent: Parent | None, base: Mapping[str, Any], template: str) -> list
         values = {"then": then["path"], "now": base["path"]}
         raise ModelError(Problem("engine.parent_base", **about, values=values))
     return found
+
+
+def behind(folder: Path) -> dict[str, Any] | None:
+    """What made a model's folder, for the manifest of what is trained on it: {run, base, adapters} of a merge, {run}
+    of the model that a run tuned in full; None where the folder does not tell."""
+    made = template_files.read_json(folder / "receipt.json")
+    if made.get("kind") == "merge":
+        return {part: made.get(part) for part in ("run", "base", "adapters")}
+    of_run = folder.name == "model" and (folder.absolute().parent / "manifest.json").is_file()
+    return {"run": folder.absolute().parent.name} if of_run else None

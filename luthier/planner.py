@@ -39,6 +39,8 @@ STATE_BLOCK = 256
 """Weights that share a scale: `luthier.kernels.rounding.BLOCK`, which imports torch."""
 HEAD_CHUNK_BYTES = 256 * 2**20
 """Most logits formed at once, in the compute dtype: `luthier.kernels.head.CHUNK_BYTES`, which imports torch."""
+LESSON_COPIES = 6
+"""Arrays of that size, in float32, where a teacher is learnt from: `luthier.kernels.divergence.COPIES`."""
 TILE_BYTES = 2**19
 """Of a buffer in a chain of element-wise operations on a CPU: `luthier.kernels.tiles.TILE_BYTES`."""
 UPDATE_BUFFERS = 10
@@ -73,13 +75,23 @@ class Ranks(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Beside:
+    """A frozen model beside the one that trains: its bytes, the most features per token of its layers' passes, and the
+    bytes of what it says of a token."""
+
+    num_bytes: int
+    feature_bytes: int
+    row_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
 class MemoryPlan:
     """Bytes by part, and the budget they lead to.
 
     activations: what layers keep and work with at the full budget, at the moment when that is most; head: what the
     moments of the head and the embedding take beyond that, where they take more; bytes_per_token: of the layers;
     dense: of the quantised weights of so many layers (`dense_layers`), a second time as they are computed with, where
-    memory is left over.
+    memory is left over; teacher: of a model beside it.
     """
 
     weights: int
@@ -94,10 +106,11 @@ class MemoryPlan:
     policies: Policies
     dense: int = 0
     dense_layers: int = 0
+    teacher: int = 0
 
     @property
     def peak_bytes(self) -> int:
-        held = self.weights + self.dense + self.trainable + self.gradients + self.optimizer
+        held = self.weights + self.teacher + self.dense + self.trainable + self.gradients + self.optimizer
         return held + self.activations + self.head
 
     @property
@@ -108,7 +121,7 @@ class MemoryPlan:
         """The bytes and the budget; the policies and dense layers stand beside them in `plan.json`."""
         facts = {**dataclasses.asdict(self), "peak_bytes": self.peak_bytes}
         del facts["policies"], facts["dense_layers"]
-        return facts
+        return facts if self.teacher else {part: each for part, each in facts.items() if part != "teacher"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +202,8 @@ class Workload:
     dense_bytes: what one of them takes while a matmul needs it as it is computed with;
     log_sums: attention is a kernel of torch's, which keeps a log-sum-exp of each row and head, and its output whether
     or not somebody else does (on a GPU; `luthier.kernels.tiled` keeps neither);
-    layer_dense_bytes: what the quantised weights of each layer take where they are kept dense; empty without any.
+    layer_dense_bytes: what the quantised weights of each layer take where they are kept dense; empty without any;
+    beside: a model that is learnt from.
     """
 
     trained: Trained
@@ -207,6 +221,7 @@ class Workload:
     dense_bytes: int = 0
     log_sums: bool = True
     layer_dense_bytes: tuple[int, ...] = ()
+    beside: Beside = Beside(0, 0, 0)
 
 
 def plan(
@@ -271,6 +286,7 @@ def at(
         budget_tokens=tokens,
         free_bytes=free_bytes,
         policies=policies,
+        teacher=load.beside.num_bytes,
     )
 
 
@@ -278,7 +294,7 @@ def held_bytes(load: Workload) -> int:
     """What a run holds between steps, and its gradients."""
     kept = load.trained
     frozen = load.frozen_parameters * load.compute_bytes + load.quantised_bytes
-    return frozen + kept.weight_bytes + kept.gradient_bytes + kept.state_bytes
+    return frozen + load.beside.num_bytes + kept.weight_bytes + kept.gradient_bytes + kept.state_bytes
 
 
 def most_tokens(spec: DecoderSpec, load: Workload, policies: Policies, room_bytes: int, kind: str, cap: int) -> int:
@@ -384,10 +400,12 @@ class _Moments:
         size = load.compute_bytes
         ropes = {(layer.mixer.rope, layer.mixer.head_dim) for layer in spec.layers if layer.mixer.rope is not None}
         self._shared = tokens * sum(2 * head_dim for _, head_dim in ropes) * size + load.dense_bytes
+        self._shared += tokens * load.beside.row_bytes
         # A tied matrix gets its gradient from both of its uses at once, so that the first waits for the second.
         self._waiting = load.head_parameters * FLOAT32_BYTES if spec.tied and load.embedding_parameters else 0
         below = spec.layers[: load.first_trained_layer]
         self._passing = max((tokens * _passing_features(spec, layer) * size for layer in below), default=0)
+        self._passing = max(self._passing, tokens * load.beside.feature_bytes)
         self._head = self._head_bytes()
         self._embedding = 0
         if load.embedding_parameters:
@@ -483,6 +501,13 @@ def _tile_bytes(numbers: int, kind: str) -> int:
     return total if kind == "cuda" else -(-total // max(-(-total // TILE_BYTES), 1))
 
 
+def beside(spec: DecoderSpec, parameters: int, compute_bytes: int, row_bytes: int) -> Beside:
+    """A teacher of this shape in the compute dtype. row_bytes: of what is kept of what it says of a token, beside its
+    last hidden state."""
+    features = max(_passing_features(spec, layer) for layer in spec.layers)
+    return Beside(parameters * compute_bytes, features * compute_bytes, spec.d * compute_bytes + row_bytes)
+
+
 def _passing_features(spec: DecoderSpec, layer: Layer) -> int:
     """Numbers per token in a forward pass that keeps nothing: the residual stream three times, q, k, v and what
     attention made of them, and three buffers of the MLP's width."""
@@ -554,12 +579,16 @@ def recomputed_flops(layer: Layer, spec: DecoderSpec, policy: Policy, keys: int)
 def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> tuple[int, int]:
     """Bytes of the head's forward and backward pass over so many scored rows: the hidden states, before and after the
     final norm, and their gradient; a chunk of logits and tiles of its softmax in float32; of a head that trains a
-    copy in the compute dtype and its gradient, which is scaled in the backward pass."""
+    copy in the compute dtype and its gradient, which is scaled in the backward pass. Beside a teacher, what compares
+    the two."""
     size, features = load.compute_bytes, rows * spec.d * load.compute_bytes
     chunk = head_rows(spec, rows, size) * spec.vocab
     # One tile is made before the last is let go; where logits are in float32 a tile is the same memory.
     wide = 0 if size == FLOAT32_BYTES else min(2 * _tile_bytes(chunk, kind), chunk * FLOAT32_BYTES)
     capped = 2 * chunk * size * (spec.logit_softcap is not None)  # the cap's slope, and the square on the way to it
+    if load.beside.num_bytes:
+        row_bytes = LESSON_COPIES * spec.vocab * FLOAT32_BYTES
+        wide = max(wide, row_bytes * min(rows, max(HEAD_CHUNK_BYTES // row_bytes, 1)))
     forward = 4 * features + chunk * size + capped + max(wide, load.head_parameters * size)
     copied = load.casts and size < FLOAT32_BYTES
     forward += load.head_parameters * (FLOAT32_BYTES + copied * size)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from luthier import planner
 from luthier.arch.count import AnyTune
-from luthier.arch.spec import DecoderSpec
+from luthier.arch.spec import Architecture, DecoderSpec
 from luthier.config.schema import Qlora, RunConfig
 from luthier.data.stream import Budgets, budget_at, split_from
 from luthier.engine import backend
@@ -23,7 +23,7 @@ from luthier.kernels import select
 from luthier.planner import MemoryPlan, Policies, Workload
 from luthier.runs.store import RunFolder
 from luthier.session import Base
-from luthier.workload import workload
+from luthier.workload import said_bytes, workload
 
 BUDGET, KEPT, DENSE = "plan.budget_tokens", "plan.activations", "plan.dense_layers"
 OF_MEMORY = frozenset({BUDGET, KEPT, DENSE})
@@ -107,8 +107,12 @@ def decide(
     longest_tokens: int,
     saved: Mapping[str, Any] | None,
     devices: int = 1,
+    teacher: Architecture | None = None,
 ) -> Plan:
     """Choose the plan, or restore the saved one as far as this machine can give it.
+
+    Args:
+        teacher: of a model that is learnt from.
 
     Raises:
         ConfigError: the device cannot be used, or its arithmetic not with `optim.in_backward`.
@@ -126,6 +130,9 @@ def decide(
     if config.optim.in_backward and chosen.loss_scaling:
         raise ConfigError(Problem("engine.float16_in_backward", field="optim.in_backward"))
     load = workload(config.optim, base.arch, tune, longest_tokens, chosen.compute_dtype.itemsize, chosen.device)
+    if teacher is not None:
+        size, said = chosen.compute_dtype.itemsize, said_bytes(config.method)
+        load = dataclasses.replace(load, beside=planner.beside(teacher.spec, teacher.num_parameters, size, said))
     memory = _memory(config, load, base, chosen, saved)
     changes = (
         [(f"plan.{field}", saved["backend"].get(field, 1), getattr(chosen, field)) for field in lost] if saved else []

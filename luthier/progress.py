@@ -138,6 +138,8 @@ class _Painter:
         if event.kind in FIRST_OF_ATTEMPT:
             self._pace.restart()
             self._last_line = None
+        if event.kind == "started":  # another stage's losses are no measure
+            self._best = None
         if isinstance(event.data.get("num_steps"), int):
             self._num_steps = event.data["num_steps"]
         if event.kind == "step":

@@ -5,7 +5,7 @@ What goes in: a run folder. What comes out: its facts, its receipt, and answers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,17 @@ from luthier.session import Conversation, Session, open_session
 class Run:
     """What `luthier.train` returns; also made from the path of any run.
 
+    Attributes:
+        stages: the runs of all stages by name, in order, where it is the last one of a recipe with stages that was
+            just trained; else empty.
+
     Raises:
         RunError: there is no run at the path.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.folder = RunFolder.open(path)
+        self.stages: Mapping[str, Run] = {}
 
     @property
     def path(self) -> Path:

@@ -23,8 +23,9 @@ from luthier import planner
 from luthier.arch import adapter_config, families, quantised
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
+from luthier.arch.values import is_valued, valued
 from luthier.config.load import environment
-from luthier.config.schema import ModelSection, Qlora, RunConfig
+from luthier.config.schema import ModelSection, Qlora, Reward, RunConfig
 from luthier.data.formats import FORMATS, Chat, Message, RowFault
 from luthier.data.template_files import OWN_FILE
 from luthier.data.templates import Renderer, load_renderer
@@ -33,6 +34,7 @@ from luthier.errors import DataError, ModelError, Problem, RunError
 from luthier.models import adapters, hub, quantize, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
+from luthier.models.reward import Judge
 from luthier.runs import manifest
 from luthier.runs.store import RunFolder, index
 from luthier.sampling import Sampling
@@ -497,6 +499,18 @@ def _open_run(run: RunFolder, device: str, compare: bool) -> Session:
     return Session(original, renderer, ADAPTER, run.name, original, asked.path, base.folder)
 
 
+def open_judge(target: str | Path, *, device: str = "auto") -> Judge:
+    """Load a run of `method=reward`, or a model folder with a scalar head, for giving rewards.
+
+    Raises:
+        ModelError: the target is neither, or cannot be loaded; RunError: the run has no weights yet.
+    """
+    session = open_session(target, device=device)
+    if not is_valued(session.decoder.arch):
+        raise ModelError(Problem("models.no_score", where=str(target)))
+    return Judge(session.decoder, session.renderer, session.adapter)
+
+
 def _as_trained(base: Base, tune: AnyTune, dtype: torch.dtype, device: str) -> Decoder:
     """The base as a run read it. A quantised one is kept dense beside that as far as memory goes, because every token
     of an answer reads all of it."""
@@ -525,6 +539,13 @@ def run_base(run: RunFolder) -> Base:
     if changed:
         values = {"files": ", ".join(changed)}
         raise ModelError(Problem("models.base_changed", where=str(base.folder), value=base.path, values=values))
+    return with_heads(base, run.config())
+
+
+def with_heads(base: Base, config: RunConfig) -> Base:
+    """The base with the scalar head that the recipe's method needs, where it has none."""
+    if isinstance(config.method, Reward) and not is_valued(base.arch):
+        return dataclasses.replace(base, arch=valued(base.arch))
     return base
 
 

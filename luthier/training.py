@@ -18,13 +18,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier import checks, finish, frozen, launch, machine, parent, planning, proof, tightening
+from luthier import (
+    checks,
+    finish,
+    frozen,
+    launch,
+    machine,
+    methods,
+    parent,
+    planning,
+    proof,
+    staged,
+    teaching,
+    tightening,
+)
 from luthier.arch import adapter_config, count
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
 from luthier.arch.structure import structure
+from luthier.arch.values import SCORE, is_valued
 from luthier.config import load as config_load
-from luthier.config.schema import Lora, Qlora, RunConfig
+from luthier.config.schema import Lora, Qlora, Reward, RunConfig
+from luthier.config.stages import Stage
 from luthier.data import cache as data_cache
 from luthier.data import check, findings, laws, pack, stream, templates, tokens
 from luthier.data.laws import LawReport
@@ -35,16 +50,17 @@ from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
 from luthier.engine.ranks import Ranks, joined
 from luthier.errors import DataError, Problem, RunError, UserError
-from luthier.methods import METHODS
 from luthier.models import adapters, quantize, weights
+from luthier.models.bottom import Bottom
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
+from luthier.models.teacher import Teacher
 from luthier.run import Run
 from luthier.runs import manifest, receipt, reporters, slots
 from luthier.runs.events import Event
 from luthier.runs.recipe import Difference, run_name
 from luthier.runs.store import RunFolder
-from luthier.session import ADAPTER, Base, find_base, pinned
+from luthier.session import ADAPTER, Base, find_base, pinned, with_heads
 from luthier.text import say
 
 Recipe = str | Path | Mapping[str, Any] | RunConfig | None
@@ -58,24 +74,45 @@ def train(
     *,
     on_event: Listener | None = None,
     on_download: Progress | None = None,
-    plan: Mapping[str, Any] | None = None,
+    on_stage: Callable[[staged.At], None] | None = None,
 ) -> Run:
-    """Train as the recipe says; an unfinished run of the same name goes on where it stopped.
+    """Train as the recipe says; an unfinished run of the same name goes on where it stopped. Of a recipe with stages,
+    every one that is not finished; the last one's run is returned, and all are its `stages`.
 
     Args:
         recipe: a YAML file, a mapping, a `RunConfig`, or None where `overrides` say everything.
         overrides: `["tune.rank=32"]` or `{"tune.rank": 32}`.
         on_event: sees every event as it is written to the run folder.
         on_download: called with (bytes there, bytes in all) while the base comes from a hub.
-        plan: `plan.json` of another run to obey, for the same bits.
+        on_stage: told before each stage of a recipe that has some.
 
     Raises:
         ConfigError, DataError, ModelError, RunError: something given cannot be used; nothing was changed.
         Interrupted: stopped on request, with a full checkpoint.
         TrainingFailed: training could not go on; what was saved is kept.
     """
+    if stages := config_load.stages(recipe, overrides):
+        return _train_stages(stages, on_event, on_download, on_stage)
     config = config_load.settle(config_load.load(recipe, overrides))
-    return _train(config, on_event, on_download, plan)
+    return _train(config, on_event, on_download)
+
+
+def _train_stages(
+    stages: Sequence[Stage],
+    on_event: Listener | None,
+    on_download: Progress | None,
+    on_stage: Callable[[staged.At], None] | None,
+) -> Run:
+    if backend.placed() is not None:  # each would merge, and skip, by itself
+        raise RunError(Problem("runs.stages_placed", field="stages"))
+
+    def look(config: RunConfig) -> None:
+        prepare(config, find_base(config.model, on_download))
+
+    def run(config: RunConfig) -> Run:
+        return _train(config, on_event, on_download)
+
+    return staged.carry_out(stages, run, look, on_stage)[stages[-1].name]
 
 
 def _train(
@@ -131,6 +168,7 @@ class Given:
     data: Data
     manifest: manifest.Manifest
     notes: tuple[Problem, ...]
+    teacher: teaching.Found | None = None
 
 
 def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder | None) -> Given:
@@ -138,15 +176,25 @@ def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder
     reporters.require(config.run.report)
     if isinstance(config.tune, Qlora):
         quantize.require()
-    base = _base(config, RunFolder.begun(config), on_download)
+    base = with_heads(_base(config, RunFolder.begun(config), on_download), config)
     came_from = parent.find(config.tune)
-    tune = adapter_config.settle(parent.placed(config.tune, came_from), base.arch)
+    tune = _with_score(adapter_config.settle(parent.placed(config.tune, came_from), base.arch), base)
     count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
+    own_loss = methods.tried(config.method)
+    teacher = teaching.find(config, on_download)
     rendering = parent.with_template(config, came_from, base.folder)
     data = prepare(rendering, base)
-    went_in = _manifest(config, base, data, came_from)
+    teaching.hold_to(teacher, base.arch.spec, data.renderer)
+    went_in = _manifest(config, base, data, came_from, teacher, own_loss)
     notes = [*parent.notes(came_from, went_in.base, rendering.data.template), *_repeated(original, went_in)]
-    return Given(_with_tokens(base, tune, data.renderer.new_ids), tune, data, went_in, tuple(notes))
+    return Given(_with_tokens(base, tune, data.renderer.new_ids), tune, data, went_in, tuple(notes), teacher)
+
+
+def _with_score(tune: AnyTune, base: Base) -> AnyTune:
+    """An adapter beside a scalar head trains that too."""
+    if not isinstance(tune, Lora) or not is_valued(base.arch) or SCORE in tune.modules_to_save:
+        return tune
+    return tune.model_copy(update={"modules_to_save": (*tune.modules_to_save, SCORE)})
 
 
 def _saved(config: RunConfig, plan: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -160,7 +208,8 @@ def _decided(
 ) -> tuple[planning.Plan, tuple[Problem, ...]]:
     """The plan, and what to know about it."""
     died = tightening.killed_attempt(config)
-    decided = planning.decide(config, given.base, given.tune, _least_tokens(config, given.data), saved, devices)
+    least, teacher = _least_tokens(config, given.data), given.teacher.base.arch if given.teacher is not None else None
+    decided = planning.decide(config, given.base, given.tune, least, saved, devices, teacher)
     arch, rows = given.base.arch, given.data.rows
     layers = frozen.layers(config, arch, given.tune, rows, decided, config_load.environment())
     decided = dataclasses.replace(decided, bottom_layers=layers)
@@ -310,7 +359,9 @@ def prepare(config: RunConfig, base: Base) -> Data:
 
     def sequences(rows: check.Rows) -> Sequences:
         stores = [store_of[id(file)] for file in rows.files]
-        return Sequences(rows, [store for store in stores if store is not None], data.max_tokens, data.too_long)
+        there = [store for store in stores if store is not None]
+        ends = isinstance(config.method, Reward)  # a reward is read off the end of an answer
+        return Sequences(rows, there, data.max_tokens, data.too_long, ends=ends)
 
     train = sequences(checked.train)
     held_out = sequences(checked.validation) if len(checked.validation) else None
@@ -392,7 +443,14 @@ def beside(config: RunConfig) -> Iterator[Desk]:
     yield Desk(run, silent)
 
 
-def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Parent | None) -> manifest.Manifest:
+def _manifest(
+    config: RunConfig,
+    base: Base,
+    data: Data,
+    came_from: parent.Parent | None,
+    teacher: teaching.Found | None,
+    own_loss: Mapping[str, Path],
+) -> manifest.Manifest:
     left: dict[str, dict[str, int]] = {report.path: {} for report in data.checked.files}
     for row in data.excluded:
         left[row.path][row.reason_id] = left[row.path].get(row.reason_id, 0) + 1
@@ -409,16 +467,19 @@ def _manifest(config: RunConfig, base: Base, data: Data, came_from: parent.Paren
         )
         for report in data.checked.files
     ]
-    return manifest.build(
+    made_by = parent.behind(base.folder)
+    behind = {"made_by": made_by} if made_by is not None else {}
+    made = manifest.build(
         config.run.name or "",
-        base={"path": base.path, "revision": base.revision, "commit": base.commit, "init": config.model.init},
+        base={"path": base.path, "revision": base.revision, "commit": base.commit, "init": config.model.init, **behind},
         model_folder=base.folder,
         tokenizer=data.renderer.describe(),
         data=files,
-        plugins=data.checked.plugins,
+        plugins={**data.checked.plugins, **own_loss},
         seed=config.run.seed,
         parent=(came_from.asked, came_from.folder) if came_from is not None else None,
     )
+    return made if teacher is None else dataclasses.replace(made, teacher=teacher.facts())
 
 
 def _reasons(rows: Sequence[check.Excluded]) -> dict[str, int]:
@@ -471,18 +532,20 @@ def assemble(
         held_out = pack.batches(data.validation, plan.budget_tokens, call_tokens)
     here = config_load.environment()
     bottom = frozen.opened(decoder, tune, given.manifest, plan, data.rows, here, ranks.size)
-    adapter = ADAPTER if isinstance(tune, Lora) else None
-    method = METHODS[config.method.kind](adapter, config.run.seed, plan.policies, bottom)
+    made_of = _method_given(config, given, desk, plan, ranks, bottom)
+    made_of = dataclasses.replace(made_of, teacher=_teacher(config, given, decoder, plan, ranks))
+    method = methods.build(config.method, made_of)
     at_end.callback(method.close)
+    room = tightening.Tightening(
+        plan, desk.run if ranks.first else None, desk.emit, steps, held_out, method, decoder.forget_dense
+    )
     job = loop.Job(
         model=decoder,
         named=named,
         method=method,
         stream=steps,
         validation=held_out or (),
-        room=tightening.Tightening(
-            plan, desk.run if ranks.first else None, desk.emit, steps, held_out, method, decoder.forget_dense
-        ),
+        room=room,
         optimizer=optimizer,
         optim=config.optim,
         learning_rate=rate,
@@ -495,14 +558,49 @@ def assemble(
     )
     desk.emit("rehearsal", {"kernel_kills": machine.kernel_kills()})
     rehearsal.rehearse(job, state)
+    begun = loop.begin(job, state, lambda: room.plan.budget_tokens)
     if not ranks.first:
         return job, state
     _start(job, state, given, lost)
+    if begun is not None:
+        desk.emit("reference", begun)
     desk.emit("data", _data_facts(config, data, steps))
     shape = {"structure": structure(base.arch, tune), "trainable": counts.trainable, "total": counts.total}
     desk.emit("model", {**shape, "percent": counts.percent})
     desk.emit("plan", desk.run.read_json("plan.json"))
     return job, state
+
+
+def _method_given(
+    config: RunConfig, given: Given, desk: Desk, plan: planning.Plan, ranks: Ranks, bottom: Bottom | None
+) -> methods.Given:
+    """What the method is made of."""
+    tune, here = given.tune, config_load.environment()
+    fresh = isinstance(tune, Lora) and tune.from_ is None
+    return methods.Given(
+        adapter=ADAPTER if isinstance(tune, Lora) else None,
+        seed=config.run.seed,
+        train=given.data.train,
+        validation=given.data.validation,
+        run=desk.run.path,
+        cache=here.cache_dir,
+        fresh=fresh,
+        policies=plan.policies,
+        bottom=bottom,
+        call_tokens=pack.call_tokens(plan.backend.device),
+        ranks=ranks,
+        facts=frozen.model_facts(given.base.arch, tune, given.manifest, plan)
+        | {"parent": (given.manifest.parent or {}).get("files"), "init": [config.model.init, config.run.seed]},
+    )
+
+
+def _teacher(config: RunConfig, given: Given, student: Decoder, plan: planning.Plan, ranks: Ranks) -> Teacher | None:
+    """What the method learns from, where it has a teacher."""
+    if given.teacher is None:
+        return None
+    went_in, here = given.manifest, config_load.environment()
+    facts = {"teacher": went_in.teacher, "versions": dict(went_in.versions), "source": went_in.code["source_sha256"]}
+    return teaching.opened(given.teacher, config, student, plan.backend, facts, given.data.rows, here, ranks.size)
 
 
 def _least_tokens(config: RunConfig, data: Data) -> int:
@@ -533,6 +631,8 @@ def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend, dens
     if isinstance(tune, Lora):
         if tune.from_ is not None:
             adapters.load_adapter(decoder, base.arch, Path(tune.from_), ADAPTER, trainable=True, dropout=tune.dropout)
+            if is_valued(base.arch):
+                adapters.add_score(decoder, ADAPTER)
         else:
             adapters.attach(decoder, base.arch, tune, name=ADAPTER, seed=config.run.seed)
     return decoder

@@ -13,7 +13,7 @@ from luthier.arch import count, quantised
 from luthier.arch.count import AnyTune
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
-from luthier.config.schema import Lora, OptimSection, Qlora
+from luthier.config.schema import Distill, Lora, OptimSection, Qlora
 from luthier.planner import InPlace, Ranks, Workload
 
 
@@ -59,6 +59,12 @@ def workload(
         log_sums=device != "cpu",
         layer_dense_bytes=tuple(each * compute_bytes for each in kept.layer_parameters) if kept else (),
     )
+
+
+def said_bytes(method: object) -> int:
+    """Of what is kept of a teacher's words on one token: an id and a log-probability for each of the k most likely."""
+    top_k = method.top_k if isinstance(method, Distill) else None
+    return 12 * (top_k + 1) if top_k is not None else 0
 
 
 def _in_place(arch: Architecture, named: frozenset[str]) -> tuple[InPlace, ...]:

@@ -44,6 +44,43 @@ MUTATIONS: dict[str, Mutation] = {
         "_save_due(state.step, job):\n",
         "test_loop.py::test_read_late_no_checkpoint_and_no_validation_comes_before_the_judgement",
     ),
+    # ------------------------------------------------------------------------------------------------ judged answers
+    "the better and the worse answer are mixed up": Mutation(
+        "methods/groups.py",
+        "places = 2 * batch.group + (side < 0)",
+        "places = 2 * batch.group + (side > 0)",
+        "test_preference.py::test_pairs_by_hand",
+    ),
+    "answers that begin alike share what they learn": Mutation(
+        "data/pack.py",
+        "        new[:] = True\n",
+        "        pass\n",
+        "test_preference.py::test_a_step_is_the_same_shared_or_doubled_whole_or_split_or_answer_by_answer",
+    ),
+    "the slope of a parted pair is that of the other answer": Mutation(
+        "methods/preference.py",
+        "slopes[0] if batch.per_owner[SIDE][0] > 0 else slopes[1]",
+        "slopes[1] if batch.per_owner[SIDE][0] > 0 else slopes[0]",
+        "test_preference.py::test_a_step_is_the_same_shared_or_doubled_whole_or_split_or_answer_by_answer",
+    ),
+    "the reference of an adapter that goes on is the base": Mutation(
+        "methods/preference.py",
+        "adapter = None if given.fresh else given.adapter",
+        "adapter = None",
+        "test_preference.py::test_the_reference_of_an_adapter_that_goes_on_is_that_adapter",
+    ),
+    "a reference of other weights is taken": Mutation(
+        "methods/reference.py",
+        '{"format": FORMAT, **self.facts}',
+        '{"format": FORMAT}',
+        "test_preference.py::test_the_reference_is_asked_once",
+    ),
+    "robust forgets its scale": Mutation(
+        "losses/preference.py",
+        "/ (1 - 2 * noise)",
+        "/ (1 - noise)",
+        "test_losses_preference.py::test_robust_is_unbiased",
+    ),
     # ------------------------------------------------------------------------------------------------ several devices
     "gradients are averaged over ranks": Mutation(
         "engine/ranks.py",
@@ -891,8 +928,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "what is kept dense is left out of the table": Mutation(
         "paper/lines.py",
-        'PARTS = ("weights", "dense", ',
-        'PARTS = ("weights", ',
+        'PARTS = ("weights", "teacher", "dense", ',
+        'PARTS = ("weights", "teacher", ',
         "test_paper.py::test_a_quantised_base_s_parts_add_up",
     ),
     "a process lost in the rehearsal is called too large": Mutation(
@@ -1875,5 +1912,96 @@ MUTATIONS: dict[str, Mutation] = {
         "return self.free_bytes - self.promised_bytes",
         "return self.free_bytes",
         "test_queue.py::test_on_a_cpu_memory_and_cores_decide",
+    ),
+    # ------------------------------------------------------------------------------------------------ stages, teachers
+    "a finished stage is passed over whatever it was made of": Mutation(
+        "staged.py",
+        'run.settle([each for each in changes if not each.free], "stop")',
+        "del changes",
+        "test_stages.py::test_a_changed_stage_is_refused_or_kept",
+    ),
+    "a finished stage is trained again": Mutation(
+        "staged.py",
+        'if not run.has("recipe.yaml") or run.summary().ended != "finished" or run.lost_outputs():',
+        'if run.has("recipe.yaml") or not run.lost_outputs():',
+        "test_stages.py::test_killed_anywhere_the_same_command_ends_with_the_same_bits",
+    ),
+    "a stage starts from the base instead of the stage before": Mutation(
+        "config/stages.py",
+        'tree.put(("tune", "from"), str(came.folder), place)',
+        "",
+        "test_stages.py::test_a_stage_is_the_shared_sections_under_its_own",
+    ),
+    "a merge of an older adapter is used": Mutation(
+        "staged.py",
+        'if [each["sha256"] for each in made.get("adapters", ())] == [now]:',
+        "if made:",
+        "test_stages.py::test_a_first_stage_made_anew_is_noticed_by_all_that_came_of_it",
+    ),
+    "only the stage to be trained next has its rows looked at": Mutation(
+        "staged.py",
+        "            look(config_load.settle(stage.planned))",
+        "            break",
+        "test_stages.py::test_wrong_rows_of_the_last_stage_are_found_before_the_first_trains",
+    ),
+    "the divergence goes the other way": Mutation(
+        "kernels/divergence.py",
+        "kl_C = (p_CW * (logp_CW - logq_CW)).sum(1)",
+        "kl_C = (p_CW * (logq_CW - logp_CW)).sum(1)",
+        "test_distill.py::test_by_hand",
+    ),
+    "the temperature's square is forgotten in the gradient": Mutation(
+        "kernels/divergence.py",
+        "dz_CW.mul_(how.temperature)",
+        "dz_CW.div_(how.temperature)",
+        "test_distill.py::test_value_and_every_gradient_are_those_of_plain_torch",
+    ),
+    "the tail is left out of the gradient": Mutation(
+        "kernels/divergence.py",
+        "dz_CV = logq_CV.exp() - (logq_CV - tail_C1 + logp_CB[:, -1:]).exp_()",
+        "dz_CV = logq_CV.exp()",
+        "test_distill.py::test_value_and_every_gradient_are_those_of_plain_torch",
+    ),
+    "what a teacher says is kept whatever the temperature": Mutation(
+        "teaching.py",
+        '        "temperature": method.temperature,\n        "backend"',
+        '        "backend"',
+        "test_distill.py::test_top_k_is_computed_once_for_all_epochs_and_runs",
+    ),
+    "a teacher is asked about the token before": Mutation(
+        "models/teacher.py",
+        "places = batch.positions[batch.rows[scored]]",
+        "places = batch.positions[batch.rows[scored]] - 1",
+        "test_distill.py::test_the_first_loss_is_that_of_transformers",
+    ),
+    "another teacher under the same name goes unnoticed": Mutation(
+        "runs/manifest.py",
+        'for part in ("sha256", "config_sha256", "adapter")',
+        "for part in ()",
+        "test_distill.py::test_another_teacher_under_the_same_name_is_noticed",
+    ),
+    "the plan forgets the teacher": Mutation(
+        "planner.py",
+        "        teacher=load.beside.num_bytes,\n",
+        "",
+        "test_distill.py::test_the_plan_counts_the_teacher",
+    ),
+    "a loss of one's own may be a mean": Mutation(
+        "losses/own.py",
+        "if not torch.isclose(whole, parts[0] + parts[1], rtol=CLOSE, atol=CLOSE):",
+        "if False:",
+        "test_own_loss.py::test_what_cannot_be_trained_on_is_said_before_step_1",
+    ),
+    "the gradient of a loss of one's own is taken on trust": Mutation(
+        "losses/own.py",
+        "        torch.autograd.gradcheck(function, tracked)",
+        "        pass",
+        "test_own_loss.py::test_what_cannot_be_trained_on_is_said_before_step_1",
+    ),
+    "an answer that was cut is learnt": Mutation(
+        "data/formats.py",
+        'each.get("finish", "stop") == "stop"',
+        "each",
+        "test_formats.py::test_good_rows",
     ),
 }

@@ -173,11 +173,12 @@ def test_what_is_offered_to_imitate_answers_works(write_rows: WriteRows, row: di
     with pytest.raises(DataError) as caught:
         check_sources(config(path))
     (problem,) = caught.value.problems
-    assert "does not have yet" in problem.remedy
     offered = re.search(r"data\.train: (\{.*\})\.$", problem.remedy)
     assert bool(offered) == bool(named)
-    (told,) = (each for each in check_path(path).notes if each.id == "data.for_no_method")
-    assert told.remedy == problem.remedy
+    method = {"data.preference": "dpo", "data.feedback": "kto"}.get(problem.id)
+    assert (f"method={method}" if method else "does not have yet") in problem.remedy
+    (told,) = (each for each in check_path(path).notes if each.id.startswith("data.for_"))
+    assert f"method={method}" in str(told) if method else told.remedy == problem.remedy
     with pytest.raises(DataError) as caught:
         check_sources(config(path, method="pretrain"))
     assert "data.train" not in caught.value.problems[0].remedy
@@ -287,19 +288,26 @@ def test_text_and_chat_belong_to_their_methods(write_rows: WriteRows) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "id"),
+    ("name", "method"),
     [
-        ("dpo_en_demo.json", "data.for_no_method"),
-        ("kto_en_demo.json", "data.for_no_method"),
-        ("wiki_demo.txt", "data.for_method"),
+        ("dpo_en_demo.json", "dpo"),
+        ("kto_en_demo.json", "kto"),
+        ("wiki_demo.txt", "pretrain"),
         ("identity.json", None),
     ],
 )
-def test_a_file_alone_is_told_what_it_is_for(real_data: Callable[[str], Path], name: str, id: str | None) -> None:
+def test_a_file_alone_is_told_what_it_is_for(real_data: Callable[[str], Path], name: str, method: str | None) -> None:
     found = [each for each in check_path(str(real_data(name))).notes if each.id.startswith("data.for_")]
-    assert [each.id for each in found] == ([id] if id else [])
-    if id == "data.for_method":
-        assert "method=pretrain" in str(found[0])
+    assert [each.id for each in found] == (["data.for_method"] if method else [])
+    assert method is None or f"method={method}" in found[0].remedy or method in found[0].rule
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "reward"])
+def test_answers_that_nobody_judged_are_for_other_methods(write_rows: WriteRows, method: str) -> None:
+    with pytest.raises(DataError) as caught:
+        check_sources(config(str(write_rows("a.jsonl", rows(3))), method=method))
+    (problem,) = caught.value.problems
+    assert problem.id == "data.not_judged" and f"method {method} learns" in problem.rule
 
 
 def test_a_format_may_be_given_per_file(write_rows: WriteRows) -> None:

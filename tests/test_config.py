@@ -314,7 +314,7 @@ def test_nearest_name(override: str, near: str) -> None:
 
 def test_where_nothing_is_near_the_valid_names_are_listed() -> None:
     found = only(None, [*LEAST, "method.zzz=1"])
-    assert found.remedy == "Known here: kind, train_on."
+    assert found.remedy == "Known here: kind, train_on, loss."
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from luthier.arch.families import FAMILIES
 from luthier.config import characters
 from luthier.config import recipe as recipes
 from luthier.config.fields import FIELDS, REQUIRED, SECTIONS
-from luthier.config.load import load
+from luthier.config.load import load, stages
 from luthier.config.tree import show_flow
 from luthier.data import detection
 from luthier.data.formats import FORMATS
@@ -47,6 +47,8 @@ GUIDES = (
     "export",
     "chat",
     "serve",
+    "stages",
+    "distillation",
 )
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in GUIDES)]
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
@@ -170,6 +172,9 @@ def test_python_runs(page: str, desk: Path) -> None:
 def test_recipes_load(block: Block) -> None:
     """What leaves out model or data is a part, and loads over the least recipe there is."""
     given = yaml.safe_load(block.text)
+    if "stages" in given:
+        assert stages(given)
+        return
     least = {"model": "nano", "data": {"train": "my-data.json"}}
     if {"model", "data"} <= given.keys():
         load(given)

@@ -46,7 +46,7 @@ from luthier.engine import backend, loop, optim
 from luthier.engine.checkpoint import TrainState
 from luthier.engine.ranks import Ranks
 from luthier.errors import Interrupted
-from luthier.kernels import flash, reference, select
+from luthier.kernels import divergence, flash, reference, select
 from luthier.kernels.attention import Attend, Layout
 from luthier.models import weights
 from luthier.models.decoder import Decoder, DropoutKey, Want
@@ -485,3 +485,23 @@ def test_two_gpus_make_the_run_of_one(tiny_model, rows, runs_dir):
         run = luthier.train(recipe)
         losses.append([event.data["loss"] for event in run.events if event.kind == "step"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("k", [None, 8])
+def test_the_divergence_from_a_teacher_equals_the_cpu_s(reverse: bool, k: int | None) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, weight, tx, tweight = (
+        torch.randn(*shape, generator=draw) for shape in ((33, 16), (500, 16), (33, 24), (500, 24))
+    )
+    targets, how = torch.randint(0, 500, (33,), generator=draw), divergence.How(reverse, 2.0, 0.5)
+    found = []
+    for device in ("cpu", DEVICE):
+        student = [each.to(device).requires_grad_() for each in (x, weight)]
+        teacher: divergence.Whole | divergence.Top = divergence.Whole(tx.to(device), tweight.to(device))
+        if k is not None:
+            teacher = divergence.most_likely(tx.to(device), tweight.to(device), k, how.temperature, 500)
+        made = divergence.distil(*student, targets.to(device), torch.ones(33, device=device), teacher, how)
+        found.append([made.total, *torch.autograd.grad(made.total, student)])
+    for on_cpu, on_gpu in zip(*found, strict=True):
+        assert difference(on_gpu.detach().cpu(), on_cpu.detach()) < BOUND

@@ -47,9 +47,11 @@ RANKS: dict[str, float] = {
     "finish": 7,
     "parent": 7,
     "planning": 7,
+    "teaching": 7,
     "paper": 7,
     "tightening": 7,
     "frozen": 7,
+    "staged": 7,
     "training": 7,
     "launch": 7,
     "worker": 7,
@@ -81,6 +83,7 @@ SAME_RANK: tuple[str, ...] = (
     "session",
     "proof",
     "parent",
+    "teaching",
     "planning",
     "tightening",
     "frozen",
@@ -91,6 +94,7 @@ SAME_RANK: tuple[str, ...] = (
     "finish",
     "queue",
     "launch",
+    "staged",
     "training",
     "worker",
     "tuner",
@@ -98,7 +102,7 @@ SAME_RANK: tuple[str, ...] = (
 )
 """Single files that may import earlier ones of this list at their own rank."""
 
-CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "load", "recipe", "characters")
+CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "stages", "load", "recipe", "characters")
 """Files of config/: each imports earlier ones only. In every other folder some order must exist."""
 
 SURFACE = "__init__"

@@ -526,8 +526,8 @@ def test_the_log_is_thinned_but_never_without_the_last_step(make_job):
 def test_validation_is_the_weighted_mean_over_all_its_batches(make_job):
     one = make_job("one", validation=(batch_of([1, 2, 3, 9]),))
     split = make_job("split", validation=(batch_of([1, 2]), batch_of([3]), batch_of([9])))
-    assert loop.evaluate(one)[TERM] == pytest.approx(loop.evaluate(split)[TERM], rel=1e-6)
-    assert loop.evaluate(make_job("none")) == {}
+    assert loop.evaluate(one)[0][TERM] == pytest.approx(loop.evaluate(split)[0][TERM], rel=1e-6)
+    assert loop.evaluate(make_job("none")) == ({}, {})
 
 
 def test_the_best_slot_holds_the_weights_of_the_lowest_validation_loss(make_job, monkeypatch):

@@ -85,11 +85,11 @@ class Machine:
         self._plain = loop.accumulate
         monkeypatch.setattr(loop, "accumulate", self._accumulate)
 
-    def _accumulate(self, job, step, scale):
+    def _accumulate(self, job, step, scale, *watching):
         self.tokens.append(max(batch.num_tokens for batch in step.micro))
         rehearsing = not job.run.has_begun
         with Allocator(self.limits.get(-1 if rehearsing else step.index, float("inf"))) as allocator:
-            loss = self._plain(job, step, scale)
+            loss = self._plain(job, step, scale, *watching)
         self.peaks.append(allocator.peak)
         return loss
 

@@ -164,13 +164,11 @@ def test_tokens_are_counted_without_any_weights(
     assert code == 0 and "tokens per row" in out
 
 
-@pytest.mark.parametrize("label", [True, None])
 def test_rows_for_no_method_have_no_tokens_and_the_reason_is_told(
-    label: bool | None, write_rows: WriteRows, tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    write_rows: WriteRows, tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A template is not asked for them, even where the model has none."""
-    beside = {"completion": "a", "label": label} if label else {"chosen": "a", "rejected": "b"}
-    path = write_rows("a.jsonl", [{"prompt": "q", **beside}] * 3)
+    path = write_rows("a.jsonl", [{"prompt": "q"}] * 3)
     code, out, _ = run(capsys, f"model={tiny_model(template=False)}", f"data.train={path}")
     assert code == 2 and "tokens are not counted: no method of this version learns" in out
     assert "cannot be rendered" not in out and "\n1 errors" in out

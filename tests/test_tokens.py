@@ -24,7 +24,7 @@ from luthier.data.check import Rows
 from luthier.data.formats import Chat, Completion, Example, Message, Text
 from luthier.data.scan import FileScan, fingerprint
 from luthier.data.sequences import NAMED, Sequences, chunks
-from luthier.data.store import META, TokenStore, computed_tokens
+from luthier.data.store import FORMAT, META, TokenStore, computed_tokens
 from luthier.data.templates import Renderer, load_renderer
 from luthier.errors import DataError, ModelError, Problem
 from luthier.text import set_language
@@ -411,7 +411,7 @@ def test_a_damaged_store_is_built_again(renderer: Renderer, tmp_path: Path, name
     elif harm == "flip" and name != META:
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif harm == "flip":
-        path.write_bytes(content.replace(b'"format": 2', b'"format": 9'))
+        path.write_bytes(content.replace(f'"format": {FORMAT}'.encode(), b'"format": 9'))
     again = stores.build(MIXED, renderer, tmp_path)
     assert not again.reused
     assert [stores.sequences(config(), again)[uid].ids.tolist() for uid in range(4)] == expected

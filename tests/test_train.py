@@ -477,7 +477,7 @@ def test_the_weights_with_the_lowest_validation_loss_are_the_ones_that_ship(reci
     recipe["data"]["validation"] = 0.2
     recipe["run"]["validate_every"] = 2
     losses = iter([5.0, 3.0, 2.0, 4.0, 4.5])
-    monkeypatch.setattr(loop, "evaluate", lambda job: {"nll": next(losses)})
+    monkeypatch.setattr(loop, "evaluate", lambda job: ({"nll": next(losses)}, {}))
     run = luthier.train(recipe)
     best = load_file(run.path / "best" / "step-4" / "trainable.safetensors")
     assert json.loads((run.path / "best" / "step-4" / "state.json").read_text())["step"] == 4
@@ -492,7 +492,7 @@ def test_the_weights_with_the_lowest_validation_loss_are_the_ones_that_ship(reci
 
 def validation_losses(monkeypatch, *losses: float) -> None:
     told = iter(losses)
-    monkeypatch.setattr(loop, "evaluate", lambda job: {"nll": next(told)})
+    monkeypatch.setattr(loop, "evaluate", lambda job: ({"nll": next(told)}, {}))
 
 
 def first_a(tensors: dict[str, torch.Tensor]) -> torch.Tensor:

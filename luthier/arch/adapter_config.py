@@ -18,6 +18,7 @@ from luthier.arch.families.fields import shown
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture, Unit
 from luthier.arch.tokens import beside, token_modules
+from luthier.arch.values import is_valued
 from luthier.config.schema import Lora
 from luthier.errors import ModelError, Problem
 
@@ -85,6 +86,7 @@ def read_settings(folder: Path, arch: Architecture, *, dora: bool = False) -> Lo
     """
     path = folder / CONFIG_FILE
     given = _parse(folder, path)
+    given = _of_score(given, arch)
     problems = _refusals(given if not dora else {**given, DORA: False}, str(path))
     if problems:
         raise ModelError(problems)
@@ -180,7 +182,7 @@ def to_json(arch: Architecture, lora: Lora, base: str) -> dict[str, Any]:
     targets, layers = _canonical(arch, units)
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if is_valued(arch) else "CAUSAL_LM",
         "base_model_name_or_path": base,
         "revision": None,
         "inference_mode": True,
@@ -261,6 +263,16 @@ def _parse(folder: Path, path: Path) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ModelError(Problem("models.bad_config", str(path), values={"reason": shown(given)}))
     return given
+
+
+def _of_score(given: dict[str, Any], arch: Architecture) -> dict[str, Any]:
+    """PEFT's settings of a model with a scalar head, as those of any other: there it also lists what other families
+    call such a head."""
+    if not is_valued(arch) or given.get("task_type") != "SEQ_CLS":
+        return given
+    names = given.get("modules_to_save")
+    saved = [name for name in names if name != "classifier"] if isinstance(names, list) else names
+    return {**given, "task_type": None, "modules_to_save": saved}
 
 
 def _refusals(given: Mapping[str, Any], where: str) -> list[Problem]:

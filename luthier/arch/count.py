@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from luthier.arch.families.gated import EMBEDDING, FINAL_NORM, HEAD
 from luthier.arch.spec import Architecture, Unit
 from luthier.arch.tokens import token_modules
+from luthier.arch.values import SCORE
 from luthier.config.schema import Freeze, Full, Lora
 from luthier.errors import ModelError, Problem
 
 AnyTune = Full | Freeze | Lora
 
+TOP = (FINAL_NORM, HEAD, SCORE)
+"""What trains with the top layers."""
 ORDER = {"q": 1.0, "k": 1.0, "v": 1.0, "o": 2.0, "gate": 4.0, "up": 4.0, "down": 5.0}
 NORMS = {
     "input_layernorm": 0.0,
@@ -90,7 +93,7 @@ def trained_tensors(arch: Architecture, tune: AnyTune) -> frozenset[str]:
             )
         )
     layers = tuple(f"model.layers.{index}." for index in range(num_layers - tune.layers, num_layers))
-    return frozenset(name for name in arch.tensors if name.startswith((*layers, FINAL_NORM + ".", HEAD + ".")))
+    return frozenset(name for name in arch.tensors if name.startswith((*layers, *(f"{each}." for each in TOP))))
 
 
 def first_trained_layer(arch: Architecture, tune: AnyTune) -> int:

@@ -43,6 +43,7 @@ TYPES: dict[str, str] = {
     "less_than_equal": "config.at_most",
     "regex": "config.regex",
     "module_name": "config.module_name",
+    "own_function": "config.own_function",
 }
 """Error type of pydantic, or of the schema's own validators -> message id."""
 
@@ -199,7 +200,7 @@ def no_recipe(path: Path) -> Problem:
     """The file is not there; the nearest recipe beside it is."""
     folder = path.parent
     names = [each.name for each in folder.glob("*.y*ml")] if folder.is_dir() else []
-    near = _near(path.name, names)
+    near = nearest(path.name, names)
     if near:
         return Problem("config.no_recipe_near", str(path), values={"near": str(folder / near)})
     return Problem("config.no_recipe", str(path))
@@ -233,7 +234,7 @@ def _problem(error: ErrorDetails, path: trees.Path, tree: Tree, origin: str) -> 
 
 def _choice(field: Field | None, name: str, value: str, where: str) -> Problem:
     choices = field.choices if field else ()
-    near = next((each for each in choices if each == WORDS_ELSEWHERE.get(value.lower())), "") or _near(value, choices)
+    near = next((each for each in choices if each == WORDS_ELSEWHERE.get(value.lower())), "") or nearest(value, choices)
     values = {"choices": ", ".join(choices), "near": near, "name": name}
     if not near and field is not None and field.key == "format":
         return Problem("config.format_name", where, name, value, values)
@@ -263,7 +264,7 @@ def _nearest_field(key: str, parent: str, valid: Sequence[str]) -> str:
     prefix = f"{parent}." if parent else ""
     if "." in key and plain_name(tuple(key.split("."))) in FIELDS:
         return key
-    near = _near(key, valid, cutoff=0.75) or next((each for each in valid if key.startswith(each)), "")
+    near = nearest(key, valid, cutoff=0.75) or next((each for each in valid if key.startswith(each)), "")
     if near:
         return prefix + near
     if key.lower() in ELSEWHERE:
@@ -273,14 +274,14 @@ def _nearest_field(key: str, parent: str, valid: Sequence[str]) -> str:
         by_key.setdefault(field.key, name)
     if key in by_key:
         return by_key[key]
-    near = _near(key, valid)
+    near = nearest(key, valid)
     if near:
         return prefix + near
-    near = _near(key, [*by_key, *SECTIONS], cutoff=0.8)
+    near = nearest(key, [*by_key, *SECTIONS], cutoff=0.8)
     return by_key.get(near, near)
 
 
-def _near(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
+def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
     """The nearest of `words`, whatever the case; empty where none is near (0.6: difflib's own measure of close)."""
     by_lower = {each.lower(): each for each in words}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)

@@ -23,7 +23,18 @@ REQUIRED = object()
 SECTIONS: dict[str, dict[str, type[schema.Section]]] = {
     "model": {"": schema.ModelSection},
     "data": {"": schema.DataSection},
-    "method": {"sft": schema.Sft, "pretrain": schema.Pretrain},
+    "method": {
+        "sft": schema.Sft,
+        "pretrain": schema.Pretrain,
+        "distill": schema.Distill,
+        "dpo": schema.Dpo,
+        "ipo": schema.Ipo,
+        "simpo": schema.Simpo,
+        "orpo": schema.Orpo,
+        "cpo": schema.Cpo,
+        "kto": schema.Kto,
+        "reward": schema.Reward,
+    },
     "tune": {"lora": schema.Lora, "qlora": schema.Qlora, "full": schema.Full, "freeze": schema.Freeze},
     "optim": {"": schema.OptimSection},
     "run": {"": schema.RunSection},
@@ -76,7 +87,8 @@ class Field:
     @property
     def takes(self) -> str:
         """What a value looks like, in words: `whole number`, `auto | cpu | cuda`."""
-        shapes = ("module:function",) if self.key == "format" else _shapes(self.annotation)
+        own = self.key == "format" or self.name == "method.loss"
+        shapes = ("module:function",) if own else _shapes(self.annotation)
         return " | ".join(dict.fromkeys([*self.choices, *shapes]))
 
 
@@ -133,7 +145,8 @@ def _all_fields() -> dict[str, Field]:
             for name, info in _of(section, section_type):
                 if name in table:
                     known = table[name]
-                    table[name] = Field(name, (*known.kinds, kind), known.annotation, known.default)
+                    takes = known.annotation | info.annotation
+                    table[name] = Field(name, (*known.kinds, kind), takes, known.default)
                 else:
                     table[name] = _field(name, (kind,) if kind else (), info)
                 if name == "data.train":

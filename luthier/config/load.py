@@ -7,6 +7,7 @@ says what will run; the few environment variables that Luthier obeys, as an `Env
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +20,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from luthier.config import complaints, rules
+from luthier.config import stages as staging
 from luthier.config.fields import SOURCES
 from luthier.config.schema import Lora, Qlora, RunConfig
+from luthier.config.stages import Stage
 from luthier.config.tree import Dumper, Place, Tree, has, show
 from luthier.errors import ConfigError, Problem
 from luthier.text import Language, say
@@ -39,12 +42,15 @@ def load(recipe: Recipe = None, overrides: Overrides = ()) -> RunConfig:
 
     Args:
         recipe: a YAML file, a mapping (nested or with dotted names), a config, or None where overrides say everything.
-        overrides: `["tune.rank=32"]`, values in YAML's notation; a single one as it is; or `{"tune.rank": 32}`.
+        overrides: `["tune.rank=32"]`, values in YAML's notation; a single one as it is; or `{"tune.rank": 32}`. Of a
+            recipe with stages, `stage=NAME` picks one, as it can be looked at before those before it are trained.
 
     Raises:
         ConfigError: everything that is wrong, each problem with its place, field, value, rule and remedy.
     """
     tree = _read(recipe)
+    if staging.KEY in tree.data:
+        return _one_of(recipe, overrides)
     if tree.problems and not tree.data:
         raise ConfigError(tree.problems)  # nothing could be read; all else would be noise
     _put_overrides(tree, overrides)
@@ -52,6 +58,71 @@ def load(recipe: Recipe = None, overrides: Overrides = ()) -> RunConfig:
     if problems or config is None:
         raise ConfigError(problems)
     return config
+
+
+def stages(recipe: Recipe = None, overrides: Overrides = ()) -> tuple[Stage, ...]:
+    """The stages of a recipe, in order; empty where it has none and is for `load`.
+
+    Args:
+        overrides: as of `load`; they hold for every stage, `stages.NAME.tune.rank=32` for one.
+
+    Raises:
+        ConfigError: everything that is wrong with any of them.
+    """
+    shared = _read(recipe)
+    if staging.KEY not in shared.data:
+        return ()
+    origin = _origin(recipe, overrides)
+    drafts, problems = staging.drafts(shared)
+    names = [draft.name for draft in drafts]
+    problems = [*shared.problems, *problems, *staging.unknown_overrides(names, overrides, origin)]
+    if problems:
+        raise ConfigError(problems)
+    made: dict[str, Stage] = {}
+    for draft in drafts:
+        staging.hear(draft, overrides)
+        tree = staging.layered(shared, draft)
+        _put_overrides(tree, staging.overrides_of(draft.name, overrides))
+        came = made[draft.from_] if draft.from_ is not None and draft.from_ in made else None
+        found = staging.tie(tree, draft, _shared_name(shared, overrides), came)
+        config, wrong = _check(tree, origin) if draft.from_ is None or came is not None else (None, [])
+        problems += [each for each in (*found, *wrong) if each not in problems]
+        if config is not None and not found:
+            made[draft.name] = Stage(draft.name, draft.from_, draft.start, config, _planned(config, draft, came))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(made.values())
+
+
+def _planned(config: RunConfig, draft: staging.Draft, came: Stage | None) -> RunConfig:
+    return staging.planned(config, draft.start, came)
+
+
+def _shared_name(shared: Tree, overrides: Overrides) -> str:
+    """What the names of the stages' runs begin with: `run.name`, or the model's own."""
+    tree = copy.deepcopy(shared)
+    _put_overrides(tree, staging.overrides_of("", overrides))
+    given = tree.raw.get(("run", "name"), tree.at(("run", "name")))
+    model = tree.at(("model",))
+    path = str(model.get("path", "") if isinstance(model, dict) else model or "")
+    return str(given) if given is not None else Path(path.rsplit(":", 1)[-1]).name
+
+
+def _one_of(recipe: Recipe, overrides: Overrides) -> RunConfig:
+    """The stage that `stage=NAME` picks."""
+    pairs = dict(overrides) if isinstance(overrides, Mapping) else None
+    texts = [overrides] if isinstance(overrides, str) else list(overrides)
+    if pairs is not None:
+        chosen = pairs.pop("stage", None)
+        rest: Overrides = pairs
+    else:
+        chosen = next((each.partition("=")[2] for each in texts if str(each).startswith("stage=")), None)
+        rest = [each for each in texts if not str(each).startswith("stage=")]
+    found = {stage.name: stage for stage in stages(recipe, rest)}
+    if chosen not in found:
+        values = {"names": ", ".join(found), "first": next(iter(found))}
+        raise ConfigError(Problem("config.stages_here", _origin(recipe, overrides), "stages", chosen or "", values))
+    return found[chosen].planned
 
 
 def loads(text: str, where: str) -> RunConfig:

@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from luthier.config.schema import FORMATS, DataSection, Lora, Qlora, RunConfig, Section, Source
+from luthier.config.schema import FORMATS, DataSection, Distill, Dpo, Lora, Pairs, Qlora, RunConfig, Section, Source
 from luthier.errors import Problem
 
 Values = dict[str, Any]
@@ -92,7 +92,12 @@ def revision_of_folder(config: RunConfig) -> Values | None:
 
 
 def sft_on_text(config: RunConfig) -> Values | None:
-    return {} if config.method.kind == "sft" and "text" in formats(config.data) else None
+    answers = config.method.kind in ("sft", "distill")
+    return {"kind": config.method.kind} if answers and "text" in formats(config.data) else None
+
+
+def distill_new_tokens(config: RunConfig) -> Values | None:
+    return {} if isinstance(config.method, Distill) and config.data.new_tokens else None
 
 
 def pretrain_on_chat(config: RunConfig) -> Values | None:
@@ -107,6 +112,23 @@ def pretrain_without_chat(config: RunConfig) -> Values | None:
 
 def pretrain_chunks(config: RunConfig) -> Values | None:
     return {} if config.method.kind == "pretrain" and config.data.too_long != "stop" else None
+
+
+def smoothing_without_two_ways(config: RunConfig) -> Values | None:
+    method = config.method
+    loss = getattr(method, "loss", "")
+    broken = isinstance(method, Pairs) and loss in ("hinge", "ipo") and method.label_smoothing > 0
+    return {"loss": loss} if broken else None
+
+
+def robust_needs_share(config: RunConfig) -> Values | None:
+    method = config.method
+    return {} if isinstance(method, Dpo) and method.loss == "robust" and method.label_smoothing == 0 else None
+
+
+def ipo_is_by_means(config: RunConfig) -> Values | None:
+    method = config.method
+    return {} if isinstance(method, Dpo) and method.loss == "ipo" and method.length_normalised else None
 
 
 def validation_share(config: RunConfig) -> Values | None:
@@ -260,11 +282,15 @@ RULES: dict[str, Rule] = {
     "float16_on_cpu": Rule(("model.dtype", "run.device"), float16_on_cpu),
     "revision_of_folder": Rule(("model.revision", "model.path"), revision_of_folder),
     "sft_on_text": Rule(("data.format", "data.train", "method.kind"), sft_on_text),
+    "distill_new_tokens": Rule(("data.new_tokens", "method.teacher"), distill_new_tokens),
     "pretrain_on_chat": Rule(("data.format", "data.train", "method.kind"), pretrain_on_chat),
     "pretrain_without_chat": Rule(
         ("data.template", "data.system", "data.stop_token", "method.kind"), pretrain_without_chat
     ),
     "pretrain_chunks": Rule(("data.too_long", "method.kind"), pretrain_chunks),
+    "smoothing_without_two_ways": Rule(("method.label_smoothing", "method.loss"), smoothing_without_two_ways),
+    "robust_needs_share": Rule(("method.loss", "method.label_smoothing"), robust_needs_share),
+    "ipo_is_by_means": Rule(("method.length_normalised", "method.loss"), ipo_is_by_means),
     "validation_share": Rule(("data.validation",), validation_share),
     "validation_in_train": Rule(("data.validation", "data.train"), validation_in_train),
     "source_of_hub": Rule(("data.train", "data.validation"), source_of_hub),

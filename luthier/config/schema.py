@@ -29,6 +29,7 @@ FORMATS = (
     "auto",
     "preference",
     "labelled",
+    "answers",
     "prompt_only",
     "messages",
     "sharegpt",
@@ -94,6 +95,14 @@ def _module_name(value: str) -> str:
     return value
 
 
+def _own_function(value: str) -> str:
+    if not re.fullmatch(r"[\w.]+:\w+", value):
+        raise PydanticCustomError("own_function", "not a function's name")
+    return value
+
+
+OwnFunction = Annotated[str, AfterValidator(_own_function)]
+"""The user's own, `module:function`."""
 Regex = Annotated[str, AfterValidator(_regex)]
 FormatName = Annotated[str, AfterValidator(_format_name)]
 ModuleName = Annotated[str, AfterValidator(_module_name)]
@@ -229,18 +238,140 @@ class Pretrain(Kinded):
     """Next-token prediction on plain text; long documents are chunked to data.max_tokens."""
 
     kind: Literal["pretrain"] = "pretrain"
+    loss: OwnFunction | None = None
+    """None is the negative log-likelihood; or the user's own (`luthier.losses.own`)."""
 
 
-class Sft(Kinded):
-    """Supervised fine-tuning: loss on the assistant's words only."""
+class Answers(Kinded):
+    """A method with its loss on the assistant's words only."""
 
-    kind: Literal["sft"] = "sft"
     train_on: Literal["all", "last"] = "all"
     """Which assistant turns carry loss: every one, or the last of each conversation."""
 
 
+class Sft(Answers):
+    """Supervised fine-tuning."""
+
+    kind: Literal["sft"] = "sft"
+    loss: OwnFunction | None = None
+    """None is the negative log-likelihood; or the user's own (`luthier.losses.own`)."""
+
+
+class Distill(Answers):
+    """Learn from a teacher what it finds likely at each token of the answers, and not only which token stands there."""
+
+    kind: Literal["distill"] = "distill"
+    teacher: str = Field(min_length=1)
+    """A run, a local folder, `nano`, or a hub id. Its tokenizer has to be the model's."""
+    divergence: Literal["forward", "reverse"] = "forward"
+    """forward: KL(teacher || student), which covers all that the teacher finds likely (Hinton et al. 2015, arXiv
+    1503.02531); reverse: KL(student || teacher), which leaves out what the student has no room for (Gu et al. 2023,
+    arXiv 2306.08543)."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of both distributions. 1 compares them as they are; 2 to 4 show more of what the teacher finds less likely. The
+    loss is multiplied by its square."""
+    top_k: int | None = Field(default=None, ge=1)
+    """The teacher's most likely tokens by themselves, all others together. They are computed once and kept on disk;
+    None compares all tokens, and runs the teacher at every step. Not studied; 64 hold nearly all probability of a
+    trained model."""
+    sft_weight: float = Field(default=0.0, ge=0)
+    """Weight of the likelihood of the data's own words beside the teacher's."""
+
+
+class Judged(Kinded):
+    """A method that learns from answers that somebody judged."""
+
+
+class Reward(Judged):
+    """A reward model: a number for each answer, higher for the better one of a pair (Bradley and Terry 1952)."""
+
+    kind: Literal["reward"] = "reward"
+    centre: float = Field(default=0.01, ge=0)
+    """Weight of the square of what the rewards of a pair add up to: pairs leave open where rewards lie. 0.01 as in
+    Eisenstein et al. 2023, arXiv 2312.09244."""
+
+
+class Pairs(Judged):
+    """A method that learns from pairs of a better and a worse answer how likely each is to be."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """How hard a pair pulls. 0.1 as in the DPO, CPO and ORPO papers."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of the pairs that are taken to be the wrong way round; 0 trusts the data."""
+    sft_weight: float = Field(default=0.0, ge=0)
+    """Weight of the likelihood of the better answers, per token, beside the loss of the pairs."""
+
+
+class Dpo(Pairs):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290). The reference is the model that training
+    begins with."""
+
+    kind: Literal["dpo"] = "dpo"
+    loss: Literal["sigmoid", "hinge", "ipo", "robust"] | OwnFunction = "sigmoid"
+    """sigmoid: the paper's own; hinge: SLiC's; ipo: a target instead of a limit (arXiv 2310.12036), of means over
+    tokens; robust: unbiased where a known share of the pairs, `label_smoothing`, is the wrong way round."""
+    length_normalised: bool = False
+    """Compare means over the tokens of an answer instead of sums, which let long answers count more."""
+
+
+class Ipo(Dpo):
+    """`dpo` with `loss: ipo`."""
+
+    kind: Literal["ipo"] = "ipo"  # type: ignore[assignment]
+    loss: Literal["ipo"] = "ipo"
+
+
+class Simpo(Pairs):
+    """Pairs without a reference, by means over tokens (Meng et al. 2024, arXiv 2405.14734)."""
+
+    kind: Literal["simpo"] = "simpo"
+    beta: float = Field(default=2.0, gt=0)
+    """2.0, the lowest of the paper's: means over tokens differ by less than sums."""
+    gamma: float = Field(default=1.0, ge=0)
+    """The lead that the better answer is to have: half of beta, as in the paper."""
+
+
+class Cpo(Pairs):
+    """Pairs without a reference, by sums, beside the likelihood of the better answers (Xu et al. 2024, arXiv
+    2401.08417)."""
+
+    kind: Literal["cpo"] = "cpo"
+    loss: Literal["sigmoid", "hinge"] = "sigmoid"
+    sft_weight: float = Field(default=1.0, ge=0)
+
+
+class Orpo(Judged):
+    """Likelihood of the better answers and the odds of the pair in one loss, without a reference (Hong et al. 2024,
+    arXiv 2403.07691)."""
+
+    kind: Literal["orpo"] = "orpo"
+    beta: float = Field(default=0.1, gt=0)
+    """Weight of the odds beside the likelihood: lambda in the paper."""
+
+
+class Kto(Judged):
+    """Answers marked good or bad, each by itself (Ethayarajh et al. 2024, arXiv 2402.01306)."""
+
+    kind: Literal["kto"] = "kto"
+    beta: float = Field(default=0.1, gt=0)
+    """How soon an answer counts as good or bad enough. 0.1 as in the paper."""
+    wanted_weight: float = Field(default=1.0, gt=0)
+    """Weight of answers marked good. Weight times number should be of one size for good and bad (section 4.2)."""
+    unwanted_weight: float = Field(default=1.0, gt=0)
+    """Weight of answers marked bad."""
+
+
 Method = Annotated[
-    Annotated[Pretrain, Tag("pretrain")] | Annotated[Sft, Tag("sft")],
+    Annotated[Pretrain, Tag("pretrain")]
+    | Annotated[Distill, Tag("distill")]
+    | Annotated[Sft, Tag("sft")]
+    | Annotated[Reward, Tag("reward")]
+    | Annotated[Ipo, Tag("ipo")]
+    | Annotated[Dpo, Tag("dpo")]
+    | Annotated[Simpo, Tag("simpo")]
+    | Annotated[Orpo, Tag("orpo")]
+    | Annotated[Cpo, Tag("cpo")]
+    | Annotated[Kto, Tag("kto")],
     Discriminator(_kind_of("sft")),
 ]
 
@@ -326,7 +457,8 @@ class OptimSection(Section):
     kind: Literal["adamw", "sgd"] = "adamw"
     lr: float | None = Field(default=None, gt=0, le=10)
     """Peak learning rate. None: 2e-4 for lora and qlora (about ten times the full rate, "LoRA Without Regret"), 2e-5
-    for full and freeze, 3e-4 for weights from scratch."""
+    for full and freeze, 3e-4 for weights from scratch. Judged answers move a model further: orpo and cpo take 8e-5 and
+    8e-6 (the ORPO paper's), the other methods that learn from them, `reward` apart, 1e-5 and 1e-6 (TRL's for dpo)."""
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the data; ignored where `steps` is set."""
     steps: int | None = Field(default=None, ge=1)
@@ -421,4 +553,7 @@ class RunConfig(Section):
             return self.optim.lr
         if self.model.init == "random":
             return 3e-4
-        return 2e-4 if isinstance(self.tune, Lora) else 2e-5
+        full = 2e-5
+        if isinstance(self.method, Judged) and not isinstance(self.method, Reward):
+            full = 8e-6 if isinstance(self.method, (Orpo, Cpo)) else 1e-6
+        return 10 * full if isinstance(self.tune, Lora) else full

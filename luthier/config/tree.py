@@ -7,6 +7,7 @@ and which strings stand for one, but checks no value: that is the schema's work.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -325,9 +326,11 @@ def has(node: Any, part: str | int) -> bool:
 
 
 def _plain_value(value: Any) -> Any:
-    """Values from Python as YAML would have given them: paths are text, tuples are lists."""
+    """Values from Python as YAML would have given them: paths are text, tuples lists, functions `module:function`."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if inspect.isfunction(value):
+        return f"{value.__module__}:{value.__qualname__}"
     if isinstance(value, Mapping):
         return {str(key): _plain_value(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

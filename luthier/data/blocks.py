@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from luthier.batch import Floats, Ints
 from luthier.data import laws
-from luthier.data.examples import Chat, Completion, Text
+from luthier.data.examples import LEARNT, Example, Preference, Text, parts
 from luthier.data.learnt import Weighted
 from luthier.data.readers import Raw
 from luthier.data.renderer import RowRenderer
 from luthier.data.scan import Account, Kept, Table, Taker
 from luthier.errors import Problem
 
-RENDERED = frozenset(each.__name__ for each in (Chat, Text, Completion))
-"""Kinds of examples that the renderer writes; no method learns from others yet."""
+RENDERED = frozenset(each.__name__ for each in LEARNT)
+"""Kinds of examples that become tokens; no method learns from others yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,18 +103,27 @@ def at_fault(account: Account, drop_bad_rows: bool) -> bool:
 def _render(renderer: RowRenderer, block: Sequence[Kept], skip: int) -> Rendered:
     sequences: list[Weighted] = []
     rows: list[int] = []
+    sides: list[int] = []
     problems: list[Problem] = []
-    for row, made in enumerate(renderer.train_many([kept.example for kept in block[skip:]]), skip):
-        if isinstance(made, Problem):
-            problems.append(dataclasses.replace(made, where=block[row].where))
+    split = [parts(kept.example) for kept in block[skip:]]
+    rendered = iter(renderer.train_many([part for each in split for part, _ in each]))
+    for row, each in enumerate(split, skip):
+        made = [(next(rendered), side) for _, side in each]
+        wrong = [found for found, _ in made if isinstance(found, Problem)]
+        if wrong:
+            problems.append(dataclasses.replace(wrong[0], where=block[row].where))
             continue
-        sequences += made
-        rows += [row] * len(made)
+        for found, side in made:
+            assert not isinstance(found, Problem)
+            sequences += found
+            rows += [row] * len(found)
+            sides += [side] * len(found)
     if not sequences:
         return Rendered(np.zeros(0, np.int32), np.zeros(0, np.float32), {}, problems)
     ids, weights = (np.concatenate(parts) for parts in zip(*sequences, strict=True))
     lengths = np.asarray([len(each) for each, _ in sequences], dtype=np.int64)
     texts = np.asarray([isinstance(kept.example, Text) for kept in block], dtype=np.uint8)
+    margins = np.asarray([_margin(kept.example) for kept in block], dtype=np.float32)
     ends = lengths.cumsum()
     starts = ends - lengths
     assert lengths.all(), "a sequence has at least the token that ends it"
@@ -125,8 +134,14 @@ def _render(renderer: RowRenderer, block: Sequence[Kept], skip: int) -> Rendered
         "loss_weight": np.add.reduceat(weights, starts, dtype=np.float64),
         "rows": np.asarray(rows, dtype=np.int64),
         "texts": texts[rows],
+        "sides": np.asarray(sides, dtype=np.int8),
+        "margins": margins[rows],
     }
     return Rendered(ids, weights, columns, problems)
+
+
+def _margin(example: Example) -> float:
+    return example.margin or 0.0 if isinstance(example, Preference) else 0.0
 
 
 def _computed(weights: Floats, starts: Ints, ends: Ints) -> Ints:

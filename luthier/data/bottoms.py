@@ -72,9 +72,13 @@ class Bottoms:
         if (folder / META).is_file():
             os.utime(folder / META)
 
-    def get(self, ids: NDArray[Any]) -> Rows | None:
-        """[T, token_bytes], not to be written to; None where they are not there."""
-        key = _key(ids)
+    def get(self, ids: NDArray[Any], count: int | None = None) -> Rows | None:
+        """[T, token_bytes], not to be written to; None where they are not there.
+
+        Args:
+            count: of rows, where `ids` say more than which token each of them is of.
+        """
+        key, count = _key(ids), len(ids) if count is None else count
         if key in self._waiting:
             return self._waiting[key]
         if not self._places.get(key):
@@ -82,14 +86,14 @@ class Bottoms:
         places = self._places.get(key, [])
         while places:
             rows = self._read(places[-1])
-            if rows is not None and len(rows) == len(ids):
+            if rows is not None and len(rows) == count:
                 return rows
             places.pop()  # another process may have made it again
         return None
 
-    def put(self, ids: NDArray[Any], rows: Rows) -> None:
+    def put(self, ids: NDArray[Any], rows: Rows, count: int | None = None) -> None:
         """Keep rows, as far as there is room."""
-        assert rows.shape == (len(ids), self._token_bytes), "a row per token"
+        assert rows.shape == (len(ids) if count is None else count, self._token_bytes), "a row per token"
         key = _key(ids)
         need_bytes = rows.nbytes + INDEX.itemsize
         if key in self._waiting or need_bytes > self._room_bytes:

@@ -424,7 +424,14 @@ def _methods(file: Given) -> Iterator[Problem]:
         if tally is not None and "sft" not in methods:
             id = "data.for_method" if methods else "data.for_no_method"
             remedy = "" if methods else say(f"{misfit_id}.remedy", hint=_imitation(file))
-            yield tally.note(id, account.path, methods=", ".join(methods), format=account.format, remedy=remedy)
+            yield tally.note(
+                id,
+                account.path,
+                methods=", ".join(methods),
+                first=methods[0] if methods else "",
+                format=account.format,
+                remedy=remedy,
+            )
 
 
 # --------------------------------------------------------------------------------------------------------- notes

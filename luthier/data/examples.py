@@ -101,9 +101,20 @@ class Prompt:
 
 Example = Chat | Text | Completion | Preference | Labelled | Prompt
 
-LEARNS: dict[str, tuple[type, ...]] = {"sft": (Chat, Completion), "pretrain": (Text,)}
+LEARNS: dict[str, tuple[type, ...]] = {
+    "sft": (Chat, Completion),
+    "pretrain": (Text,),
+    "distill": (Chat, Completion),
+    "dpo": (Preference,),
+    "ipo": (Preference,),
+    "simpo": (Preference,),
+    "orpo": (Preference,),
+    "cpo": (Preference,),
+    "reward": (Preference,),
+    "kto": (Labelled,),
+}
 """Kind of method -> the examples that it learns from."""
-LEARNT = tuple(kind for kinds in LEARNS.values() for kind in kinds)
+LEARNT = tuple(dict.fromkeys(kind for kinds in LEARNS.values() for kind in kinds))
 """Examples that some method learns from; nothing says yet how the others become tokens."""
 
 MISFITS: dict[type, str] = {
@@ -120,7 +131,28 @@ MISFITS: dict[type, str] = {
 def misfit(kind: type, method: str | None) -> str:
     """The id of the message that says why a method cannot learn from examples of a type; empty where it can, or where
     any method is fine (None)."""
-    return "" if method is None or kind in LEARNS[method] else MISFITS[kind]
+    if method is None or kind in LEARNS[method]:
+        return ""
+    judged = Preference in LEARNS[method] or Labelled in LEARNS[method]
+    return "data.not_judged" if judged and kind in (Chat, Text, Completion) else MISFITS[kind]
+
+
+def parts(example: Example) -> tuple[tuple[Example, int], ...]:
+    """What becomes a token sequence of an example, each part with its side: 1 for an answer that is wanted, -1 for one
+    that is not, 0 where nobody judged. Of a judged example the answers are learnt and the prompt is context, whatever
+    weights its turns have."""
+    match example:
+        case Preference(messages, chosen, rejected, tools):
+            return ((_answered(messages, chosen, tools), 1), (_answered(messages, rejected, tools), -1))
+        case Labelled(messages, answer, label, tools):
+            return ((_answered(messages, answer, tools), 1 if label else -1),)
+        case _:
+            return ((example, 0),)
+
+
+def _answered(messages: Messages, answer: Messages, tools: Tools) -> Chat:
+    asked = tuple(dataclasses.replace(each, weight=0.0) if each.role == "assistant" else each for each in messages)
+    return Chat((*asked, *(dataclasses.replace(each, weight=1.0) for each in answer)), tools)
 
 
 def texts(example: Example) -> Iterator[str]:

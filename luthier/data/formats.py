@@ -137,6 +137,28 @@ def _qa(row: Any) -> Example:
     return _one_turn(record, asked, answered)
 
 
+def _answered(row: Any) -> Example:
+    """What `luthier generate` writes: a prompt, and answers to it of which the first that ended by itself is learnt."""
+    record = record_of(row)
+    given = items_of(record.get("answers"), "answers")
+    whole = [each for each in given if isinstance(each, dict) and each.get("finish", "stop") == "stop"]
+    if not whole:
+        raise RowFault("data.answers_cut" if given else "data.no_answer", "answers")
+    with within("answers"):
+        answer = text_of(whole[0], "text")
+        filled(answer, "text", "data.empty_answer")
+    if isinstance(record.get("prompt"), list):
+        return Chat((*turns_of(record["prompt"], "prompt"), Message("assistant", answer)))
+    asked = text_of(record, "prompt")
+    filled(asked, "prompt", "data.empty_question")
+    return Chat((Message("user", asked), Message("assistant", answer)))
+
+
+def _has_answers(record: Mapping[str, Any]) -> bool:
+    answers = record["answers"]
+    return isinstance(answers, list) and all(isinstance(each, dict) and "text" in each for each in answers)
+
+
 def _plain(row: Any) -> Example:
     return Text(text_of(record_of(row), "text"))
 
@@ -213,6 +235,7 @@ FORMATS: dict[str, Format] = {
         judged.judges,
         used=judged.used_by_labelled,
     ),
+    "answers": Format(_answered, (("prompt", "answers"),), ("row",), _has_answers),
     "prompt_only": Format(
         judged.prompt_only,
         (("prompt",), ("problem",), ("messages",), ("conversations",)),

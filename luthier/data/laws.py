@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, get_args
 from luthier.batch import Floats
 from luthier.config.schema import RowField
 from luthier.data import coverage
-from luthier.data.formats import Chat, Completion, Example, Message
+from luthier.data.examples import Chat, Completion, Example, Labelled, Message, Preference, parts
 from luthier.data.lessons import Lesson
 from luthier.data.vocabulary import Vocabulary
 from luthier.errors import Problem
@@ -33,7 +33,7 @@ class LawReport:
     violations: what is wrong, empty if all is well.
     unused: fields (`reasoning_content`) whose words the template leaves out, and may: `data.accept_unread` names them,
         or they only say which message belongs to which.
-    kinds: `Chat`, `Completion`, `Text`, those that there are.
+    kinds: types of examples (`Chat`, `Preference`), those that there are.
     unrolled: shapes whose conversations become one sequence per learnt answer, because the template rewrites what was
         said before.
     """
@@ -48,7 +48,7 @@ class LawReport:
     @property
     def trained(self) -> Trained:
         """What the rows teach; a few raw texts among conversations do not make the model one that continues text."""
-        if "Chat" in self.kinds:
+        if not {"Completion", "Text"}.issuperset(self.kinds):
             return "chat"
         return "completion" if "Completion" in self.kinds else "text"
 
@@ -134,12 +134,18 @@ def is_shape(key: tuple[Any, ...]) -> bool:
 
 
 def keys(example: Example) -> Iterator[tuple[Any, ...]]:
-    """The shape, and for each answer the kind of character it begins with: a tokenizer may join it to the prompt."""
-    if not isinstance(example, Chat):
-        yield (type(example).__name__,)
-        return
+    """The shape, and for each answer the kind of character it begins with: a tokenizer may join it to the prompt. A
+    judged example has a shape for each of its answers."""
+    for part, _ in parts(example):
+        if isinstance(part, Chat):
+            yield from _chat_keys(part, type(example).__name__)
+        else:
+            yield (type(example).__name__,)
+
+
+def _chat_keys(example: Chat, kind: str) -> Iterator[tuple[Any, ...]]:
     yield (
-        "Chat",
+        kind,
         bool(example.tools),
         tuple(
             [
@@ -172,8 +178,8 @@ def _kind(char: str) -> str:
 
 
 def _check_one(subject: Subject, example: Example) -> _Findings:
-    if isinstance(example, Chat):
-        return _check_chat(subject, example)
+    if isinstance(example, (Chat, Preference, Labelled)):
+        return _together([_check_chat(subject, part) for part, _ in parts(example) if isinstance(part, Chat)])
     made = subject.train_many([example])[0]
     if isinstance(made, Problem):
         return _Findings(1, [made])
@@ -182,6 +188,16 @@ def _check_one(subject: Subject, example: Example) -> _Findings:
     prompt = subject.prompt_text(example.prompt)
     found = _prefix(subject, prompt, [int(each) for each in made[0][0]], len(prompt), type(example).__name__)
     return _Findings(1, [found] if found else [])
+
+
+def _together(found: Sequence[_Findings]) -> _Findings:
+    """Of all parts of an example; what is wrong with several of them is said once."""
+    return _Findings(
+        checked=sum(each.checked for each in found),
+        problems=list({str(problem): problem for each in found for problem in each.problems}.values()),
+        unused={field for each in found for field in each.unused},
+        unrolled=any(each.unrolled for each in found),
+    )
 
 
 def _check_chat(subject: Subject, chat: Chat) -> _Findings:

@@ -55,12 +55,7 @@ def load(format: str) -> Callable[[Any], Example]:
     Raises:
         DataError: no such module or function, or one that cannot be called with a row.
     """
-    module_name, _, function_name = format.partition(":")
-    module = _module(format, module_name)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
-        raise _error("data.own_function", format, module=module_name, functions=", ".join(names) or "-")
+    function = load_function(format)
     try:
         inspect.signature(function).bind(None)
     except (TypeError, ValueError) as error:
@@ -70,7 +65,7 @@ def load(format: str) -> Callable[[Any], Example]:
         try:
             made = function(row)
         except Exception as error:  # the user's code may raise anything; row and error are named
-            raise RowFault("data.own_raised", format, reason=_spell(error), line=_line(error)) from error
+            raise RowFault("data.own_raised", format, reason=spelt(error), line=line_of(error)) from error
         if isinstance(made, (dict, list)):
             return FORMATS[detection.detect([made])[0]].parse(made)
         wrong = next(_mistyped(made), None)
@@ -117,9 +112,35 @@ def source_file(format: str) -> Path:
         DataError: no such module or function.
     """
     load(format)
-    file = sys.modules[format.partition(":")[0]].__file__
+    return source_of(format)
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """The user's `module:function`, whatever it is for.
+
+    Raises:
+        DataError: no such module or function.
+    """
+    module_name, _, function_name = name.partition(":")
+    module = _module(name, module_name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        names = [each for each, value in vars(module).items() if inspect.isfunction(value)]
+        raise _error("data.own_function", name, module=module_name, functions=", ".join(names) or "-")
+    made: Callable[..., Any] = function
+    return made
+
+
+def source_of(name: str) -> Path:
+    """The file that a function of `load_function` comes from.
+
+    Raises:
+        DataError: no such module or function.
+    """
+    load_function(name)
+    file = sys.modules[name.partition(":")[0]].__file__
     if file is None:
-        raise _error("data.own_no_source", format)
+        raise _error("data.own_no_source", name)
     return Path(file)
 
 
@@ -136,11 +157,12 @@ def _error(id: str, format: str, **values: Any) -> DataError:
     return DataError(Problem(id, field="data.format", value=format, values=values))
 
 
-def _spell(error: BaseException) -> str:
+def spelt(error: BaseException) -> str:
+    """What the user's code raised, in a line."""
     return shorten(f"{type(error).__name__}: {error}", 200)
 
 
-def _line(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     """`file:line` where the user's code raised."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
@@ -173,4 +195,4 @@ def _module(format: str, name: str) -> ModuleType:
             _IMPORTED[name] = _content(module)
             return module
         except Exception as error:
-            raise _error("data.own_module", format, folder=str(Path.cwd()), reason=_spell(error)) from error
+            raise _error("data.own_module", format, folder=str(Path.cwd()), reason=spelt(error)) from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple, overload
@@ -19,7 +20,7 @@ from typing import NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.batch import TERM, Batch, Ints, Rendered, Segments
+from luthier.batch import MARGIN, SIDE, TERM, Batch, Floats, Ints, Rendered, Segments
 from luthier.data import prefix
 from luthier.data.prefix import Stretch
 from luthier.data.sequences import Sequences
@@ -51,14 +52,29 @@ def microbatches(examples: Sequence[Rendered], budget_tokens: int, call_tokens: 
         call_tokens: as in `luthier.data.prefix.shared`; None shares nothing.
     """
     made = []
-    for group, stretches in _parts([_computed(example) for example in examples], budget_tokens, call_tokens):
+    for group, stretches in _parts_of(examples, budget_tokens, call_tokens):
         made.append(assemble([examples[index] for index in group], stretches))
     return tuple(made)
 
 
 def count(examples: Sequence[Rendered], budget_tokens: int, call_tokens: int | None = None) -> int:
     """How many micro-batches `microbatches` makes."""
-    return len(_parts([_computed(example) for example in examples], budget_tokens, call_tokens)) if examples else 0
+    return len(_parts_of(examples, budget_tokens, call_tokens)) if examples else 0
+
+
+def _parts_of(
+    examples: Sequence[Rendered], budget_tokens: int, call_tokens: int | None
+) -> list[tuple[list[int], list[Stretch]]]:
+    """As `_parts`; sequences of one group stay together, unless they are too long even by themselves."""
+    return _parts([_computed(each) for each in examples], budget_tokens, call_tokens, _atoms(examples), parted=True)
+
+
+def _atoms(examples: Sequence[Rendered]) -> list[list[int]] | None:
+    """Places of the sequences of each group, in order; None where every sequence is by itself."""
+    found: dict[tuple[bool, int], list[int]] = {}
+    for place, each in enumerate(examples):
+        found.setdefault((each.group < 0, place if each.group < 0 else each.group), []).append(place)
+    return list(found.values()) if len(found) < len(examples) else None
 
 
 def _computed(example: Rendered) -> NDArray[np.int32]:
@@ -67,14 +83,79 @@ def _computed(example: Rendered) -> NDArray[np.int32]:
 
 
 def _parts(
-    sequences: Sequence[NDArray[np.int32]], budget_tokens: int, call_tokens: int | None
+    sequences: Sequence[NDArray[np.int32]],
+    budget_tokens: int,
+    call_tokens: int | None,
+    atoms: Sequence[Sequence[int]] | None = None,
+    parted: bool = False,
 ) -> list[tuple[list[int], list[Stretch]]]:
-    """Examples of each micro-batch, and the stretches they are made of."""
+    """Examples of each micro-batch, and the stretches they are made of.
+
+    Args:
+        atoms: examples that belong together; parted: those that are too long come one by one nevertheless.
+    """
     stretches = prefix.apart(sequences) if call_tokens is None else prefix.shared(sequences, call_tokens)
+    if atoms is not None:
+        made = _whole_atoms(stretches, atoms, budget_tokens, parted)
+        return [(sorted(group), prefix.only(stretches, sorted(group))) for group in made]
     if len(stretches) == len(sequences) and all(each.parent < 0 for each in stretches):
         plain = groups(np.asarray([len(ids) for ids in sequences], dtype=np.int64), budget_tokens)
         return [(group, prefix.apart([sequences[index] for index in group])) for group in plain]
     return [(sorted(group), prefix.only(stretches, sorted(group))) for group in _families(stretches, budget_tokens)]
+
+
+def _whole_atoms(
+    stretches: Sequence[Stretch], atoms: Sequence[Sequence[int]], budget_tokens: int, parted: bool
+) -> list[list[int]]:
+    """Examples of each micro-batch, atoms whole: clusters of atoms that begin alike together where they fit, and filled
+    one after the other where they do not. parted: an atom that is too long by itself comes example by example."""
+    made: list[list[int]] = []
+    items: list[list[int]] = []
+    for cluster in _clusters(stretches, atoms):
+        if _tokens(stretches, [example for atom in cluster for example in atom]) <= budget_tokens:
+            items.append([example for atom in cluster for example in atom])
+            continue
+        waiting: list[int] = []
+        for atom in cluster:
+            if waiting and _tokens(stretches, [*waiting, *atom]) > budget_tokens:
+                items.append(waiting)
+                waiting = []
+            if parted and _tokens(stretches, atom) > budget_tokens:
+                made += [[example] for example in atom]
+            else:
+                waiting = [*waiting, *atom]
+        if waiting:
+            items.append(waiting)
+    costs = np.asarray([_tokens(stretches, item) for item in items], dtype=np.int64)
+    return [
+        *made,
+        *([example for place in group for example in items[place]] for group in groups(costs, budget_tokens)),
+    ]
+
+
+def _clusters(stretches: Sequence[Stretch], atoms: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
+    """Atoms that have something in common, directly or through others; in order."""
+    root: list[int] = []  # stretch -> the first one of its tree
+    of_example: dict[int, int] = {}
+    for index, each in enumerate(stretches):
+        root.append(root[each.parent] if each.parent >= 0 else index)
+        of_example.update(dict.fromkeys(each.ends, root[index]))
+    found: dict[int, list[Sequence[int]]] = {}
+    of_root: dict[int, int] = {}
+    for place, atom in enumerate(atoms):
+        roots = {of_example[example] for example in atom}
+        joined = sorted({of_root[each] for each in roots if each in of_root})
+        target = joined[0] if joined else place
+        for other in joined[1:]:
+            found[target] += found.pop(other)
+            of_root.update({each: target for each, cluster in of_root.items() if cluster == other})
+        found.setdefault(target, []).append(atom)
+        of_root.update(dict.fromkeys(roots, target))
+    return list(found.values())
+
+
+def _tokens(stretches: Sequence[Stretch], examples: Sequence[int]) -> int:
+    return sum(each.end - each.start for each in prefix.only(stretches, sorted(examples)))
 
 
 def _families(stretches: Sequence[Stretch], budget_tokens: int) -> list[list[int]]:
@@ -105,12 +186,14 @@ def fullest(store: Sequences, budget_tokens: int, most: int) -> Batch:
     of them cut to fill the budget, and what is cut learnt throughout."""
     chosen: list[Rendered] = []
     room = budget_tokens
-    for uid in np.argsort(-store.computed, kind="stable")[:most]:
-        row, length = store[int(uid)], int(store.computed[uid])
+    for place, uid in enumerate(np.argsort(-store.computed, kind="stable")[:most].tolist()):
+        row, length = store[uid], int(store.computed[uid])
+        if store.judged:
+            row = dataclasses.replace(row, group=place // 2, side=1 - 2 * (place % 2))
         if chosen and length > room:
             learnt = np.ones(room + 1, dtype=np.float32)
             learnt[0] = 0
-            row = Rendered(row.uid, row.ids[: room + 1], learnt)
+            row = dataclasses.replace(row, ids=row.ids[: room + 1], weights=learnt)
         chosen.append(row)
         room -= length
         if room <= 0:
@@ -119,7 +202,8 @@ def fullest(store: Sequences, budget_tokens: int, most: int) -> Batch:
 
 
 class Batches(Sequence[Batch]):
-    """Micro-batches of a whole store, made when asked for, again and again: validation."""
+    """Micro-batches of a whole store, made when asked for, again and again: validation. Groups are never parted: where
+    nothing is kept for a backward pass, a pair takes less than a single answer in training."""
 
     def __init__(self, store: Sequences, budget_tokens: int, call_tokens: int | None = None) -> None:
         self._store = store
@@ -134,15 +218,25 @@ class Batches(Sequence[Batch]):
     def _groups(self) -> list[tuple[Ints, list[Stretch]]]:
         """uids and stretches of each micro-batch. Rows of one length class would part families, so blocks go by uid."""
         made: list[tuple[Ints, list[Stretch]]] = []
-        if self._call_tokens is None:
+        whole = len(self._store.firsts) == len(self._store)
+        if self._call_tokens is None and whole:
             plain = groups(self._store.computed, self._budget_tokens)
             return [(np.asarray(group), []) for group in plain]
-        for first in range(0, len(self._store), BLOCK):
-            uids = np.arange(first, min(first + BLOCK, len(self._store)))
+        firsts = self._store.firsts[::BLOCK].tolist()
+        for first, end in itertools.pairwise([*firsts, len(self._store)]):
+            uids = np.arange(first, end)
             sequences = [_computed(self._store[uid]) for uid in uids.tolist()]
-            parts = _parts(sequences, self._budget_tokens, self._call_tokens)
+            parts = _parts(sequences, self._budget_tokens, self._call_tokens, self._atoms(first, first + len(uids)))
             made += [(uids[group], stretches) for group, stretches in parts]
         return made
+
+    def _atoms(self, first: int, end: int) -> list[list[int]] | None:
+        """Of the sequences first..end, counted from the first."""
+        if len(self._store.firsts) == len(self._store):
+            return None
+        begins = self._store.firsts
+        begins = begins[(begins >= first) & (begins < end)]
+        return [list(range(a - first, b - first)) for a, b in itertools.pairwise([*begins.tolist(), end])]
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -236,6 +330,7 @@ def assemble(examples: Sequence[Rendered], stretches: Sequence[Stretch] = ()) ->
     prev = np.arange(len(positions)) - 1
     prev[start] = np.where(parent >= 0, end[parent] - 1, -1)
     owner = np.asarray([each.example for each in stretches], dtype=np.int64)
+    group, per_owner = _judged(examples)
     keys = [prefix.keys(ids) for ids in computed]
     learnt = _learnt(examples, stretches, start, end)
     return Batch(
@@ -243,14 +338,35 @@ def assemble(examples: Sequence[Rendered], stretches: Sequence[Stretch] = ()) ->
         positions=positions,
         prev=prev,
         key=np.concatenate([keys[e.example][e.start : e.end] for e in stretches]),
-        segments=Segments(start=start, end=end, parent=parent, owner=owner, group=owner, adapter=np.zeros_like(owner)),
+        segments=Segments(
+            start=start,
+            end=end,
+            parent=parent,
+            owner=owner,
+            group=owner if group is None else group[owner],
+            adapter=np.zeros_like(owner),
+        ),
         rows=learnt.rows,
         targets=learnt.targets,
         row_owner=learnt.owner,
         weights={TERM: learnt.weights.astype(np.float32)},
-        per_owner={},
+        per_owner=per_owner,
         uid=np.asarray([example.uid for example in examples], dtype=np.int64),
+        group=group,
     )
+
+
+def _judged(examples: Sequence[Rendered]) -> tuple[Ints | None, dict[str, Floats]]:
+    """`Batch.group` and `Batch.per_owner`."""
+    numbers = [each.group for each in examples]
+    if min(numbers) < 0:
+        return None, {}
+    found = {
+        SIDE: np.asarray([each.side for each in examples], dtype=np.float32),
+        MARGIN: np.asarray([each.margin for each in examples], dtype=np.float32),
+    }
+    order = {number: place for place, number in enumerate(dict.fromkeys(numbers))}
+    return np.asarray([order[number] for number in numbers], dtype=np.int64), found
 
 
 class _Learnt(NamedTuple):
@@ -263,7 +379,8 @@ class _Learnt(NamedTuple):
 
 
 def _learnt(examples: Sequence[Rendered], stretches: Sequence[Stretch], start: Ints, end: Ints) -> _Learnt:
-    """Several examples that learn the same token in the same place learn it once with the sum of their weights."""
+    """Several examples that learn the same token in the same place learn it once with the sum of their weights; in
+    groups, where each has a sum of its own, every one for itself."""
     rows_to: list[Ints] = []  # rows from the beginning of an example to the end of each stretch
     parts = []
     for index, each in enumerate(stretches):
@@ -278,5 +395,7 @@ def _learnt(examples: Sequence[Rendered], stretches: Sequence[Stretch], start: I
     order = np.lexsort((owner, targets, rows))
     rows, targets, owner, weights = (column[order] for column in (rows, targets, owner, weights))
     new = np.concatenate([[True], (np.diff(rows) != 0) | (np.diff(targets) != 0)])
+    if min(each.group for each in examples) >= 0:
+        new[:] = True
     summed = np.add.reduceat(weights.astype(np.float64), np.flatnonzero(new))
     return _Learnt(rows[new], targets[new].astype(np.int64), owner[new], summed)

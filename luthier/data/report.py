@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from luthier.batch import Floats
 from luthier.data import check
 from luthier.data.check import Checked
-from luthier.data.examples import LEARNT, Example
+from luthier.data.examples import LEARNT, Example, parts
 from luthier.data.findings import RANKS, Finding, Findings, ordered
 from luthier.data.laws import Shapes
 from luthier.data.near import Pairs
@@ -100,7 +100,8 @@ class Look:
         """Tell the findings how many tokens each of the waiting rows has."""
         waiting, self._waiting = self._waiting, []
         try:
-            made = renderer.train_many([example for _, example in waiting])
+            split = [[part for part, _ in parts(example)] for _, example in waiting]
+            made = _regrouped(renderer.train_many([part for each in split for part in each]), split)
         except ModelError as error:
             self._renderer, self.broken, self.why_no_tokens = None, error.problems, error.problems[0].rule
             return
@@ -112,6 +113,17 @@ class Look:
             # A conversation that the template rewrites makes several sequences; it is as long as the longest.
             ids, weights = max(sequences, key=lambda each: len(each[0]))
             self.findings.measured(len(ids), int((weights > 0).sum()), len(speech(example).all), where)
+
+
+def _regrouped(made: Iterable[Any], split: Sequence[Sequence[Example]]) -> list[Any]:
+    """The sequences of each example's parts, or what is wrong with the first of them that has none."""
+    results = iter(made)
+    found: list[Any] = []
+    for each in split:
+        own = [next(results) for _ in each]
+        wrong = [one for one in own if isinstance(one, Problem)]
+        found.append(wrong[0] if wrong else [sequence for one in own for sequence in one])
+    return found
 
 
 def make(checked: Checked, look: Look) -> Report:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -71,14 +73,22 @@ class Sequences:
     Attributes:
         lengths: tokens, int64 [n]; computed: tokens that enter the model, int64 [n].
         loss_weight: sum of the weights, float32 [n]; sources: index of the data source, int32 [n].
+        sides: int8 [n], margins: float32 [n], as in `luthier.batch.Rendered`; judged: whether anybody judged.
+        firsts: of each example the uid of its first sequence, ascending; the others follow it. An example is a row
+            where answers are judged (the two of a pair, say), else a sequence.
         num_rows: rows of the data files that the sequences come from (a long text makes several sequences).
         excluded: rows left out, with the reason; truncated: how many sequences of rows that are kept were cut;
             one that lost all there was to learn is none any more.
         too_long: table of the sequences beyond the bound; None where there are none.
     """
 
-    def __init__(self, rows: Rows, stores: Sequence[TokenStore], max_tokens: int, policy: Policy) -> None:
+    def __init__(
+        self, rows: Rows, stores: Sequence[TokenStore], max_tokens: int, policy: Policy, *, ends: bool = False
+    ) -> None:
+        """ends: what is looked at is not what answers are predicted from, but the last learnt token of each sequence,
+        which then enters the model as well: it is scored, alone, for a target that means nothing."""
         self._stores = tuple(stores)
+        self._ends = ends
         self._paths = [file.path for file in rows.files]
         self._tables = [file.table for file in rows.files]
         self._excluded: list[Excluded] = []
@@ -91,7 +101,19 @@ class Sequences:
         self._file = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(each.sequence) for each in pieces])
         joined = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
         self._sequence, self._start, self._end, self.computed, self.loss_weight = joined
+        if ends:
+            self.computed, self.loss_weight = self.computed + 1, np.ones_like(self.loss_weight)
         self.lengths: Ints = self._end - self._start
+        self.sides, self.margins = (
+            np.concatenate([getattr(s, name)[piece.sequence] for s, piece in zip(self._stores, pieces, strict=True)])
+            for name in ("sides", "margins")
+        )
+        self.judged = bool(self.sides.any())
+        self._rows = np.concatenate([s.rows[p.sequence] for s, p in zip(self._stores, pieces, strict=True)])
+        self.firsts: Ints = np.arange(len(self.lengths))
+        if self.judged:
+            follows = (np.diff(self._file) == 0) & (np.diff(self._rows) == 0)
+            self.firsts = np.flatnonzero(np.concatenate([[True], ~follows]))
         self.sources: NDArray[np.int32] = np.asarray([f.source_index for f in rows.files], dtype=np.int32)[self._file]
         if not len(self.lengths):
             raise DataError(Problem("tokens.empty", values={"rows": len(rows), "excluded": len(self._excluded)}))
@@ -103,10 +125,30 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def members(self, first: int) -> range:
+        """The sequences of the example that begins with one."""
+        after = int(np.searchsorted(self.firsts, first, side="right"))
+        return range(first, int(self.firsts[after]) if after < len(self.firsts) else len(self))
+
+    def first_of(self, uid: int) -> int:
+        """The first sequence of the example that a sequence belongs to."""
+        return int(self.firsts[np.searchsorted(self.firsts, uid, side="right") - 1])
+
+    def fingerprint(self) -> str:
+        """SHA-256 over which tokens these are and what is learnt of them."""
+        parts: list[Any] = [store.key for store in self._stores]
+        parts += [
+            hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest()
+            for each in (self._file, self._start, self._end, self.computed, self.loss_weight, self.sides)
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
     @functools.cached_property
     def conversations(self) -> Ints | None:
         """A number for each sequence, the same for those of one conversation that was unrolled; None where there is no
-        such. Pieces of one text are sequences of their own: they have nothing in common."""
+        such, or where rows are judged. Pieces of one text are sequences of their own: they have nothing in common."""
+        if self.judged:
+            return None
         rows = np.concatenate(
             [np.zeros(0, dtype=np.int64)]
             + [
@@ -132,9 +174,15 @@ class Sequences:
         if not 0 <= uid < len(self):
             raise IndexError(uid)
         store, start, end = self._stores[self._file[uid]], int(self._start[uid]), int(self._end[uid])
-        weights = store.weights(start, end)
+        ids, weights = store.ids(start, end), store.weights(start, end)
         weights[0] = 0  # the first token of a piece is predicted from nothing
-        return Rendered(uid, store.ids(start, end), weights)
+        if self._ends:
+            last = int(self.computed[uid])
+            ids, weights = np.append(ids[:last], np.int32(0)), np.zeros(last + 1, dtype=np.float32)
+            weights[last] = 1
+        if not self.judged:
+            return Rendered(uid, ids, weights)
+        return Rendered(uid, ids, weights, self.first_of(uid), int(self.sides[uid]), float(self.margins[uid]))
 
     def locate(self, uid: int) -> str:
         """`file:row` of a sequence."""
@@ -205,6 +253,8 @@ class Sequences:
             lost = cut & (loss_weight <= 0)
             left.append((lost, "tokens.answer_cut_off"))
             kept = kept & ~lost
+            judged = store.sides[sequences] != 0
+            kept = kept & ~(judged & _marked(rows[lost], all_rows)[rows])  # half a pair is none
             self.truncated += int((cut & _marked(rows[kept], all_rows)[rows]).sum())
         # A row that gave several sequences is left out, once, where none of them is kept.
         gone = ~_marked(rows[kept], all_rows)[rows]

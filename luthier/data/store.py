@@ -20,7 +20,7 @@ from luthier.batch import Floats, Ints
 from luthier.data.scan import HASH_BYTES, Account, Table
 from luthier.errors import DataError, Problem
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout."""
 META, VERIFIED = "meta.json", "verified.json"
 READ_BYTES = 1 << 20
@@ -31,11 +31,13 @@ COLUMNS: dict[str, str] = {
     "loss_weight": "<f4",
     "rows": "<i8",  # place in the table of the row that a sequence comes from
     "texts": "|u1",  # 1: a plain text, which may be cut into pieces anywhere
+    "sides": "|i1",  # 1: an answer that is wanted, -1: one that is not, 0: nobody judged
+    "margins": "<f4",  # of the pair, where the data has one
     "numbers": "<i8",
     "lines": "<i8",
     "hashes": f"|V{HASH_BYTES}",
 }
-"""File (`<name>.bin`) -> dtype. The first five have an entry per sequence, the others one per row."""
+"""File (`<name>.bin`) -> dtype. The first seven have an entry per sequence, the others one per row."""
 
 
 class TokenStore:
@@ -43,7 +45,7 @@ class TokenStore:
 
     Attributes:
         ends: int64 [n]; computed: tokens that enter the model (`computed_tokens`), int32 [n]; loss_weight: sum of the
-            weights, float32 [n]; rows: int64 [n]; texts: bool [n].
+            weights, float32 [n]; rows: int64 [n]; texts: bool [n]; sides: int8 [n]; margins: float32 [n].
         meta: what the builder wrote besides: account, laws.
     """
 
@@ -51,9 +53,11 @@ class TokenStore:
         self.path = path
         self.meta = read_meta(path)
         self.key: str = self.meta["key"]
-        self.ends, self.computed, self.loss_weight, self.rows, self.texts, self._numbers, self._lines, self._hashes = (
-            _column(path, name, dtype) for name, dtype in COLUMNS.items()
-        )
+        columns = {name: _column(path, name, dtype) for name, dtype in COLUMNS.items()}
+        self.ends, self.computed, self.loss_weight = (columns[name] for name in ("ends", "computed", "loss_weight"))
+        self.rows, self.texts = columns["rows"], columns["texts"]
+        self.sides, self.margins = columns["sides"], columns["margins"]
+        self._numbers, self._lines, self._hashes = (columns[name] for name in ("numbers", "lines", "hashes"))
         self._table = None if self.meta["weights"] is None else np.asarray(self.meta["weights"], dtype=np.float32)
         self._ids = _mapped(path / "ids.bin", np.dtype(np.int32))
         self._weights = _mapped(path / "weights.bin", np.dtype(np.float32 if self._table is None else np.uint8))

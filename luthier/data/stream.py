@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
-from luthier.batch import TERM, Batch, Ints, Rendered, Step
+from luthier.batch import EXAMPLES, TERM, Batch, Ints, Rendered, Step
 from luthier.config.schema import RunConfig
 from luthier.data import pack
 from luthier.data.sequences import Sequences
@@ -62,7 +63,7 @@ class Stream:
     """Optimizer steps over a store.
 
     Args:
-        batch: examples per step.
+        batch: examples per step (`Sequences.firsts`).
         epochs: passes over the data, fractions allowed; ignored where `steps` is given.
         source_weights: source index -> how often its rows come per epoch. 2: twice. 0.5: half of them in one epoch and
             the other half in the next. Absent: once.
@@ -91,7 +92,9 @@ class Stream:
         self._budgets: Budgets = ((0, budget_tokens),) if isinstance(budget_tokens, int) else budget_tokens
         self._call_tokens = call_tokens
         given = dict(source_weights) if isinstance(source_weights, Mapping) else dict(enumerate(source_weights))
-        self._rows = {int(source): np.flatnonzero(store.sources == source) for source in np.unique(store.sources)}
+        # Examples go by their first sequence.
+        sources = store.sources[store.firsts]
+        self._rows: dict[int, Ints] = {int(source): store.firsts[sources == source] for source in np.unique(sources)}
         # Decimal fractions as written: 0.1 of 30 rows is 3 in every epoch, not 3 or 2 by binary rounding.
         self._weights = {
             source: weight if isinstance(weight, Fraction) else Fraction(repr(float(weight)))
@@ -157,24 +160,40 @@ class Stream:
         Raises:
             DataError: nothing in the step has any weight.
         """
-        epoch, uids = self.step_uids(index)
-        weight = math.fsum(float(self._store.loss_weight[uid]) for uid in uids)
+        epoch, firsts = self.step_uids(index)
+        uids = tuple(uid for first in firsts for uid in self._members(first))
+        weight = math.fsum(float(self._store.loss_weight[uid]) for uid in uids if self._store.sides[uid] >= 0)
+        judged = {EXAMPLES: float(len(firsts))} if self._store.judged else {}
+        if judged and not weight > 0:
+            weight = 1.0  # of judged answers none is to be imitated
         if not weight > 0:
             raise DataError(Problem("tokens.empty_step", values={"step": index}))
-        examples = [self._store[uid] for uid in uids]
-        micro = self._micro(examples, self._store.computed[list(uids)], budget_at(self._budgets, index))
-        tokens = int(self._store.computed[list(uids)].sum())
-        return Step(index=index, epoch=epoch, uids=uids, micro=micro, denom={TERM: weight}, tokens=tokens)
+        members = [[self._store[uid] for uid in self._members(first)] for first in firsts]
+        lengths = self._computed(np.asarray(firsts))
+        micro = self._micro(members, lengths, budget_at(self._budgets, index))
+        denom = {TERM: weight, **judged}
+        return Step(index=index, epoch=epoch, uids=uids, micro=micro, denom=denom, tokens=int(lengths.sum()))
 
-    def _micro(self, examples: Sequence[Rendered], lengths: Ints, budget: int) -> tuple[Batch, ...]:
-        shares = [[examples[at] for at in share] for share in pack.shared_out(lengths, self._ranks)]
+    def _members(self, first: int) -> Sequence[int]:
+        return self._store.members(first) if self._store.judged else (first,)
+
+    def _computed(self, firsts: Ints) -> Ints:
+        """Tokens that enter the model of each example, whatever its sequences share."""
+        computed: Any = self._store.computed
+        if not self._store.judged:
+            return np.asarray(computed[firsts], dtype=np.int64)
+        sums = [int(computed[list(self._members(int(each)))].sum()) for each in firsts]
+        return np.asarray(sums, dtype=np.int64)
+
+    def _micro(self, members: Sequence[Sequence[Rendered]], lengths: Ints, budget: int) -> tuple[Batch, ...]:
+        shares = [[each for at in share for each in members[at]] for share in pack.shared_out(lengths, self._ranks)]
         own = shares[self._rank]
         micro = pack.microbatches(own, budget, self._call_tokens) if own else ()
         if self._ranks == 1:
             return micro
         others = [share for rank, share in enumerate(shares) if rank != self._rank]
         most = max(len(micro), *(pack.count(share, budget, self._call_tokens) for share in others))
-        return (*micro, *[pack.filler(examples[0])] * (most - len(micro)))
+        return (*micro, *[pack.filler(members[0][0])] * (most - len(micro)))
 
     def split(self, budgets: Budgets) -> None:
         """Pack steps by these budgets from now on. Which examples form a step does not change."""
@@ -185,13 +204,16 @@ class Stream:
         it is the largest of them."""
         if whole:
             return self.step(self._largest_step()[0])
-        batch = pack.fullest(self._store, budget_at(self._budgets, index), self._batch)
+        sequences = max(np.diff([*self._store.firsts, len(self._store)]).max() * self._batch, 1)
+        batch = pack.fullest(self._store, budget_at(self._budgets, index), int(sequences))
         uids = tuple(int(uid) for uid in np.unique(batch.uid))
         denom = {TERM: float(batch.weights[TERM].sum(dtype="float64"))}
+        if self._store.judged:
+            denom[EXAMPLES] = float(self._batch)
         return Step(index=index, epoch=0, uids=uids, micro=(batch,), denom=denom, tokens=batch.num_tokens)
 
     def step_uids(self, index: int) -> tuple[int, tuple[int, ...]]:
-        """Epoch and examples of a step, in order."""
+        """Epoch and examples of a step, in order, each by its first sequence."""
         assert 0 <= index < self.num_steps, f"step {index} of {self.num_steps}"
         epoch = self._epoch_of(index)
         start = (index - self._before(epoch)) * self._batch
@@ -204,7 +226,7 @@ class Stream:
         found = 0, 0
         for epoch in range(self._epoch_of(self.num_steps - 1) + 1):
             steps = min(self.num_steps, self._before(epoch + 1)) - self._before(epoch)
-            tokens = self._store.computed[self._epoch_order(epoch)[: steps * self._batch]]
+            tokens = self._computed(self._epoch_order(epoch)[: steps * self._batch])
             sums = np.add.reduceat(tokens, np.arange(0, len(tokens), self._batch))
             index = int(sums.argmax())
             if sums[index] > found[1]:
@@ -248,7 +270,7 @@ class Stream:
         rows = self._rows[source]
         first, end = self._drawn(source, epoch), self._drawn(source, epoch + 1)
         if first == end:
-            return rows[:0]
+            return np.asarray(rows[:0], dtype=np.int64)
         passes = range(first // len(rows), (end - 1) // len(rows) + 1)
         shuffled = np.concatenate([self._shuffled(rows, SOURCE, source, each) for each in passes])
         offset = passes.start * len(rows)

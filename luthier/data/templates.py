@@ -16,7 +16,7 @@ from typing import Any
 import transformers
 from tokenizers import AddedToken
 
-from luthier.config.schema import Lora, RunConfig, Sft
+from luthier.config.schema import Answers, Lora, RunConfig
 from luthier.data import stops
 from luthier.data import template_files as files
 from luthier.data.renderer import FORMAT, Choices, RowRenderer
@@ -105,6 +105,15 @@ class Renderer(RowRenderer):
         return renderer
 
 
+def same_tokenizer(renderer: Renderer, folder: Path) -> bool:
+    """Whether a model's tokenizer cuts text into the same tokens as the renderer's.
+
+    Raises:
+        ModelError: no usable tokenizer there.
+    """
+    return Vocabulary(_load_tokenizer(folder)).fingerprint == renderer.vocabulary.fingerprint
+
+
 def load_renderer(model_folder: Path, config: RunConfig, embedding_rows: EmbeddingRows | None = None) -> Renderer:
     """The renderer of a recipe.
 
@@ -123,7 +132,7 @@ def load_renderer(model_folder: Path, config: RunConfig, embedding_rows: Embeddi
     source = files.compiled(source, model_folder if name == "model" else Path(config.data.template))
     if config.data.stop_token is not None and source:
         source = stops.with_stop_token(source, config.data.stop_token, vocabulary)
-    train_on = config.method.train_on if isinstance(config.method, Sft) else "all"
+    train_on = config.method.train_on if isinstance(config.method, Answers) else "all"
     choices = Choices(config.data.system, train_on, accept_unread=config.data.accept_unread)
     renderer = Renderer(vocabulary, model_folder, name, source, choices, new_tokens)
     trains = _trains_head(config) or renderer.stop_id in renderer.new_ids

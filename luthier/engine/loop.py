@@ -33,6 +33,7 @@ from luthier.config.schema import OptimSection, RunSection
 from luthier.engine import checkpoint, memory, optim
 from luthier.engine.backend import Backend, peak_memory_bytes
 from luthier.engine.checkpoint import TrainState
+from luthier.engine.measures import Measure, Measures
 from luthier.engine.ranks import Ranks
 from luthier.errors import Interrupted, Problem, TrainingFailed
 from luthier.runs.events import Event
@@ -59,14 +60,23 @@ class Loss:
 
     sums: term -> sum over the micro-batch, still attached to the graph; the loop divides by the step's denominator.
     metrics: name -> (sum, count) for logging.
+    counts: term -> its share of the denominator, where that is not the sum of the batch's weights of that name.
+    each: name -> a number per example, [G], without gradients: what is worth watching.
     """
 
     sums: Mapping[str, Tensor]
     metrics: Mapping[str, tuple[Tensor, float]]
+    counts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    each: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class Method(Protocol):
     """An objective. Holds no weights; `state_dict` is for what adapts during training."""
+
+    def begin(self, model: Any, budget_tokens: int, step: int) -> dict[str, Any] | None:
+        """What has to be known before the first step is made, where `step` were made in earlier attempts; what to say
+        of it."""
+        ...
 
     def prepare(self, step: Step, model: nn.Module) -> Step: ...
 
@@ -125,11 +135,13 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:
-    """loss: per unit of weight; grad_norm: before clipping; applied: whether the weights moved."""
+    """loss: per unit of weight; grad_norm: before clipping; applied: whether the weights moved; measures: of a step
+    that is logged."""
 
     loss: float
     grad_norm: float
     applied: bool
+    measures: Measures | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,10 +150,11 @@ class Unread:
 
     loss: Tensor
     grad_norm: Tensor
+    measures: Measures | None = None
 
     def read(self) -> StepResult:
         loss, norm = float(self.loss), float(self.grad_norm)
-        return StepResult(loss, norm, applied=math.isfinite(loss) and math.isfinite(norm))
+        return StepResult(loss, norm, math.isfinite(loss) and math.isfinite(norm), self.measures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +214,18 @@ def fit(job: Job, state: TrainState) -> TrainState:
     return state
 
 
+def begin(job: Job, state: TrainState, budget_tokens: Callable[[], int]) -> dict[str, Any] | None:
+    """Let the method find out what it has to know before step 1; what to say of it."""
+    return within_memory(
+        job,
+        state.step,
+        lambda: job.method.begin(job.model, budget_tokens(), state.step),
+        lambda: None,
+        budget_tokens,
+        split_only=True,
+    )
+
+
 @contextmanager
 def _failures(job: Job, state: TrainState) -> Iterator[None]:
     """Write down why training had to stop."""
@@ -211,19 +236,29 @@ def _failures(job: Job, state: TrainState) -> Iterator[None]:
         raise
 
 
-def evaluate(job: Job) -> dict[str, float]:
-    """Mean of each loss term over the validation batches, per unit of weight; empty without validation rows."""
+def evaluate(job: Job) -> tuple[dict[str, float], dict[str, Measure]]:
+    """Mean of each loss term over the validation batches, per unit of weight, and what else is measured there; empty
+    without validation rows."""
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
+    measures = Measures()
     with torch.no_grad():
         for place in range(job.ranks.index, len(job.validation), job.ranks.size):
             batch = job.validation[place]
             loss = job.method.loss(job.model, batch, -1)
+            _watch(measures, loss)
             for term, value in loss.sums.items():
+                own = loss.counts[term] if term in loss.counts else float(batch.weights[term].sum(dtype="float64"))
                 sums[term] = sums.get(term, 0.0) + float(value)
-                weights[term] = weights.get(term, 0.0) + float(batch.weights[term].sum(dtype="float64"))
+                weights[term] = weights.get(term, 0.0) + own
     sums, weights = (_added(job.ranks.gather(each)) for each in (sums, weights))
-    return {term: sums[term] / weights[term] for term in sums if weights[term] > 0}
+    return {term: sums[term] / weights[term] for term in sums if weights[term] > 0}, measures.read(job.ranks)
+
+
+def _watch(measures: Measures | None, loss: Loss) -> None:
+    """A mean of a term of the loss is in the loss already."""
+    if measures is not None:
+        measures.add(loss.each, {name: pair for name, pair in loss.metrics.items() if name not in loss.sums})
 
 
 def _added(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -287,7 +322,8 @@ def _train_step(job: Job, step: Step, state: TrainState) -> StepResult | Unread:
     while True:
         job.optimizer.zero_grad(set_to_none=True)
         scale = state.loss_scale if job.backend.loss_scaling else 1.0
-        loss = float(accumulate(job, step, scale))
+        measures = _measures(job, step)
+        loss = float(accumulate(job, step, scale, measures))
         parameters = [p for _, p in job.named]
         if scale != 1.0:
             _unscale(parameters, scale)
@@ -300,7 +336,7 @@ def _train_step(job: Job, step: Step, state: TrainState) -> StepResult | Unread:
                 job.optimizer.step()
             if job.backend.loss_scaling:
                 _grow_scale(state)
-            return StepResult(loss, norm, applied=True)
+            return StepResult(loss, norm, applied=True, measures=measures)
         if not job.backend.loss_scaling or not math.isfinite(loss) or state.loss_scale <= MIN_SCALE:
             state.loss_scale, state.good_steps = before
             return StepResult(loss, norm, applied=False)
@@ -318,44 +354,52 @@ def _train_unread(job: Job, step: Step) -> Unread:
     """Accumulate, clip, update, without waiting for the device. A step that is left out leaves the optimizer's moments
     and its count of steps as they were."""
     job.optimizer.zero_grad(set_to_none=True)
-    loss = accumulate(job, step, 1.0)
+    measures = _measures(job, step)
+    loss = accumulate(job, step, 1.0, measures)
     norm = optim.clip([p for _, p in job.named], job.optim.clip)
     bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
     vars(job.optimizer)["found_inf"] = bad.to(torch.float32)  # where torch's fused kernels look for such a flag
     job.optimizer.step()
     del vars(job.optimizer)["found_inf"]
-    return Unread(loss, norm)
+    return Unread(loss, norm, measures)
 
 
 def _train_in_backward(job: Job, step: Step) -> StepResult:
     """Update while gradients come in. A loss that is not finite is noticed before anything has changed; a gradient that
     is not finite, when some of the weights have."""
     (batch,) = step.micro
-    objective = _objective(job, step, batch)
+    measures = _measures(job, step)
+    objective = _objective(job, step, batch, measures)
     loss = float(objective.detach())
     if not math.isfinite(loss):
         return StepResult(loss, math.nan, applied=False)
     with memory.updating(), optim.in_backward(job.optimizer, [p for _, p in job.named]) as norms:
         objective.backward()  # type: ignore[no-untyped-call]
     norm = float(torch.linalg.vector_norm(torch.stack([norms[place] for place in sorted(norms)])))
-    return StepResult(loss, norm, applied=math.isfinite(norm))
+    return StepResult(loss, norm, applied=math.isfinite(norm), measures=measures)
 
 
-def _objective(job: Job, step: Step, batch: Batch) -> Tensor:
+def _measures(job: Job, step: Step) -> Measures | None:
+    """None where nobody is going to read them."""
+    return Measures() if _logged(job, step.index + 1) else None
+
+
+def _objective(job: Job, step: Step, batch: Batch, measures: Measures | None = None) -> Tensor:
     """A micro-batch's share of the step's loss."""
     loss = job.method.loss(job.model, batch, step.index)
+    _watch(measures, loss)
     objective = sum(value / step.denom[term] for term, value in loss.sums.items())
     assert isinstance(objective, Tensor)
     return objective
 
 
-def accumulate(job: Job, step: Step, scale: float) -> Tensor:
+def accumulate(job: Job, step: Step, scale: float, measures: Measures | None = None) -> Tensor:
     """Sum the micro-batches' gradients into `.grad`, over all ranks; returns the step's loss, a scalar on the
     device."""
     total = torch.zeros((), dtype=torch.float64, device=job.backend.device)
     with job.ranks.together():
         for batch in step.micro:
-            objective = _objective(job, step, batch)
+            objective = _objective(job, step, batch, measures)
             (objective * scale).backward()  # type: ignore[no-untyped-call]
             total = total + objective.detach().double()
     job.ranks.sum_gradients([p for _, p in job.named])
@@ -415,7 +459,7 @@ def _bad_rows(job: Job, step: Step) -> list[str]:
             if not all(bool(torch.isfinite(value)) for value in values):
                 bad.extend(sorted({int(uid) for uid in batch.uid}))
     everywhere = dict.fromkeys(uid for each in job.ranks.gather(bad) for uid in each)
-    return [job.locate(uid) for uid in everywhere or step.uids]
+    return list(dict.fromkeys(job.locate(uid) for uid in everywhere or step.uids))
 
 
 # -------------------------------------------------------------------------------------- events, validation, saving
@@ -428,7 +472,7 @@ def _logged(job: Job, number: int) -> bool:
 def _log(job: Job, state: TrainState, taken: Taken, result: StepResult, tokens_per_s: float) -> None:
     if not _logged(job, taken.number):
         return
-    data = {
+    data: dict[str, Any] = {
         "loss": result.loss,
         "lr": taken.learning_rate,
         "grad_norm": result.grad_norm,
@@ -441,6 +485,9 @@ def _log(job: Job, state: TrainState, taken: Taken, result: StepResult, tokens_p
     }
     if job.backend.loss_scaling:
         data["loss_scale"] = state.loss_scale
+    measured = result.measures.read(job.ranks) if result.measures is not None else {}
+    if measured:
+        data["measures"] = {name: each.mean for name, each in measured.items()}
     job.emit("step", data, step=taken.number)
 
 
@@ -448,7 +495,7 @@ def _validate(job: Job, state: TrainState) -> None:
     """Validation loss; the weights go into the best slot when it is the lowest so far."""
     if not job.validation:
         return
-    losses = within_memory(
+    losses, measured = within_memory(
         job,
         state.step,
         lambda: evaluate(job),
@@ -457,7 +504,8 @@ def _validate(job: Job, state: TrainState) -> None:
         split_only=True,
     )
     loss = sum(losses.values())
-    job.emit("validation", {"loss": loss, "terms": losses}, step=state.step)
+    more = {"measures": {name: each.to_json() for name, each in measured.items()}} if measured else {}
+    job.emit("validation", {"loss": loss, "terms": losses, **more}, step=state.step)
     if state.step and (state.best_loss is None or loss < state.best_loss):
         state.best_loss, state.best_step = loss, state.step
         if not job.ranks.first:

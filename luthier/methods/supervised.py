@@ -38,6 +38,9 @@ class Supervised:
         self.policies = policies
         self.bottom = bottom
 
+    def begin(self, model: Decoder, budget_tokens: int, step: int) -> None:
+        """Nothing has to be known before step 1."""
+
     def prepare(self, step: Step, model: nn.Module) -> Step:
         return step
 

@@ -28,6 +28,7 @@ from luthier.arch.count import saved_modules, scale_of, select_units
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
 from luthier.arch.tokens import token_modules
+from luthier.arch.values import SCORE
 from luthier.config.schema import Lora
 from luthier.disk import write_json
 from luthier.errors import ModelError, Problem
@@ -66,6 +67,13 @@ def attach(
             delta = decoder.units[unit.name].deltas[name]
             draw(delta.A, seed, unit.name, _uniform(1.0 / math.sqrt(unit.in_features)))
             delta.B.zero_()
+
+
+def add_score(decoder: Decoder, name: str) -> None:
+    """Give an adapter a scalar head that trains, where it has none: it starts at 0."""
+    head = decoder.weighted[SCORE]
+    if name not in head.copies:
+        head.copies[name] = Copy(head.weight.detach().to(torch.float32, copy=True)).requires_grad_(True)
 
 
 def save_adapter(decoder: Decoder, folder: Path, lora: Lora, base: str, name: str = "default") -> None:

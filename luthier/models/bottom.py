@@ -38,7 +38,7 @@ class Bottom:
         filled = np.empty((batch.num_tokens, self._decoder.spec.d * dtype.itemsize), dtype=np.uint8)
         for owner in np.unique(segments.owner):
             own = np.flatnonzero(segments.owner == owner)
-            rows = self._rows(_sequence(batch, int(own[-1])))  # a segment comes behind those that it follows
+            rows = self._rows(sequence(batch, int(own[-1])))  # a segment comes behind those that it follows
             for segment in own:
                 start, end = int(segments.start[segment]), int(segments.end[segment])
                 first = int(batch.positions[start])
@@ -64,7 +64,7 @@ def _bytes(decoder: Decoder, ids: Ints, layers: int) -> Rows:
     return made
 
 
-def _sequence(batch: Batch, segment: int) -> Ints:
+def sequence(batch: Batch, segment: int) -> Ints:
     """Token ids from the beginning of a sequence to the end of the segment that it ends in."""
     parts: list[Ints] = []
     while segment >= 0:

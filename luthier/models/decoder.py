@@ -25,14 +25,16 @@ from torch import Tensor, nn
 
 from luthier.arch.spec import Architecture, Attention, DecoderSpec, Rope, Unit
 from luthier.arch.spec import Layer as LayerSpec
+from luthier.arch.values import SCORE
 from luthier.batch import Batch, Ints
 from luthier.config.schema import Policy
-from luthier.kernels import autograd, head, rotary, sizes
+from luthier.kernels import autograd, divergence, head, rotary, sizes
 from luthier.kernels.attention import Attend, Layout
 from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
 from luthier.kernels.host import to_device as _to_device
 from luthier.kernels.linear import Linear, Weight, split
+from luthier.kernels.norm import wide
 from luthier.kernels.offload import Mover, Offload, copies
 from luthier.kernels.step import Round
 from luthier.models import quick
@@ -71,28 +73,35 @@ Mix = Callable[[int, Tensor, Tensor, Tensor], Sequence[Tensor]]
 class Want:
     """What a method wants of the scored rows.
 
-    mode: how log-probabilities are differentiable, see `luthier.kernels.head`. coefficients: [M] of linear mode, on the
-    decoder's device. entropy, hidden: also return these.
+    mode: how log-probabilities are differentiable, see `luthier.kernels.head`; None wants none. coefficients: [M] of
+    linear mode, on the decoder's device. entropy, hidden, value: also return these. lesson: learn from a teacher, see
+    `luthier.kernels.divergence`; the coefficients are those of that sum, and `total` is all that is differentiable.
     """
 
-    mode: head.Mode = "unit"
+    mode: head.Mode | None = "unit"
     coefficients: Tensor | None = None
     entropy: bool = False
     hidden: bool = False
+    value: bool = False
+    lesson: divergence.Lesson | None = None
 
 
 @dataclass(frozen=True)
 class Scores:
     """What comes of the M scored rows, in the batch's order.
 
-    logp: float32 [M]; differentiable in modes unit and recompute. total: sum(coefficients * logp), differentiable, in
-    linear mode. entropy: float32 [M] in nats, not differentiable. hidden: [M, D] after the final norm, differentiable.
+    logp: float32 [M]; differentiable in modes unit and recompute; empty where none is wanted. total: sum(coefficients *
+    logp), differentiable, in linear mode. entropy: float32 [M] in nats, not differentiable. hidden: [M, D] after the
+    final norm, differentiable. value: float32 [M], what the scalar head (`luthier.arch.values`) makes of each row,
+    differentiable. divergence: float32 [M] in nats, of a lesson.
     """
 
     logp: Tensor
     total: Tensor | None = None
     entropy: Tensor | None = None
     hidden: Tensor | None = None
+    value: Tensor | None = None
+    divergence: Tensor | None = None
 
 
 class Below(NamedTuple):
@@ -313,6 +322,12 @@ class Decoder(nn.Module):
             names = names.union(module.copies, module.deltas if isinstance(module, AdapterLinear) else ())
         return names
 
+    def head_mode(self, adapter: str | None) -> head.Mode:
+        """How log-probabilities can be differentiated where their coefficients are not known beforehand."""
+        own = self._head.rows.get(adapter)
+        trains = self._head.weight_for(adapter).requires_grad or (own is not None and own.weight.requires_grad)
+        return "recompute" if trains else "unit"
+
     def pack(self, spare_bytes: int) -> int:
         """Lay weights out for passes of few rows as far as memory goes, the head first; the bytes that took. Nothing
         on a GPU, where it makes no difference."""
@@ -376,15 +391,26 @@ class Decoder(nn.Module):
         return self._final_norm(h_ND, adapter)
 
     @torch.no_grad()
-    def below(self, ids: Ints, layers: int) -> Tensor:
-        """What enters layer `layers` of the base, [T, D], for one sequence by itself."""
+    def read(self, ids: Ints, places: Ints, adapter: str | None = None) -> Tensor:
+        """Hidden states after the final norm, [M, D], at some places of one sequence by itself."""
+        h_TD = self.below(ids, len(self.spec.layers), adapter)
+        return self._final_norm(h_TD[_to_device(places, self.device)], adapter)
+
+    def head_weight(self, adapter: str | None = None) -> Tensor:
+        """[V, D], what the logits are made with; for those who form them themselves."""
+        assert self._head.rows_for(adapter) is None, "new tokens have rows of their own"
+        return self._head.weight_for(adapter)
+
+    @torch.no_grad()
+    def below(self, ids: Ints, layers: int, adapter: str | None = None) -> Tensor:
+        """What enters layer `layers`, [T, D], for one sequence by itself; of the base, where no adapter is named."""
         attend = Attend(Layout(None, np.zeros(1, dtype=np.int64), np.array([len(ids)]), np.array([-1])))
 
         def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
             mixer = self.spec.layers[index].mixer
             return attend(q, k, v, mixer.window, mixer.scale, softcap=mixer.softcap)
 
-        return self._layers(ids, _Pass(_to_device(np.arange(len(ids)), self.device), None, mix), until=layers)
+        return self._layers(ids, _Pass(_to_device(np.arange(len(ids)), self.device), adapter, mix), until=layers)
 
     @torch.no_grad()
     def extend(self, parts: Sequence[Part], cache: Cache) -> Tensor:
@@ -475,18 +501,32 @@ class Decoder(nn.Module):
     def _scores(self, h_UD: Tensor, rows_M: Ints, targets_M: Ints, want: Want, adapter: str | None) -> Scores:
         """Norm and head for the scored rows, which may be filled up as well; filler has no weight in any sum."""
         scored = len(rows_M)
-        fill = sizes.filled(scored) - scored if self._fills else 0
+        fill = sizes.filled(scored) - scored if self._fills and want.lesson is None else 0
         rows_M, targets_M = (np.pad(each, (0, fill)) for each in (rows_M, targets_M))
         coefficients = (
             want.coefficients if not fill or want.coefficients is None else F.pad(want.coefficients, (0, fill))
         )
         x_MD = self._final_norm(h_UD[_to_device(rows_M, self.device)], adapter)
+        hidden = x_MD[:scored] if want.hidden else None
+        value = self._value(x_MD[:scored], adapter) if want.value else None
+        if want.mode is None:
+            return Scores(x_MD.new_zeros(0, dtype=torch.float32), hidden=hidden, value=value)
         top, targets = self._head, _to_device(targets_M, self.device)
         weight_VD, rows = top.weight_for(adapter), top.rows_for(adapter)
         scaled_MD, softcap = self._scaled(x_MD, self.spec.logit_scale), self.spec.logit_softcap
+        if want.lesson is not None:
+            assert rows is None and coefficients is not None, "teacher and student have the same tokens"
+            assert softcap is None, "capped logits are not distilled"
+            taught = divergence.distil(scaled_MD, weight_VD, targets, coefficients, *want.lesson)
+            return Scores(taught.logp_M, taught.total, divergence=taught.divergence_M)
         made = head.score(scaled_MD, weight_VD, targets, want.mode, coefficients, want.entropy, rows, softcap)
-        logp, entropy, hidden = made.logp_M[:scored], made.entropy_M, x_MD[:scored] if want.hidden else None
-        return Scores(logp, made.total, None if entropy is None else entropy[:scored], hidden)
+        logp, entropy = made.logp_M[:scored], made.entropy_M
+        return Scores(logp, made.total, None if entropy is None else entropy[:scored], hidden, value)
+
+    def _value(self, x_MD: Tensor, adapter: str | None) -> Tensor:
+        """The scalar head, in float32: it is a vector, and what it gives is compared."""
+        weight_1D = _child(self, SCORE).weight_for(adapter)
+        return (x_MD.to(wide(x_MD.dtype)) @ weight_1D.to(wide(x_MD.dtype)).T)[:, 0]
 
     def _body(
         self,

@@ -29,6 +29,7 @@ from luthier.arch.families import read_config
 from luthier.arch.families.gated import EMBEDDING, HEAD
 from luthier.arch.spec import Architecture
 from luthier.arch.tokens import token_modules
+from luthier.arch.values import SCORE, as_classifier, is_valued
 from luthier.config.schema import Qlora
 from luthier.disk import write_json
 from luthier.errors import ModelError, Problem
@@ -90,7 +91,9 @@ def load(
     first_dense = len(arch.spec.layers) - dense_layers
     dense = {f"{unit.name}.weight" for unit in arch.units if unit.layer >= first_dense}
     too_large: list[str] = []
-    for file, names in _by_file(stored, arch.tensors):
+    if is_valued(arch) and f"{SCORE}.weight" not in stored:
+        decoder.get_parameter(f"{SCORE}.weight").detach().zero_()
+    for file, names in _by_file(stored, [name for name in arch.tensors if name in stored]):
         with _opened(file) as tensors, torch.no_grad():
             for name in names:
                 parameter, values = decoder.get_parameter(name), tensors.get_tensor(name)
@@ -159,7 +162,9 @@ def init_random(decoder: Decoder, arch: Architecture, seed: int) -> None:
 
     with torch.no_grad():
         for name, shape in arch.tensors.items():
-            if len(shape) == 1:
+            if name == f"{SCORE}.weight":
+                decoder.get_parameter(name).zero_()
+            elif len(shape) == 1:
                 decoder.get_parameter(name).fill_(0.0 if name.endswith(".bias") else 1.0)
             else:
                 draw(decoder.get_parameter(name), seed, name, normal)
@@ -257,6 +262,8 @@ def write_files(
         config.update(dict.fromkeys(written, str(dtypes).removeprefix("torch.")))
     if arch.new_ids:
         config["vocab_size"] = arch.spec.vocab
+    if is_valued(arch):
+        config = as_classifier(config)
     shards.write_checkpoint(folder, arch.tensors, dtypes, tensors, max_shard_bytes)
     write_json(folder / "config.json", config)
     generation = base_folder / "generation_config.json"
@@ -270,7 +277,7 @@ def misfits(arch: Architecture, stored: Mapping[str, Stored], folder: Path) -> l
     allowed = {name for name in stored if ROTARY_BUFFER.search(name)} | ({head} if arch.spec.tied else set())
     problems = []
     for message, names in (
-        ("models.missing_tensors", [name for name in arch.tensors if name not in stored]),
+        ("models.missing_tensors", [n for n in arch.tensors if n not in stored and n != f"{SCORE}.weight"]),
         ("models.unexpected_tensors", sorted(stored.keys() - arch.tensors.keys() - allowed)),
         (
             "models.wrong_shapes",

@@ -13,7 +13,7 @@ from luthier.paper.outlook import Outlook
 from luthier.runs.tables import columns, count, size, span
 from luthier.text import say
 
-PARTS = ("weights", "dense", "trainable", "gradients", "optimizer", "activations", "head")
+PARTS = ("weights", "teacher", "dense", "trainable", "gradients", "optimizer", "activations", "head")
 
 
 def lines(made: Outlook, config: RunConfig) -> list[str]:
@@ -26,6 +26,12 @@ def lines(made: Outlook, config: RunConfig) -> list[str]:
         *_speed(made, config),
         *_verdict(made),
     ]
+
+
+def largest(stage: str, made: Outlook) -> str:
+    """Which stage of several needs most."""
+    values = {"stage": stage, "peak": size(made.memory.peak_bytes), "free": size(made.target.free_bytes)}
+    return say("plan.largest_fits" if made.fits else "plan.largest_does_not", **values)
 
 
 def _head(made: Outlook, config: RunConfig) -> Iterator[str]:

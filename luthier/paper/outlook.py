@@ -8,7 +8,7 @@ from `config.json`; torch-free.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
 from luthier.config import load as config_load
-from luthier.config.schema import Lora, RunConfig
+from luthier.config.schema import Distill, Lora, ModelSection, RunConfig
 from luthier.models import hub
 from luthier.paper import remedies, rows, target
 from luthier.paper.remedies import Case, Remedy
 from luthier.paper.rows import RowFacts
 from luthier.paper.target import Target
 from luthier.planner import MemoryPlan
+from luthier.workload import said_bytes
 
 MOST_TOKENS = 2**24
 """Beyond this no context or micro-batch is looked for."""
@@ -125,14 +126,35 @@ def plan(config: RunConfig, device: str | None = None) -> Outlook:
     environment = config_load.environment()
     found = hub.resolve(config.model.path, config.model.revision, environment, weights=False)
     arch = families.read(found.folder)
-    return outlook(config, arch, aim, rows.find(config, environment.cache_dir))
+    return outlook(config, arch, aim, rows.find(config, environment.cache_dir), _teacher(config))
 
 
-def outlook(config: RunConfig, arch: Architecture, aim: Target, facts: RowFacts) -> Outlook:
-    """The same for an architecture and rows that are known."""
+def _teacher(config: RunConfig) -> Architecture | None:
+    """The shape of the model to learn from; of a run that trained an adapter, its base's."""
+    if not isinstance(config.method, Distill):
+        return None
+    asked, environment = config.method.teacher, config_load.environment()
+    run = next((path for path in (Path(asked), Path("runs") / asked) if (path / "recipe.yaml").is_file()), None)
+    if run is not None and (run / "model").is_dir():
+        return families.read(run / "model")
+    model = config_load.load(run / "recipe.yaml").model if run is not None else ModelSection(path=asked)
+    return families.read(hub.resolve(model.path, model.revision, environment, weights=False).folder)
+
+
+def outlook(
+    config: RunConfig, arch: Architecture, aim: Target, facts: RowFacts, teacher: Architecture | None = None
+) -> Outlook:
+    """The same for an architecture and rows that are known.
+
+    Args:
+        teacher: the model to learn from, where there is one.
+    """
     tune = adapter_config.settle(_placed(config), arch)
     arch = _with_tokens(arch, tune, len(config.data.new_tokens))
     case = Case(config, arch, tune, aim, _longest(config, facts))
+    if teacher is not None:
+        beside = planner.beside(teacher.spec, teacher.num_parameters, case.compute_bytes, said_bytes(config.method))
+        case = replace(case, beside=beside)
     memory, counts = case.plan(), count.count(arch, tune)
     sharded = None if memory.fits else _sharded(case)
     return Outlook(

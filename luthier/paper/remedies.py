@@ -8,7 +8,7 @@ only ever proposed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier import planner
@@ -51,6 +51,7 @@ class Case:
     tune: AnyTune
     aim: Target
     longest: int
+    beside: planner.Beside | None = None
 
     @property
     def compute_bytes(self) -> int:
@@ -58,7 +59,8 @@ class Case:
 
     def load(self, longest: int | None = None) -> Workload:
         longest = self.longest if longest is None else longest
-        return workload(self.config.optim, self.arch, self.tune, longest, self.compute_bytes, self.aim.kind)
+        load = workload(self.config.optim, self.arch, self.tune, longest, self.compute_bytes, self.aim.kind)
+        return load if self.beside is None else replace(load, beside=self.beside)
 
     def plan(self) -> MemoryPlan:
         """As a run decides it on its first start (`luthier.planning`)."""

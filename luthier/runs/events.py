@@ -33,8 +33,16 @@ KINDS: dict[str, tuple[bool, str]] = {
     ),
     "model": (False, "structure (text), trainable, total"),
     "plan": (False, "what plan.json holds"),
-    "step": (False, "loss, lr, grad_norm, epoch, num_steps, tokens, tokens_per_s, computed_tokens, memory_bytes"),
-    "validation": (False, "loss, terms {name: loss}"),
+    "step": (
+        False,
+        "loss, lr, grad_norm, epoch, num_steps, tokens, tokens_per_s, computed_tokens, memory_bytes; measures {name: "
+        "mean over the step's examples} where the method has some",
+    ),
+    "validation": (
+        False,
+        "loss, terms {name: loss}; measures {name: {mean, count, low, high: 95 % interval}} where the method has some",
+    ),
+    "reference": (True, "sequences, source (run, cache, computed): what the reference thinks of every answer is known"),
     "checkpoint": (False, "folder; the folder itself is complete only once it has its final name"),
     "best": (True, "loss"),
     "fault": (True, "what, rows, in_a_row: an update that was not applied"),

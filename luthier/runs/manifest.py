@@ -141,6 +141,7 @@ class Manifest:
         seeds: {run: seed}.
         parent: {path, sha256, files} of the adapter it goes on from; None starts from the base.
         versions, code: see the functions of these names.
+        teacher: {path, commit, sha256, config_sha256, adapter} of the model that is learnt from.
     """
 
     run: str
@@ -152,6 +153,7 @@ class Manifest:
     parent: Mapping[str, Any] | None
     versions: Mapping[str, str]
     code: Mapping[str, Any]
+    teacher: Mapping[str, Any] | None = None
 
     @property
     def read(self) -> int:
@@ -174,7 +176,8 @@ class Manifest:
         made = dataclasses.asdict(self)
         # As older versions wrote it, where there is nothing to tell.
         data = [{name: value for name, value in file.items() if name != "origin" or value} for file in made["data"]]
-        return {**made, "data": data}
+        whole = {name: value for name, value in made.items() if name != "teacher" or value}
+        return {**whole, "data": data}
 
     def save(self, run: RunFolder) -> None:
         """Write it into the run folder, under that run's name; secrets in addresses are cut out."""
@@ -239,6 +242,10 @@ def differences(old: Manifest, new: Manifest) -> list[Difference]:
         ("base.weights", old.base.get("sha256"), new.base.get("sha256")),
         ("tokenizer", old.tokenizer.get("fingerprint"), new.tokenizer.get("fingerprint")),
         ("parent", (old.parent or {}).get("sha256"), (new.parent or {}).get("sha256")),
+        *(
+            (f"teacher.{part}", (old.teacher or {}).get(part), (new.teacher or {}).get(part))
+            for part in ("sha256", "config_sha256", "adapter")
+        ),
     ]
     before, after = ({(f.role, i): f for i, f in enumerate(m.data)} for m in (old, new))
     for key in [*before, *(key for key in after if key not in before)]:

@@ -71,6 +71,8 @@ class Receipt:
         left_out: reason -> the first row that was left out for it, and why, in words.
         data, model: what the events of these kinds say; plan: `plan.json`.
         hashes: file of the run or of its results -> {sha256, bytes}.
+        measures: name -> [before, after] of what was measured on the rows held out, each {mean, count, low, high};
+            after is of the weights that ship.
     """
 
     run: str
@@ -87,6 +89,7 @@ class Receipt:
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
     hashes: Mapping[str, Mapping[str, Any]]
+    measures: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
 
     @property
     def passed(self) -> int:
@@ -206,7 +209,16 @@ def build(run: RunFolder) -> Receipt:
         notes=tuple(dict.fromkeys(str(event.data.get("text", "")) for event in everything if event.kind == "note")),
         checks=tuple({**missing, **results}.values()),
         hashes=output_hashes(run.path),
+        measures=_measures(kept, summary),
     )
+
+
+def _measures(kept: Sequence[Event], summary: Summary) -> dict[str, list[Mapping[str, Any]]]:
+    """What was measured on the rows held out, before and after."""
+    found = {event.step or 0: event.data.get("measures") or {} for event in kept if event.kind == "validation"}
+    shipped = summary.best[0] if summary.best else max(found, default=0)
+    before, after = found.get(0, {}), found.get(shipped, {})
+    return {name: [before[name], after[name]] for name in before if name in after and shipped}
 
 
 def write(run: RunFolder, receipt: Receipt, page: Sequence[str]) -> None:

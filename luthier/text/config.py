@@ -270,12 +270,74 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "config.revision_of_folder.remedy": ("Take model.revision away.", "请删去 model.revision。"),
     "config.sft_on_text.rule": (
-        "sft learns answers, and plain text has none",
-        "sft 学习的是回答，而纯文本中没有回答",
+        "{kind} learns answers, and plain text has none",
+        "{kind} 学习的是回答，而纯文本中没有回答",
     ),
     "config.sft_on_text.remedy": (
         "Set method=pretrain to learn plain text, or give rows with questions and answers.",
         "要学习纯文本请设置 method=pretrain，否则请提供带问题和回答的数据。",
+    ),
+    "config.own_function.rule": ("is no module:function", "不是“模块:函数”的形式"),
+    "config.own_function.remedy": (
+        "Write the module without .py and the function behind a colon: my_losses:focal. docs/stages.md shows one.",
+        "请写模块名（不含 .py）、冒号和函数名：my_losses:focal。示例见 docs/stages.md。",
+    ),
+    "config.own_loss_raised.rule": ("raised {reason} ({line})", "抛出 {reason}（{line}）"),
+    "config.own_loss_raised.remedy": (
+        "Mend the function. sft and pretrain call it with (logp, weights, owners), dpo with (chosen, rejected, "
+        "ref_chosen, ref_rejected).",
+        "请修改该函数。sft 和 pretrain 以 (logp, weights, owners) 调用它，dpo 以 (chosen, rejected, ref_chosen, "
+        "ref_rejected) 调用它。",
+    ),
+    "config.own_loss_shape.rule": ("gave {got} where {want} is wanted", "返回了 {got}，应为 {want}"),
+    "config.own_loss_shape.remedy": (
+        "For sft and pretrain give the sum over tokens, a tensor of shape (); for dpo the loss of each pair.",
+        "sft 和 pretrain 应返回对词元求和的标量张量（形状为 ()）；dpo 应返回每对的损失。",
+    ),
+    "config.own_loss_finite.rule": ("gave {value} for ordinary numbers", "对普通数值返回了 {value}"),
+    "config.own_loss_finite.remedy": (
+        "Look for a division by zero or the logarithm of a number that is not positive.",
+        "请检查除以零，或对非正数取对数。",
+    ),
+    "config.own_loss_constant.rule": (
+        "what it gives does not depend on the model's log-probabilities",
+        "返回值与模型的对数概率无关",
+    ),
+    "config.own_loss_constant.remedy": (
+        "Compute with torch on the tensors as they come: no detach, no item, no numpy.",
+        "请直接用 torch 对传入的张量计算：不要 detach、item 或转成 numpy。",
+    ),
+    "config.own_loss_gradient.rule": (
+        "its gradient is not that of its value: {reason}",
+        "其梯度与函数值不符：{reason}",
+    ),
+    "config.own_loss_gradient.remedy": (
+        "Do not detach parts that the value depends on; where that is meant, train on a value that says so.",
+        "不要对参与取值的部分使用 detach；若确实需要，请改写成取值与梯度一致的形式。",
+    ),
+    "config.own_loss_split.rule": (
+        "two examples together give {whole:g}, one by one {parts:g}: the result would depend on how a step is split",
+        "两个样本一起得 {whole:g}，分开相加得 {parts:g}：结果会取决于一步如何拆分",
+    ),
+    "config.own_loss_split.remedy": (
+        "Give sums, not means, and mix nothing across examples; Luthier divides by the weights of the whole step.",
+        "请返回总和而非平均值，且不要跨样本混合；Luthier 会除以整步的权重之和。",
+    ),
+    "config.own_loss_filler.rule": (
+        "tokens of weight 0 give {value:g}, and should give 0",
+        "权重为 0 的词元得到 {value:g}，应为 0",
+    ),
+    "config.own_loss_filler.remedy": (
+        "Multiply what each token gives by its weight.",
+        "请将每个词元的值乘以其权重。",
+    ),
+    "config.distill_new_tokens.rule": (
+        "the teacher has never seen new tokens, so it has nothing to say of them",
+        "教师模型从未见过新增词元，无法对其给出概率",
+    ),
+    "config.distill_new_tokens.remedy": (
+        "Take data.new_tokens away, or learn them in a stage of its own first (method sft).",
+        "请删去 data.new_tokens，或先用单独的 sft 阶段学习它们。",
     ),
     "config.pretrain_on_chat.rule": (
         "pretrain learns plain text, and this format holds questions and answers",
@@ -338,6 +400,82 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Take run.validate_every away, or set data.validation=auto.",
         "请删去 run.validate_every，或设置 data.validation=auto。",
     ),
+    "config.stages_list.rule": ("stages is a list with a section for each stage", "stages 是一个列表，每个阶段一节"),
+    "config.stages_list.remedy": (
+        "Write `- name: sft` and, below it, what differs from the shared sections.",
+        "请写 `- name: sft`，并在其下写出与公共部分不同的设置。",
+    ),
+    "config.stage_section.rule": ("a stage is a section of settings", "一个阶段是一节设置"),
+    "config.stage_section.remedy": (
+        "Write `- name: sft` and, below it, what differs from the shared sections.",
+        "请写 `- name: sft`，并在其下写出与公共部分不同的设置。",
+    ),
+    "config.stage_name.rule": (
+        "a stage has a name of letters, digits, _ and -",
+        "阶段需要一个由字母、数字、_ 和 - 组成的名称",
+    ),
+    "config.stage_name.remedy": (
+        "It becomes the end of the run's name: `name: sft`.",
+        "它会成为运行名称的结尾：`name: sft`。",
+    ),
+    "config.stage_twice.rule": ("an earlier stage has this name", "前面已有同名阶段"),
+    "config.stage_twice.remedy": ("Give each stage a name of its own.", "请给每个阶段不同的名称。"),
+    "config.stage_start.rule": ("a stage starts in one of these ways: {choices}", "阶段的开始方式只能是：{choices}"),
+    "config.stage_start.remedy": (
+        "continue trains on what the stage before made; merge puts its adapter into the base first; fresh starts from "
+        "the recipe's model.",
+        "continue 在前一阶段的结果上继续训练；merge 先把其适配器合并进基础模型；fresh 从配方的模型重新开始。",
+    ),
+    "config.stage_from.rule": (
+        "start: {start} needs a stage that comes before; there are: {names}",
+        "start: {start} 需要一个更早的阶段；已有：{names}",
+    ),
+    "config.stage_from.remedy": (
+        "Name an earlier stage, or write `start: fresh`.",
+        "请写更早阶段的名称，或写 `start: fresh`。",
+    ),
+    "config.stage_fresh.rule": (
+        "a stage that starts fresh starts from no other",
+        "start: fresh 的阶段不从其他阶段开始",
+    ),
+    "config.stage_fresh.remedy": (
+        "Take `from` away, or write `start: continue` or `merge`.",
+        "请删去 `from`，或写 `start: continue` 或 `merge`。",
+    ),
+    "config.stage_model.rule": (
+        "{name} starts from what {came} made, so it has no model of its own to choose",
+        "{name} 从 {came} 的结果开始，因此不能另选模型",
+    ),
+    "config.stage_model.remedy": (
+        "Take `model` away, or write `start: fresh`.",
+        "请删去 `model`，或写 `start: fresh`。",
+    ),
+    "config.stage_nothing_to_merge.rule": (
+        "{came} tunes the weights themselves, so there is no adapter to merge",
+        "{came} 调整的是权重本身，没有可合并的适配器",
+    ),
+    "config.stage_nothing_to_merge.remedy": (
+        "Write `start: continue`: {name} then trains on the tuned model.",
+        "请写 `start: continue`：{name} 会在调整后的模型上训练。",
+    ),
+    "config.stage_needs_merge.rule": (
+        "{name} trains whole weights and cannot go on with the adapter of {came}",
+        "{name} 训练全部权重，不能在 {came} 的适配器上继续",
+    ),
+    "config.stage_needs_merge.remedy": (
+        "Write `start: merge`, or train an adapter (tune.kind lora).",
+        "请写 `start: merge`，或改为训练适配器（tune.kind lora）。",
+    ),
+    "config.stage_unknown.rule": ("no stage has this name; there are: {names}", "没有这个阶段；已有：{names}"),
+    "config.stage_unknown.remedy": (
+        "Write stages.NAME.section.key=value; without `stages.NAME.` an override holds for all.",
+        "请写 stages.名称.节.键=值；不带 `stages.名称.` 的覆盖项对所有阶段生效。",
+    ),
+    "config.stages_here.rule": (
+        "this recipe has stages, and here one of them is meant: {names}",
+        "该配方有多个阶段，这里需要指定其中一个：{names}",
+    ),
+    "config.stages_here.remedy": ("Add stage={first}, or another of them.", "请加上 stage={first}，或其他阶段。"),
     "config.from_settles_shape.rule": (
         "the adapter that tune.from names settles its own shape, so {fields} would have no effect",
         "tune.from 指定的适配器自带结构，因此 {fields} 不会起作用",
@@ -497,6 +635,30 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "config.warmup_never_ends.remedy": (
         "Lower optim.warmup, for example to 0.03 (3 % of the steps).",
         "请减小 optim.warmup，例如 0.03（总步数的 3%）。",
+    ),
+    "config.smoothing_without_two_ways.rule": (
+        "the loss {loss} has no form for pairs that may be the wrong way round",
+        "损失 {loss} 没有用于可能标反的成对回答的形式",
+    ),
+    "config.smoothing_without_two_ways.remedy": (
+        "Take method.label_smoothing away, or set method.loss=sigmoid (dpo also has robust).",
+        "请删去 method.label_smoothing，或设置 method.loss=sigmoid（dpo 还有 robust）。",
+    ),
+    "config.robust_needs_share.rule": (
+        "the robust loss needs to know which share of the pairs is the wrong way round",
+        "robust 损失需要知道标反的成对回答所占的比例",
+    ),
+    "config.robust_needs_share.remedy": (
+        "Set method.label_smoothing, for example to 0.1, or method.loss=sigmoid.",
+        "请设置 method.label_smoothing，例如 0.1，或设置 method.loss=sigmoid。",
+    ),
+    "config.ipo_is_by_means.rule": (
+        "ipo compares means over the tokens of an answer anyway",
+        "ipo 本来就比较每个词元的平均值",
+    ),
+    "config.ipo_is_by_means.remedy": (
+        "Take method.length_normalised away.",
+        "请删去 method.length_normalised。",
     ),
     "config.budget_below_row.rule": (
         "one micro-batch must hold the longest row, which may have {max_tokens} tokens",

@@ -115,14 +115,16 @@ HELP: dict[str, tuple[str, str]] = {
         "How the rows are laid out. `auto` looks at them and says what it found. alpaca: instruction, input, "
         "output. messages: a list of turns with role and content. sharegpt: conversations with from and value. "
         "firefly: conversation with human and assistant. prompt: prompt and completion, taken as they are. qa: a "
-        "question and its answer under the usual names. text: plain text for pretrain. preference, labelled and "
+        "question and its answer under the usual names. answers: what luthier generate writes. text: plain text for "
+        "pretrain. preference, labelled and "
         "prompt_only (two answers, a judged answer, no answer) are for methods other than these two. Your own: a "
         "Python function named as module:function that turns a row into an example.",
         "数据行的格式。`auto` 会自动识别并告知结果。alpaca：instruction、input、output。messages：由 role 和 "
         "content 组成的多轮对话。sharegpt：由 from 和 value 组成的 conversations。firefly：由 human 和 assistant "
-        "组成的 conversation。prompt：prompt 和 completion，原样使用。qa：常见名称下的问题和回答。text：供 pretrain "
-        "使用的纯文本。preference、labelled 和 prompt_only（两个回答、带评价的回答、没有回答）用于其他方法。自定义："
-        "写成 module:function 的 Python 函数，把一行转换为样本。",
+        "组成的 conversation。prompt：prompt 和 completion，原样使用。qa：常见名称下的问题和回答。answers："
+        "luthier generate 写出的文件。text：供 pretrain 使用的纯文本。"
+        "preference、labelled 和 prompt_only（两个回答、带评价的回答、"
+        "没有回答）用于其他方法。自定义：写成 module:function 的 Python 函数，把一行转换为样本。",
     ),
     "config.help.data.max_tokens": (
         "The longest example, counted in tokens (pieces of words: about three quarters of an English word, often "
@@ -204,15 +206,94 @@ HELP: dict[str, tuple[str, str]] = {
     "config.help.method.kind": (
         "`sft` (supervised fine-tuning) learns to answer as your examples do; take it unless you know better. "
         "`pretrain` learns to continue plain text: it gives a model the words and facts of a field, usually before "
-        "sft.",
+        "sft. `dpo` learns from pairs of a better and a worse answer, usually after sft; `ipo`, `simpo`, `orpo` and "
+        "`cpo` are other ways to do that. `kto` learns from answers marked good or bad. `reward` makes a judge: a "
+        "model that gives answers a number. `distill` learns from a larger model, the teacher, how likely it finds "
+        "each word of the answers.",
         "`sft`（有监督微调）让模型学会像样本那样回答，一般就选它。`pretrain` 学习续写纯文本：让模型掌握某个领域的词"
-        "汇和知识，通常在 sft 之前进行。",
+        "汇和知识，通常在 sft 之前进行。`dpo` 从一好一坏的成对回答中学习，通常在 sft 之后；`ipo`、`simpo`、`orpo`、"
+        "`cpo` 是同类的其他做法。`kto` 从标为好或坏的回答中学习。`reward` 训练一个评判者：给回答打分的模型。"
+        "`distill` 从更大的教师模型学习它认为回答中每个词有多大可能。",
     ),
     "config.help.method.train_on": (
         "Which answers of a conversation are learned: `all` of them, or only the `last`, with the earlier ones as "
         "context. Take `last` if earlier answers in your data are poor, or were written by another model.",
         "学习对话中的哪些回答：`all` 为全部；`last` 只学最后一个，之前的作为上下文。如果数据中较早的回答质量不高，"
         "或出自别的模型，请选 `last`。",
+    ),
+    "config.help.method.loss": (
+        "dpo: how a pair is counted. `sigmoid` suits most data. `ipo` and `hinge` stop pulling once a pair is told "
+        "apart well enough, which helps where the model forgets how to write. `robust` is for data in which a known "
+        "share of the pairs (`label_smoothing`) is the wrong way round. cpo has `sigmoid` and `hinge`. sft, pretrain "
+        "and dpo also take a function of your own, `module:function`; it is tried on a few numbers first.",
+        "dpo：成对回答如何计算损失。`sigmoid` 适合多数数据。`ipo` 和 `hinge` 在两个回答已分得足够开时就不再用力，适"
+        "合模型越训越不会写的情况。`robust` 用于已知有一定比例（`label_smoothing`）标反了的数据。cpo 有 `sigmoid` "
+        "和 `hinge` 两种。sft、pretrain 和 dpo 还可以用您自己的函数 `模块:函数`，会先用几个数值试算。",
+    ),
+    "config.help.method.beta": (
+        "How strongly judged answers pull. For dpo, ipo and kto it is also how closely the model is held to what it "
+        "was: smaller lets it go further away. 0.1 is usual; simpo compares means over tokens and takes 2.",
+        "评判过的回答用力多大。对 dpo、ipo 和 kto，它也决定模型与原样贴得多近：越小则允许走得越远。通常取 0.1；"
+        "simpo 比较的是每个词元的平均值，取 2。",
+    ),
+    "config.help.method.label_smoothing": (
+        "The share of pairs that you take to be the wrong way round. 0 trusts every pair; 0.1 to 0.2 keeps the model "
+        "from learning mistakes by heart where people disagreed.",
+        "您认为标反了的成对回答所占的比例。0 表示全部可信；评判者意见不一时取 0.1 到 0.2，可避免模型死记错误。",
+    ),
+    "config.help.method.length_normalised": (
+        "dpo: true compares the mean over the tokens of an answer instead of the sum. Take it if the tuned model's "
+        "answers become longer and longer.",
+        "dpo：设为 true 时比较每个词元的平均值而不是总和。如果训练后的回答越来越长，可以打开它。",
+    ),
+    "config.help.method.sft_weight": (
+        "How much the model also learns to write the better answers, as sft does. Raise it (0.1 to 1) where the "
+        "better answers themselves become unlikely. cpo takes 1 by itself, the others 0. distill: how much the words "
+        "in your data count beside the teacher's.",
+        "在比较之外，模型同时学习写出较好回答（如 sft）的份量。如果较好的回答本身变得越来越不可能，请调高（0.1 到 "
+        "1）。cpo 默认为 1，其余为 0。distill：数据中的原文相对于教师意见的份量。",
+    ),
+    "config.help.method.gamma": (
+        "simpo: by how much the better answer has to lead. Usually half of beta; larger pulls the answers further "
+        "apart, and too large spoils the language.",
+        "simpo：较好的回答需要领先多少。通常取 beta 的一半；越大两者分得越开，过大则会损害语言质量。",
+    ),
+    "config.help.method.wanted_weight": (
+        "kto: weight of the answers marked good. If there are few of them, raise it until weight times number is "
+        "about the same for good and bad.",
+        "kto：标为好的回答的权重。如果它们较少，请调高，使好坏两类的“权重乘以数量”大致相当。",
+    ),
+    "config.help.method.unwanted_weight": (
+        "kto: weight of the answers marked bad; see wanted_weight.",
+        "kto：标为坏的回答的权重，参见 wanted_weight。",
+    ),
+    "config.help.method.centre": (
+        "reward: how firmly the rewards are held around 0. Pairs only say which answer is better, not where the "
+        "numbers lie; 0.01 keeps them comparable between runs, 0 leaves them free.",
+        "reward：把分数固定在 0 附近的力度。成对数据只说明哪个更好，不说明分数落在哪里；0.01 使不同训练的分数可以"
+        "比较，0 表示不约束。",
+    ),
+    "config.help.method.teacher": (
+        "The model to learn from: one of your runs, a folder, or a hub id. It has to cut text into the same tokens as "
+        "the model that learns, which models of one family do.",
+        "要学习的教师模型：您的某个运行、一个目录或 hub id。它的分词必须与学习的模型相同，同一系列的模型通常如此。",
+    ),
+    "config.help.method.divergence": (
+        "How teacher and student are compared. `forward` makes the student cover all that the teacher finds likely; "
+        "`reverse` lets a small student keep to what the teacher finds most likely.",
+        "如何比较教师与学生。`forward` 让学生覆盖教师认为可能的一切；`reverse` 让较小的学生集中于教师最看好的部分。",
+    ),
+    "config.help.method.temperature": (
+        "Evens out both distributions before they are compared. 1 leaves them as they are; 2 to 4 show the student "
+        "more of the teacher's second and third choices.",
+        "比较之前先使两个分布更平缓。1 为保持原样；2 到 4 让学生更多地看到教师的次选。",
+    ),
+    "config.help.method.top_k": (
+        "How many of the teacher's most likely tokens are compared one by one; all others count together. They are "
+        "computed once and kept on disk, so that later epochs and runs do not need the teacher. Empty compares all "
+        "tokens exactly, and runs the teacher at every step.",
+        "逐一比较教师最可能的多少个词元，其余合并计算。它们只计算一次并保存在磁盘上，之后的轮次和运行不再需要教师模"
+        "型。留空则精确比较全部词元，每一步都要运行教师模型。",
     ),
     # ------------------------------------------------------------------------------------------------ tune
     "config.help.tune": (

@@ -370,6 +370,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "期望的回答写 true，否则写 false。",
     ),
     # ---- the user's own format
+    "data.answers_cut.rule": (
+        "every answer was cut before it ended (finish: length)",
+        "所有回答都在结束前被截断（finish: length）",
+    ),
+    "data.answers_cut.remedy": (
+        "Generate again with a larger --max-tokens; or leave such rows out with data.bad_rows: drop.",
+        "请用更大的 --max-tokens 重新生成；或用 data.bad_rows: drop 略去这些行。",
+    ),
     "data.own_name.rule": ("is no module:function", "不是“模块:函数”的形式"),
     "data.own_name.remedy": (
         "Write the module without .py, with dots for folders: my_formats.tickets:to_chat.",
@@ -445,8 +453,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "{method} 方法不学习答案对比，但有 {rows} 条（格式 {format}）各含一个较好和一个较差的回答（最前：{places}）",
     ),
     "data.preference.remedy": (
-        "They are for preference methods, which this version does not have yet.{hint}",
-        "这类数据用于偏好方法，本版本尚未提供。{hint}",
+        "Learn from them with method=dpo (or ipo, simpo, orpo, cpo), or make a judge of them with method=reward.{hint}",
+        "请用 method=dpo（或 ipo、simpo、orpo、cpo）学习它们，或用 method=reward 训练评判者。{hint}",
     ),
     "data.feedback.rule": (
         "method {method} learns no judgements, but {rows} rows (format {format}) are answers marked true or false, "
@@ -455,10 +463,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "{places}）",
     ),
     "data.feedback.remedy": (
-        "They are for methods that learn from labels, which this version does not have yet. To imitate the good "
+        "Learn from them with method=kto. To imitate the good "
         "answers, keep their rows alone and remove the label; a format that does not read it (data.format=messages for "
         "conversations) learns good and bad answers alike.",
-        "这类数据用于学习标签的方法，本版本尚未提供。若要模仿好的回答，请只保留这些数据并删除标签；不读取标签的格式"
+        "请用 method=kto 学习它们。若要模仿好的回答，请只保留这些数据并删除标签；不读取标签的格式"
         "（如对话用 data.format=messages）会把好坏回答一并学习。",
     ),
     "data.prompt_only.rule": (
@@ -471,18 +479,27 @@ TEXT: dict[str, tuple[str, str]] = {
         "holds no answer to learn from.{hint}",
         "这类数据用于由模型自己作答的方法，本版本尚未提供；单独的提示中没有可学习的回答。{hint}",
     ),
+    "data.not_judged.rule": (
+        "method {method} learns from judged answers, but {rows} rows (format {format}) hold answers that nobody "
+        "compared or marked (first: {places})",
+        "{method} 方法从评判过的回答中学习，但有 {rows} 条（格式 {format}）的回答没有对比或标记（最前：{places}）",
+    ),
+    "data.not_judged.remedy": (
+        "Use method=sft (pretrain for plain text), or give each row `chosen` and `rejected` answers (kto: a `label`).",
+        "请用 method=sft（纯文本用 pretrain），或为每条提供 `chosen` 和 `rejected` 回答（kto：提供 `label`）。",
+    ),
     "data.hint_imitate": (
         " To imitate the better answers (or the references), write data.train: {{path: FILE, {lines}}}.",
         "若要模仿较好的回答（或参考答案），请写 data.train: {{path: 文件, {lines}}}。",
     ),
     # ---- notes
     "data.for_method.rule": (
-        "{rows} rows are plain text (format {format}), which is learnt with method={methods}",
-        "{rows} 条是纯文本（格式 {format}），用 method={methods} 学习",
+        "{rows} rows (format {format}) are learnt with method={methods}",
+        "{rows} 条（格式 {format}）用 method={methods} 学习",
     ),
     "data.for_method.remedy": (
-        "luthier train model=... data.train=FILE method={methods}",
-        "luthier train model=... data.train=文件 method={methods}",
+        "luthier train model=... data.train=FILE method={first}",
+        "luthier train model=... data.train=文件 method={first}",
     ),
     "data.for_no_method.rule": (
         "{rows} rows (format {format}) are comparisons, judgements or prompts alone, and no method of this version "

@@ -214,6 +214,26 @@ TEXT: dict[str, tuple[str, str]] = {
         "freeze).",
         "请关闭其他程序，减小 data.max_tokens，换更小的模型，或训练更少的权重（tune.kind=lora 或 freeze）。",
     ),
+    "engine.teacher_head.rule": (
+        "models of the family {family} scale or cap their logits, which distillation does not do",
+        "{family} 系列模型会缩放或截断 logits，蒸馏尚不支持",
+    ),
+    "engine.teacher_head.remedy": (
+        "Take teacher and model of another family; or train on the teacher's answers: `luthier generate TEACHER "
+        "prompts.json -o answers.jsonl`, then method=sft.",
+        "请换用其他系列的教师和学生；或学习教师的回答：`luthier generate 教师 prompts.json -o answers.jsonl`，"
+        "再用 method=sft。",
+    ),
+    "engine.teacher_tokens.rule": (
+        "the teacher cuts text into other tokens than the model, so what it says of a token cannot be learnt",
+        "教师模型与学生模型的分词不同，因此无法逐词元地学习",
+    ),
+    "engine.teacher_tokens.remedy": (
+        "Take a teacher of the model's own family; or let it answer your prompts (`luthier generate TEACHER "
+        "prompts.json -o answers.jsonl`) and train on the answers with method=sft.",
+        "请选同一系列的教师；或让它回答您的提示（`luthier generate 教师 prompts.json -o answers.jsonl`），"
+        "再用 method=sft 学习这些回答。",
+    ),
     "engine.parent_whole.rule": (
         "this run tuned the weights themselves, so there is no adapter to train further",
         "该运行调整的是权重本身，没有可继续训练的适配器",
@@ -229,6 +249,15 @@ TEXT: dict[str, tuple[str, str]] = {
     "engine.parent_base.remedy": (
         "Give the model that the adapter was trained on.",
         "请给出训练该适配器时所用的模型。",
+    ),
+    "engine.reference_lost.rule": (
+        "training goes on from a step where the model is no longer what it began as, and what it thought of the "
+        "answers then is gone from the run's folder and from the cache",
+        "训练从中途继续，模型已不是开始时的样子，而它当时对各回答的概率已从运行文件夹和缓存中消失",
+    ),
+    "engine.reference_lost.remedy": (
+        "Bring the file back, or train again under another run.name.",
+        "请找回该文件，或用另一个 run.name 重新训练。",
     ),
     "engine.parent_unchecked.rule": (
         "no run stands behind this adapter, so nothing tells whether its base ({then}, by its own word) has the same "

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 TEXT: dict[str, tuple[str, str]] = {
+    "models.no_score.rule": (
+        "this model gives no rewards: it has no scalar head (`score.weight`)",
+        "该模型不能打分：它没有标量输出头（`score.weight`）",
+    ),
+    "models.no_score.remedy": (
+        "Give a run that was trained with method=reward, or a model folder with such a head.",
+        "请给出用 method=reward 训练的运行，或带有这种输出头的模型文件夹。",
+    ),
     # ------------------------------------------------------------------------------------------ config.json
     "models.no_folder.rule": ("there is no such folder", "没有这个文件夹"),
     "models.no_folder.remedy": (

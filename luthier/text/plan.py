@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 TEXT: dict[str, tuple[str, str]] = {
+    "plan.largest_fits": (
+        "Of the stages, {stage} needs most: {peak} of {free} free. All fit.",
+        "各阶段中 {stage} 占用最多：{peak}，空闲 {free}。全部放得下。",
+    ),
+    "plan.largest_does_not": (
+        "Stage {stage} does not fit: {peak} of {free} free.",
+        "阶段 {stage} 放不下：需要 {peak}，空闲 {free}。",
+    ),
     # ------------------------------------------------------------------------------------------------ problems
     "plan.no_device.rule": ("no such device is in the table", "设备表中没有该设备"),
     "plan.no_device.remedy": (
@@ -85,6 +93,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "plan.part": ("part", "部分"),
     "plan.bytes": ("bytes", "大小"),
     "plan.part.weights": ("frozen weights", "冻结的权重"),
+    "plan.part.teacher": ("the teacher", "教师模型"),
     "plan.part.dense": ("the same of some layers, not quantised", "其中部分层的未量化副本"),
     "plan.part.trainable": ("what trains", "参与训练的权重"),
     "plan.part.gradients": ("gradients", "梯度"),

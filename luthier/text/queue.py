@@ -8,6 +8,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "`luthier runs queue` lists those that do; `luthier runs resume {run} --detach` puts one in.",
         "`luthier runs queue` 列出队列；`luthier runs resume {run} --detach` 将其加入队列。",
     ),
+    "queue.staged.rule": (
+        "the queue takes one run at a time, and this recipe has several stages",
+        "队列每次只接受一个运行，而该配方包含多个阶段",
+    ),
+    "queue.staged.remedy": (
+        "Start it without --detach; it trains stage after stage, and goes on where it stopped.",
+        "请不加 --detach 启动；它会依次训练各阶段，并可从中断处继续。",
+    ),
     "queue.no_supervisor.rule": (
         "the process that starts queued runs does not start; the run keeps its place",
         "负责启动排队运行的进程未能启动；该运行仍在队列中",

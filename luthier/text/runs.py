@@ -123,6 +123,22 @@ TEXT: dict[str, tuple[str, str]] = {
         "Use `luthier runs extend {name}` to train longer, put it back, or add run.name={free} for a new run.",
         "要延长训练请用 `luthier runs extend {name}`；或改回原值；或加 run.name={free} 新建运行。",
     ),
+    "runs.stages_placed.rule": (
+        "a recipe with stages starts the processes of each stage itself",
+        "多阶段配方会为每个阶段自行启动进程",
+    ),
+    "runs.stages_placed.remedy": (
+        "Run `luthier train` once, without torchrun; run.devices says how many are used.",
+        "请直接运行一次 `luthier train`，不要用 torchrun；用 run.devices 指定设备数。",
+    ),
+    "runs.merged_stale.rule": (
+        "this folder is not what {run} merges to now",
+        "该目录不是由当前的 {run} 合并得到的",
+    ),
+    "runs.merged_stale.remedy": (
+        "Delete it to have it made again; or add run.on_change=continue.",
+        "删除它即可重新生成；或加 run.on_change=continue。",
+    ),
     "runs.not_running.rule": ("the run is not running ({state})", "该运行没有在进行（{state}）"),
     "runs.not_running.remedy": ("There is nothing to stop.", "无需停止。"),
     "runs.not_finished.rule": ("the run is not finished ({state})", "该运行尚未完成（{state}）"),
@@ -388,6 +404,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "No rows were held out, so nothing tells whether unseen rows are predicted better.",
         "没有留出验证数据，因此无法判断对未见数据的预测是否变好。",
     ),
+    "runs.page.measure.name": ("measured on the rows held out", "在留出数据上的测量"),
+    "runs.page.measure.before": ("before training (95 % interval)", "训练前（95% 区间）"),
+    "runs.page.measure.after": ("of the weights that ship", "最终权重"),
+    "runs.page.measure.count": ("examples", "样本数"),
     "runs.page.step": ("step", "步"),
     "runs.page.validation_loss": ("validation loss", "验证损失"),
     "runs.page.best": ("best: these weights were kept", "最佳：保留此权重"),

@@ -275,6 +275,20 @@ TEXT: dict[str, tuple[str, str]] = {
         "Finished: {path}. Checks: {passed} passed, {failed} failed, {not_run} not run (see receipt.md there).",
         "完成：{path}。检查：{passed} 项通过，{failed} 项失败，{not_run} 项未做（详见其中的 receipt.md）。",
     ),
+    "shell.stage": ("Stage {number} of {count}: {about}", "第 {number} 阶段（共 {count} 个）：{about}"),
+    "shell.stage_done": (
+        "Stage {number} of {count}: {about}: finished before, passed over",
+        "第 {number} 阶段（共 {count} 个）：{about}：此前已完成，跳过",
+    ),
+    "shell.stage_fresh": ("{name} ({folder}) starts from {model}", "{name}（{folder}）从 {model} 开始"),
+    "shell.stage_continue": (
+        "{name} ({folder}) goes on with what {came} has made",
+        "{name}（{folder}）在 {came} 的结果上继续训练",
+    ),
+    "shell.stage_merge": (
+        "{name} ({folder}) starts from {came} merged into its base",
+        "{name}（{folder}）从合并后的 {came} 开始",
+    ),
     "shell.train_next": ("Talk to it: luthier chat {path}", "与它对话：luthier chat {path}"),
     "shell.page_done": ("The page is {path}; open it in a browser.", "页面已写入 {path}，请用浏览器打开。"),
     "shell.reproduced": (

@@ -15,6 +15,7 @@ from typing import Any
 from luthier.arch.families import gemma, granite, llama, mistral, olmo2, phi3, qwen2, qwen3
 from luthier.arch.families.fields import shown
 from luthier.arch.spec import Architecture
+from luthier.arch.values import as_causal, valued
 from luthier.errors import ModelError, Problem
 
 FAMILIES: dict[str, Callable[[Mapping[str, Any], str], Architecture]] = {
@@ -46,6 +47,9 @@ def read(folder: Path) -> Architecture:
     if family not in FAMILIES:
         values = {"known": ", ".join(FAMILIES), "nearest": _nearest(family)}
         raise ModelError(Problem("models.unknown_family", str(path), "model_type", shown(family), values))
+    below_head = as_causal(config)
+    if below_head is not None:
+        return valued(FAMILIES[family](below_head, str(path)))
     return FAMILIES[family](config, str(path))
 
 

@@ -1,0 +1,322 @@
+"""Pairs of a better and a worse answer: the DPO family, SimPO, CPO and ORPO.
+
+What goes in: micro-batches of whole pairs, each prompt in them once. What comes out: the sum of the pairs' losses, term
+`preference`, whose denominator is the number of pairs in the step; where the better answers are learnt as well, their
+negative log-likelihood, term `nll`, whose denominator is their number of tokens; and what is worth watching, per pair.
+
+Shape legend: M scored rows, Q sequences, G pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from luthier.batch import EXAMPLES, SIDE, TERM, Batch, Floats, Step
+from luthier.config.schema import Cpo, Dpo, Judged, Orpo, Pairs, Simpo
+from luthier.data import pack
+from luthier.engine.loop import Loss
+from luthier.errors import Problem, TrainingFailed
+from luthier.kernels.host import to_device
+from luthier.losses import own as losses_own
+from luthier.losses import preference as losses
+from luthier.methods import groups, reference
+from luthier.methods.given import Given
+from luthier.methods.own import guarded
+from luthier.models.decoder import Decoder, DropoutKey, Scores, Want
+from luthier.runs import files
+
+PREFERENCE = "preference"
+"""The term of the pairs."""
+SLOPE, LOSS, CHOSEN_REWARD, REJECTED_REWARD, FIRST = "slope", "loss", "chosen_reward", "rejected_reward", "first"
+"""In `Batch.per_owner` of a pair that comes answer by answer: the derivative of its loss by the answer's
+log-probability; and in its first answer, marked so, its loss and rewards."""
+
+
+class Numbers(NamedTuple):
+    """Of each pair, [G]: log-probabilities of the policy and of the reference (0 where there is none), and tokens."""
+
+    chosen: Tensor
+    rejected: Tensor
+    ref_chosen: Tensor
+    ref_rejected: Tensor
+    chosen_tokens: Tensor
+    rejected_tokens: Tensor
+
+    def ratios(self) -> tuple[Tensor, Tensor]:
+        """log p - log r, of both answers."""
+        return self.chosen - self.ref_chosen, self.rejected - self.ref_rejected
+
+    def means(self, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
+        """Per token."""
+        return chosen / self.chosen_tokens.clamp_min(1), rejected / self.rejected_tokens.clamp_min(1)
+
+
+class Judgement(NamedTuple):
+    """loss: of each pair, differentiable; rewards: what the loss takes each answer to be worth, [G]."""
+
+    loss: Tensor
+    chosen_reward: Tensor
+    rejected_reward: Tensor
+
+
+Objective = Callable[[Numbers], Judgement]
+
+
+def objective(method: Judged) -> Objective:
+    """The loss of a pair that a section of the recipe asks for."""
+    if isinstance(method, Dpo) and losses_own.is_own(method.loss):
+        return _own(method, guarded(method.loss))
+    match method:
+        case Dpo():
+            return lambda numbers: _dpo(method, numbers)
+        case Simpo():
+            return lambda numbers: _simpo(method, numbers)
+        case Cpo():
+            return lambda numbers: _cpo(method, numbers)
+        case Orpo():
+            return lambda numbers: _orpo(method, numbers)
+    raise AssertionError(f"{method.kind} does not learn from pairs of log-probabilities")
+
+
+def _own(method: Dpo, function: Callable[..., Tensor]) -> Objective:
+    """A loss of the user's own. What an answer is worth is told as for the usual one."""
+
+    def judge(numbers: Numbers) -> Judgement:
+        chosen, rejected = numbers.ratios()
+        loss = function(numbers.chosen, numbers.rejected, numbers.ref_chosen, numbers.ref_rejected)
+        return Judgement(loss, method.beta * chosen, method.beta * rejected)
+
+    return judge
+
+
+def _dpo(method: Dpo, numbers: Numbers) -> Judgement:
+    chosen, rejected = numbers.ratios()
+    if method.length_normalised or method.loss == "ipo":
+        chosen, rejected = numbers.means(chosen, rejected)
+    delta, beta = chosen - rejected, method.beta
+    match method.loss:
+        case "sigmoid":
+            loss = losses.sigmoid(delta, beta, method.label_smoothing)
+        case "robust":
+            loss = losses.robust(delta, beta, method.label_smoothing)
+        case "hinge":
+            loss = losses.hinge(delta, beta)
+        case "ipo":
+            loss = losses.ipo(delta, beta)
+    return Judgement(loss, beta * chosen, beta * rejected)
+
+
+def _simpo(method: Simpo, numbers: Numbers) -> Judgement:
+    chosen, rejected = numbers.means(numbers.chosen, numbers.rejected)
+    loss = losses.simpo(chosen, rejected, method.beta, method.gamma, method.label_smoothing)
+    return Judgement(loss, method.beta * chosen, method.beta * rejected)
+
+
+def _cpo(method: Cpo, numbers: Numbers) -> Judgement:
+    delta, beta = numbers.chosen - numbers.rejected, method.beta
+    hinge = method.loss == "hinge"
+    loss = losses.hinge(delta, beta) if hinge else losses.sigmoid(delta, beta, method.label_smoothing)
+    return Judgement(loss, beta * numbers.chosen, beta * numbers.rejected)
+
+
+def _orpo(method: Orpo, numbers: Numbers) -> Judgement:
+    chosen, rejected = numbers.means(numbers.chosen, numbers.rejected)
+    return Judgement(method.beta * losses.odds_ratio(chosen, rejected), method.beta * chosen, method.beta * rejected)
+
+
+def imitation_weight(method: Judged) -> float:
+    """How much the likelihood of the better answers weighs beside the pairs."""
+    if isinstance(method, Orpo):
+        return 1.0
+    return method.sft_weight if isinstance(method, Pairs) else 0.0
+
+
+def watched(chosen_reward: Tensor, rejected_reward: Tensor, **more: Tensor) -> dict[str, Tensor]:
+    """What is told of each pair, without gradients: whether the better answer is worth more, by how much, and what each
+    is worth."""
+    chosen, rejected = chosen_reward.detach(), rejected_reward.detach()
+    found = {
+        "accuracy": (chosen > rejected).to(chosen.dtype),
+        "margin": chosen - rejected,
+        "reward_chosen": chosen,
+        "reward_rejected": rejected,
+    }
+    return found | {name: value.detach() for name, value in more.items()}
+
+
+class Referred:
+    """What methods with a reference have in common: its log-probability of every sequence.
+
+    Args:
+        needed: whether there is one at all.
+    """
+
+    def __init__(self, given: Given, needed: bool, more: Mapping[str, Any] | None = None) -> None:
+        """more: further sequences that it is asked about, by name."""
+        self._given, self._needed = given, needed
+        self._stores: dict[str, Any] = {**given.stores, **(more or {})}
+        self._tables: reference.Tables = {}
+
+    def begin(self, model: Decoder, budget_tokens: int, step: int) -> dict[str, Any] | None:
+        """Ask the reference, where nobody has; what to say of it.
+
+        Raises:
+            TrainingFailed: the model is no longer what it was at step 0, and its answers of then are gone.
+        """
+        if not self._needed:
+            return None
+        given, facts = self._given, {**self._given.facts, "budget_tokens": budget_tokens}
+        facts |= {name: store.fingerprint() for name, store in self._stores.items()}
+        keeper = reference.Keeper(given.run if given.ranks.first else None, given.cache, facts)
+        sizes = {name: len(store) for name, store in self._stores.items()}
+        found = given.ranks.told(keeper.find(sizes) if given.ranks.first else None)
+        if found is None:
+            if step and not given.fresh:
+                raise TrainingFailed(Problem("engine.reference_lost", where=str(given.run / reference.FILE)))
+            found = self._ask(model, budget_tokens), "computed"
+        self._tables, source = found
+        if given.ranks.first and source != "run":
+            with files.user_errors(given.run / reference.FILE):
+                keeper.keep(self._tables)
+        return {"sequences": sum(sizes.values()), "source": source}
+
+    def _ask(self, model: Decoder, budget_tokens: int) -> reference.Tables:
+        """Each rank asks about its share; all have all of it then."""
+        given = self._given
+        adapter = None if given.fresh else given.adapter
+        tables = {}
+        for name, store in self._stores.items():
+            batches = pack.batches(store, budget_tokens, given.call_tokens)
+            share = [batches[place] for place in range(given.ranks.index, len(batches), given.ranks.size)]
+            own = reference.logps(model, adapter, share, len(store))
+            tables[name] = reference.together(given.ranks.gather(own))
+        return tables
+
+    def of(self, batch: Batch, step: int, name: str = "train") -> Floats:
+        """Of each sequence of a batch; zeros before `begin`, in the rehearsal."""
+        table = self._tables.get(name if step >= 0 else "validation")
+        return np.zeros(len(batch.uid), dtype=np.float32) if table is None else table[batch.uid]
+
+
+def _number(value_G: Tensor) -> Floats:
+    return np.asarray(value_G.detach().cpu(), dtype=np.float32)
+
+
+class Preference:
+    """sum over pairs of the loss that the recipe asks for."""
+
+    def __init__(self, method: Judged, given: Given) -> None:
+        self.adapter, self.seed, self.bottom = given.adapter, given.seed, given.bottom
+        self.policies = given.policies
+        self._objective = objective(method)
+        self._imitation = imitation_weight(method)
+        self._train = given.train
+        self._reference = Referred(given, isinstance(method, Dpo))
+        self.begin = self._reference.begin
+
+    def prepare(self, step: Step, model: nn.Module) -> Step:
+        denom = {PREFERENCE: step.denom[EXAMPLES]}
+        if self._imitation:
+            denom[TERM] = step.denom[TERM]
+        return dataclasses.replace(step, denom=denom, micro=self._with_slopes(step, model))
+
+    def _with_slopes(self, step: Step, model: nn.Module) -> tuple[Batch, ...]:
+        """Pairs that are too long for one micro-batch come answer by answer. How much each answer's log-probability
+        moves the loss depends on both, so both are asked for first, and nothing is kept of that."""
+        parted: dict[int, list[int]] = {}
+        for place, batch in enumerate(step.micro):
+            if batch.group is not None and len(batch.uid) == 1:
+                members = self._train.members(self._train.first_of(int(batch.uid[0])))
+                if len(members) > 1:
+                    parted.setdefault(members.start, []).append(place)
+        micro = list(step.micro)
+        for places in parted.values():
+            for place, more in zip(places, self._slopes([micro[at] for at in places], model, step.index), strict=True):
+                micro[place] = dataclasses.replace(micro[place], per_owner={**micro[place].per_owner, **more})
+        return tuple(micro)
+
+    def _slopes(self, batches: Sequence[Batch], model: nn.Module, step: int) -> list[dict[str, Floats]]:
+        """Of one pair, answer by answer."""
+        assert isinstance(model, Decoder)
+        with torch.no_grad():
+            logps = [groups.over_rows(self._logp(model, batch, step), batch) for batch in batches]
+        numbers = [self._numbers(logp_Q, batch, step) for logp_Q, batch in zip(logps, batches, strict=True)]
+        whole = Numbers(*(torch.stack(parts).sum(0) for parts in zip(*numbers, strict=True)))
+        chosen, rejected = (each.detach().requires_grad_() for each in (whole.chosen, whole.rejected))
+        judged = self._objective(whole._replace(chosen=chosen, rejected=rejected))
+        slopes = torch.autograd.grad(judged.loss.sum(), (chosen, rejected))
+        # What is told of the pair is told with its first answer.
+        told = {LOSS: judged.loss, CHOSEN_REWARD: judged.chosen_reward, REJECTED_REWARD: judged.rejected_reward}
+        once = {name: _number(value) for name, value in told.items()} | {FIRST: np.ones(1, dtype=np.float32)}
+        never = {name: np.zeros_like(value) for name, value in once.items()}
+        return [
+            {SLOPE: _number(slopes[0] if batch.per_owner[SIDE][0] > 0 else slopes[1])} | (never if index else once)
+            for index, batch in enumerate(batches)
+        ]
+
+    def _parted(self, logp_Q: Tensor, batch: Batch, step: int) -> Loss:
+        """One answer of a pair: the loss at the place where it is, with its slope there."""
+
+        def told(name: str) -> Tensor:
+            return to_device(batch.per_owner[name], logp_Q.device).to(logp_Q.dtype)
+
+        loss = told(LOSS) + told(SLOPE) * (logp_Q - logp_Q.detach())
+        sums, counts = {PREFERENCE: loss.sum()}, {PREFERENCE: float(batch.per_owner[FIRST].sum())}
+        if self._imitation:
+            sums[TERM] = -self._imitation * (logp_Q * (told(SIDE) > 0)).sum()
+        first = batch.per_owner[FIRST].any()
+        each = watched(told(CHOSEN_REWARD), told(REJECTED_REWARD)) if first else {}
+        return Loss(sums, {}, counts, each)
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
+        assert isinstance(model, Decoder)
+        logp_M = self._logp(model, batch, step)
+        if batch.group is None:  # a filler
+            return Loss({PREFERENCE: (logp_M * 0).sum()}, {})
+        logp_Q = groups.over_rows(logp_M, batch)
+        if SLOPE in batch.per_owner:
+            return self._parted(logp_Q, batch, step)
+        numbers = self._numbers(logp_Q, batch, step)
+        judged = self._objective(numbers)
+        sums, counts = {PREFERENCE: judged.loss.sum()}, {PREFERENCE: float(len(judged.loss))}
+        if self._imitation:
+            sums[TERM] = -self._imitation * numbers.chosen.sum()
+            counts[TERM] = float(groups.row_weights(batch)[batch.per_owner[SIDE] > 0].sum())
+        each = watched(
+            judged.chosen_reward,
+            judged.rejected_reward,
+            logp_chosen=numbers.chosen,
+            logp_rejected=numbers.rejected,
+        )
+        return Loss(sums, {}, counts, each)
+
+    def _logp(self, model: Decoder, batch: Batch, step: int) -> Tensor:
+        key = DropoutKey(self.seed, step) if step >= 0 else None
+        below = self.bottom(batch) if self.bottom is not None else None
+        want = Want(model.head_mode(self.adapter))
+        scores = model(batch, want, adapter=self.adapter, dropout=key, policies=self.policies, below=below)
+        assert isinstance(scores, Scores)
+        return scores.logp
+
+    def _numbers(self, logp_Q: Tensor, batch: Batch, step: int) -> Numbers:
+        def sides(values: Floats) -> groups.Sides:
+            return groups.over_sides(to_device(values, logp_Q.device).to(logp_Q.dtype), batch)
+
+        policy = groups.over_sides(logp_Q, batch)
+        return Numbers(*policy, *sides(self._reference.of(batch, step)), *sides(groups.row_weights(batch)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        assert not state, "this method keeps no state"
+
+    def close(self) -> None:
+        if self.bottom is not None:
+            self.bottom.close()
