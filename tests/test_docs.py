@@ -39,6 +39,7 @@ GUIDES = (
     "recipe",
     "data",
     "runs",
+    "preference",
     "python",
     "how-it-works",
     "models",
