@@ -64,7 +64,7 @@ class Answers:
     # ------------------------------------------------------------------------------------------------ requests
 
     async def chat(self, asked: ChatRequest) -> Answering:
-        self.adapter(asked.model)  # told before anything is computed
+        self._judge(asked)
         style = self._style(asked)
         if asked.top_logprobs and not asked.logprobs:
             raise refuse("serve.needs_logprobs", parameter="top_logprobs")
@@ -84,10 +84,16 @@ class Answers:
         return Answering(jobs, len(prompt), style)
 
     async def complete(self, asked: CompletionRequest) -> Answering:
-        self.adapter(asked.model)
+        self._judge(asked)
         prompts = await self.aside(self.ids_of, asked.prompt, "prompt")
         jobs = self._submit(asked, prompts, asked.max_tokens or 16, asked.logprobs)
         return Answering(jobs, sum(map(len, prompts)))
+
+    def _judge(self, asked: Common) -> None:
+        """What is told before anything is computed."""
+        self.adapter(asked.model)
+        if asked.stream_options and not asked.stream:
+            raise refuse("serve.needs_stream", parameter="stream_options")
 
     def _style(self, asked: ChatRequest) -> Any:
         if not asked.tools:
