@@ -365,6 +365,45 @@ def test_an_adapter_leaves_while_others_speak(place):
             client.completions.create(**{**how, "model": "second"})
 
 
+def test_an_adapter_that_is_unloaded_while_it_speaks_ends_its_answers_first(place):
+    with House([str(place / "runs" / "first"), str(place / "runs" / "second")], [], Limits()) as made:
+        client = made.client()
+        how = dict(model="second", prompt="Say", max_tokens=40, temperature=1.0, seed=3)
+        wanted = client.completions.create(**how).choices[0].text
+        slowly(made)
+        stream = client.completions.create(**how, stream=True)
+        text = next(iter(stream)).choices[0].text
+        gone: list[int] = []
+        url = f"{made.url}/v1/adapters/second"
+        asking = threading.Thread(target=lambda: gone.append(httpx2.delete(url, timeout=60).status_code))
+        asking.start()
+        assert made.until(lambda: "second" not in made.voices.names)
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(**how)
+        assert not gone and "second" in made.voices.session.voices, "it is held while an answer is written with it"
+        assert text + "".join(each.choices[0].text for each in stream) == wanted
+        asking.join(20)
+        assert gone == [200] and "second" not in made.voices.session.voices
+
+
+def test_a_client_that_goes_away_while_it_waits_leaves_the_others_alone(place):
+    with House([str(place / "base")], [], Limits(sequences=1)) as made:
+        client = made.client()
+        how = dict(model="base", prompt="Say", max_tokens=60, temperature=2.0, seed=1, stop=["\x00"])
+        wanted = client.completions.create(**how).choices[0].text
+        slowly(made)
+        stream = client.completions.create(**how, stream=True)
+        text = next(iter(stream)).choices[0].text
+        body = json.dumps({**how, "seed": 2}).encode()
+        with socket.create_connection(("127.0.0.1", made.port)) as line:
+            head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            assert made.until(lambda: made.engine.figures["waiting"] == 1)
+        assert made.until(lambda: made.engine.open_jobs == 1, 3), "it no longer waits"
+        assert text + "".join(each.choices[0].text for each in stream) == wanted
+        assert made.until(lambda: made.engine.open_jobs == 0)
+
+
 def test_an_adapter_of_another_base_or_template_is_refused(place, tiny_model, tmp_path):
     voices = Voices(open_session(tiny_model("qwen2", seed=6), device="cpu"))
     with pytest.raises(RunError) as caught:
