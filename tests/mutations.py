@@ -1693,6 +1693,60 @@ MUTATIONS: dict[str, Mutation] = {
         "        assert not self._running\n        self._cache.forget()",
         "test_serve.py::test_an_adapter_leaves_while_others_speak",
     ),
+    "a chat reads everything anew in each turn": Mutation(
+        "session.py",
+        "if self._writer is not None and self._writer.has_room(asks):",
+        "if self._writer is not None and not self._writer.has_room(asks):",
+        "test_session.py::test_a_turn_reads_its_new_tokens_only",
+    ),
+    "an adapter of the same name goes on from what another has read": Mutation(
+        "session.py",
+        "            self._writer.forget()",
+        "            pass",
+        "test_session.py::test_what_was_read_goes_with_an_interruption_and_with_an_adapter",
+    ),
+    "pieces of a call's arguments do not come": Mutation(
+        "serving/answers.py",
+        '"function": {"arguments": part.text}',
+        '"function": {"arguments": ""}',
+        "test_serve.py::test_tools_of_a_model_that_knows_them",
+    ),
+    "another function is called than the one that was named": Mutation(
+        "serving/answers.py",
+        "if named in (None, each.function.name)]",
+        "if named != each.function.name]",
+        "test_serve.py::test_a_call_that_has_to_come_comes",
+    ),
+    "a tag in an argument's text ends its call": Mutation(
+        "serving/tools.py",
+        "            if self._quoted:",
+        "            if self._quoted and char != '<':",
+        "test_serve.py::test_arguments_are_told_as_they_come",
+    ),
+    "a generator goes on after a fault as if there had been none": Mutation(
+        "serving/engine.py",
+        "            self._generator.restart()",
+        "            pass",
+        "test_serve.py::test_a_fault_of_the_generator_ends_answers_but_not_the_server",
+    ),
+    "vLLM is not told where answers end": Mutation(
+        "serving/vllm.py",
+        'more={"stop_token_ids": list(given.renderer.stop_ids)}',
+        "more={}",
+        "test_serve.py::test_vllm_behind_the_same_front",
+    ),
+    "a front outlives its engine": Mutation(
+        "serving/beside.py",
+        "            server.should_exit = True",
+        "            pass",
+        "test_serve.py::test_vllm_ends_with_its_front_and_the_front_with_it",
+    ),
+    "64.0 is no whole number": Mutation(
+        "serving/protocol.py",
+        "return int(given) if isinstance(given, float) and given.is_integer() else given",
+        "return given",
+        "test_serve.py::test_the_document_says_what_the_server_does",
+    ),
     # ------------------------------------------------------------------------------------------------ GGUF's formats
     "a K-quant's search starts each step from the first offset": Mutation(
         "export/gguf/quants.py",

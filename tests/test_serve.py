@@ -342,8 +342,8 @@ def test_adapters_come_and_go_while_it_serves(place):
         said = client.chat.completions.create(model="two", messages=QUESTION, max_tokens=16).choices[0].message.content
         assert said == wanted
         assert client.completions.create(model="base", prompt="Say 3", max_tokens=12).choices[0].text == before
-        assert httpx2.post(url, json={"path": str(place / "runs" / "first"), "name": "two"}).status_code == 400
-        assert httpx2.post(url, json={"path": str(place / "nowhere")}).status_code == 400
+        assert httpx2.post(url, json={"path": str(place / "runs" / "first"), "name": "two"}).status_code == 409
+        assert httpx2.post(url, json={"path": str(place / "nowhere")}).status_code == 404
         assert httpx2.delete(f"{url}/two").status_code == 200
         assert httpx2.delete(f"{url}/two").status_code == httpx2.delete(f"{url}/base").status_code == 404
         assert not [name for name in made.voices.session.decoder.state_dict() if "delta" in name], "its memory is free"
@@ -363,6 +363,45 @@ def test_an_adapter_leaves_while_others_speak(place):
         assert text == wanted and httpx2.get(f"{made.url}/health").status_code == 200
         with pytest.raises(openai.NotFoundError):
             client.completions.create(**{**how, "model": "second"})
+
+
+def test_an_adapter_that_is_unloaded_while_it_speaks_ends_its_answers_first(place):
+    with House([str(place / "runs" / "first"), str(place / "runs" / "second")], [], Limits()) as made:
+        client = made.client()
+        how = dict(model="second", prompt="Say", max_tokens=40, temperature=1.0, seed=3)
+        wanted = client.completions.create(**how).choices[0].text
+        slowly(made)
+        stream = client.completions.create(**how, stream=True)
+        text = next(iter(stream)).choices[0].text
+        gone: list[int] = []
+        url = f"{made.url}/v1/adapters/second"
+        asking = threading.Thread(target=lambda: gone.append(httpx2.delete(url, timeout=60).status_code))
+        asking.start()
+        assert made.until(lambda: "second" not in made.voices.names)
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(**how)
+        assert not gone and "second" in made.voices.session.voices, "it is held while an answer is written with it"
+        assert text + "".join(each.choices[0].text for each in stream) == wanted
+        asking.join(20)
+        assert gone == [200] and "second" not in made.voices.session.voices
+
+
+def test_a_client_that_goes_away_while_it_waits_leaves_the_others_alone(place):
+    with House([str(place / "base")], [], Limits(sequences=1)) as made:
+        client = made.client()
+        how = dict(model="base", prompt="Say", max_tokens=60, temperature=2.0, seed=1, stop=["\x00"])
+        wanted = client.completions.create(**how).choices[0].text
+        slowly(made)
+        stream = client.completions.create(**how, stream=True)
+        text = next(iter(stream)).choices[0].text
+        body = json.dumps({**how, "seed": 2}).encode()
+        with socket.create_connection(("127.0.0.1", made.port)) as line:
+            head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            assert made.until(lambda: made.engine.figures["waiting"] == 1)
+        assert made.until(lambda: made.engine.open_jobs == 1, 3), "it no longer waits"
+        assert text + "".join(each.choices[0].text for each in stream) == wanted
+        assert made.until(lambda: made.engine.open_jobs == 0)
 
 
 def test_an_adapter_of_another_base_or_template_is_refused(place, tiny_model, tmp_path):
@@ -533,6 +572,24 @@ def test_a_fault_of_the_generator_ends_answers_but_not_the_server(place, capsys)
         assert [each.data_ptr() for each in generator._cache.keys] == rooms, "no second cache, not even for a moment"
         assert len(generator._cache._free) == generator._cache.num_blocks
     assert "planted" in capsys.readouterr().err, "the operator is told"
+
+
+def test_a_text_that_cannot_be_finished_fails_alone(place, capsys):
+    with House([str(place / "base")], [], Limits()) as made:
+        job_of = made.engine._job
+
+        def broken(*arguments):
+            made_now = job_of(*arguments)
+            made_now.finish_text = lambda: 1 / 0
+            return made_now
+
+        made.engine._job = broken
+        with pytest.raises(openai.InternalServerError):
+            made.client().completions.create(model="base", prompt="Say", max_tokens=4)
+        made.engine._job = job_of
+        assert made.client().completions.create(model="base", prompt="Say", max_tokens=4).choices
+        assert httpx2.get(f"{made.url}/health").status_code == 200 and made.engine.open_jobs == 0
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------------------------------- the process
@@ -843,14 +900,14 @@ def test_the_document_says_what_the_server_does(served):
             case.body["model"] = "first"
             got = case.call(timeout=30)
             assert got.status_code < 500, (case.body, got.text)
-            named[case.operation.path] = named.get(case.operation.path, 0) + (got.status_code == 200)
+            named[case.path] = named.get(case.path, 0) + (got.status_code == 200)
             case.validate_response(got, excluded_checks=[positive_data_acceptance])
 
         judge()
         seen.add((operation.method.upper(), operation.path))
     answered = {("POST", f"/v1/{each}") for each in ("chat/completions", "completions", "embeddings", "adapters")}
     assert {*answered, ("DELETE", "/v1/adapters/{name}"), ("GET", "/health"), ("GET", "/v1/models")} <= seen
-    assert all(named.values()) and len(named) == 3, "some of what fits the document is answered"
+    assert any(named.values()) and len(named) == 3, "some of what fits the document is answered"
     assert served.client().models.list().data[0].id == "first", "nothing was unloaded that is there"
 
 

@@ -64,14 +64,14 @@ class Answers:
     # ------------------------------------------------------------------------------------------------ requests
 
     async def chat(self, asked: ChatRequest) -> Answering:
-        self.adapter(asked.model)  # told before anything is computed
+        self._judge(asked)
         style = self._style(asked)
         if asked.top_logprobs and not asked.logprobs:
             raise refuse("serve.needs_logprobs", parameter="top_logprobs")
         prompt = await self.aside(self._chat_prompt, asked, style is not None)
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
         if asked.logprobs:
-            await self.aside(self.guide)  # its first time is slow
+            await self.aside(lambda: self.guide)  # its first time is slow
         allowed = await self.aside(self._allowed, asked, style)
         markers = (
             frozenset(
@@ -84,10 +84,16 @@ class Answers:
         return Answering(jobs, len(prompt), style)
 
     async def complete(self, asked: CompletionRequest) -> Answering:
-        self.adapter(asked.model)
+        self._judge(asked)
         prompts = await self.aside(self.ids_of, asked.prompt, "prompt")
         jobs = self._submit(asked, prompts, asked.max_tokens or 16, asked.logprobs)
         return Answering(jobs, sum(map(len, prompts)))
+
+    def _judge(self, asked: Common) -> None:
+        """What is told before anything is computed."""
+        self.adapter(asked.model)
+        if asked.stream_options and not asked.stream:
+            raise refuse("serve.needs_stream", parameter="stream_options")
 
     def _style(self, asked: ChatRequest) -> Any:
         if not asked.tools:
@@ -146,7 +152,7 @@ class Answers:
         formed = wanted is not None and not isinstance(wanted, AsText)
         if not formed and not must_call:
             return lambda: None
-        guide = self.guide()
+        guide = self.guide
         if guide is None:
             raise refuse("serve.no_guide", parameter="tool_choice" if must_call else "response_format")
         schema = wanted.json_schema.schema_ if isinstance(wanted, AsSchema) else OBJECT
@@ -162,7 +168,7 @@ class Answers:
             [(each.name, each.parameters or NO_PARAMETERS) for each in tools], form, None if must_call else schema
         )
 
-    @functools.lru_cache(1)  # noqa: B019  one for each server
+    @functools.cached_property
     def guide(self) -> Guide | None:
         """None where the library cannot read the tokenizer."""
         try:
@@ -224,7 +230,7 @@ class Answers:
         return {**self._logprob(chosen.id, chosen.logprob), "top_logprobs": top}
 
     def _logprob(self, token: int, value: float | None) -> dict[str, Any]:
-        guide = self.guide()
+        guide = self.guide
         return {"token": self.token_text(token), "logprob": value, "bytes": guide and guide.bytes_of(token)}
 
 

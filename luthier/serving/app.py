@@ -30,6 +30,12 @@ from luthier.serving.protocol import (
 )
 from luthier.serving.routes import add_metrics, document, entry, framed
 
+NOT_LOADED = {
+    "chat.no_adapter": 404,
+    **dict.fromkeys(("serve.name_taken", "chat.voice_taken", "chat.other_base", "chat.other_template"), 409),
+}
+"""Why an adapter is not loaded -> the status that says so, where the request itself is right."""
+
 
 def make(front: Front) -> FastAPI:
     app = framed()
@@ -75,7 +81,9 @@ def _adapters(app: FastAPI, front: Front) -> None:
         try:
             name = await front.engine.call(lambda: front.voices.load(asked.path, asked.name))
         except UserError as error:
-            raise refuse("serve.unusable", parameter="path", reason=str(error)) from error
+            problem = error.problems[0]
+            status = NOT_LOADED.get(problem.id, 400)
+            raise refuse("serve.unusable", status, "path", reason=str(problem)) from error
         return entry(name, int(time.time()))
 
     @app.delete("/v1/adapters/{name}")
@@ -97,8 +105,6 @@ def _answers(app: FastAPI, front: Front) -> None:
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
         began = time.monotonic()
-        if asked.stream_options and not asked.stream:
-            raise refuse("serve.needs_stream", parameter="stream_options")
         answering = await front.answers.chat(asked)
         head = _head("chatcmpl-", asked.model)
         if asked.stream:
@@ -108,8 +114,6 @@ def _answers(app: FastAPI, front: Front) -> None:
     @app.post("/v1/completions")
     async def complete(asked: CompletionRequest, request: Request) -> Any:
         began = time.monotonic()
-        if asked.stream_options and not asked.stream:
-            raise refuse("serve.needs_stream", parameter="stream_options")
         answering = await front.answers.complete(asked)
         head = {**_head("cmpl-", asked.model), "object": "text_completion"}
         if asked.stream:

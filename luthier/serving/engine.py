@@ -78,7 +78,6 @@ class Engine:
         self._ending = False
         self._generator = Generator(session.decoder, max_sequences=sequences)
         self._thread = threading.Thread(target=self._work, name="luthier-generate", daemon=True)
-        self.written = 0
         self._leaving: list[tuple[str, Callable[[], None]]] = []
 
     def start(self) -> None:
@@ -190,7 +189,6 @@ class Engine:
             nonlocal said
             text = job.tell(chosen.id)
             start, said = said, said + len(text)
-            self.written += 1
             job.put(Piece(chosen, job.cutter.push(text), start))
             return job.cutter.ended or job.failed
 
@@ -249,12 +247,20 @@ class Engine:
             if reason is None:
                 left.append(job)
                 continue
-            rest = job.cutter.push(job.finish_text()) + job.cutter.flush()
+            rest = self._rest(job)
             with self._lock:
                 self._count -= 1
             reason = "stop" if job.cutter.ended else reason
             job.put(End(rest, "failed" if job.failed else reason, len(job.request.ids)))
         self._jobs = left
+
+    def _rest(self, job: Job) -> str:
+        try:
+            return job.cutter.push(job.finish_text()) + job.cutter.flush()
+        except Exception:  # noqa: BLE001  one answer's fault is not the thread's
+            traceback.print_exc()
+            job.failed = True
+            return ""
 
     def _let_go(self) -> None:
         used = {job.request.adapter for job in self._jobs}

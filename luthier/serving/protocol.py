@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from luthier.text import say
 
@@ -51,8 +51,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-Nothing = Annotated[None, Field(default=None)]
-NoNumber = Annotated[Literal[0] | None, Field(default=None, description="Not supported: only 0 is taken.")]
+def _whole(given: Any) -> Any:
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+AsWhole = BeforeValidator(_whole)
+"""An integer as JSON means it: 64.0 is one too."""
+Whole = Annotated[int, AsWhole]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1), AsWhole]
 
 
 class TextPart(Strict):
@@ -143,15 +149,15 @@ class Common(Strict):
     model: str = Field(description="A name from /v1/models: the base or an adapter.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = Field(default=None, ge=1, le=128)
+    n: Annotated[int, Field(ge=1, le=128), AsWhole] | None = None
     temperature: float | None = Field(default=None, ge=0, le=2, description="0, greedy, where it is not given.")
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1), AsWhole] | None = None
     min_p: float | None = Field(default=None, ge=0, le=1)
     repetition_penalty: float | None = Field(default=None, gt=0, le=100)
-    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), AsWhole] | None = None
     stop: Stop | None = None
-    max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    max_tokens: Count | None = None
     user: str | None = Field(default=None, description="A label; it changes nothing and is not kept.")
     frequency_penalty: Literal[0] | None = Field(default=None, description="Not supported: only 0 is taken.")
     presence_penalty: Literal[0] | None = Field(default=None, description="Not supported: only 0 is taken.")
@@ -167,9 +173,9 @@ class Common(Strict):
 
 class ChatRequest(Common):
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    max_completion_tokens: Count | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    top_logprobs: Annotated[int, Field(ge=0, le=20), AsWhole] | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: Literal[True] | None = Field(default=None, description="Not supported: only true is taken.")
@@ -183,8 +189,8 @@ class ChatRequest(Common):
 
 
 class CompletionRequest(Common):
-    prompt: str | list[str] | list[int] | list[list[int]]
-    logprobs: int | None = Field(default=None, ge=0, le=20)
+    prompt: str | list[str] | list[Whole] | list[list[Whole]]
+    logprobs: Annotated[int, Field(ge=0, le=20), AsWhole] | None = None
     echo: Literal[False] | None = Field(default=None, description="Not supported: only false is taken.")
     best_of: Literal[1] | None = Field(default=None, description="Not supported: only 1 is taken.")
     suffix: None = Field(default=None, description="Not supported.")
@@ -196,7 +202,7 @@ class CompletionRequest(Common):
 
 class EmbeddingRequest(Strict):
     model: str
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | list[str] | list[Whole] | list[list[Whole]]
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
 

@@ -14,7 +14,7 @@ from luthier.serving.protocol import Error, Refused, error_of, refuse
 
 VERSION = "1"
 """Of the routes, as in `/v1`."""
-STATUSES = (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)
+STATUSES = (400, 401, 403, 404, 408, 409, 413, 429, 500, 503, 504)
 REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in STATUSES}
 
 
