@@ -1,9 +1,9 @@
 """A real llama.cpp, asked in a process of its own: `python -m luthier.export.gguf.llama` (extra `gguf`).
 
-What goes in (stdin): {file, texts, messages, prompts, top, threads} as JSON, and where wanted {adapter, tokens}: a GGUF LoRA
-file, and how many tokens each prompt gets (1). What comes out (stdout): {ids, chat, answers, tops}: the texts' token
-ids, those of the conversation, the greedy tokens after each prompt, and before each of these (id, log-probability) of
-the likeliest. Apart, because the library may hang where a process ends with a model still loaded.
+What goes in (stdin): {file, texts, messages, prompts, top, threads} as JSON, and where wanted {adapter, tokens}: a
+GGUF LoRA file, and how many tokens each prompt gets (1). What comes out (stdout): {ids, chat, answers, tops}: the
+texts' token ids, those of the conversation, the greedy tokens after each prompt, and before each of these (id,
+log-probability) of the likeliest. Apart, because the library may hang where a process ends with a model still loaded.
 """
 
 from __future__ import annotations
