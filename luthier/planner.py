@@ -334,29 +334,26 @@ def choose(spec: DecoderSpec, load: Workload, tokens: int, room_bytes: int, kind
     """Of the stacks whose micro-batch of so many tokens fits into so many bytes, the one that computes least again;
     where none does, the one that holds least."""
     count, first = len(spec.layers), load.first_trained_layer
-    stacks = [_stack(first, low, high, count) for low in range(first, count + 1) for high in range(low, count + 1)]
+    chosen = _stacks(first, count)
     keys = load.longest_tokens // 2  # that a query sees on average, at most
     costs = np.array(
         [[recomputed_flops(layer, spec, policy, keys) for layer in spec.layers] for policy in STACKED], dtype=np.float64
     )
-    # A stack per row: a model of 126 layers has eight thousand.
-    chosen = np.array([[STACKED.index(policy) for policy in stack] for stack in stacks])
     flops = costs[chosen, np.arange(count)].sum(1)
     held = _Moments(spec, load, tokens, kind, None).most_of(chosen)
     fitting = np.flatnonzero(held <= room_bytes)
     best = int(fitting[np.argmin(flops[fitting])]) if len(fitting) else int(np.lexsort((flops, held))[0])
-    return stacks[best]
+    return tuple(STACKED[policy] for policy in chosen[best])
 
 
-def _stack(first: int, low: int, high: int, count: int) -> Policies:
-    """`drop_layer` from `first` on, `drop_mlp` from `low` on, `keep` from `high` on; below `first` nothing is kept."""
-
-    def policy(index: int) -> Policy:
-        if index < first or index >= high:
-            return "keep"
-        return "drop_layer" if index < low else "drop_mlp"
-
-    return tuple(policy(index) for index in range(count))
+def _stacks(first: int, count: int) -> NDArray[np.int64]:
+    """Places in `STACKED`, a stack per row: a model of 126 layers has eight thousand. `drop_layer` from `first` on,
+    `drop_mlp` from `low` on, `keep` from `high` on; below `first` nothing is kept."""
+    pairs = [(low, high) for low in range(first, count + 1) for high in range(low, count + 1)]
+    low, high = np.array(pairs).T[:, :, None]
+    layers = np.arange(count)
+    keep, drop_mlp, drop_layer = (STACKED.index(policy) for policy in ("keep", "drop_mlp", "drop_layer"))
+    return np.where((layers < first) | (layers >= high), keep, np.where(layers < low, drop_layer, drop_mlp))
 
 
 class Work(NamedTuple):

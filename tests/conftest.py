@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import csv
+import gc
 import gzip
 import io
 import json
@@ -55,6 +56,16 @@ def _neutral_environment() -> None:
 
 
 _neutral_environment()
+
+os.fsync = lambda _: None
+"""No test cuts the power, and a training forces a hundred files to the disk. Processes of their own still do."""
+
+
+def pytest_collection_finish() -> None:
+    """All modules are there now: collections of garbage, of which every training makes one, need not look through
+    them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

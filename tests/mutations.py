@@ -577,8 +577,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "layers keep less from the top down": Mutation(
         "planner.py",
-        "return tuple(policy(index) for index in range(count))",
-        "return tuple(policy(index) for index in reversed(range(count)))",
+        "return tuple(STACKED[policy] for policy in chosen[best])",
+        "return tuple(STACKED[policy] for policy in reversed(chosen[best]))",
         "test_planner.py::test_the_stack_computes_least_again_of_all_that_fit",
     ),
     "what is formed again takes no memory": Mutation(

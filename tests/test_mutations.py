@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from mutations import MUTATIONS, Mutation
-from zygote import Outcome, Zygote
+from zygote import BROKEN, FOREIGN, TIMED_OUT, Outcome, Zygote
 
 ROOT = Path(__file__).resolve().parents[1]
 PASSED, FAILED = 0, 1
@@ -76,10 +76,13 @@ class Bench:
         self._zygote = zygote
         self._unmutated: dict[str, Outcome] = {}
 
-    def outcome(self, *tests: str) -> Outcome:
+    def write(self, test_file: str, code: str) -> None:
+        (self._copy / "tests" / test_file).write_text(code, encoding="utf-8")
+
+    def outcome(self, *tests: str, timeout_s: float = TIMEOUT_S) -> Outcome:
         """Of these tests, against the package in the copy."""
         paths = [f"tests/{test}" for test in tests]
-        return self._zygote.run_pytest(self._copy, "-x", *paths, timeout_s=TIMEOUT_S * len(tests))
+        return self._zygote.run_pytest(self._copy, "-x", *paths, timeout_s=timeout_s * len(tests))
 
     def unmutated(self, test: str) -> Outcome:
         """Of the test on the code as it is. All tests of its file that faults name are run together, once."""
@@ -109,8 +112,28 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield Bench(copy, zygote)
 
 
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+ENDINGS = {
+    "assert True": PASSED,
+    "assert False": FAILED,
+    "import os; os._exit(1)": BROKEN,  # no test said so
+    "import os; os.kill(os.getpid(), 9)": BROKEN,
+    "import time; time.sleep(60)": TIMED_OUT,
+    "import sys; sys.modules['luthier'].__file__ = '/elsewhere/luthier/__init__.py'": FOREIGN,
+}
+
+
 @pytest.mark.long
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_fork
+def test_how_a_run_ends_is_told_apart(bench: Bench) -> None:
+    """Only a test that fails is a fault that was noticed."""
+    for code, status in ENDINGS.items():
+        bench.write("test_ending.py", f"def test() -> None:\n    {code}\n")
+        assert bench.outcome("test_ending.py::test", timeout_s=10).status == status, code
+
+
+@pytest.mark.long
+@needs_fork
 @pytest.mark.parametrize("name", sorted(MUTATIONS, key=lambda name: MUTATIONS[name].test.partition("::")[0]))
 def test_is_noticed(name: str, bench: Bench) -> None:
     mutation = MUTATIONS[name]

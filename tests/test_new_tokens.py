@@ -231,7 +231,7 @@ def checks_of(run: luthier.Run) -> dict[str, str]:
     return {check.name: check.status for check in run.receipt.checks}
 
 
-def test_a_run_in_half_precision(recipe: dict[str, Any]) -> None:
+def test_a_run_in_half_precision(recipe: dict[str, Any], no_fresh_process: None) -> None:
     """Rows are float32 masters, rounded as the file's reader will round them."""
     run = luthier.train({**recipe, "model": {**recipe["model"], "dtype": "bfloat16"}})
     found = checks_of(run)
@@ -240,9 +240,11 @@ def test_a_run_in_half_precision(recipe: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("padding", [0, 8])
 def test_a_run_learns_new_tokens(
-    padding: int, recipe: dict[str, Any], tiny_model: Callable[..., Path], tmp_path: Path
+    padding: int, recipe: dict[str, Any], tiny_model: Callable[..., Path], request: pytest.FixtureRequest
 ) -> None:
     """Saved in PEFT's form with the tokenizer; the fresh process and the untouched base are the receipt's checks."""
+    if not padding:
+        request.getfixturevalue("no_fresh_process")
     size = json.loads((tiny_model("llama") / "config.json").read_text())["vocab_size"]
     base = tiny_model("llama", vocab_size=size + padding)
     recipe["model"]["path"] = str(base)
@@ -288,8 +290,10 @@ def test_a_fresh_process_chats_with_it(recipe: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_full_tuning_makes_the_matrices_longer(
-    tied: bool, recipe: dict[str, Any], tiny_model: Callable[..., Path]
+    tied: bool, recipe: dict[str, Any], tiny_model: Callable[..., Path], request: pytest.FixtureRequest
 ) -> None:
+    if tied:
+        request.getfixturevalue("no_fresh_process")
     base = tiny_model("llama", tie_word_embeddings=tied)
     size = json.loads((base / "config.json").read_text())["vocab_size"]
     run = luthier.train({**recipe, "model": {"path": str(base), "dtype": "float32"}, "tune": "full"})
@@ -300,12 +304,12 @@ def test_full_tuning_makes_the_matrices_longer(
     assert difference(logits_of(run.session.decoder, None, prompt), reference_logits(model, prompt)) <= BOUND
 
 
-def test_a_run_with_new_tokens_is_reproduced_to_the_bit(recipe: dict[str, Any]) -> None:
+def test_a_run_with_new_tokens_is_reproduced_to_the_bit(recipe: dict[str, Any], no_fresh_process: None) -> None:
     whole = luthier.train(recipe)
     assert luthier.reproduce(whole.path)["same"]
 
 
-def test_an_adapter_with_new_tokens_is_trained_further(recipe: dict[str, Any]) -> None:
+def test_an_adapter_with_new_tokens_is_trained_further(recipe: dict[str, Any], no_fresh_process: None) -> None:
     first = luthier.train(recipe)
     more = {**recipe, "tune": {"from": str(first.path)}, "run": {**recipe["run"], "name": "more"}}
     second = luthier.train(more)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import logging
 import os
 import platform
@@ -195,6 +196,12 @@ def _isa(device: str) -> str:
 
 
 def _gflops(device: str, dtype: torch.dtype) -> float:
+    """Measured once, so that all runs of a process choose alike whatever else the machine does meanwhile."""
+    return _measured_gflops(device, dtype, torch.get_num_threads())
+
+
+@functools.cache
+def _measured_gflops(device: str, dtype: torch.dtype, threads: int) -> float:
     x = torch.ones(PROBE_ROWS, PROBE_WIDTH, dtype=dtype, device=device)
     w = torch.ones(PROBE_WIDTH, PROBE_WIDTH, dtype=dtype, device=device)
     best_s = float("inf")

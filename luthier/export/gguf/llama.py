@@ -1,9 +1,9 @@
 """A real llama.cpp, asked in a process of its own: `python -m luthier.export.gguf.llama` (extra `gguf`).
 
-What goes in (stdin): {file, texts, messages, prompts, top} as JSON, and where wanted {adapter, tokens}: a GGUF LoRA
-file, and how many tokens each prompt gets (1). What comes out (stdout): {ids, chat, answers, tops}: the texts' token
-ids, those of the conversation, the greedy tokens after each prompt, and before each of these (id, log-probability) of
-the likeliest. Apart, because the library may hang where a process ends with a model still loaded.
+What goes in (stdin): {file, texts, messages, prompts, top, threads} as JSON, and where wanted {adapter, tokens}: a
+GGUF LoRA file, and how many tokens each prompt gets (1). What comes out (stdout): {ids, chat, answers, tops}: the
+texts' token ids, those of the conversation, the greedy tokens after each prompt, and before each of these (id,
+log-probability) of the likeliest. Apart, because the library may hang where a process ends with a model still loaded.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def main() -> None:
     params.cache_type_k = params.cache_type_v = FLOAT32  # else it rounds keys and values to 16 bits
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # so does this
     params.n_parallel, params.warmup, params.verbosity, params.n_gpu_layers = 1, False, -1, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = asked["threads"]
     if asked.get("adapter"):
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(asked["adapter"], 1.0)]
     server = xllamacpp.Server(params)

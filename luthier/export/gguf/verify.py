@@ -146,9 +146,10 @@ def ask(asked: Mapping[str, Any]) -> dict[str, Any] | str:
     """llama.cpp's answer, or in words why there is none."""
     # -P: a file of the user's named like a module of ours or of the standard library stays out of the way.
     command = [sys.executable, "-P", "-m", "luthier.export.gguf.llama"]
+    given = {**asked, "threads": torch.get_num_threads()}
     try:
         done = subprocess.run(
-            command, input=json.dumps(asked), capture_output=True, text=True, timeout=LIMIT_S, check=False
+            command, input=json.dumps(given), capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return say("gguf.evidence.slow", seconds=LIMIT_S)
