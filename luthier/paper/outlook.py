@@ -19,6 +19,7 @@ from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
 from luthier.config import load as config_load
 from luthier.config.schema import Lora, RunConfig
+from luthier.errors import ConfigError, Problem
 from luthier.models import hub
 from luthier.paper import remedies, rows, target
 from luthier.paper.remedies import Case, Remedy
@@ -130,6 +131,8 @@ def plan(config: RunConfig, device: str | None = None) -> Outlook:
 
 def outlook(config: RunConfig, arch: Architecture, aim: Target, facts: RowFacts) -> Outlook:
     """The same for an architecture and rows that are known."""
+    if config.optim.paged and aim.kind == "cpu":
+        raise ConfigError(Problem("engine.paged_on_cpu", field="optim.paged", value="true"))
     tune = adapter_config.settle(_placed(config), arch)
     arch = _with_tokens(arch, tune, len(config.data.new_tokens))
     case = Case(config, arch, tune, aim, _longest(config, facts))
