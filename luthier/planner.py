@@ -37,6 +37,8 @@ STATE_BYTES = {"float32": 4, "bfloat16": 2, "8bit": 1}
 """Of a trained matrix, per weight and, for states, per slot; what else `luthier.engine.adamw` keeps is in `Trained`."""
 STATE_BLOCK = 256
 """Weights that share a scale: `luthier.kernels.rounding.BLOCK`, which imports torch."""
+PAGE_BYTES = 2**26
+"""Optimizer state that is on the device at one time is two of these: `luthier.engine.paged.PAGE_BYTES`, likewise."""
 HEAD_CHUNK_BYTES = 256 * 2**20
 """Most logits formed at once, in the compute dtype: `luthier.kernels.head.CHUNK_BYTES`, which imports torch."""
 LESSON_COPIES = 6
@@ -91,7 +93,8 @@ class MemoryPlan:
     activations: what layers keep and work with at the full budget, at the moment when that is most; head: what the
     moments of the head and the embedding take beyond that, where they take more; bytes_per_token: of the layers;
     dense: of the quantised weights of so many layers (`dense_layers`), a second time as they are computed with, where
-    memory is left over; teacher: of a model beside it.
+    memory is left over; teacher: of a model beside it; host: optimizer state that lies in the host's memory, and is no
+    part of the peak.
     """
 
     weights: int
@@ -107,6 +110,7 @@ class MemoryPlan:
     dense: int = 0
     dense_layers: int = 0
     teacher: int = 0
+    host: int = 0
 
     @property
     def peak_bytes(self) -> int:
@@ -131,6 +135,7 @@ class Trained:
     matrices: elements of each; vectors: elements of all together, kept in float32 whatever the recipe says;
     weights, states: `optim.weights` and `optim.states` of the recipe, which concern matrices;
     slots: numbers of state that the optimizer has for each weight;
+    paged: whether the state lies in the host's memory;
     in_backward: whether gradients are used up in the backward pass: none is held then beyond the moment it is formed.
     """
 
@@ -139,6 +144,7 @@ class Trained:
     weights: str = "float32"
     states: str = "float32"
     slots: int = 2
+    paged: bool = False
     in_backward: bool = False
 
     @property
@@ -160,11 +166,18 @@ class Trained:
     @property
     def state_bytes(self) -> int:
         """Step counters aside, which are four bytes for each tensor."""
-        per_weight, scales = STATE_BYTES[self.states], 0
-        if self.states == "8bit":
-            scales = sum(-(-elements // STATE_BLOCK) for elements in self.matrices) * FLOAT32_BYTES
-        kept = self.slots * (self.vectors * FLOAT32_BYTES + sum(self.matrices) * per_weight + scales)
-        return kept + (sum(self.matrices) * 2 if self.weights == "bfloat16_kahan" else 0)
+        return self.slots * self.vectors * FLOAT32_BYTES + sum(map(self._matrix_state_bytes, self.matrices))
+
+    @property
+    def device_state_bytes(self) -> int:
+        """Of that on the device: all, or two pages of `luthier.engine.paged`."""
+        pages = 2 * max(PAGE_BYTES, max(map(self._matrix_state_bytes, self.matrices), default=0))
+        return min(pages, self.state_bytes) if self.paged else self.state_bytes
+
+    def _matrix_state_bytes(self, elements: int) -> int:
+        scales = -(-elements // STATE_BLOCK) * FLOAT32_BYTES if self.states == "8bit" else 0
+        kept = self.slots * (elements * STATE_BYTES[self.states] + scales)
+        return kept + (elements * 2 if self.weights == "bfloat16_kahan" else 0)
 
 
 def trained(shapes: Mapping[str, tuple[int, ...]], in_backward: bool, **kept: Any) -> Trained:
@@ -279,7 +292,8 @@ def at(
         weights=load.frozen_parameters * load.compute_bytes + load.quantised_bytes,
         trainable=kept.weight_bytes,
         gradients=kept.gradient_bytes,
-        optimizer=kept.state_bytes,
+        optimizer=kept.device_state_bytes,
+        host=kept.state_bytes if kept.paged else 0,
         activations=work.layers,
         head=max(work.head - work.layers, 0),
         bytes_per_token=token_bytes(spec, load, policies),
@@ -294,7 +308,7 @@ def held_bytes(load: Workload) -> int:
     """What a run holds between steps, and its gradients."""
     kept = load.trained
     frozen = load.frozen_parameters * load.compute_bytes + load.quantised_bytes
-    return frozen + load.beside.num_bytes + kept.weight_bytes + kept.gradient_bytes + kept.state_bytes
+    return frozen + load.beside.num_bytes + kept.weight_bytes + kept.gradient_bytes + kept.device_state_bytes
 
 
 def most_tokens(spec: DecoderSpec, load: Workload, policies: Policies, room_bytes: int, kind: str, cap: int) -> int:

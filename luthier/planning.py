@@ -115,7 +115,7 @@ def decide(
         teacher: of a model that is learnt from.
 
     Raises:
-        ConfigError: the device cannot be used, or its arithmetic not with `optim.in_backward`.
+        ConfigError: the device cannot be used, or not with `optim.in_backward` or `optim.paged`.
         RunError: what one micro-batch has to hold does not fit, or a budget asked for does not.
     """
     # Weights kept in bfloat16 are computed with as they are, on whatever device.
@@ -129,6 +129,8 @@ def decide(
         raise ConfigError(Problem("config.in_backward_alone", field="optim.in_backward", value="true"))
     if config.optim.in_backward and chosen.loss_scaling:
         raise ConfigError(Problem("engine.float16_in_backward", field="optim.in_backward"))
+    if config.optim.paged and chosen.device == "cpu":
+        raise ConfigError(Problem("engine.paged_on_cpu", field="optim.paged", value="true"))
     load = workload(config.optim, base.arch, tune, longest_tokens, chosen.compute_dtype.itemsize, chosen.device)
     if teacher is not None:
         size, said = chosen.compute_dtype.itemsize, said_bytes(config.method)

@@ -34,6 +34,7 @@ def workload(
         optim.in_backward,
         weights=optim.weights,
         states=optim.states,
+        paged=optim.paged,
         slots=2 if optim.kind == "adamw" else int(optim.momentum > 0),
     )
     in_place = 0 if isinstance(tune, Lora) else trained.vectors + sum(trained.matrices)

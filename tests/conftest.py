@@ -15,6 +15,7 @@ import json
 import os
 import random
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +111,14 @@ def _english() -> Iterator[None]:
     set_language("en")
     yield
     set_language("en")
+
+
+@pytest.fixture(autouse=True)
+def _torchs_products() -> Iterator[None]:
+    """A run that multiplies float32 matrices by another library does not choose it for the next test."""
+    yield
+    if "luthier.kernels.products" in sys.modules:
+        sys.modules["luthier.kernels.products"].use("torch")
 
 
 # --------------------------------------------------------------------------------------------------- folders

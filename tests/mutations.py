@@ -126,8 +126,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "another number of devices is no revision": Mutation(
         "engine/backend.py",
-        'fields = ("device", "dtype", "isa", "devices")',
-        'fields = ("device", "dtype", "isa")',
+        'fields = ("device", "dtype", "isa", "devices", "float32_products")',
+        'fields = ("device", "dtype", "isa", "float32_products")',
         "test_ranks.py::test_a_signal_to_any_rank_stops_all_after_the_same_step",
     ),
     "the last to go is blamed": Mutation(
@@ -327,8 +327,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the plan forgets the scales of 8-bit states": Mutation(
         "planner.py",
-        "for elements in self.matrices) * FLOAT32_BYTES",
-        "for elements in self.matrices) * 0",
+        'scales = -(-elements // STATE_BLOCK) * FLOAT32_BYTES if self.states == "8bit" else 0',
+        "scales = 0",
         "test_adamw.py::test_the_plan_counts_what_is_held_to_the_byte",
     ),
     # ------------------------------------------------------------------------------------------------ resume
@@ -1801,6 +1801,30 @@ MUTATIONS: dict[str, Mutation] = {
         "to[each] *= shrunk;",
         "to[each] *= 1;",
         "test_step.py::test_attention",
+    ),
+    "a paged state comes back from the device but is not written home": Mutation(
+        "engine/paged.py",
+        "self.state[parameter] = self._away(self.state[parameter], home)",
+        "self.state[parameter] = home",
+        "test_paged.py::test_every_bit_is_that_of_the_unpaged",
+    ),
+    "the plan counts paged moments on the device": Mutation(
+        "planner.py",
+        "return min(pages, self.state_bytes) if self.paged else self.state_bytes",
+        "return self.state_bytes",
+        "test_paged.py::test_the_plan_counts_it_on_the_host_and_two_pages_on_the_device",
+    ),
+    "a resumed run multiplies by another library than the one it began with": Mutation(
+        "engine/backend.py",
+        "products.use(self.float32_products)",
+        'products.use("torch")',
+        "test_products.py::test_apply_uses_it",
+    ),
+    "the residual is lost where oneDNN multiplies": Mutation(
+        "kernels/products.py",
+        "return y_NO if residual_NO is None else y_NO.add_(residual_NO)",
+        "return y_NO",
+        "test_products.py::test_each_product",
     ),
     "an adapter is kept as it was before a step": Mutation(
         "models/modules.py",

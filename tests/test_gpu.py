@@ -42,7 +42,7 @@ from luthier.arch.families import FAMILIES
 from luthier.arch.quantised import quantised
 from luthier.batch import Batch
 from luthier.config.schema import OptimSection, Qlora
-from luthier.engine import backend, loop, optim
+from luthier.engine import backend, loop, optim, paged
 from luthier.engine.checkpoint import TrainState
 from luthier.engine.ranks import Ranks
 from luthier.errors import Interrupted
@@ -449,6 +449,33 @@ def test_the_optimizer_step_equals_the_cpu_s(weights: str, states: str) -> None:
         different = results[1] != results[0]
         assert float(different.float().mean()) < 0.01
         assert float((results[1] - results[0]).abs().max()) <= 2**-6
+
+
+@pytest.mark.parametrize("states", ["float32", "bfloat16", "8bit"])
+@pytest.mark.parametrize("page_bytes", [1, 2**20], ids=("a parameter each", "some"))
+def test_a_paged_optimizer_gives_the_bits_of_another_and_leaves_the_device(
+    states: str, page_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged, "PAGE_BYTES", page_bytes)
+    results, held = [], []
+    for how in (False, True):
+        torch.manual_seed(0)
+        named = [(str(each), torch.nn.Parameter(torch.randn(300, 1000, device=DEVICE))) for each in range(8)]
+        made = optim.build(named, OptimSection(states=states, paged=how), 1e-2)
+        before = torch.cuda.memory_allocated()
+        optim.allocate(made)
+        for step in range(5):
+            for place, (_, weight) in enumerate(named):
+                weight.grad = torch.linspace(-1, 1, weight.numel(), device=DEVICE).view_as(weight) * (step + place - 3)
+            made.step()
+        made.zero_grad(set_to_none=True)
+        torch.cuda.synchronize()
+        held.append(torch.cuda.memory_allocated() - before)
+        results.append({name: each.clone() for name, each in optim.state_tensors(made, named).items()})
+        results[-1].update({name: each.detach() for name, each in named})
+    plain, ours = ({name: each.cpu() for name, each in result.items()} for result in results)
+    assert plain.keys() == ours.keys() and all(torch.equal(plain[name], ours[name]) for name in plain)
+    assert held[1] < 2**16 < held[0], "step counters alone stay"
 
 
 def test_a_group_of_one_over_nccl_changes_nothing(monkeypatch):

@@ -26,6 +26,7 @@ from luthier.engine import backend, loop
 from luthier.errors import ConfigError, DataError, Interrupted, ModelError, Problem, RunError, TrainingFailed
 from luthier.methods import supervised
 from luthier.models import weights
+from luthier.paper import outlook
 from luthier.planner import in_words
 from luthier.runs import commands, reporters
 from luthier.text import set_language
@@ -380,6 +381,14 @@ def test_reproduce_compares_bits_and_notices_a_changed_one(recipe):
     (other.path / "recipe.yaml").write_text(text)
     verdict = reproduce(other.path)
     assert not verdict["same"] and verdict["different"] and not verdict["revised"]
+
+
+def test_a_paged_optimizer_is_refused_where_there_is_no_other_memory(recipe):
+    recipe["optim"]["paged"] = True
+    for refuse in (luthier.train, lambda recipe: outlook.plan(config_load.load(recipe), "cpu")):
+        with pytest.raises(ConfigError, match="paged") as caught:
+            refuse(recipe)
+        assert caught.value.problems[0].id == "engine.paged_on_cpu"
 
 
 def test_reproduce_refuses_other_inputs_before_it_trains_and_keeps_trackers_out(recipe, monkeypatch, rows):

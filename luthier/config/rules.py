@@ -220,7 +220,7 @@ def momentum_is_of_sgd(config: RunConfig) -> Values | None:
 
 
 def compact_is_of_adamw(config: RunConfig) -> Values | None:
-    found = changed(config.optim, "weights", "states")
+    found = changed(config.optim, "weights", "states", "paged")
     return {"fields": ", ".join(f"optim.{key}" for key in found)} if config.optim.kind != "adamw" and found else None
 
 
@@ -305,7 +305,7 @@ RULES: dict[str, Rule] = {
     "sgd_has_no_moments": Rule(("optim.betas", "optim.eps", "optim.kind"), sgd_has_no_moments),
     "sgd_needs_rate": Rule(("optim.kind", "optim.lr"), sgd_needs_rate),
     "momentum_is_of_sgd": Rule(("optim.momentum", "optim.kind"), momentum_is_of_sgd),
-    "compact_is_of_adamw": Rule(("optim.weights", "optim.states", "optim.kind"), compact_is_of_adamw),
+    "compact_is_of_adamw": Rule(("optim.weights", "optim.states", "optim.paged", "optim.kind"), compact_is_of_adamw),
     "adapters_stay_float32": Rule(("optim.weights", "tune.kind"), adapters_stay_float32),
     "bfloat16_computes_in_it": Rule(("optim.weights", "model.dtype"), bfloat16_computes_in_it),
     "in_backward_of_adapters": Rule(("optim.in_backward", "tune.kind"), in_backward_of_adapters),

@@ -493,6 +493,9 @@ class OptimSection(Section):
     every weight above 0.01, and would be lost."""
     states: Literal["float32", "bfloat16", "8bit"] = "float32"
     """How AdamW keeps the moments of matrices. float32: the others differ from it by what `bench/RESULTS.md` says."""
+    paged: bool = False
+    """Keep AdamW's moments in the host's memory and bring them to the GPU a page at a time. Off, because an update then
+    takes as long as PCIe takes for all of them, twice; on a CPU there is no other memory."""
     in_backward: bool = False
     """Update each weight as soon as its gradient is there, and free the gradient. Off, because then nothing can be
     clipped, summed over micro-batches or taken back."""

@@ -33,6 +33,7 @@ from torch.distributed.elastic.multiprocessing.api import PContext
 
 from luthier import machine
 from luthier.errors import ConfigError, PeerLost, Problem
+from luthier.kernels import products
 from luthier.machine import PROBE_REPEATS, PROBE_ROWS, PROBE_WIDTH
 
 DTYPES: dict[str, torch.dtype] = {
@@ -65,7 +66,8 @@ class Backend:
 
     device: torch device string; dtype: compute dtype; threads: intra-op threads on the CPU; isa: the CPU's vector
     instructions as torch names them, or the GPU's name and compute capability; loss_scaling: fp16 compute; devices: how
-    many train, a process each. threads are those of one process.
+    many train, a process each. threads are those of one process. float32_products: what multiplies float32 matrices on
+    a CPU; float32_reason: why.
     """
 
     device: str
@@ -74,6 +76,8 @@ class Backend:
     isa: str
     reason: str
     devices: int = 1
+    float32_products: products.Library = "torch"
+    float32_reason: str = ""
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -89,6 +93,7 @@ class Backend:
     def apply(self) -> None:
         """Put this process into the state the bits are promised for: thread count and deterministic kernels."""
         torch.set_num_threads(self.threads)
+        products.use(self.float32_products)
         if self.device.startswith("cuda"):
             # cuBLAS needs a fixed workspace for run-to-run equal bits; it reads this before its first call.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -108,6 +113,7 @@ def choose(device: str, dtype: str, where: str = "run.device", devices: int = 1)
     if device == "cpu" and chosen == "float16":
         raise ConfigError(Problem("engine.float16_on_cpu", field="model.dtype", value="float16"))
     assert chosen in DTYPES, chosen
+    library, measured = _products(device, chosen)
     return Backend(
         device=device,
         dtype=chosen,  # type: ignore[arg-type]
@@ -115,6 +121,8 @@ def choose(device: str, dtype: str, where: str = "run.device", devices: int = 1)
         isa=_isa(device),
         reason=probed.reason if dtype == "auto" else f"asked for: {dtype}",
         devices=devices,
+        float32_products=library,
+        float32_reason=measured,
     )
 
 
@@ -128,9 +136,11 @@ def restore(
     if before.device.startswith("cuda") and not torch.cuda.is_available():
         backend = dataclasses.replace(before, device="cpu", dtype="float32")
     backend = dataclasses.replace(backend, isa=_isa(backend.device), dtype=dtype or backend.dtype)
+    if backend.float32_products == "onednn" and not products.can():
+        backend = dataclasses.replace(backend, float32_products="torch")
     if devices != before.devices:
         backend = dataclasses.replace(backend, devices=devices, threads=_threads())
-    fields = ("device", "dtype", "isa", "devices")
+    fields = ("device", "dtype", "isa", "devices", "float32_products")
     return backend, [name for name in fields if getattr(before, name) != getattr(backend, name)]
 
 
@@ -145,6 +155,14 @@ def probe(device: str) -> Probe:
     full, half = _gflops(device, torch.float32), _gflops(device, torch.bfloat16)
     dtype: Literal["float32", "bfloat16"] = "bfloat16" if half > full else "float32"
     return Probe(full, half, dtype, f"matmul GFLOP/s: float32 {full:.0f}, bfloat16 {half:.0f}")
+
+
+def _products(device: str, dtype: str) -> tuple[products.Library, str]:
+    """Measured where it matters, once: two runs in one process come out with the same bits."""
+    return _measured() if (device, dtype) == ("cpu", "float32") else ("torch", "")
+
+
+_measured = functools.cache(products.measured)
 
 
 def peak_memory_bytes(device: str) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.config.schema import OptimSection
-from luthier.engine import adamw
+from luthier.engine import adamw, paged
 
 Named = tuple[str, nn.Parameter]
 
@@ -25,7 +25,7 @@ Named = tuple[str, nn.Parameter]
 def build(
     parameters: Iterable[Named], optim: OptimSection, learning_rate: float, seed: int = 0
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101; fused where torch has it) or SGD.
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101; fused where torch has it; paged where asked for) or SGD.
 
     Weight decay applies to matrices only: norms and biases, vectors all, are left alone. `optim.weights` and
     `optim.states` concern matrices only, too: vectors are a thousandth of a model. seed: of stochastic rounding.
@@ -39,11 +39,12 @@ def build(
     ]
     groups = [group for group in groups if group["params"]]
     if not optim.in_float32:
-        names = {p: name for name, p in named}
-        return adamw.AdamW(groups, lr=learning_rate, betas=optim.betas, eps=optim.eps, names=names, seed=seed)
+        names, compact = {p: name for name, p in named}, paged.PagedCompactAdamW if optim.paged else adamw.AdamW
+        return compact(groups, lr=learning_rate, betas=optim.betas, eps=optim.eps, names=names, seed=seed)
     if optim.kind == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=optim.momentum)
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=optim.betas, eps=optim.eps, fused=True)
+    of_torch = paged.PagedAdamW if optim.paged else torch.optim.AdamW
+    return of_torch(groups, lr=learning_rate, betas=optim.betas, eps=optim.eps, fused=True)
 
 
 def rate(step: int, num_steps: int, optim: OptimSection, learning_rate: float) -> float:
@@ -98,6 +99,8 @@ def allocate(optimizer: torch.optim.Optimizer) -> None:
         for parameter in group["params"]:
             if not optimizer.state[parameter]:
                 optimizer.state[parameter].update(_start(optimizer, parameter, group))
+                if isinstance(optimizer, paged.Paged):
+                    optimizer.take_home(parameter)
 
 
 def _start(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -119,6 +122,9 @@ def allocate_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def reserve(optimizer: torch.optim.Optimizer) -> None:
     """Ask for what an update works with and give it back: where memory is short, that shows before a weight moves.
     torch's own optimizers work in place."""
+    if isinstance(optimizer, paged.Paged):
+        device = next(parameter.device for group in optimizer.param_groups for parameter in group["params"])
+        torch.empty(paged.scratch_bytes(optimizer), dtype=torch.uint8, device=device)
     if isinstance(optimizer, adamw.AdamW):
         for device in {parameter.device for group in optimizer.param_groups for parameter in group["params"]}:
             torch.empty(adamw.scratch_bytes(device), dtype=torch.uint8, device=device)
@@ -127,6 +133,8 @@ def reserve(optimizer: torch.optim.Optimizer) -> None:
 def state_tensors(optimizer: torch.optim.Optimizer, named: Iterable[Named]) -> dict[str, Tensor]:
     """The optimizer's state as flat tensors `<parameter name>//<slot>`, ready for safetensors."""
     tensors = {}
+    if isinstance(optimizer, paged.Paged):
+        optimizer.settle()
     for name, parameter in named:
         for slot, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
@@ -154,6 +162,8 @@ def load_state_tensors(optimizer: torch.optim.Optimizer, named: Iterable[Named],
         optimizer.state[parameter] = {
             slot: value.to(parameter.device) if value.ndim or fused else value.clone() for slot, value in slots.items()
         }
+        if isinstance(optimizer, paged.Paged):
+            optimizer.take_home(parameter)
 
 
 def _layout(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, torch.dtype]:

@@ -150,7 +150,9 @@ def optimizer(draft: Draft, key: str) -> None:
         draft.put("optim.kind", kind, key)
         if "8bit" in given or "4bit" in given:
             draft.put("optim.states", "8bit", key)
-        if "paged" in given or "4bit" in given:
+        if "paged" in given:
+            draft.put("optim.paged", True, key)
+        if "4bit" in given:
             draft.note(key, "changed", "states")
     if kind != "sgd" and (first, second) != (None, None):
         betas = [0.9 if first is None else first, 0.999 if second is None else second]

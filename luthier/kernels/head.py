@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from luthier.kernels import packed, select
+from luthier.kernels import packed, products, select
 from luthier.kernels.linear import weight_grad
 from luthier.kernels.norm import wide
 from luthier.kernels.tiles import chunks
@@ -253,7 +253,7 @@ def _forward(
             own_CT = logits_CV[:, rows.ids_T]
             logits_CV = logits_CV.index_fill_(1, rows.ids_T, 0)[:, : len(weight_VD)]
         if dx_MD is not None:
-            torch.mm(logits_CV, weight_VD, out=dx_MD[part])
+            dx_MD[part] = products.back(logits_CV, weight_VD)
             if rows is not None and own_CT is not None:
                 dx_MD[part].addmm_(own_CT, rows.values_TD)
         if dweight_VD is not None:
@@ -273,7 +273,7 @@ def _rounded(rows: Rows | None, dtype: torch.dtype) -> Rows | None:
 
 
 def _logits(x_CD: Tensor, weight_VD: Tensor, rows: Rows | None) -> Tensor:
-    return _with_own(x_CD @ weight_VD.T, x_CD, rows)
+    return _with_own(products.linear(x_CD, weight_VD), x_CD, rows)
 
 
 def _with_own(logits_CV: Tensor, x_CD: Tensor, rows: Rows | None) -> Tensor:

@@ -57,6 +57,10 @@ class Copies:
     def wait(self) -> None:
         torch.cuda.current_stream().wait_stream(self._stream)
 
+    def follow(self, other: torch.cuda.Stream) -> None:
+        """Copies that are asked for from here on begin after what another stream was asked for."""
+        self._stream.wait_stream(other)
+
 
 @functools.cache
 def copies() -> Copies:

@@ -77,6 +77,8 @@ def _choices(made: Outlook, config: RunConfig) -> Iterator[str]:
         yield say("plan.policies.all")
     else:
         yield say("plan.policies.some", policies=policies)
+    if memory.host:
+        yield say("plan.host", size=size(memory.host))
     yield say("plan.chunk", rows=count(made.head_rows), size=size(made.head_rows * made.vocab_bytes))
     if not made.context:
         yield say("plan.largest.none", share=planner.USABLE)

@@ -19,6 +19,7 @@ from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
 from luthier.config import load as config_load
 from luthier.config.schema import Distill, Lora, ModelSection, RunConfig
+from luthier.errors import ConfigError, Problem
 from luthier.models import hub
 from luthier.paper import remedies, rows, target
 from luthier.paper.remedies import Case, Remedy
@@ -149,6 +150,8 @@ def outlook(
     Args:
         teacher: the model to learn from, where there is one.
     """
+    if config.optim.paged and aim.kind == "cpu":
+        raise ConfigError(Problem("engine.paged_on_cpu", field="optim.paged", value="true"))
     tune = adapter_config.settle(_placed(config), arch)
     arch = _with_tokens(arch, tune, len(config.data.new_tokens))
     case = Case(config, arch, tune, aim, _longest(config, facts))

@@ -549,8 +549,8 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "请删去 optim.momentum，或设置 optim.kind=sgd。",
     ),
     "config.compact_is_of_adamw.rule": (
-        "only adamw keeps its numbers in fewer bytes, so with sgd {fields} would have no effect",
-        "只有 adamw 能以更少的字节保存数值，使用 sgd 时 {fields} 不会起作用",
+        "only adamw keeps its numbers in fewer bytes or elsewhere, so with sgd {fields} would have no effect",
+        "只有 adamw 能以更少的字节或在别处保存数值，使用 sgd 时 {fields} 不会起作用",
     ),
     "config.compact_is_of_adamw.remedy": (
         "Take {fields} away, or set optim.kind=adamw.",

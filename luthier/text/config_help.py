@@ -505,6 +505,13 @@ HELP: dict[str, tuple[str, str]] = {
         "adamw 如何保存对先前修改的记忆（每个训练的权重两个数）：`float32` 共占 8 字节，`bfloat16` 4 字节，`8bit` 2 字"
         "节。字节越少精度略低。内存不足时选 `8bit`；适配器也可以用，但省得不多。",
     ),
+    "config.help.optim.paged": (
+        "true keeps adamw's moments in the computer's own memory instead of the GPU's, which frees 8 bytes per trained "
+        "weight there (2 with `states=8bit`). The result is the same to the bit; each update takes longer, as the "
+        "moments travel both ways. For full and freeze on a GPU that is too small; refused on a CPU.",
+        "true 表示把 adamw 的动量放在主机内存而不是显存中，每个训练的权重为显存省 8 字节（`states=8bit` 时为 2 字节）。"
+        "结果逐位相同；每次更新变慢，因为动量要来回传送。用于显存不足时的 full 和 freeze；在 CPU 上会被拒绝。",
+    ),
     "config.help.optim.in_backward": (
         "true changes each weight as soon as its gradient is known and frees the gradient at once, which saves 4 bytes "
         "per trained weight. The result is the same. It needs optim.clip=0 and memory for a whole batch at once, and a "

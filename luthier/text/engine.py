@@ -99,6 +99,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "with another run.name.",
         "请按运行目录中的 recipe.yaml 设置 optim.kind、optim.weights 和 optim.states，或换一个 run.name 重新开始。",
     ),
+    "engine.paged_on_cpu.rule": (
+        "on a CPU there is no other memory for the moments to lie in, so optim.paged would have no effect",
+        "在 CPU 上没有别的内存可以存放动量，因此 optim.paged 不会起作用",
+    ),
+    "engine.paged_on_cpu.remedy": (
+        "Take optim.paged away; optim.states=8bit makes the moments smaller.",
+        "请删去 optim.paged；optim.states=8bit 可以使动量更小。",
+    ),
     "engine.float16_in_backward.rule": (
         "this device computes in float16, where a step that overflows is done again, and weights that have changed "
         "cannot be taken back",

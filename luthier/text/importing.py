@@ -122,8 +122,8 @@ TEXT: dict[str, tuple[str, str]] = {
         "最后的归一化层和未绑定的输出层也会训练",
     ),
     "importing.why.states": (
-        "the optimizer's state stays on the device, in 8 or 32 bits (optim.states)",
-        "优化器状态保留在设备上，以 8 位或 32 位保存（optim.states）",
+        "the optimizer's state has at least 8 bits (optim.states)",
+        "优化器状态至少为 8 位（optim.states）",
     ),
     "importing.why.read_too": (
         "the file has this column: it is read here, and was not there",

@@ -128,6 +128,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "Layers keep, from the lowest up: {policies}. Of all that fits this computes least again.",
         "各层保留（自下而上）：{policies}。在放得下的方案中重算最少。",
     ),
+    "plan.host": (
+        "The optimizer's moments ({size}) lie in the host's memory; what it needs there is not checked.",
+        "优化器的动量（{size}）放在主机内存中；主机内存是否足够没有检查。",
+    ),
     "plan.chunk": (
         "The head forms at most {rows} rows of logits at once ({size}).",
         "输出层每次最多形成 {rows} 行 logits（{size}）。",
