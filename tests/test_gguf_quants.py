@@ -85,7 +85,6 @@ def test_nano_in_torch_s_k_quants_is_as_near_to_itself_as_in_llama_cpp_s(tmp_pat
             return torch.cat([model(torch.tensor([each])).logits[0].log_softmax(-1) for each in prompts])
 
     exact, state = logps(), {name: values.clone() for name, values in model.state_dict().items()}
-    soft = []
     for wanted in ("q4_k_m", "q5_k_m", "q6_k"):
         kl: list[float] = []
         errors: list[dict[str, float]] = []
@@ -105,7 +104,7 @@ def test_nano_in_torch_s_k_quants_is_as_near_to_itself_as_in_llama_cpp_s(tmp_pat
             kl.append(float((exact.exp() * (exact - logps())).sum(-1).double().mean()))
         assert len(exact) > 1000 and kl[0] > 1e-5
         print(f"{wanted}: KL {kl[0]:.3e} in tensor operations, {kl[1]:.3e} natively, {len(exact)} places", flush=True)
-        soft.append((kl[0], kl[1]))
+        assert kl[0] == pytest.approx(kl[1], rel=0.05), wanted
         for name, error in errors[1].items():
             assert errors[0][name] == pytest.approx(error, rel=0.01), (wanted, name)
 
