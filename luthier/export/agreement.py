@@ -52,7 +52,7 @@ TEXTS = (
 NAME = "exported"
 AS_TRAINED_KL, AS_TRAINED_TOP1 = 0.25, 0.75
 """What a merge may differ by from the model as it was trained where its base was quantised: it leaves out the rounding
-of the base. Chosen: nf4 alone moves the shipped nano by less, and what is merged wrongly by more."""
+of the base. About what a 4-bit file may differ by (`luthier.export.gguf.verify`). Chosen, not measured."""
 
 
 @dataclasses.dataclass(frozen=True)
