@@ -560,12 +560,14 @@ def last_layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Poli
     of_tokens, of_rows = spec.d + 2 * key + ranks.k + ranks.v, 2 * query + spec.d + ranks.q + ranks.o
     if load.ranks and not ranks.o and not load.log_sums:
         of_rows -= query  # nobody reads the attention output again
-    token_scalars, row_scalars = 1, 1 + mixer.heads * load.log_sums
+    norms = layer.norms
+    token_scalars = int(norms.before_attention is not None)
+    row_scalars = (norms.before_mlp is not None) + mixer.heads * load.log_sums
     if mixer.qk_norm:
         each = mixer.qk_norm == "head"
         of_tokens, token_scalars = of_tokens + key, token_scalars + (mixer.kv_heads if each else 1)
         of_rows, row_scalars = of_rows + query, row_scalars + (mixer.heads if each else 1)
-    behind = sum(norm is not None for norm in (layer.norms.after_attention, layer.norms.after_mlp))
+    behind = sum(norm is not None for norm in (norms.after_attention, norms.after_mlp))
     of_rows, row_scalars = of_rows + behind * spec.d, row_scalars + behind
     if policy == "keep":
         of_rows += 2 * width + ranks.gate + ranks.up + ranks.down

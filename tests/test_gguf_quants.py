@@ -5,15 +5,20 @@ Needs xllamacpp for the comparisons. Errors are compared through `gguf`'s dequan
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from luthier.errors import ModelError
-from luthier.export.gguf import native, quants, recipe
+from luthier.export.gguf import native, quants, recipe, write
+from luthier.export.weights import open_source
+from luthier.nano import corpus
 
 K_QUANTS = ("Q4_K", "Q5_K", "Q6_K")
 
@@ -66,6 +71,50 @@ def test_errors_are_llama_cpps(distribution: str, kind: str, theirs: native.Nati
         ours, its = quants.quantise(x, kind), quants.quantise(x, kind, native=theirs)
         assert ours.shape == its.shape
         assert rmse(ours, kind, x) == pytest.approx(rmse(its, kind, x), rel=0.01), distribution
+
+
+def test_nano_in_torch_s_k_quants_is_as_near_to_itself_as_in_llama_cpp_s(tmp_path: Path, theirs: native.Native) -> None:
+    """Weights that were trained, whole files: KL within 5 %, errors of every tensor within 1 %."""
+    source = open_source([("nano", 1.0)])
+    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    prompts = [tokenizer(text).input_ids for text in corpus.documents("stage4", seed=7, count=8)]
+
+    def logps() -> Tensor:
+        with torch.no_grad():
+            return torch.cat([model(torch.tensor([each])).logits[0].log_softmax(-1) for each in prompts])
+
+    exact, state = logps(), {name: values.clone() for name, values in model.state_dict().items()}
+    for wanted in ("q4_k_m", "q5_k_m", "q6_k"):
+        kl: list[float] = []
+        errors: list[dict[str, float]] = []
+        planned = write.plan(source, [wanted])
+        assert set(planned.types[wanted].values()) & set(K_QUANTS)
+        for number, library in enumerate((None, theirs)):
+            path = tmp_path / f"{wanted}-{number}.gguf"
+            write.write(source, planned._replace(quantiser=library), {wanted: path}, name="nano")
+            read = {each.name: gguf.dequantize(each.data, each.tensor_type) for each in gguf.GGUFReader(path).tensors}
+            errors.append({})
+            for name, there in planned.names.items():
+                mixer = source.arch.spec.layers[0].mixer
+                values = torch.from_numpy(read[there].copy()).view(state[name].shape)
+                change = values - write.as_ggml(state[name], name, mixer, planned.kind)
+                errors[-1][name] = float(change.double().square().mean().sqrt())
+                model.state_dict()[name].copy_(as_checkpoint(values, name, mixer.heads, mixer.kv_heads))
+            kl.append(float((exact.exp() * (exact - logps())).sum(-1).double().mean()))
+        assert len(exact) > 1000 and kl[0] > 1e-5
+        print(f"{wanted}: KL {kl[0]:.3e} in tensor operations, {kl[1]:.3e} natively, {len(exact)} places", flush=True)
+        assert kl[0] == pytest.approx(kl[1], rel=0.05), wanted
+        for name, error in errors[1].items():
+            assert errors[0][name] == pytest.approx(error, rel=0.01), (wanted, name)
+
+
+def as_checkpoint(values: Tensor, name: str, heads: int, kv_heads: int) -> Tensor:
+    """Rows of q and k in halves again."""
+    count = heads if ".q_proj." in name else kv_heads if ".k_proj." in name else 0
+    if not count:
+        return values
+    return values.reshape(count, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
 
 @pytest.mark.parametrize("kind", K_QUANTS)

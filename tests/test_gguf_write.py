@@ -136,6 +136,21 @@ def test_what_llama_cpp_has_built_in_otherwise_is_refused_by_name(case: str, fie
         architectures.architecture_of(arch, "here")
 
 
+@pytest.mark.parametrize("name", ["beta_fast", "attention_factor"])
+def test_a_yarn_with_numbers_of_its_own_is_refused_by_name(name: str) -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, name: 3.0}
+    spec = FAMILIES["qwen2"]({**config_of("qwen2"), "rope_scaling": yarn}, "here").spec
+    with pytest.raises(ModelError, match=rf"rope_scaling\.{name}"):
+        architectures.add_rope(gguf.GGUFWriter(None, "qwen2"), spec, "here")
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic", "su"])
+def test_ropes_that_change_with_the_length_of_a_text_are_refused_by_name(kind: str) -> None:
+    scaling = {"type": kind, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "factor": 2.0}
+    with pytest.raises(ModelError, match=kind):
+        FAMILIES["phi3"]({**config_of("phi3"), "rope_scaling": scaling}, "here")
+
+
 def test_unknown_cut_is_refused_by_name() -> None:
     state = {"pre_tokenizer": {"type": "Whitespace"}, "model": {}}
     with pytest.raises(ModelError, match="Whitespace"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from luthier.arch.spec import Rope
-from luthier.kernels import autograd, reference, rotary
+from luthier.kernels import autograd, linear, reference, rotary
 from luthier.kernels.blocks import MlpShape, QkvShape
 from luthier.kernels.dropout import Dropout, DropoutKey, site, token_hashes
 from luthier.kernels.linear import Linear, weight_grad
@@ -229,3 +229,28 @@ def test_the_gradient_of_an_embedding_is_summed_in_float32(dtype):
     expected = torch.zeros(5, 4)
     expected[2], expected[4] = 3000 / 1024, 1 / 1024
     assert torch.equal(weight_VD.grad, expected)
+
+
+def test_parts_of_a_projection_are_its_rows_whatever_the_weight_is() -> None:
+    """A tensor and a weight in fewer bytes, with bias, adapter and spans: the same numbers as the whole's rows."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(5, 6), torch.randn(9, 6), torch.randn(9)
+    a, b = torch.randn(2, 6), torch.randn(9, 2)
+
+    class Kept:
+        shape = (9, 6)
+
+        def dense(self, dtype: torch.dtype) -> torch.Tensor:
+            return weight.to(dtype)
+
+    span = linear.Span(slice(1, 3), a, b)
+    for whole in (
+        linear.Linear(weight, bias, a, b, 0.5),
+        linear.Linear(Kept(), bias, a, b, 0.5),
+        linear.Linear(Kept(), None, spans=(span,)),
+    ):
+        (expected,), _ = linear.project(x, (whole,), None)
+        parts = linear.split(whole, (4, 2, 3))
+        assert [tuple(part.weight_OI.shape) for part in parts] == [(4, 6), (2, 6), (3, 6)]
+        found, _ = linear.project(x, parts, None)
+        torch.testing.assert_close(torch.cat(found, 1), expected)

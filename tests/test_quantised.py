@@ -28,6 +28,8 @@ from luthier.arch.quantised import quantised
 from luthier.batch import Batch
 from luthier.config.schema import Lora, Policy, Qlora
 from luthier.errors import ConfigError, Interrupted, ModelError
+from luthier.export import agreement, merge
+from luthier.export import weights as export_weights
 from luthier.models import adapters, quantize, weights
 from luthier.models.decoder import Decoder
 
@@ -413,6 +415,20 @@ def test_a_whole_run_its_resume_its_receipt_and_its_chat(
     dense = weights.load(Path(recipe["model"]["path"]), session.decoder.arch, dtype=torch.float32)
     adapters.load_adapter(dense, dense.arch, run.path / "adapter", "default")
     assert difference(logits_of(dense, "default"), logits_of(session.decoder, session.adapter)) > 100 * BOUND
+
+    # Merged into the base as it lies there: exactly the adapter's sum, and near to what was trained.
+    source = export_weights.open_source([(run.path, 1.0)])
+    beside = agreement.trained_beside(source)
+    assert beside is not None and (beside.base, beside.double_quant) == (tune.base, tune.double_quant)
+    trained = agreement.reference(source, "cpu", "float32", [[3, 5, 8, 2]], beside)
+    assert difference(torch.from_numpy(trained.tuned_BV), reference_logits(theirs, [3, 5, 8, 2])[-1:]) <= BOUND
+    merged = merge.merge(run.path, device="cpu")
+    found = {check.name: check for check in merged.receipt.checks}
+    assert found["agreement"].status == "pass"
+    assert tune.base in found["agreement_as_trained"].text
+    told = agreement.agreement(source, trained, merged.path)
+    assert told.mean_kl > 1e-6
+    assert found["agreement_as_trained"].evidence != found["agreement"].evidence
 
     # Broken off, and gone on with less memory: the same bits.
     def stop(event: Any) -> None:

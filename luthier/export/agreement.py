@@ -18,6 +18,7 @@ import torch
 
 from luthier import generate, proof
 from luthier.arch import families
+from luthier.config.schema import Qlora
 from luthier.data.formats import Message
 from luthier.engine import backend
 from luthier.engine.backend import Backend
@@ -49,6 +50,9 @@ TEXTS = (
 )
 """Asked where no run says which rows the model was trained on."""
 NAME = "exported"
+AS_TRAINED_KL, AS_TRAINED_TOP1 = 0.25, 0.75
+"""What a merge may differ by from the model as it was trained where its base was quantised: it leaves out the rounding
+of the base. About what a 4-bit file may differ by (`luthier.export.gguf.verify`). Chosen, not measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,24 +112,39 @@ def bound_text(bounds: Bounds) -> str:
 
 
 def reference(
-    source: Source, device: str = "auto", dtype: str = "auto", places: Sequence[Sequence[int]] | None = None
+    source: Source,
+    device: str = "auto",
+    dtype: str = "auto",
+    places: Sequence[Sequence[int]] | None = None,
+    quantise: Qlora | None = None,
 ) -> Reference:
     """Load base and adapters side by side and let them answer; the model is given up afterwards.
 
     Args:
         dtype: what is computed in, as in `model.dtype`.
         places: prompts that another program chose; None takes beginnings and the tuned model's answers to them.
+        quantise: how the base is kept beside the adapters; None is as it lies on the disk.
 
     Raises:
         ModelError: the weights do not fit the compute dtype.
     """
     chosen = backend.choose(device, dtype)
     chosen.apply()
-    decoder = weights.load(source.folder, source.base.arch, dtype=chosen.compute_dtype, device=chosen.device)
+    dtype_of, place = chosen.compute_dtype, chosen.device
+    decoder = weights.load(source.folder, source.base.arch, dtype=dtype_of, device=place, quantise=quantise)
     name = _put_on(decoder, source)
     prompts = list(map(list, places)) if places is not None else _answered(decoder, source, name)
     base_BV = None if name is None else _logits(decoder, prompts, None)
     return Reference(prompts, _logits(decoder, prompts, name), base_BV, chosen, _run(source) is not None)
+
+
+def trained_beside(source: Source) -> Qlora | None:
+    """How the base was quantised when the adapters were trained beside it; None where it was not, or not for all of
+    them in the same way, or no run says."""
+    tunes = [None if each.run is None else RunFolder.open(each.run).config().tune for each in source.voices]
+    found = [each for each in tunes if isinstance(each, Qlora)]
+    alike = len({(each.base, each.double_quant) for each in found}) == 1
+    return found[0] if alike and len(found) == len(tunes) else None
 
 
 def _answered(decoder: Decoder, source: Source, name: str | None) -> list[list[int]]:
@@ -140,7 +159,7 @@ def _answered(decoder: Decoder, source: Source, name: str | None) -> list[list[i
     ]
 
 
-def agreement(source: Source, expected: Reference, written: Path) -> Agreement:
+def agreement(source: Source, expected: Reference, written: Path, bounds: Bounds | None = None) -> Agreement:
     """Load the folder that was written, as anyone would, and hold it to the tuned model.
 
     Raises:
@@ -148,7 +167,7 @@ def agreement(source: Source, expected: Reference, written: Path) -> Agreement:
     """
     chosen = expected.backend
     decoder = weights.load(written, families.read(written), dtype=chosen.compute_dtype, device=chosen.device)
-    return compare(source, expected, _logits(decoder, expected.prompts, None))
+    return compare(source, expected, _logits(decoder, expected.prompts, None), bounds)
 
 
 def compare(source: Source, expected: Reference, exported_BV: Logits, bounds: Bounds | None = None) -> Agreement:

@@ -11,11 +11,12 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.config.schema import Qlora
 from luthier.errors import ModelError, Problem
 from luthier.export import agreement, card, receipt
 from luthier.export.receipt import ExportReceipt
 from luthier.export.weights import Source, open_source
-from luthier.models import shards, weights
+from luthier.models import quantize, shards, weights
 from luthier.runs import files
 from luthier.runs.receipt import Check
 from luthier.text import say
@@ -71,17 +72,20 @@ def merge(
 
 
 def _fill(fresh: Path, source: Source, force: bool, device: str, max_shard_bytes: int) -> ExportReceipt:
-    expected = agreement.reference(source, device)
+    expected, beside = agreement.reference(source, device), agreement.trained_beside(source)
+    trained = None
+    if beside is not None and quantize.installed():
+        trained = agreement.reference(source, device, places=expected.prompts, quantise=beside)
     tensors = ((name, source.tensor(name)) for name in source.names)
     weights.write_files(fresh, tensors, source.arch, source.folder, source.dtypes, max_shard_bytes)
     source.renderer.save(fresh)
-    found = agreement.agreement(source, expected, fresh)
-    if not found.good and not force:
-        check = found.check()
-        values = {"found": check.evidence, "bound": check.bound}
+    checks = [base_check(source), *_agreements(source, expected, trained, beside, fresh)]
+    # How far the base's rounding took the model as it was trained is told, not refused: no merge could be nearer.
+    failed = [check for check in checks if check.status == "fail" and check.name == "agreement"]
+    if failed and not force:
+        values = {"found": failed[0].evidence, "bound": failed[0].bound}
         raise ModelError(Problem("export.disagrees", values=values))
-    checks = [base_check(source), found.check()]
-    made = receipt.build("merge", source, checks, files.fingerprints(fresh), forced=force and not found.good)
+    made = receipt.build("merge", source, checks, files.fingerprints(fresh), forced=bool(failed))
     receipt.write(fresh, made)
     named = str(made.base["path"])
     text = say("export.card.text", base=receipt.public(named))
@@ -89,6 +93,28 @@ def _fill(fresh: Path, source: Source, force: bool, device: str, max_shard_bytes
     page = card.page("model", text, card.hub_id(named), made, licence)
     files.write_text(fresh / card.NAME, "\n".join(page) + "\n")
     return made
+
+
+def _agreements(
+    source: Source,
+    expected: agreement.Reference,
+    trained: agreement.Reference | None,
+    beside: Qlora | None,
+    written: Path,
+) -> list[Check]:
+    """What was written against the adapters on the base that they are merged into and, where that is not the base that
+    they were trained beside, against the model as it was trained."""
+    if beside is None:
+        return [agreement.agreement(source, expected, written).check()]
+    exact = say("export.check.arithmetic")
+    name, text = "agreement_as_trained", say("export.check.as_trained", base=beside.base)
+    first = agreement.agreement(source, expected, written)
+    if trained is None:
+        missing = say("export.as_trained.missing")
+        return [first.check(text=exact), Check(name, "not run", "", missing, text)]
+    bounds = agreement.Bounds(agreement.AS_TRAINED_KL, agreement.ROUNDED_TIE, agreement.AS_TRAINED_TOP1)
+    second = agreement.agreement(source, trained, written, bounds)
+    return [first.check(text=exact), second.check(name, text)]
 
 
 def base_check(source: Source) -> Check:

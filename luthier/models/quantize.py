@@ -31,13 +31,17 @@ from luthier.config.schema import Qlora
 from luthier.errors import ConfigError, Problem
 
 
+def installed() -> bool:
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
 def require() -> None:
     """Find out before anything heavy is loaded whether bitsandbytes is installed.
 
     Raises:
         ConfigError: it is not; with the command that installs it.
     """
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if not installed():
         raise ConfigError(Problem("models.no_bitsandbytes", field="tune.kind", value="qlora"))
 
 

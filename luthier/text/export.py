@@ -49,6 +49,18 @@ TEXT: dict[str, tuple[str, str]] = {
         "The exported weights say what the tuned model says",
         "导出的权重与调优后的模型给出相同的预测",
     ),
+    "export.check.arithmetic": (
+        "The merged weights say what the adapter says on the unquantised base",
+        "合并后的权重与适配器加未量化基础模型给出相同的预测",
+    ),
+    "export.check.as_trained": (
+        "The merged weights say what the model said as it was trained, on its base in {base}",
+        "合并后的权重与训练时的模型（基础模型为 {base}）给出相近的预测",
+    ),
+    "export.as_trained.missing": (
+        "bitsandbytes, which quantised the base, is not installed here",
+        "此处未安装用于量化基础模型的 bitsandbytes",
+    ),
     "export.check.base": ("The base is the one that was trained on", "基础模型就是训练时所用的模型"),
     "export.base.same": (
         "weights and config.json have the hashes that the run wrote down",

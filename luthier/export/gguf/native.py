@@ -39,6 +39,7 @@ class Native:
     def __init__(self, library: ctypes.CDLL, package: str, threads: int) -> None:
         self.package = package
         self.threads = threads
+        self._pool = ThreadPoolExecutor(threads)  # has no threads before it is used
         self._quantise = library.ggml_quantize_chunk
         self._quantise.restype = ctypes.c_size_t
         number, address = ctypes.c_int64, ctypes.c_void_p
@@ -70,8 +71,7 @@ class Native:
             for first in starts:
                 part(first)
         else:
-            with ThreadPoolExecutor(self.threads) as pool:
-                list(pool.map(part, starts))
+            list(self._pool.map(part, starts))
         return out
 
 

@@ -90,6 +90,8 @@ def write(
             _open(writer, path, first)
         for done, each in enumerate(source.names, 1):
             values = as_ggml(source.tensor(each), each, mixer, planned.kind)
+            if len(writers) > 1 and values.numel() <= quants.SLAB_VALUES:
+                values = values.float()  # once for all types
             for wanted, writer in writers.items():
                 kind = planned.types[wanted][planned.names[each]]
                 writer.write_tensor_data(_encoded(values, kind, planned.quantiser, each))
