@@ -55,12 +55,7 @@ def load(format: str) -> Callable[[Any], Example]:
     Raises:
         DataError: no such module or function, or one that cannot be called with a row.
     """
-    module_name, _, function_name = format.partition(":")
-    module = _module(format, module_name)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
-        raise _error("data.own_function", format, module=module_name, functions=", ".join(names) or "-")
+    function = load_function(format)
     try:
         inspect.signature(function).bind(None)
     except (TypeError, ValueError) as error:
@@ -117,9 +112,35 @@ def source_file(format: str) -> Path:
         DataError: no such module or function.
     """
     load(format)
-    file = sys.modules[format.partition(":")[0]].__file__
+    return source_of(format)
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """The user's `module:function`, whatever it is for.
+
+    Raises:
+        DataError: no such module or function.
+    """
+    module_name, _, function_name = name.partition(":")
+    module = _module(name, module_name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        names = [each for each, value in vars(module).items() if inspect.isfunction(value)]
+        raise _error("data.own_function", name, module=module_name, functions=", ".join(names) or "-")
+    made: Callable[..., Any] = function
+    return made
+
+
+def source_of(name: str) -> Path:
+    """The file that a function of `load_function` comes from.
+
+    Raises:
+        DataError: no such module or function.
+    """
+    load_function(name)
+    file = sys.modules[name.partition(":")[0]].__file__
     if file is None:
-        raise _error("data.own_no_source", format)
+        raise _error("data.own_no_source", name)
     return Path(file)
 
 
