@@ -54,6 +54,10 @@ def test_last_number(text: str, number: float | None) -> None:
         ("json", "{", '{"a": 1}', 0),
         ("json", "[" * 100_000, '{"a": 1}', 0),
         ("json", "NaN", "[]", 0),
+        ("json_fields", '{"a": 1, "b": 3}', '{"a": 1, "b": 2}', 0.5),
+        ("json_fields", '{"a": 1, "b": 2, "c": 3, "d": 4}', '{"a": 1, "b": 2}', 0.5),
+        ("json_fields", '{"a": true}', '{"a": 1, "b": 2}', 0),
+        ("json_fields", "[1]", '{"a": 1, "b": 2}', 0),
         (r"regex:#### (\d+)", "so #### 12", "12", 1),
         (r"regex:#### (\d+)", "so #### 13", "12", 0),
         (r"regex:^yes", "no, yes", "yes", 0),
@@ -266,4 +270,4 @@ def test_scored_says_why() -> None:
 
 
 def test_names_of_checks() -> None:
-    assert set(verifiers.BUILT_IN) == {"exact", "numeric", "json", "code", "regex", "json_schema"}
+    assert set(verifiers.BUILT_IN) == {"exact", "numeric", "json", "json_fields", "code", "regex", "json_schema"}

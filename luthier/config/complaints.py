@@ -43,6 +43,7 @@ TYPES: dict[str, str] = {
     "less_than_equal": "config.at_most",
     "regex": "config.regex",
     "module_name": "config.module_name",
+    "reward_name": "config.reward_name",
 }
 """Error type of pydantic, or of the schema's own validators -> message id."""
 

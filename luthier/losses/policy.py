@@ -35,10 +35,11 @@ def clipped(ratio_M: Tensor, advantage_M: Tensor, low: float, high: float) -> Te
 def sequence_ratio(logp_M: Tensor, old_M: Tensor, owner_M: Tensor, owners: int) -> Tensor:
     """exp(mean over an answer of logp - old), at each of its tokens: the ratio of whole answers, by length (GSPO, Zheng
     et al. 2025, arXiv 2507.18071). owner_M: the answer of each token, 0..owners-1."""
-    difference_M = logp_M - old_M
-    sums = difference_M.new_zeros(owners).index_add(0, owner_M, difference_M)
-    counts = difference_M.new_zeros(owners).index_add(0, owner_M, torch.ones_like(difference_M))
-    return torch.exp(sums / counts.clamp(min=1.0))[owner_M]
+    order_M = owner_M.argsort(stable=True)
+    lengths = torch.bincount(owner_M, minlength=owners)
+    # Sums in an order of their own, so that a GPU gives the same bits each time.
+    sums = torch.segment_reduce((logp_M - old_M)[order_M], "sum", lengths=lengths, axis=0, initial=0)
+    return torch.exp(sums / lengths.clamp(min=1))[owner_M]
 
 
 def k1(logp_M: Tensor, reference_M: Tensor) -> Tensor:

@@ -76,6 +76,17 @@ def json_equal(answer: str, asked: Asked) -> float:
     return float(same(parsed(answer), wanted))
 
 
+def json_fields(answer: str, asked: Asked) -> float:
+    """The share of the reference object's fields that the answer, a JSON object with no others, has right."""
+    wanted, found = parsed(_reference(asked)), parsed(answer)
+    if not isinstance(wanted, dict) or not wanted:
+        raise Unjudged("JSON object in the reference answer")
+    if not isinstance(found, dict):
+        return 0.0
+    right = sum(key in found and same(found[key], value) for key, value in wanted.items())
+    return right / max(len(wanted), len(wanted.keys() | found.keys()))
+
+
 def regex(pattern: str) -> Verifier:
     """1 where the pattern is found; with a group and a reference, where what the group holds is the reference."""
     compiled = re.compile(pattern, re.DOTALL)
@@ -118,7 +129,7 @@ def code(seconds: float) -> Verifier:
     return verify
 
 
-PLAIN: dict[str, Verifier] = {"exact": exact, "numeric": numeric, "json": json_equal}
+PLAIN: dict[str, Verifier] = {"exact": exact, "numeric": numeric, "json": json_equal, "json_fields": json_fields}
 """Checks that take no argument and a bounded time."""
 
 
@@ -246,8 +257,8 @@ def unknown_keywords(schema: Any) -> Iterator[str]:
 
 
 def make(name: str, seconds: float) -> Verifier:
-    """The check that a name of `method.rewards` stands for: `exact`, `numeric`, `json`, `code`, `regex:PATTERN`,
-    `json_schema` or `json_schema:FILE`.
+    """The check that a name of `method.rewards` stands for: a name of `PLAIN`, `code`, `regex:PATTERN`, `json_schema`
+    or `json_schema:FILE`.
 
     Raises:
         ValueError, OSError: the pattern or the schema cannot be used; the text says why.
