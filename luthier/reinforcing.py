@@ -7,6 +7,7 @@ the files of the user's rewards, for the manifest.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -23,9 +24,10 @@ from luthier.methods.online import Online as OnlineMethod
 from luthier.methods.online import Reference, Setting, known_names
 from luthier.models import adapters, weights
 from luthier.models.decoder import Decoder
+from luthier.models.reward import Judge
 from luthier.planning import Plan
 from luthier.scoring import rewards
-from luthier.session import ADAPTER, Base
+from luthier.session import ADAPTER, Base, open_judge
 
 CRITIC = "critic"
 """The module that gives values, and the adapter that it reads where that is one of its own."""
@@ -52,13 +54,32 @@ def plugins(config: RunConfig) -> dict[str, Path]:
     return rewards.plugins(config.method.rewards) if isinstance(config.method, Online) else {}
 
 
-def open_rewards(config: RunConfig) -> rewards.Rewards:
+def open_rewards(config: RunConfig, models: Mapping[str, rewards.ScoreModel] | None = None) -> rewards.Rewards:
     """Raises:
     ConfigError: one of them cannot be used.
     """
     method = config.method
     assert isinstance(method, Online)
-    return rewards.Rewards(method.rewards, method.reward_weights, method.reward_seconds)
+    return rewards.Rewards(method.rewards, method.reward_weights, method.reward_seconds, models)
+
+
+def judges(config: RunConfig) -> dict[str, rewards.ScoreModel]:
+    """The reward models among the rewards, loaded.
+
+    Raises:
+        ModelError, RunError: one of them is none, or cannot be loaded.
+    """
+    method = config.method
+    assert isinstance(method, Online)
+    names = [name for name in method.rewards if name.startswith(f"{rewards.MODEL}:")]
+    return {name: _asking(open_judge(name.partition(":")[2], device=config.run.device)) for name in names}
+
+
+def _asking(judge: Judge) -> rewards.ScoreModel:
+    def score(answers: Sequence[rewards.Answer]) -> list[float]:
+        return judge.score([(list(each.asked.prompt), each.text) for each in answers])
+
+    return score
 
 
 def build(
@@ -81,7 +102,7 @@ def build(
         prompts=prompts,
         held_out=held_out,
         rounds=rounds,
-        rewards=open_rewards(config),
+        rewards=open_rewards(config, judges(config)),
         decode=rows.renderer.decode,
         stop_ids=rows.renderer.stop_ids,
         reference=reference(config, base, tune, decoder, plan.backend) if method.kl else None,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data import own
-from luthier.errors import ConfigError, DataError, Problem
+from luthier.errors import ConfigError, DataError, Problem, UserError
 from luthier.scoring import verifiers
 from luthier.scoring.verifiers import Asked, Unjudged, Verifier
 
@@ -124,7 +124,7 @@ class Rewards:
         if name in self._models:
             try:
                 return [float(each) for each in self._models[name](answers)]
-            except (RuntimeError, ValueError) as error:  # one answer at a time says which are at fault
+            except (RuntimeError, ValueError, UserError) as error:  # one at a time says which are at fault
                 return [self._by_model(name, answer, error) for answer in answers]
         judge = self._plain.get(name)
         if judge is not None:
@@ -135,7 +135,7 @@ class Rewards:
         try:
             (value,) = self._models[name]([answer])
             return float(value)
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, UserError):
             return str(error)
 
     def _sum(self, values: Sequence[float | str]) -> Scored:
