@@ -85,7 +85,10 @@ def test_a_run(recipe: dict[str, Any]) -> None:
     (agreement,) = events(run, "agreement")
     assert agreement["difference"] <= 1e-5 and agreement["tokens"] > 8
     assert [set(each) >= {"reward", "low", "high"} for each in events(run, "validation")] == [True] * 3
-    assert "gain" in events(run, "validation")[-1]
+    last = events(run, "validation")[-1]
+    before, after = json.loads((run.path / "receipt.json").read_text())["measures"]["reward"]
+    assert last["measures"]["gain"]["mean"] == last["gain"]
+    assert before["mean"] == events(run, "validation")[0]["reward"] and after["count"] == last["rows"]
     assert any(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
 
 

@@ -439,7 +439,8 @@ class Online:
         values = [each.value for each in self._judge(rollouts, prompts)]
         found = gain(values, self.alarms.held_out_before)
         self._raise(self.alarms.held_out(values, found), -1)
-        return {**found, "rewards": values, "answer_tokens": float(np.mean([len(each.answer) for each in rollouts]))}
+        tokens = float(np.mean([len(each.answer) for each in rollouts]))
+        return {**found, "measures": measured(found), "rewards": values, "answer_tokens": tokens}
 
 
 _Group = tuple[list[Rollout], list[Scored]]
@@ -475,6 +476,14 @@ def gain(values: Sequence[float | None], before: Sequence[float | None] | None) 
         mean, low, high = _interval([now - then for now, then in both])
         facts |= {"gain": mean, "gain_low": low, "gain_high": high}
     return facts
+
+
+def measured(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What the receipt shows, before and after: the reward, and what was gained on the same prompts."""
+    count = found["rows"] - found["failed"]
+    reward = {"mean": found["reward"], "count": count, "low": found["low"], "high": found["high"]}
+    gained = {"mean": found.get("gain", 0.0), "low": found.get("gain_low", 0.0), "high": found.get("gain_high", 0.0)}
+    return {"reward": reward, "gain": {**gained, "count": count}}
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float, float]:
