@@ -181,7 +181,7 @@ def test_rewards_lift_a_task_that_can_be_checked(tmp_path: Path) -> None:
     gains = [event.data for event in grpo.events() if event.kind == "validation"][-1]
     assert gains["gain"] >= 0.04 and gains["gain_low"] > 0
     ppo_method = {"kind": "ppo", "samples": 4, "updates": 2, **method}
-    ppo = run("ppo", method=ppo_method, optim={**optim, "steps": 60, "batch": 16}, **copy.deepcopy(sections))
+    ppo = run("ppo", method=ppo_method, optim={**optim, "batch": 16}, **copy.deepcopy(sections))
     rounds = [event.data["reward"] for event in ppo.events() if event.kind == "rollout" and event.data["update"] == 0]
-    assert sum(rounds[-10:]) / 10 > sum(rounds[:5]) / 5
+    assert sum(rounds[-5:]) / 5 > sum(rounds[:3]) / 3
     assert not [event for event in ppo.events() if event.kind == "alarm"]
