@@ -43,6 +43,8 @@ GUIDES = (
     "how-it-works",
     "models",
     "coming-from",
+    "preference",
+    "reinforcement",
     "planning",
     "export",
     "chat",
