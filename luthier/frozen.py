@@ -15,7 +15,7 @@ from luthier.arch import count
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
 from luthier.config.load import Environment
-from luthier.config.schema import Qlora, RunConfig
+from luthier.config.schema import Online, Qlora, RunConfig
 from luthier.data import bottoms, cache
 from luthier.data.bottoms import Bottoms
 from luthier.data.sequences import Sequences
@@ -46,6 +46,8 @@ def layers(
     Args:
         rows: those that train first, then those held out.
     """
+    if isinstance(config.method, Online):
+        return 0  # no sequence comes again
     depth = min(count.first_trained_layer(arch, tune), len(arch.spec.layers) - 1)
     if plan.saved is not None:
         return min(int(plan.saved.get("bottom_layers", 0)), depth)

@@ -55,7 +55,8 @@ class Request:
         adapter: what applies; None is the base.
         on_token: told each token of the answer; True ends it there, as a stop.
         allowed: given the ids of the answer so far, which tokens may come, bool [V] on the CPU; None for all.
-        chosen: the answer so far. finish: why it ended; None while it has not.
+        chosen: the answer so far. finish: why it ended; None while it has not. stopped: the token of `stop_ids` that
+            ended it.
     """
 
     prompt: Sequence[int]
@@ -66,6 +67,7 @@ class Request:
     allowed: Callable[[Sequence[int]], Tensor | None] | None = None
     chosen: list[Chosen] = field(default_factory=list)
     finish: Finish | None = None
+    stopped: Chosen | None = None
 
     @property
     def ids(self) -> list[int]:
@@ -227,6 +229,7 @@ class Generator:
             if request.finish is not None:
                 continue  # cancelled by another's `on_token`
             if token.id in request.stop_ids:
+                request.stopped = token
                 self._end(each, "stop")
                 continue
             request.chosen.append(token)

@@ -28,6 +28,7 @@ from luthier import (
     parent,
     planning,
     proof,
+    reinforcing,
     staged,
     teaching,
     tightening,
@@ -38,10 +39,10 @@ from luthier.arch.count import AnyTune
 from luthier.arch.structure import structure
 from luthier.arch.values import SCORE, is_valued
 from luthier.config import load as config_load
-from luthier.config.schema import Lora, Qlora, Reward, RunConfig
+from luthier.config.schema import Lora, Online, Qlora, Reward, RunConfig
 from luthier.config.stages import Stage
 from luthier.data import cache as data_cache
-from luthier.data import check, findings, laws, pack, stream, templates, tokens
+from luthier.data import check, findings, laws, pack, rounds, stream, templates, tokens
 from luthier.data.laws import LawReport
 from luthier.data.sequences import Sequences
 from luthier.data.survey import Surveyed, survey
@@ -173,6 +174,8 @@ class Given:
 
 def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder | None) -> Given:
     RunFolder.refuse_finished(config)
+    if isinstance(config.method, Online):
+        reinforcing.open_rewards(config).close()  # one that cannot be used is told of before rows are read
     reporters.require(config.run.report)
     if isinstance(config.tune, Qlora):
         quantize.require()
@@ -221,7 +224,7 @@ def _decided(
 
 
 def _devices(config: RunConfig, saved: Mapping[str, Any] | None) -> int:
-    most = 1 if config.optim.in_backward else config.optim.batch
+    most = 1 if config.optim.in_backward or isinstance(config.method, Online) else config.optim.batch
     before = int(saved["backend"].get("devices", 1)) if saved is not None else None
     return backend.devices(config.run.devices, config.run.device, most, before)
 
@@ -475,7 +478,7 @@ def _manifest(
         model_folder=base.folder,
         tokenizer=data.renderer.describe(),
         data=files,
-        plugins={**data.checked.plugins, **own_loss},
+        plugins={**data.checked.plugins, **own_loss, **reinforcing.plugins(config)},
         seed=config.run.seed,
         parent=(came_from.asked, came_from.folder) if came_from is not None else None,
     )
@@ -515,6 +518,9 @@ def assemble(
     decoder = _decoder(config, base, tune, chosen, plan.memory.dense_layers)
     named = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]
     assert sum(p.numel() for _, p in named) == counts.trainable, "counted and real trainable parameters differ"
+    if isinstance(config.method, Online):
+        reinforcing.attach_critic(config, base, tune, decoder)
+        named = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]
     rate = config.learning_rate
     optimizer = optim.build(named, config.optim, rate, config.run.seed)
     state, lost = ranks.told(_restored(desk.run, named, optimizer) if ranks.first else None)
@@ -526,16 +532,23 @@ def assemble(
     if ranks.first:
         plan.save(desk.run)
     call_tokens = pack.call_tokens(chosen.device)
-    steps = stream.Stream.of(data.train, config, plan.budgets, call_tokens, (ranks.index, ranks.size))
     held_out = None
-    if data.validation is not None:
-        held_out = pack.batches(data.validation, plan.budget_tokens, call_tokens)
-    here = config_load.environment()
-    bottom = frozen.opened(decoder, tune, given.manifest, plan, data.rows, here, ranks.size)
-    made_of = _method_given(config, given, desk, plan, ranks, bottom)
-    made_of = dataclasses.replace(made_of, teacher=_teacher(config, given, decoder, plan, ranks))
-    method = methods.build(config.method, made_of)
+    method: Any
+    steps: stream.Stream | rounds.Rounds
+    if isinstance(config.method, Online):
+        rows = reinforcing.Rows(data.train, data.validation, data.checked, data.renderer)
+        method, steps = reinforcing.build(config, rows, base, tune, decoder, plan, desk.emit, call_tokens)
+    else:
+        steps = stream.Stream.of(data.train, config, plan.budgets, call_tokens, (ranks.index, ranks.size))
+        if data.validation is not None:
+            held_out = pack.batches(data.validation, plan.budget_tokens, call_tokens)
+        here = config_load.environment()
+        bottom = frozen.opened(decoder, tune, given.manifest, plan, data.rows, here, ranks.size)
+        made_of = _method_given(config, given, desk, plan, ranks, bottom)
+        made_of = dataclasses.replace(made_of, teacher=_teacher(config, given, decoder, plan, ranks))
+        method = methods.build(config.method, made_of)
     at_end.callback(method.close)
+    answers = steps.largest(state.step, False).micro if isinstance(steps, rounds.Rounds) and data.validation else ()
     room = tightening.Tightening(
         plan, desk.run if ranks.first else None, desk.emit, steps, held_out, method, decoder.forget_dense
     )
@@ -544,7 +557,7 @@ def assemble(
         named=named,
         method=method,
         stream=steps,
-        validation=held_out or (),
+        validation=held_out or answers,
         room=room,
         optimizer=optimizer,
         optim=config.optim,
@@ -555,6 +568,7 @@ def assemble(
         emit=desk.emit,
         locate=data.train.locate,
         ranks=ranks,
+        updated=method.updated if isinstance(config.method, Online) else None,
     )
     desk.emit("rehearsal", {"kernel_kills": machine.kernel_kills()})
     rehearsal.rehearse(job, state)
@@ -563,7 +577,7 @@ def assemble(
         return job, state
     _start(job, state, given, lost)
     if begun is not None:
-        desk.emit("reference", begun)
+        desk.emit("rewards" if isinstance(config.method, Online) else "reference", begun)
     desk.emit("data", _data_facts(config, data, steps))
     shape = {"structure": structure(base.arch, tune), "trainable": counts.trainable, "total": counts.total}
     desk.emit("model", {**shape, "percent": counts.percent})
@@ -606,6 +620,8 @@ def _teacher(config: RunConfig, given: Given, student: Decoder, plan: planning.P
 def _least_tokens(config: RunConfig, data: Data) -> int:
     """What one micro-batch has to hold: the longest row, or the largest step where steps cannot be split."""
     longest = max(int(store.lengths.max()) for store in (data.train, data.validation) if store is not None)
+    if isinstance(config.method, Online):
+        return longest + config.method.max_new_tokens
     if not config.optim.in_backward:
         return longest
     return max(longest, stream.Stream.of(data.train, config, longest).most_tokens)
@@ -687,7 +703,7 @@ def _unrolled(data: Data) -> Iterator[Problem]:
         yield Problem("engine.unrolled", values={"rows": rows, "sequences": sequences})
 
 
-def _data_facts(config: RunConfig, data: Data, steps: stream.Stream) -> dict[str, Any]:
+def _data_facts(config: RunConfig, data: Data, steps: stream.Stream | rounds.Rounds) -> dict[str, Any]:
     sequences = np.bincount(data.train.sources, minlength=len(config.data.train)).tolist()
     seen = steps.per_source_counts
     return {

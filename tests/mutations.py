@@ -2124,4 +2124,53 @@ MUTATIONS: dict[str, Mutation] = {
         "each",
         "test_formats.py::test_good_rows",
     ),
+    # ------------------------------------------------------------------------------------------- one's own answers
+    "the clip is on the wrong side of a loss": Mutation(
+        "losses/policy.py",
+        "return -torch.minimum(ratio_M * advantage_M, bounded_M * advantage_M)",
+        "return -torch.maximum(ratio_M * advantage_M, bounded_M * advantage_M)",
+        "test_policy_losses.py::test_surrogate_by_hand",
+    ),
+    "a failed reward counts as nothing": Mutation(
+        "losses/policy.py",
+        "centred_PG = rewards_PG - rewards_PG.nanmean(1, keepdim=True)\n    if",
+        "centred_PG = rewards_PG - rewards_PG.nan_to_num(nan=0.0).mean(1, keepdim=True)\n    if",
+        "test_policy_losses.py::test_group_advantages_by_hand",
+    ),
+    "answers that begin alike are weighed together": Mutation(
+        "data/rollouts.py",
+        "order = np.lexsort((owners, rows))",
+        "order = np.unique(rows * 100000 + targets, return_index=True)[1]",
+        "test_rollouts.py::test_answers_are_scored_as_each_by_itself",
+    ),
+    "answers are written with what an adapter was": Mutation(
+        "methods/writing.py",
+        "    decoder.moved()\n",
+        "",
+        "test_online.py::test_a_run",
+    ),
+    "answers of a round are not kept": Mutation(
+        "methods/online.py",
+        "made.to_json() if made is not None and pending else None",
+        "None",
+        "test_online.py::test_killed_between_answers_and_updates",
+    ),
+    "a sampler that differs is let through": Mutation(
+        "methods/online.py",
+        "if not difference <= bound:",
+        "if difference > 1e9 * bound:",
+        "test_online.py::test_a_sampler_that_differs_stops_the_run",
+    ),
+    "a reward that hangs is waited for": Mutation(
+        "scoring/rewards.py",
+        "told = self._told(self._seconds)",
+        "told = self._told(self._seconds + 20)",
+        "test_rewards.py::test_a_reward_that_fails_or_hangs_costs_one_answer",
+    ),
+    "a program earns its reward by leaving": Mutation(
+        "scoring/sandbox.py",
+        'for test in rest["tests"] if answered else ():',
+        'for test in rest["tests"]:',
+        "test_rewards.py::test_code_that_cheats_or_breaks_out",
+    ),
 }

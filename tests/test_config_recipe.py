@@ -78,6 +78,7 @@ def test_help_does_not_repeat_known_errors() -> None:
         ("batch_size", ["optim.batch"]),
         ("layers", ["tune.layers"]),
         ("gamma", ["method.gamma"]),
+        ("method", [name for name in FIELDS if name.startswith("method.")]),
         ("kind", ["method.kind", "tune.kind", "optim.kind"]),
     ],
 )

@@ -44,6 +44,8 @@ GUIDES = (
     "how-it-works",
     "models",
     "coming-from",
+    "preference",
+    "reinforcement",
     "planning",
     "export",
     "chat",

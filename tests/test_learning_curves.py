@@ -3,6 +3,7 @@ PEFT's adapter, torch's AdamW, one example at a time with padding nowhere."""
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from luthier.batch import Step
 from luthier.config.schema import Lora
 from luthier.data.stream import Stream
 from luthier.models import adapters, weights
+from luthier.nano import task
+from luthier.runs.store import RunFolder
 
 STEPS, BATCH, SEED = 60, 8, 3
 CLIP, WEIGHT_DECAY, BETAS, EPS = 1.0, 0.01, (0.9, 0.95), 1e-8
@@ -145,3 +148,40 @@ def test_the_loss_follows_a_plain_loop_step_by_step(
     assert max(differences) < LOSS_BOUND, (
         f"first at step {next(i for i, d in enumerate(differences) if d > LOSS_BOUND)}"
     )
+
+
+@pytest.mark.long
+def test_rewards_lift_a_task_that_can_be_checked(tmp_path: Path) -> None:
+    """From a short supervised start GRPO lifts the share of right fields on held-out prompts by a margin that is not
+    chance; docs/reinforcement.md has the curve (0.09 in 30 steps, 95 % from 0.04). PPO, on the same start, raises what
+    its answers are worth without an alarm."""
+    rows = task.examples(1, 900)
+
+    def prompts(examples: list[dict[str, str]]) -> list[dict[str, str]]:
+        return [{"prompt": f"{e['instruction']}\n{e['input']}", "answer": e["output"]} for e in examples]
+
+    for name, made in (
+        ("sft", rows[:500]),
+        ("train", prompts(rows[500:])),
+        ("held", prompts(task.examples(9, 64, held_out=True))),
+    ):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    base = {"model": {"path": "nano", "dtype": "float32"}}
+
+    def run(name: str, **sections: Any) -> RunFolder:
+        run = {"name": name, "dir": str(tmp_path / "runs"), "device": "cpu", **sections.pop("run", {})}
+        return luthier.train({**base, **sections, "run": run}).folder
+
+    start = run("sft", data={"train": str(tmp_path / "sft.jsonl"), "validation": 0}, optim={"epochs": 2})
+    data = {"train": str(tmp_path / "train.jsonl"), "validation": str(tmp_path / "held.jsonl")}
+    method = {"rewards": "json_fields", "max_new_tokens": 64}
+    sections = {"data": data, "tune": {"from": str(start.path)}, "run": {"validate_every": 15}}
+    optim = {"batch": 8, "steps": 30, "lr": 2e-4, "schedule": "constant"}
+    grpo = run("grpo", method={"kind": "grpo", "samples": 8, **method}, optim=optim, **copy.deepcopy(sections))
+    gains = [event.data for event in grpo.events() if event.kind == "validation"][-1]
+    assert gains["gain"] >= 0.04 and gains["gain_low"] > 0
+    ppo_method = {"kind": "ppo", "samples": 4, "updates": 2, **method}
+    ppo = run("ppo", method=ppo_method, optim={**optim, "batch": 16}, **copy.deepcopy(sections))
+    rounds = [event.data["reward"] for event in ppo.events() if event.kind == "rollout" and event.data["update"] == 0]
+    assert sum(rounds[-5:]) / 5 > sum(rounds[:3]) / 3
+    assert not [event for event in ppo.events() if event.kind == "alarm"]

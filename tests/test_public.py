@@ -59,7 +59,7 @@ SURFACE = {
     ),
     "train": (
         "(recipe: 'Recipe' = None, overrides: 'Overrides' = (), *, on_event: 'Listener | None' = None, "
-        "on_download: 'Progress | None' = None, plan: 'Mapping[str, Any] | None' = None) -> 'Run'"
+        "on_download: 'Progress | None' = None, on_stage: 'Callable[[staged.At], None] | None' = None) -> 'Run'"
     ),
 }
 """Name -> signature; empty for what is only caught."""

@@ -44,6 +44,7 @@ TYPES: dict[str, str] = {
     "regex": "config.regex",
     "module_name": "config.module_name",
     "own_function": "config.own_function",
+    "reward_name": "config.reward_name",
 }
 """Error type of pydantic, or of the schema's own validators -> message id."""
 

@@ -34,6 +34,8 @@ SECTIONS: dict[str, dict[str, type[schema.Section]]] = {
         "cpo": schema.Cpo,
         "kto": schema.Kto,
         "reward": schema.Reward,
+        "grpo": schema.Grpo,
+        "ppo": schema.Ppo,
     },
     "tune": {"lora": schema.Lora, "qlora": schema.Qlora, "full": schema.Full, "freeze": schema.Freeze},
     "optim": {"": schema.OptimSection},

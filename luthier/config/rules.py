@@ -11,7 +11,19 @@ import posixpath
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from luthier.config.schema import FORMATS, DataSection, Distill, Dpo, Lora, Pairs, Qlora, RunConfig, Section, Source
+from luthier.config.schema import (
+    FORMATS,
+    DataSection,
+    Distill,
+    Dpo,
+    Lora,
+    Online,
+    Pairs,
+    Qlora,
+    RunConfig,
+    Section,
+    Source,
+)
 from luthier.errors import Problem
 
 Values = dict[str, Any]
@@ -129,6 +141,41 @@ def robust_needs_share(config: RunConfig) -> Values | None:
 def ipo_is_by_means(config: RunConfig) -> Values | None:
     method = config.method
     return {} if isinstance(method, Dpo) and method.loss == "ipo" and method.length_normalised else None
+
+
+def rewards_and_weights(config: RunConfig) -> Values | None:
+    method = config.method
+    if not isinstance(method, Online) or len(method.reward_weights) in (0, len(method.rewards)):
+        return None
+    return {"rewards": len(method.rewards), "weights": len(method.reward_weights)}
+
+
+def answers_without_dropout(config: RunConfig) -> Values | None:
+    broken = isinstance(config.method, Online) and isinstance(config.tune, Lora) and config.tune.dropout > 0
+    return {"method": config.method.kind} if broken else None
+
+
+def answers_alone(config: RunConfig) -> Values | None:
+    broken = isinstance(config.method, Online) and config.run.devices not in ("auto", 1)
+    return {"method": config.method.kind} if broken else None
+
+
+def answers_are_split(config: RunConfig) -> Values | None:
+    return {"method": config.method.kind} if isinstance(config.method, Online) and config.optim.in_backward else None
+
+
+def critic_of_its_own(config: RunConfig) -> Values | None:
+    separate = getattr(config.method, "critic", "") == "separate"
+    return {"kind": config.tune.kind} if separate and not isinstance(config.tune, Lora) else None
+
+
+def kl_is_off(config: RunConfig) -> Values | None:
+    method = config.method
+    if not isinstance(method, Online) or method.kl > 0:
+        return None
+    keys = [key for key in ("kl_estimator", "kl_target", "kl_horizon") if key in type(method).model_fields]
+    found = changed(method, *keys)
+    return {"fields": ", ".join(f"method.{key}" for key in found)} if found else None
 
 
 def validation_share(config: RunConfig) -> Values | None:
@@ -291,6 +338,12 @@ RULES: dict[str, Rule] = {
     "smoothing_without_two_ways": Rule(("method.label_smoothing", "method.loss"), smoothing_without_two_ways),
     "robust_needs_share": Rule(("method.loss", "method.label_smoothing"), robust_needs_share),
     "ipo_is_by_means": Rule(("method.length_normalised", "method.loss"), ipo_is_by_means),
+    "rewards_and_weights": Rule(("method.reward_weights", "method.rewards"), rewards_and_weights),
+    "answers_without_dropout": Rule(("tune.dropout", "method.kind"), answers_without_dropout),
+    "answers_alone": Rule(("run.devices", "method.kind"), answers_alone),
+    "answers_are_split": Rule(("optim.in_backward", "method.kind"), answers_are_split),
+    "critic_of_its_own": Rule(("method.critic", "tune.kind"), critic_of_its_own),
+    "kl_is_off": Rule(("method.kl_estimator", "method.kl_target", "method.kl_horizon", "method.kl"), kl_is_off),
     "validation_share": Rule(("data.validation",), validation_share),
     "validation_in_train": Rule(("data.validation", "data.train"), validation_in_train),
     "source_of_hub": Rule(("data.train", "data.validation"), source_of_hub),

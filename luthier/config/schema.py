@@ -361,6 +361,108 @@ class Kto(Judged):
     """Weight of answers marked bad."""
 
 
+Estimator = Literal["k1", "k2", "k3"]
+"""Of a KL divergence, from one sample: see `luthier.losses.policy`."""
+
+
+def _reward_name(value: str) -> str:
+    if value.partition(":")[0] in ("exact", "numeric", "json", "json_fields", "code") and ":" in value:
+        raise PydanticCustomError("reward_name", "takes no argument")
+    if value not in REWARDS and not re.fullmatch(r"[^:]+:.+", value, re.DOTALL):
+        raise PydanticCustomError("reward_name", "no such reward")
+    return value
+
+
+REWARDS = ("exact", "numeric", "json", "json_fields", "code", "json_schema")
+"""Built-in rewards that need no argument; others are `regex:PATTERN`, `json_schema:FILE`, `model:RUN` and the user's
+own
+`module:function`."""
+RewardName = Annotated[str, AfterValidator(_reward_name)]
+
+
+class Online(Kinded):
+    """A method that learns from answers of its own: it answers prompts, has the answers judged, and moves towards those
+    that are worth more."""
+
+    rewards: tuple[RewardName, ...] = Field(min_length=1)
+    """What answers are judged by; the sum counts."""
+    reward_weights: tuple[float, ...] = ()
+    """Of each reward; empty: 1."""
+    reward_seconds: float = Field(default=10.0, gt=0)
+    """Longest time for one reward of one answer; one that takes longer costs that answer."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Longest answer; memory and time grow with the tokens that are really written."""
+    updates: int = Field(default=1, ge=1)
+    """Optimizer steps with the same answers."""
+    clip: float = Field(default=0.2, gt=0, lt=1)
+    """How far the probability of a token may move away from what it was when the answer was written before nothing more
+    is learnt from it. 0.2: the value of the PPO paper."""
+    kl: float = Field(default=0.0, ge=0)
+    """Weight of the divergence from the model that training began with."""
+    kl_estimator: Estimator = "k3"
+    """How that divergence is estimated (Schulman 2020)."""
+    alarms: Literal["warn", "stop"] = "warn"
+    """What an alarm does. warn: it is written down with advice; stop: the run ends."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listify(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("rewards"), str):
+            return {**value, "rewards": (value["rewards"],)}
+        return value
+
+
+class Grpo(Online):
+    """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): several answers to each prompt, each
+    measured by the others."""
+
+    kind: Literal["grpo"] = "grpo"
+    samples: int = Field(default=8, ge=2)
+    """Answers to each prompt."""
+    clip_high: float | None = Field(default=None, gt=0)
+    """The bound above, where it is another one than `clip`: DAPO's 0.28 lets unlikely tokens become likely sooner."""
+    scale: Literal["group", "batch", "none"] = "group"
+    """What rewards are divided by once the mean of their group is taken away. none: Dr. GRPO's, which does not favour
+    prompts that are nearly solved or nearly hopeless."""
+    weighting: Literal["token", "sequence", "constant"] = "token"
+    """token: every token counts the same (DAPO); sequence: every answer does, so that a token of a long one counts
+    less;
+    constant: tokens count the same, over samples times `max_new_tokens` (Dr. GRPO)."""
+    ratio: Literal["token", "sequence"] = "token"
+    """What is clipped: the ratio of each token, or of whole answers (GSPO)."""
+    resample: int = Field(default=0, ge=0)
+    """How often a prompt whose answers are all worth the same, of which nothing can be learnt, is replaced by another
+    one in the same step."""
+
+
+class Ppo(Online):
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) with a value for each token."""
+
+    kind: Literal["ppo"] = "ppo"
+    samples: int = Field(default=1, ge=1)
+    updates: int = Field(default=4, ge=1)
+    kl: float = Field(default=0.05, ge=0)
+    """Taken off the reward of each token, as in InstructGPT, whose value is 0.02."""
+    kl_estimator: Estimator = "k1"
+    kl_target: float | None = Field(default=None, gt=0)
+    """Divergence of an answer, in nats, that the weight is moved to keep (Ziegler et al. 2019, arXiv 1909.08593); None
+    leaves it as it is."""
+    kl_horizon: int = Field(default=10_000, ge=1)
+    """Answers in which a weight that is 10 % off moves by 10 %."""
+    discount: float = Field(default=1.0, gt=0, le=1)
+    """Of a reward one token later. 1: an answer is judged as a whole."""
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """Between the error of one step (0) and the rewards to come (1); 0.95 as in the PPO paper."""
+    value_clip: float = Field(default=0.2, gt=0)
+    """How far a value may move within one set of answers."""
+    value_weight: float = Field(default=0.1, gt=0)
+    """Weight of the loss of the values."""
+    critic: Literal["shared", "separate"] = "shared"
+    """shared: values are one more output of the model that answers; separate: of an adapter of its own."""
+    whiten: bool = True
+    """Give advantages mean 0 and deviation 1 over a set of answers."""
+
+
 Method = Annotated[
     Annotated[Pretrain, Tag("pretrain")]
     | Annotated[Distill, Tag("distill")]
@@ -371,7 +473,9 @@ Method = Annotated[
     | Annotated[Simpo, Tag("simpo")]
     | Annotated[Orpo, Tag("orpo")]
     | Annotated[Cpo, Tag("cpo")]
-    | Annotated[Kto, Tag("kto")],
+    | Annotated[Kto, Tag("kto")]
+    | Annotated[Grpo, Tag("grpo")]
+    | Annotated[Ppo, Tag("ppo")],
     Discriminator(_kind_of("sft")),
 ]
 
@@ -458,7 +562,8 @@ class OptimSection(Section):
     lr: float | None = Field(default=None, gt=0, le=10)
     """Peak learning rate. None: 2e-4 for lora and qlora (about ten times the full rate, "LoRA Without Regret"), 2e-5
     for full and freeze, 3e-4 for weights from scratch. Judged answers move a model further: orpo and cpo take 8e-5 and
-    8e-6 (the ORPO paper's), the other methods that learn from them, `reward` apart, 1e-5 and 1e-6 (TRL's for dpo)."""
+    8e-6 (the ORPO paper's), the other methods that learn from them, `reward` apart, 1e-5 and 1e-6 (TRL's for dpo).
+    grpo and ppo take 2e-5 and 1e-6: a policy that moves far from what wrote the answers learns nothing from them."""
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the data; ignored where `steps` is set."""
     steps: int | None = Field(default=None, ge=1)
@@ -556,6 +661,8 @@ class RunConfig(Section):
             return self.optim.lr
         if self.model.init == "random":
             return 3e-4
+        if isinstance(self.method, Online):
+            return 2e-5 if isinstance(self.tune, Lora) else 1e-6
         full = 2e-5
         if isinstance(self.method, Judged) and not isinstance(self.method, Reward):
             full = 8e-6 if isinstance(self.method, (Orpo, Cpo)) else 1e-6

@@ -112,6 +112,8 @@ LEARNS: dict[str, tuple[type, ...]] = {
     "cpo": (Preference,),
     "reward": (Preference,),
     "kto": (Labelled,),
+    "grpo": (Prompt,),
+    "ppo": (Prompt,),
 }
 """Kind of method -> the examples that it learns from."""
 LEARNT = tuple(dict.fromkeys(kind for kinds in LEARNS.values() for kind in kinds))

@@ -22,7 +22,7 @@ import numpy as np
 
 from luthier.data import laws, lessons, stops
 from luthier.data import template_files as files
-from luthier.data.formats import Chat, Completion, Example, Message, Text
+from luthier.data.formats import Chat, Completion, Example, Message, Prompt, Text
 from luthier.data.laws import LawReport, Shapes, Trained
 from luthier.data.learnt import Weighted
 from luthier.data.lessons import Lesson, Task
@@ -190,7 +190,12 @@ class RowRenderer:
         unrolled into one sequence per learnt answer (`luthier.data.lessons`).
         """
         made: list[list[Weighted] | Problem] = [Problem("templates.none")] * len(examples)
-        for kind, render in ((Chat, self._chats), (Text, self._texts), (Completion, self._completions)):
+        for kind, render in (
+            (Chat, self._chats),
+            (Text, self._texts),
+            (Completion, self._completions),
+            (Prompt, self._prompts),
+        ):
             of_kind = [index for index, example in enumerate(examples) if isinstance(example, kind)]
             for index, result in zip(of_kind, render([examples[index] for index in of_kind]), strict=True):
                 made[index] = result
@@ -213,6 +218,27 @@ class RowRenderer:
 
     def _completions(self, completions: Sequence[Any]) -> list[list[Weighted] | Problem]:
         return self._raw([(each.prompt, each.completion) for each in completions], learn_prefix=False)
+
+    def _prompts(self, prompts: Sequence[Any]) -> list[list[Weighted] | Problem]:
+        """What an answer is to follow. Nothing of it is learnt: the weight of its last token only says that it counts
+        as one example."""
+        if not prompts:
+            return []
+        chat = self._chat()
+        layouts = [
+            chat.arrange(self._messages(each.messages), each.tools, {}, generation_prompt=True) for each in prompts
+        ]
+        encoded = iter(chat.encode([layout for layout in layouts if not isinstance(layout, Problem)]))
+        made: list[list[Weighted] | Problem] = []
+        for layout in layouts:
+            if isinstance(layout, Problem):
+                made.append(layout)
+                continue
+            ids = np.asarray(next(encoded).tokens.ids, dtype=np.int32)
+            weights = np.zeros(len(ids), dtype=np.float32)
+            weights[-1] = 1
+            made.append([(ids, weights)])
+        return made
 
     def _raw(self, pairs: Sequence[tuple[str, str]], *, learn_prefix: bool = True) -> list[list[Weighted] | Problem]:
         """The tokenizer's own first token, context and learnt text, tokenised apart so that the context's ids are those

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,15 @@ class Method(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class Evaluating(Protocol):
+    """A method whose validation is something else than its loss on validation batches."""
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
+        """What the event says; `reward` is what is to be high."""
+        ...
+
+
 class Steps(Protocol):
     """A stream: `step(i)` is a pure function of i."""
 
@@ -131,6 +140,8 @@ class Job:
     """uid -> `file:row`, to name the rows of a fault."""
     ranks: Ranks = dataclasses.field(default_factory=Ranks)
     """The processes that train together; `run` and `emit` are real on rank 0 only."""
+    updated: Callable[[Step, float], None] | None = None
+    """Told of every update, and how many seconds it took."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,12 +301,21 @@ def _next_step(job: Job, state: TrainState) -> tuple[Step, StepResult | Unread]:
     everything else is put back."""
     before = state.loss_scale, state.good_steps, copy.deepcopy(job.method.state_dict())
 
+    prepared: list[Step] = []
+
     def largest() -> int:
-        return max(batch.num_tokens for batch in job.stream.step(state.step).micro)
+        known = prepared or [job.stream.step(state.step)]
+        batches = known[-1].micro or job.stream.largest(state.step, False).micro
+        return max(batch.num_tokens for batch in batches)
 
     def work() -> tuple[Step, StepResult | Unread]:
         step = job.method.prepare(job.stream.step(state.step), job.model)
-        return step, _train_step(job, step, state)
+        prepared.append(step)
+        began = time.monotonic()
+        result = _train_step(job, step, state)
+        if job.updated is not None:
+            job.updated(step, time.monotonic() - began)
+        return step, result
 
     def undo() -> None:
         state.loss_scale, state.good_steps, method = before
@@ -495,17 +515,12 @@ def _validate(job: Job, state: TrainState) -> None:
     """Validation loss; the weights go into the best slot when it is the lowest so far."""
     if not job.validation:
         return
-    losses, measured = within_memory(
-        job,
-        state.step,
-        lambda: evaluate(job),
-        lambda: None,
-        lambda: max(batch.num_tokens for batch in job.validation),
-        split_only=True,
-    )
-    loss = sum(losses.values())
-    more = {"measures": {name: each.to_json() for name, each in measured.items()}} if measured else {}
-    job.emit("validation", {"loss": loss, "terms": losses, **more}, step=state.step)
+    if isinstance(job.method, Evaluating):
+        found = job.method.evaluate(job.model)
+        loss, data = 0.0 - found["reward"], found
+    else:
+        loss, data = _validation_loss(job, state)
+    job.emit("validation", {"loss": loss, **data}, step=state.step)
     if state.step and (state.best_loss is None or loss < state.best_loss):
         state.best_loss, state.best_step = loss, state.step
         if not job.ranks.first:
@@ -514,6 +529,19 @@ def _validate(job: Job, state: TrainState) -> None:
             checkpoint.save(folder, job.named, None, state)
         _prune_best(job, state)
         job.emit("best", {"loss": loss}, step=state.step)
+
+
+def _validation_loss(job: Job, state: TrainState) -> tuple[float, Mapping[str, Any]]:
+    losses, measured = within_memory(
+        job,
+        state.step,
+        lambda: evaluate(job),
+        lambda: None,
+        lambda: max(batch.num_tokens for batch in job.validation),
+        split_only=True,
+    )
+    more = {"measures": {name: each.to_json() for name, each in measured.items()}} if measured else {}
+    return sum(losses.values()), {"terms": losses, **more}
 
 
 def _save(job: Job, state: TrainState) -> str:

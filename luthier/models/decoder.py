@@ -322,6 +322,14 @@ class Decoder(nn.Module):
             names = names.union(module.copies, module.deltas if isinstance(module, AdapterLinear) else ())
         return names
 
+    def moved(self) -> None:
+        """Told that weights have changed since the last answer: what was made of adapters for answers is made anew."""
+        for unit in self.units.values():
+            for name in self.adapters:
+                delta = unit.deltas.get(name)
+                if delta is not None:
+                    delta.forget()
+
     def head_mode(self, adapter: str | None) -> head.Mode:
         """How log-probabilities can be differentiated where their coefficients are not known beforehand."""
         own = self._head.rows.get(adapter)

@@ -74,6 +74,10 @@ class Delta(nn.Module):
             self._ready = made_of, self.A.detach().to(dtype), (self.B.detach() * self.scale).to(dtype)
         return self._ready[1:]
 
+    def forget(self) -> None:
+        """Make them anew at the next use: not every optimizer changes a tensor's version with its values."""
+        self._ready = None
+
 
 class Copy(nn.Module):
     """An adapter's own full copy of a module's weight, used in place of the base's (PEFT's `modules_to_save`)."""

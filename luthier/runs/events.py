@@ -40,9 +40,25 @@ KINDS: dict[str, tuple[bool, str]] = {
     ),
     "validation": (
         False,
-        "loss, terms {name: loss}; measures {name: {mean, count, low, high: 95 % interval}} where the method has some",
+        "loss, terms {name: loss}; measures {name: {mean, count, low, high: 95 % interval}} where the method has some; "
+        "or reward, low, high, gain... of its own answers",
     ),
     "reference": (True, "sequences, source (run, cache, computed): what the reference thinks of every answer is known"),
+    "rewards": (
+        False,
+        "rows, real, fakes {name: reward}, failures {reason: times}: what reference answers and fakes are worth",
+    ),
+    "agreement": (
+        False,
+        "tokens, difference, spread, bound: of the sampler's and the trainer's log-probabilities of the same tokens",
+    ),
+    "rollout": (
+        False,
+        "round, update, reward, reward_deviation, answers, groups, dead, resampled, failed, failures {reason: times}, "
+        "answer_tokens, longest, cut, entropy, kl, difference (of the sampler's and the trainer's log-probabilities), "
+        "seconds {generate, reward, score, update}; of ppo value_error, kl_answer, kl_weight",
+    ),
+    "alarm": (True, "alarm, text: something that goes wrong with training by rewards, and what to try"),
     "checkpoint": (False, "folder; the folder itself is complete only once it has its final name"),
     "best": (True, "loss"),
     "fault": (True, "what, rows, in_a_row: an update that was not applied"),

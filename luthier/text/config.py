@@ -224,6 +224,18 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Leave it at auto to have the format found from the rows.",
         "保持 auto 即可根据数据自动识别格式。",
     ),
+    "config.reward_name.rule": (
+        "a reward is exact, numeric, json, json_fields, code, json_schema, json_schema:FILE, regex:PATTERN, or a "
+        "function of your "
+        "own "
+        "as module:function",
+        "奖励可为 exact、numeric、json、json_fields、code、json_schema、json_schema:文件、regex:模式，或您自己的函数 "
+        "模块:函数",
+    ),
+    "config.reward_name.remedy": (
+        "The guide docs/reinforcement.md says what each of them is worth.",
+        "各奖励的含义见 docs/reinforcement.md。",
+    ),
     "config.devices_value.rule": (
         "{name} is auto or a whole number from 1 on",
         "{name} 可以是 auto 或不小于 1 的整数",
@@ -612,6 +624,44 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Set run.devices to {batch} or less, or raise optim.batch.",
         "请将 run.devices 设为不大于 {batch}，或增大 optim.batch。",
     ),
+    "config.rewards_and_weights.rule": (
+        "there are {rewards} rewards and {weights} weights",
+        "奖励有 {rewards} 个，而权重有 {weights} 个",
+    ),
+    "config.rewards_and_weights.remedy": (
+        "Give a weight for each reward, in their order, or none.",
+        "请按顺序为每个奖励给出权重，或不给权重。",
+    ),
+    "config.answers_without_dropout.rule": (
+        "{method} learns from what the model answers, and with dropout another model answers than the one that is "
+        "trained",
+        "{method} 从模型自己的回答中学习，而使用 dropout 时作答的模型与被训练的模型不同",
+    ),
+    "config.answers_without_dropout.remedy": ("Take tune.dropout away.", "请删去 tune.dropout。"),
+    "config.answers_alone.rule": (
+        "{method} runs on one device in this version",
+        "本版本中 {method} 只能在一个设备上运行",
+    ),
+    "config.answers_alone.remedy": ("Set run.devices=1, or take it away.", "请设置 run.devices=1，或删去这一项。"),
+    "config.answers_are_split.rule": (
+        "{method} splits what it learns from by the length of the answers, which nobody knows beforehand; "
+        "optim.in_backward needs steps that are never split",
+        "{method} 按回答长度拆分学习内容，而长度无法预知；optim.in_backward 要求每一步都不拆分",
+    ),
+    "config.answers_are_split.remedy": ("Take optim.in_backward away.", "请删去 optim.in_backward。"),
+    "config.critic_of_its_own.rule": (
+        "a critic of its own is an adapter beside the one that trains, and with tune.kind={kind} there is none",
+        "独立的 critic 是与被训练适配器并列的另一个适配器，而 tune.kind={kind} 没有适配器",
+    ),
+    "config.critic_of_its_own.remedy": (
+        "Set method.critic=shared, or tune an adapter.",
+        "请设置 method.critic=shared，或训练适配器。",
+    ),
+    "config.kl_is_off.rule": (
+        "with method.kl=0 nothing is measured against the model that training began with, so {fields} has no effect",
+        "method.kl=0 时不与初始模型比较，因此 {fields} 不起作用",
+    ),
+    "config.kl_is_off.remedy": ("Take {fields} away, or set method.kl.", "请删去 {fields}，或设置 method.kl。"),
     "config.power_is_of_polynomial.rule": (
         "power is a setting of the polynomial schedule; {schedule} has none",
         "power 是 polynomial 调度的设置；{schedule} 没有这一项",

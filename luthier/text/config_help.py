@@ -209,11 +209,13 @@ HELP: dict[str, tuple[str, str]] = {
         "sft. `dpo` learns from pairs of a better and a worse answer, usually after sft; `ipo`, `simpo`, `orpo` and "
         "`cpo` are other ways to do that. `kto` learns from answers marked good or bad. `reward` makes a judge: a "
         "model that gives answers a number. `distill` learns from a larger model, the teacher, how likely it finds "
-        "each word of the answers.",
+        "each word of the answers. `grpo` and `ppo` let the model answer prompts and learn from what rewards say of "
+        "its answers.",
         "`sft`（有监督微调）让模型学会像样本那样回答，一般就选它。`pretrain` 学习续写纯文本：让模型掌握某个领域的词"
         "汇和知识，通常在 sft 之前进行。`dpo` 从一好一坏的成对回答中学习，通常在 sft 之后；`ipo`、`simpo`、`orpo`、"
         "`cpo` 是同类的其他做法。`kto` 从标为好或坏的回答中学习。`reward` 训练一个评判者：给回答打分的模型。"
-        "`distill` 从更大的教师模型学习它认为回答中每个词有多大可能。",
+        "`distill` 从更大的教师模型学习它认为回答中每个词有多大可能。`grpo` 和 `ppo` 让模型回答提示，并从奖励对其回答"
+        "的评判中学习。",
     ),
     "config.help.method.train_on": (
         "Which answers of a conversation are learned: `all` of them, or only the `last`, with the earlier ones as "
@@ -294,6 +296,123 @@ HELP: dict[str, tuple[str, str]] = {
         "tokens exactly, and runs the teacher at every step.",
         "逐一比较教师最可能的多少个词元，其余合并计算。它们只计算一次并保存在磁盘上，之后的轮次和运行不再需要教师模"
         "型。留空则精确比较全部词元，每一步都要运行教师模型。",
+    ),
+    "config.help.method.rewards": (
+        "What the model's own answers are judged by; several add up. exact: the answer is the reference. numeric: its "
+        "last number is the reference's. json: it is the reference's JSON value; json_fields: the share of its fields "
+        "that are right. json_schema:FILE: it is JSON that "
+        "fits "
+        "the schema (without a file, that of the row's column schema). regex:PATTERN: the pattern is found, and what "
+        "its "
+        "first group holds is the reference. code: the row's tests hold once the answer has run, in a sandbox. Or your "
+        "own function, module:function, called with the answer and the row. A reward model is asked as model:RUN.",
+        "模型自己的回答如何评判；多个奖励相加。exact：与参考答案相同。numeric：最后一个数与参考答案的相同。json：与参考"
+        "答案是同一 JSON 值。json_fields：正确字段的比例。"
+        "json_schema:文件：是符合该模式的 JSON（不给文件则用数据行的 schema 列）。regex:模式：能找"
+        "到该模式，且第一个分组的内容等于参考答案。code：在沙箱中运行回答后，数据行的 tests 通过。也可以是您自己的函数 "
+        "模块:函数，以回答和数据行调用。奖励模型写作 model:运行。",
+    ),
+    "config.help.method.reward_weights": (
+        "How much each reward counts, in their order; a negative one is a penalty. Empty counts each once.",
+        "各奖励的权重，按顺序给出；负数表示惩罚。留空则各计一次。",
+    ),
+    "config.help.method.reward_seconds": (
+        "How long one reward of one answer may take. One that takes longer or fails costs that answer, not the run.",
+        "单个回答的单个奖励最多可用的秒数。超时或失败只损失这个回答，不影响运行。",
+    ),
+    "config.help.method.max_new_tokens": (
+        "How long an answer may get. One that is cut is judged as it stands; if many are, an alarm says so.",
+        "回答的最大长度。被截断的回答按现状评判；如果很多回答被截断，会发出警报。",
+    ),
+    "config.help.method.samples": (
+        "How many answers are written to each prompt. grpo measures each by the others, so more of them make a better "
+        "measure and cost more time; ppo needs one.",
+        "每个提示写几个回答。grpo 以同组的其他回答为参照，因此越多越准、也越慢；ppo 只需一个。",
+    ),
+    "config.help.method.updates": (
+        "How many updates are made with the same answers: 1 for grpo, 4 for ppo unless you say otherwise. More use "
+        "answers better, until the model has moved too far from what wrote them.",
+        "同一批回答用于几次更新：默认 grpo 为 1，ppo 为 4。次数多可充分利用回答，但模型会逐渐远离写下它们时的状态。",
+    ),
+    "config.help.method.clip": (
+        "How far the probability of a token may move within one set of answers: 0.2 is 20 %.",
+        "在同一批回答内，词元概率最多可变化多少：0.2 即 20%。",
+    ),
+    "config.help.method.clip_high": (
+        "The same upwards, where it is to be another number. 0.28 keeps the model trying unlikely words for longer.",
+        "向上的界限，仅在需要不同取值时给出。0.28 能让模型更久地尝试不常见的词。",
+    ),
+    "config.help.method.kl": (
+        "How strongly the model is held near the one that training began with. 0 holds it not at all and saves a pass "
+        "through that model (grpo's default); 0.01 to 0.1 are usual, ppo begins with 0.05.",
+        "把模型拉向初始模型的强度。0 为不限制，并省去一次前向计算（grpo 默认）；通常取 0.01 到 0.1，ppo 默认 0.05。",
+    ),
+    "config.help.method.kl_estimator": (
+        "How the distance to that model is estimated from one answer: k1 (plain, may be negative), k2 (squared), k3 "
+        "(never negative). grpo takes k3, ppo k1.",
+        "如何由单个回答估计与初始模型的距离：k1（直接，可为负）、k2（平方）、k3（非负）。grpo 默认 k3，ppo 默认 k1。",
+    ),
+    "config.help.method.kl_target": (
+        "The distance, in nats per answer, that method.kl is moved to keep. Empty leaves method.kl as it is.",
+        "希望保持的距离（每个回答的奈特数），method.kl 会随之调整。留空则 method.kl 不变。",
+    ),
+    "config.help.method.kl_horizon": (
+        "How many answers method.kl takes to follow its target: fewer follow faster.",
+        "method.kl 跟随目标所需的回答数：越少跟得越快。",
+    ),
+    "config.help.method.alarms": (
+        "What happens when training goes wrong in a way that is known (the model drifts away, answers lose their "
+        "variety, grow or shrink without end, or rewards rise while held-out prompts gain nothing): warn writes it "
+        "down with what to try, stop ends the run.",
+        "训练以已知方式出错时（模型偏离、回答失去多样性、越来越长或越来越短、奖励上升而留出提示没有改善）怎么办：warn "
+        "写下警报和建议，stop 结束运行。",
+    ),
+    "config.help.method.scale": (
+        "What a reward is divided by once the group's mean is taken away: the spread of its group, of the whole batch, "
+        "or none, which treats nearly solved and nearly hopeless prompts like all others.",
+        "减去组内均值后，奖励再除以什么：组内的离散程度（group）、整批的离散程度（batch），或不除（none，使几乎已解决和"
+        "几乎无望的提示与其他提示同等对待）。",
+    ),
+    "config.help.method.weighting": (
+        "token counts every token the same; sequence every answer, so that a token of a long one counts less; constant "
+        "divides by the longest answer there could be.",
+        "token：每个词元同等计；sequence：每个回答同等计，因此长回答中的词元权重较小；constant：除以可能的最长长度。",
+    ),
+    "config.help.method.ratio": (
+        "Whether tokens or whole answers are kept within method.clip. Whole answers need a far smaller clip (0.0003).",
+        "method.clip 限制的是每个词元还是整个回答。对整个回答需要小得多的 clip（0.0003）。",
+    ),
+    "config.help.method.resample": (
+        "How many times a prompt whose answers are all worth the same is replaced by another one within a step. 0 "
+        "leaves the step with fewer prompts to learn from.",
+        "某个提示的所有回答得分相同时，在同一步内最多换几次别的提示。0 表示不换，这一步可学习的提示随之减少。",
+    ),
+    "config.help.method.discount": (
+        "How much a reward one token later is worth: 1 judges an answer as a whole.",
+        "晚一个词元的奖励折算多少：1 表示回答作为整体评判。",
+    ),
+    "config.help.method.gae_lambda": (
+        "Between trusting the values (0) and trusting the rewards (1).",
+        "在相信价值估计（0）与相信奖励（1）之间取舍。",
+    ),
+    "config.help.method.value_clip": (
+        "How far a value may move within one set of answers.",
+        "在同一批回答内，价值估计最多可变化多少。",
+    ),
+    "config.help.method.value_weight": (
+        "How much the loss of the values counts beside that of the answers.",
+        "价值损失相对于回答损失的权重。",
+    ),
+    "config.help.method.critic": (
+        "Who estimates how an answer will end: shared is one more output of the model that answers; separate an "
+        "adapter "
+        "of its own on the same base, which costs another pass and leaves the answers alone.",
+        "由谁估计回答的结果：shared 为作答模型的一个附加输出；separate 为同一基础模型上的独立适配器，多一次计算，但不影"
+        "响回答。",
+    ),
+    "config.help.method.whiten": (
+        "Bring what is learnt from all answers of a step to one scale.",
+        "把一步中所有回答的优势归一到同一尺度。",
     ),
     # ------------------------------------------------------------------------------------------------ tune
     "config.help.tune": (

@@ -475,9 +475,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "{method} 方法从已有回答中学习，但有 {rows} 条（格式 {format}）只有提示而没有要学习的回答（最前：{places}）",
     ),
     "data.prompt_only.remedy": (
-        "They are for methods in which the model answers itself, which this version does not have yet; a prompt alone "
-        "holds no answer to learn from.{hint}",
-        "这类数据用于由模型自己作答的方法，本版本尚未提供；单独的提示中没有可学习的回答。{hint}",
+        "They are for methods in which the model answers itself (method=grpo or ppo, with method.rewards); a prompt "
+        "alone holds no answer to learn from.{hint}",
+        "这类数据用于由模型自己作答的方法（method=grpo 或 ppo，并设置 method.rewards）；单独的提示中没有可学习的回答。"
+        "{hint}",
     ),
     "data.not_judged.rule": (
         "method {method} learns from judged answers, but {rows} rows (format {format}) hold answers that nobody "

@@ -18,6 +18,15 @@ TEXT: dict[str, tuple[str, str]] = {
         "the rest.",
         "保存在 LUTHIER_CACHE 下；若开始时 LUTHIER_CACHE_GB 不足，则这些层照常计算。",
     ),
+    "engine.sampler_differs.rule": (
+        "the log-probabilities of the tokens that were sampled differ by {difference:.2g} between the sampler and the "
+        "trainer (bound {bound:.2g})",
+        "采样端与训练端对同一词元的对数概率相差 {difference:.2g}（上限 {bound:.2g}）",
+    ),
+    "engine.sampler_differs.remedy": (
+        "What is learnt would not be what was sampled. This is a fault of Luthier's: please report it with plan.json.",
+        "这样学到的将不是采样得到的内容。这是 Luthier 的缺陷：请附上 plan.json 报告此问题。",
+    ),
     "engine.interrupted": (
         "Stopped on request; everything is saved in {checkpoint}. The same command goes on from there.",
         "已按要求停止；一切都保存在 {checkpoint}。再次运行同一命令即可继续。",

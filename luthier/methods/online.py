@@ -1,0 +1,496 @@
+"""Methods that learn from their own answers: `grpo` and `ppo`.
+
+What goes in: steps that name prompts. What comes out: the same steps filled with answers that the model wrote by the
+weights that train, judged and measured against each other or against expected values; then the clipped objective over
+their tokens. A round is: answer, judge, score (what the reference and the policy before the updates think of every
+token), update as often as the recipe says. A round's answers are a pure function of the weights and of (seed, round,
+prompt, sample), and lie in the checkpoint while updates with them are still to come.
+
+Shape legend: M scored rows of a micro-batch, A tokens of one answer, P prompts, G answers to each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from luthier.batch import Batch, Floats, Step
+from luthier.config.schema import Grpo, Policy
+from luthier.data.rollouts import POLICY, Rollout, RolloutBatch, packed
+from luthier.data.rounds import Prompts, Rounds, answer_seed
+from luthier.engine.loop import Emit, Loss
+from luthier.errors import Problem, TrainingFailed
+from luthier.kernels.host import to_device
+from luthier.losses import policy
+from luthier.methods import writing
+from luthier.methods.alarms import Alarms
+from luthier.methods.round import Round
+from luthier.methods.writing import Ask
+from luthier.models.decoder import Decoder, Scores, Want
+from luthier.scoring import trial
+from luthier.scoring.rewards import Answer, Rewards, Scored, reasons
+from luthier.scoring.verifiers import Asked
+
+ADVANTAGE, SAMPLED, OLD, REFERENCE = "advantage", "sampled", "old", "reference"
+"""Names of what is known of each row."""
+KL = "kl"
+AGREE = 1e-5
+"""Between the sampler's and the trainer's log-probability of a token in float32, relative where they are above 1."""
+SPREAD = 3.0
+"""In units of what the trainer differs by from itself over batches of other shapes."""
+COARSE = 16.0
+"""In units of the last place, where less is kept than in float32; there the root of the mean square counts, and the
+trainer need not differ from itself at all: rows of a product may not depend on how many there are. A wrong position,
+mask or adapter is off by more than a tenth. On nano in bfloat16 1.3 % were measured, which is 3.4 units."""
+COMPARED = 16
+"""Answers whose tokens are compared before the first update. Chosen, not tuned."""
+APART = 10.0
+"""What the sampler and the trainer may differ by in a later round, in units of the bound of the first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The policy at step 0. decoder: None is the one that trains, with the adapter named, or none, in place of its
+    own."""
+
+    decoder: Decoder | None = None
+    adapter: str | None = None
+
+
+def known_names(method: Grpo) -> tuple[str, ...]:
+    """What is known of each row when it is updated."""
+    names = [ADVANTAGE, SAMPLED, *([OLD] if method.updates > 1 else []), *([REFERENCE] if method.kl else [])]
+    return tuple(names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a method that answers needs beside its section of the recipe.
+
+    Attributes:
+        adapter: name of the adapter that trains; None trains base weights.
+        prompts, held_out: rows that ask; rounds: which of them when.
+        decode: ids -> text. stop_ids: tokens that end an answer.
+        reference: for the divergence; None where the recipe weighs it with 0.
+        call_tokens: as in `luthier.data.prefix.shared`.
+    """
+
+    adapter: str | None
+    seed: int
+    prompts: Prompts
+    held_out: Prompts | None
+    rounds: Rounds
+    rewards: Rewards
+    decode: Callable[[Sequence[int]], str]
+    stop_ids: Sequence[int]
+    reference: Reference | None
+    emit: Emit
+    call_tokens: int | None
+    batch: int
+
+
+class Online:
+    """What `grpo` and `ppo` have in common; by itself it is `grpo`."""
+
+    def __init__(self, method: Grpo, setting: Setting, policies: Sequence[Policy] = ()) -> None:
+        self.method = method
+        self.setting = setting
+        self.policies = policies
+        self.alarms = Alarms(method.alarms)
+        self._round: Round | None = None
+        self._spare: Round | None = None
+        self._compared = False
+        self._trial: trial.Trial | None = None
+        self._told = -1
+        self._update = 0
+        self._facts: dict[str, Any] = {}
+        self._seconds: dict[str, float] = {}
+        self._bound, self._coarse = math.inf, False
+        self._differences: list[Tensor] = []
+
+    # -------------------------------------------------------------------------------------------------- the loop's
+
+    def prepare(self, step: Step, model: nn.Module) -> Step:
+        if step.micro:  # of a rehearsal, which brings its own
+            return step
+        assert isinstance(model, Decoder)
+        number, update = divmod(step.index, self.setting.rounds.updates)
+        if self._round is None or self._round.number != number:
+            spare = self._spare
+            self._round = spare if spare is not None and spare.number == number else self._rolled(number, step, model)
+        self._spare, made = self._round, self._round
+        micro = self._micro(made, step.index)
+        if not made.scored:
+            began = time.monotonic()
+            made.known = self._score(made, micro, model)
+            self._seconds["score"] = time.monotonic() - began
+        self._facts = self._account(made)
+        if made.number > self._told:
+            self._told = made.number
+            self._watch(step.index)
+        self._update = update
+        self._differences = []
+        ready = tuple(batch.knowing(made.known) for batch in micro)
+        denom = self._denominators(made)
+        tokens = sum(len(each.prompt) + len(each.answer) - 1 for each in made.rollouts)
+        return dataclasses.replace(step, micro=ready, denom=denom, tokens=tokens)
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
+        assert isinstance(model, Decoder) and isinstance(batch, RolloutBatch)
+        logp_M = self._logp(model, batch)
+        return self._policy_loss(logp_M, batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        made = self._round
+        pending = made is not None and self._update + 1 < self.setting.rounds.updates
+        return {
+            "round": made.to_json() if made is not None and pending else None,
+            "update": self._update,
+            "told": self._told,
+            "alarms": self.alarms.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        saved = state.get("round")
+        self._round = Round.from_json(saved) if saved is not None else None
+        self._update, self._told = state.get("update", 0), state.get("told", -1)
+        self.alarms.load_state_dict(state.get("alarms", {}))
+
+    def close(self) -> None:
+        self.setting.rewards.close()
+
+    def updated(self, step: Step, seconds: float) -> None:
+        """Told of an update that was made: the round's account goes to the event log with it.
+
+        Raises:
+            TrainingFailed: the answers were not written by the weights that were trained.
+        """
+        facts = {**self._facts, "update": self._update, "seconds": {**self._seconds, "update": seconds}}
+        if self._differences:
+            facts["difference"] = float(torch.stack(self._differences).max())
+        self.setting.emit("rollout", facts, step.index + 1)
+        self._seconds = {}
+        if not facts.get("difference", 0.0) <= APART * self._bound:
+            values = {"difference": facts["difference"], "bound": APART * self._bound}
+            raise TrainingFailed(Problem("engine.sampler_differs", values=values))
+
+    # -------------------------------------------------------------------------------------------------- a round
+
+    def _rolled(self, number: int, step: Step, model: Decoder) -> Round:
+        """Answer and judge; prompts of which nothing can be learnt give way to others, where that is asked for."""
+        if self._trial is not None:
+            self._warn_of_fakes(self._trial.fooled_by())
+        self._seconds = {"generate": 0.0, "reward": 0.0}
+        asked = list(step.uids)
+        tried = list(asked)
+        made: list[_Group] = []
+        resampled = 0
+        for attempt in range(self._attempts):
+            groups = self._answered(number, attempt, asked, model)
+            last = attempt == self._attempts - 1
+            kept = [each for each in groups if last or not _dead(each[1])]
+            made += kept
+            resampled += len(groups) - len(kept)
+            missing = len(groups) - len(kept)
+            asked = list(self.setting.rounds.others(number, tried, missing)) if missing else []
+            tried += asked
+            if missing > len(asked):  # no others are left: dead ones stay
+                made += [each for each in groups if _dead(each[1]) and not last][: missing - len(asked)]
+            if not asked:
+                break
+        rollouts = [each for group, _ in made for each in group]
+        scored = [each for _, group in made for each in group]
+        if not self._compared:
+            self._compare(rollouts, model, number)
+        values = [each.value for each in scored]
+        return Round(number, rollouts, values, self.method.samples, resampled, failures=reasons(scored))
+
+    @property
+    def _attempts(self) -> int:
+        return 1 + self.method.resample
+
+    def _answered(self, number: int, attempt: int, uids: Sequence[int], model: Decoder) -> list[_Group]:
+        """The answers to each prompt, with their rewards."""
+        began = time.monotonic()
+        prompts, samples = self.setting.prompts, self.method.samples
+        asks = [
+            Ask(uid, prompts.ids(uid), answer_seed(self.setting.seed, number, attempt, place, sample))
+            for place, uid in enumerate(uids)
+            for sample in range(samples)
+        ]
+        rollouts = self._write(model, asks)
+        between = time.monotonic()
+        scored = self._judge(rollouts, prompts)
+        self._seconds["generate"] += between - began
+        self._seconds["reward"] += time.monotonic() - between
+        parts = range(0, len(rollouts), samples)
+        return [(rollouts[at : at + samples], scored[at : at + samples]) for at in parts]
+
+    def _write(self, model: Decoder, asks: Sequence[Ask], greedy: bool = False) -> list[Rollout]:
+        setting = self.setting
+        return writing.write(model, setting.adapter, asks, setting.stop_ids, self.method.max_new_tokens, greedy=greedy)
+
+    def _judge(self, rollouts: Sequence[Rollout], prompts: Prompts) -> list[Scored]:
+        answers = [Answer(self._text(each), _asked(prompts, each.uid)) for each in rollouts]
+        return self.setting.rewards.score(answers)
+
+    def _text(self, rollout: Rollout) -> str:
+        ids = rollout.answer[:-1] if rollout.ended else rollout.answer
+        return self.setting.decode(ids.tolist())
+
+    def _micro(self, made: Round, step: int) -> tuple[RolloutBatch, ...]:
+        """Answers that anything can be learnt from; where there is none, one that changes nothing."""
+        weights, teaches = self._weights(made), self._teaches(made)
+        learnt = [at for at, weight in enumerate(weights) if weight and teaches[at]]
+        budget = self.setting.rounds.budget(step)
+        return packed(made.rollouts, learnt or [0], weights, budget, self.setting.call_tokens)
+
+    def _teaches(self, made: Round) -> list[bool]:
+        """Of each answer whether it has an advantage; the divergence is to be small in all of them."""
+        if self.method.kl > 0:
+            return [True] * len(made.rollouts)
+        return [bool(each) for each in self._advantages(made).reshape(-1).tolist()]
+
+    # ---------------------------------------------------------------------------------------- grpo's own arithmetic
+
+    def _advantages(self, made: Round) -> Tensor:
+        return policy.group_advantages(made.rewards_PG, self.method.scale)
+
+    def _weights(self, made: Round) -> list[float]:
+        """Of a token of each answer; 0 where its reward failed."""
+        by_answer = self.method.weighting == "sequence"
+        return [
+            0.0 if reward is None else 1.0 / len(each.answer) if by_answer else 1.0
+            for each, reward in zip(made.rollouts, made.rewards, strict=True)
+        ]
+
+    def _denominators(self, made: Round) -> dict[str, float]:
+        judged = [each for each, reward in zip(made.rollouts, made.rewards, strict=True) if reward is not None]
+        tokens = sum(len(each.answer) for each in judged)
+        most = len(judged) * self.method.max_new_tokens
+        denom = {"token": tokens, "sequence": len(judged), "constant": most}[self.method.weighting]
+        terms = (POLICY, KL) if self.method.kl else (POLICY,)
+        return dict.fromkeys(terms, float(max(denom, 1)))
+
+    def _score(self, made: Round, micro: Sequence[RolloutBatch], model: Decoder) -> dict[str, list[Floats]]:
+        """What is known of every token before the first update."""
+        known = self._judged(model, made, micro)
+        advantages = self._advantages(made).reshape(-1).tolist()
+        known[ADVANTAGE] = [
+            np.full(len(each.answer), advantage, dtype=np.float32)
+            for each, advantage in zip(made.rollouts, advantages, strict=True)
+        ]
+        known[SAMPLED] = [each.logp for each in made.rollouts]
+        return known
+
+    def _judged(self, model: Decoder, made: Round, micro: Sequence[RolloutBatch]) -> dict[str, list[Floats]]:
+        """What the policy before the updates and the reference think of every token."""
+        known = {}
+        if self.setting.rounds.updates > 1:
+            known[OLD] = self._tables(made, micro, lambda batch: self._logp(model, batch))
+        if self.method.kl:
+            known[REFERENCE] = self._tables(made, micro, lambda batch: self._reference(model, batch))
+        return known
+
+    @torch.no_grad()
+    def _tables(
+        self, made: Round, micro: Sequence[RolloutBatch], scores: Callable[[RolloutBatch], Tensor]
+    ) -> list[Floats]:
+        """A number of every token of every answer; 0 where the answer is in no micro-batch."""
+        tables: list[Floats] = [np.zeros(len(each.answer), dtype=np.float32) for each in made.rollouts]
+        for batch in micro:
+            batch.spread(scores(batch).float().cpu().numpy(), tables)
+        return tables
+
+    def _logp(self, model: Decoder, batch: Batch) -> Tensor:
+        adapter = self.setting.adapter
+        want = Want(model.head_mode(adapter))
+        scores: Scores = model(batch, want, adapter=adapter, policies=self.policies)
+        return scores.logp
+
+    def _reference(self, model: Decoder, batch: Batch) -> Tensor:
+        reference = self.setting.reference
+        assert reference is not None, "a divergence that counts has a reference"
+        scores: Scores = (reference.decoder or model)(batch, Want("unit"), adapter=reference.adapter)
+        return scores.logp
+
+    def _policy_loss(self, logp_M: Tensor, batch: RolloutBatch) -> Loss:
+        method = self.method
+        known = {name: to_device(values, logp_M.device) for name, values in batch.known.items()}
+        old_M = known[OLD] if OLD in known else logp_M.detach()
+        if self._update == 0:
+            self._differences.append(self._distance(old_M, known[SAMPLED]))
+        weights_M = to_device(batch.weights[POLICY], logp_M.device)
+        ratio_M = token_M = torch.exp(logp_M - old_M)
+        if isinstance(method, Grpo) and method.ratio == "sequence":
+            owner_M = to_device(batch.row_owner, logp_M.device)
+            ratio_M = policy.sequence_ratio(logp_M, old_M, owner_M, len(batch.uid))
+        high = self._clip_high
+        losses_M = policy.clipped(ratio_M, known[ADVANTAGE], method.clip, high)
+        sums = {POLICY: (weights_M * losses_M).sum()}
+        cut_M = ((ratio_M - 1 > high) & (known[ADVANTAGE] > 0)) | ((1 - ratio_M > method.clip) & (known[ADVANTAGE] < 0))
+        metrics = {"clipped": (cut_M.float().sum().detach(), float(len(batch.rows)))}
+        if REFERENCE in known:
+            kl_M = policy.penalty(method.kl_estimator, logp_M, known[REFERENCE], token_M)
+            sums[KL] = method.kl * (weights_M * kl_M).sum()
+        return Loss(sums, metrics)
+
+    @property
+    def _clip_high(self) -> float:
+        return self.method.clip if self.method.clip_high is None else self.method.clip_high
+
+    # ------------------------------------------------------------------------------------------------ what is told
+
+    def _account(self, made: Round) -> dict[str, Any]:
+        facts = made.facts()
+        if REFERENCE in made.known:
+            divergences = [
+                policy.k3(torch.from_numpy(each.logp), torch.from_numpy(reference)).numpy()
+                for each, reference in zip(made.rollouts, made.known[REFERENCE], strict=True)
+                if reference.any()
+            ]
+            if divergences:
+                facts[KL] = float(np.concatenate(divergences).mean())
+        return facts
+
+    def _watch(self, step: int) -> None:
+        """Raise the alarms of a round; the first one shows what rewards without references are fooled by."""
+        if self._trial is not None and self._trial.real is None:
+            self._warn_of_fakes(self._trial.fooled_by(self._facts["reward"]))
+        self._trial = None
+        self._raise(self.alarms.round(self._facts), step)
+
+    def _raise(self, raised: Sequence[Problem], step: int) -> None:
+        for problem in raised:
+            self.setting.emit("alarm", {"alarm": problem.id, "text": str(problem)}, step)
+            if self.method.alarms == "stop":
+                raise TrainingFailed(problem)
+
+    def begin(self, model: Any, budget_tokens: int, step: int) -> dict[str, Any] | None:
+        """Rehearse the rewards, before step 1."""
+        if step:
+            return None
+        prompts = self.setting.prompts
+        self._trial = found = trial.rehearse(
+            self.setting.rewards, [_asked(prompts, uid) for uid in range(min(len(prompts), trial.ROWS))]
+        )
+        return {"rows": found.rows, "real": found.real, "fakes": dict(found.fakes), "failures": dict(found.failures)}
+
+    def _warn_of_fakes(self, names: Sequence[str]) -> None:
+        if names:
+            self.setting.emit("note", {"text": str(Problem("rewards.fooled", values={"fakes": ", ".join(names)}))})
+
+    # ----------------------------------------------------------------------------------- the sampler and the trainer
+
+    @torch.no_grad()
+    def _compare(self, rollouts: Sequence[Rollout], model: Decoder, number: int) -> None:
+        """Hold the sampler's log-probabilities to the trainer's, once for each attempt.
+
+        Raises:
+            TrainingFailed: they differ by more than rounding: what is learnt would not be what was sampled.
+        """
+        self._compared = True
+        some = rollouts[:COMPARED]
+        ones = [1.0] * len(some)
+        budget = self.setting.rounds.budget(number * self.setting.rounds.updates)
+        together = packed(some, range(len(some)), ones, budget, self.setting.call_tokens)
+        alone = [batch for at in range(len(some)) for batch in packed(some, [at], ones, budget, None)]
+        found = [np.concatenate(self._of(some, batches, model)) for batches in (together, alone)]
+        sampled = np.concatenate([each.logp for each in some])
+        scale = np.maximum(np.abs(sampled), 1.0)
+        coarse = model.compute_dtype != torch.float32
+        worst = _root_mean_square if coarse else _largest
+        spread, difference = worst((found[0] - found[1]) / scale), worst((found[0] - sampled) / scale)
+        least = COARSE * torch.finfo(model.compute_dtype).eps if coarse else AGREE
+        bound = max(least, SPREAD * spread)
+        facts = {"tokens": len(sampled), "difference": difference, "spread": spread, "bound": bound}
+        self._bound, self._coarse = bound, coarse
+        self.setting.emit("agreement", facts, number * self.setting.rounds.updates)
+        if not difference <= bound:
+            raise TrainingFailed(Problem("engine.sampler_differs", values=facts))
+
+    def _distance(self, logp_M: Tensor, sampled_M: Tensor) -> Tensor:
+        """As `_compare` measures it, of a micro-batch; a scalar on the device."""
+        apart_M = (logp_M - sampled_M) / sampled_M.abs().clamp(min=1.0)
+        return apart_M.square().mean().sqrt() if self._coarse else apart_M.abs().max()
+
+    def _of(self, some: Sequence[Rollout], batches: Sequence[RolloutBatch], model: Decoder) -> list[Floats]:
+        tables: list[Floats] = [np.zeros(len(each.answer), dtype=np.float32) for each in some]
+        for batch in batches:
+            batch.spread(self._logp(model, batch).float().cpu().numpy(), tables)
+        return tables
+
+    # ------------------------------------------------------------------------------------------------- held-out rows
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
+        """Rewards of the likeliest answers to prompts that nothing is learnt from."""
+        assert isinstance(model, Decoder)
+        prompts = self.setting.held_out
+        assert prompts is not None
+        rollouts = self._write(model, [Ask(uid, prompts.ids(uid), 0) for uid in range(len(prompts))], greedy=True)
+        values = [each.value for each in self._judge(rollouts, prompts)]
+        found = gain(values, self.alarms.held_out_before)
+        self._raise(self.alarms.held_out(values, found), -1)
+        tokens = float(np.mean([len(each.answer) for each in rollouts]))
+        return {**found, "measures": measured(found), "rewards": values, "answer_tokens": tokens}
+
+
+_Group = tuple[list[Rollout], list[Scored]]
+"""The answers to one prompt, and what they are worth."""
+
+
+def _asked(prompts: Prompts, uid: int) -> Asked:
+    row = prompts.rows[uid]
+    turns = [{"role": each.role, "content": each.content} for each in row.messages]
+    return Asked(turns, row.answer, row.columns)
+
+
+def _dead(scored: Sequence[Scored]) -> bool:
+    """Whether answers are all worth the same, so that nothing can be learnt from them."""
+    return len({each.value for each in scored if each.value is not None}) < 2
+
+
+def _largest(values: Floats) -> float:
+    return float(np.abs(values).max())
+
+
+def _root_mean_square(values: Floats) -> float:
+    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
+
+
+def gain(values: Sequence[float | None], before: Sequence[float | None] | None) -> dict[str, Any]:
+    """Mean reward with its 95 % interval; and the difference to rewards of the same prompts before, with its own."""
+    found = _interval([value for value in values if value is not None])
+    facts: dict[str, Any] = {"reward": found[0], "low": found[1], "high": found[2], "rows": len(values)}
+    facts["failed"] = sum(value is None for value in values)
+    if before is not None and len(before) == len(values):
+        both = [(now, then) for now, then in zip(values, before, strict=True) if now is not None and then is not None]
+        mean, low, high = _interval([now - then for now, then in both])
+        facts |= {"gain": mean, "gain_low": low, "gain_high": high}
+    return facts
+
+
+def measured(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What the receipt shows, before and after: the reward, and what was gained on the same prompts."""
+    count = found["rows"] - found["failed"]
+    reward = {"mean": found["reward"], "count": count, "low": found["low"], "high": found["high"]}
+    gained = {"mean": found.get("gain", 0.0), "low": found.get("gain_low", 0.0), "high": found.get("gain_high", 0.0)}
+    return {"reward": reward, "gain": {**gained, "count": count}}
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, and mean less and plus 1.96 standard errors."""
+    if not values:
+        return math.nan, math.nan, math.nan
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+    margin = 1.96 * math.sqrt(variance / len(values))
+    return mean, mean - margin, mean + margin
