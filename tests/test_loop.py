@@ -537,7 +537,7 @@ def test_the_best_slot_holds_the_weights_of_the_lowest_validation_loss(make_job,
 
     def told(job):
         seen[len(seen) * 2] = weights_of(job)
-        return {TERM: next(losses)}
+        return {TERM: next(losses)}, {}
 
     monkeypatch.setattr(loop, "evaluate", told)
     state = loop.fit(job, TrainState())
