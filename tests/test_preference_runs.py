@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from test_train import WORDS, Killed, final_state, killed_at, same_bits, steps_of
 
 import luthier
+from luthier.errors import TrainingFailed
 from luthier.session import open_judge
 
 pytestmark = pytest.mark.usefixtures("no_fresh_process")
@@ -55,6 +57,29 @@ def test_a_dpo_run_tells_what_it_changed_and_goes_on_to_the_bit(recipe):
     recipe["method"], recipe["run"]["name"] = {"kind": "ipo", "beta": 0.5}, "other"
     other = luthier.train(recipe)
     assert [event.data["source"] for event in other.events if event.kind == "reference"] == ["cache"]
+
+
+@pytest.mark.parametrize("start", ["fresh", "further"])
+def test_the_reference_of_other_rows_is_not_taken(recipe, start):
+    """Rows that change on an unfinished run, as `run.on_change` allows, are as many as before."""
+    if start == "further":
+        luthier.train(recipe)
+        recipe["tune"] = {"kind": "lora", "from": str(recipe["run"]["dir"]) + "/first"}
+    recipe["run"] |= {"name": "changed", "save_every": 2}
+    with pytest.raises(Killed):
+        luthier.train(recipe, on_event=killed_at("step", 6))
+    file = Path(recipe["data"]["train"])
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    rows[0], rows[1] = {**rows[0], "chosen": rows[1]["chosen"]}, {**rows[1], "chosen": rows[0]["chosen"]}
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    recipe["run"]["on_change"] = "continue"
+    if start == "further":  # the adapter is no longer what it was at step 0: nobody can be asked
+        with pytest.raises(TrainingFailed) as caught:
+            luthier.train(recipe)
+        assert caught.value.problem.id == "engine.reference_lost"
+        return
+    again = luthier.train(recipe)
+    assert [event.data["source"] for event in again.events if event.kind == "reference"][-1] == "computed"
 
 
 @pytest.mark.parametrize("tune", ["full", "freeze"])

@@ -172,8 +172,8 @@ class Referred:
         if not self._needed:
             return None
         given, facts = self._given, {**self._given.facts, "budget_tokens": budget_tokens}
-        facts |= {name: store.fingerprint() for name, store in self._stores.items()}
-        keeper = reference.Keeper(given.run if given.ranks.first else None, given.cache, facts)
+        stores = {name: store.fingerprint() for name, store in self._stores.items()}
+        keeper = reference.Keeper(given.run if given.ranks.first else None, given.cache, facts, stores)
         sizes = {name: len(store) for name, store in self._stores.items()}
         found = given.ranks.told(keeper.find(sizes) if given.ranks.first else None)
         if found is None:

@@ -16,7 +16,7 @@ import json
 import os
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from luthier.methods import groups
 from luthier.models.decoder import Decoder, Want
 
 FILE = "reference.npz"
-FORMAT = 1
+FORMAT = 2
+ABOUT = "about"
+"""The array of the file that says which sequences the others are of."""
 
 Tables = dict[str, Floats]
 """Name of a store (`train`, `validation`) -> log-probabilities [n]."""
@@ -43,22 +45,25 @@ class Keeper:
         run: the run's folder; None where another process writes it.
         cache: folder of the cache that all runs share.
         facts: all that the numbers depend on: weights, sequences, budget, dtype, versions.
+        stores: name -> fingerprint of the sequences; a resume may have another budget, but no others.
     """
 
     run: Path | None
     cache: Path
     facts: Mapping[str, Any]
+    stores: Mapping[str, str]
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps({"format": FORMAT, **self.facts}, sort_keys=True).encode()).hexdigest()
+        facts = {"format": FORMAT, **self.facts, **self.stores}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def find(self, sizes: Mapping[str, int]) -> tuple[Tables, str] | None:
         """The numbers of so many sequences, and where they were: `run` or `cache`."""
-        own = _read(self.run / FILE, sizes) if self.run is not None else None
+        own = _read(self.run / FILE, sizes, self.stores) if self.run is not None else None
         if own is not None:
             return own, "run"
-        shared = _read(self._shared, sizes)
+        shared = _read(self._shared, sizes, self.stores)
         if shared is None:
             return None
         os.utime(self._shared)
@@ -71,10 +76,10 @@ class Keeper:
             OSError: the run's folder refuses it.
         """
         if self.run is not None:
-            _write(self.run / FILE, tables)
+            _write(self.run / FILE, tables, self.stores)
         try:
             self._shared.parent.mkdir(parents=True, exist_ok=True)
-            _write(self._shared, tables)
+            _write(self._shared, tables, self.stores)
         except OSError:
             return
 
@@ -83,22 +88,29 @@ class Keeper:
         return self.cache / "references" / f"{self.key}.npz"
 
 
-def _read(path: Path, sizes: Mapping[str, int]) -> Tables | None:
+def _read(path: Path, sizes: Mapping[str, int], stores: Mapping[str, str]) -> Tables | None:
     """None where it is not there, damaged, or of other sequences."""
     try:
         with np.load(path) as stored:
-            tables = {name: stored[name].astype(np.float32) for name in stored.files}
+            if str(stored[ABOUT]) != _about(stores):
+                return None
+            tables = {name: stored[name].astype(np.float32) for name in stored.files if name != ABOUT}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     return tables if {name: len(each) for name, each in tables.items()} == dict(sizes) else None
 
 
-def _write(path: Path, tables: Tables) -> None:
+def _about(stores: Mapping[str, str]) -> str:
+    return json.dumps(dict(stores), sort_keys=True)
+
+
+def _write(path: Path, tables: Tables, stores: Mapping[str, str]) -> None:
     """There whole or not at all."""
     temp = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         with open(temp, "wb") as file:
-            np.savez(file, **tables)  # type: ignore[arg-type]
+            arrays: dict[str, Any] = {**tables, ABOUT: np.array(_about(stores))}
+            np.savez(file, **arrays)
         temp.replace(path)
     finally:
         temp.unlink(missing_ok=True)
@@ -127,15 +139,3 @@ def together(parts: Sequence[Floats]) -> Floats:
     total: Floats = np.sum(np.stack(parts), axis=0, dtype=np.float32)
     return total
 
-
-Pass = Callable[[], Tables]
-
-
-def settle(keeper: Keeper, sizes: Mapping[str, int], compute: Pass) -> tuple[Tables, str]:
-    """The numbers, from where they are kept or from a pass; and from where: `run`, `cache` or `computed`."""
-    found = keeper.find(sizes)
-    if found is None:
-        found = compute(), "computed"
-    if found[1] != "run":
-        keeper.keep(found[0])
-    return found

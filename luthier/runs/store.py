@@ -30,6 +30,7 @@ FILES: dict[str, str] = {
     "events.jsonl": "what happened",
     "excluded.jsonl": "rows left out, with reasons",
     "probe.npz": "prompts with the base's and the tuned model's logits, for the checks",
+    "reference.npz": "what the reference thinks of every answer: log-probabilities",
     "checks.json": "results of checks, for the receipt",
     "receipt.json": "the receipt",
     "receipt.md": "the receipt for people",
