@@ -37,11 +37,11 @@ def train(
     if short and place.get("RANK") == "1":
         objective, failures = loop._objective, iter([MemoryError("not enough memory")])
 
-        def no_room(job: loop.Job, step: Step, batch: Batch) -> torch.Tensor:
+        def no_room(job: loop.Job, step: Step, batch: Batch, measures: loop.Measures | None = None) -> torch.Tensor:
             if job.run.has_begun and step.index == 1:
                 for failure in failures:
                     raise failure
-            return objective(job, step, batch)
+            return objective(job, step, batch, measures)
 
         loop._objective = no_room
     if not finishes:

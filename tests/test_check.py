@@ -175,10 +175,10 @@ def test_what_is_offered_to_imitate_answers_works(write_rows: WriteRows, row: di
     (problem,) = caught.value.problems
     offered = re.search(r"data\.train: (\{.*\})\.$", problem.remedy)
     assert bool(offered) == bool(named)
-    method = {"data.preference": "dpo", "data.feedback": "kto"}.get(problem.id)
-    assert (f"method={method}" if method else "does not have yet") in problem.remedy
+    method = {"data.preference": "dpo", "data.feedback": "kto", "data.prompt_only": "grpo"}[problem.id]
+    assert f"method={method}" in problem.remedy
     (told,) = (each for each in check_path(path).notes if each.id.startswith("data.for_"))
-    assert f"method={method}" in str(told) if method else told.remedy == problem.remedy
+    assert f"method={method}" in str(told)
     with pytest.raises(DataError) as caught:
         check_sources(config(path, method="pretrain"))
     assert "data.train" not in caught.value.problems[0].remedy

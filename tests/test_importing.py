@@ -153,7 +153,7 @@ def test_stages_and_kinds(desk: Path) -> None:
     full = translate(put(desk, {**FACTORY, "finetuning_type": "full", "train_from_scratch": True}))
     assert (full.config.tune.kind, full.config.model.init) == ("full", "random")
     last = translate(put(desk, {**FACTORY, "mask_history": True})).config.method
-    assert last.model_dump() == {"kind": "sft", "train_on": "last"}
+    assert last.model_dump() == {"kind": "sft", "train_on": "last", "loss": None}
 
 
 @pytest.mark.parametrize("stage", ["dpo", "kto", "ppo", "rm"])

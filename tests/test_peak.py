@@ -81,7 +81,7 @@ def test_the_peak_is_as_planned(tune: str, kept: str, stack: str, variant: tuple
 
 
 def architecture(tied: bool) -> Architecture:
-    mixer = Attention(8, 2, 16, qkv_bias=not tied, qk_norm=tied, rope=Rope("default", 1e4, 16))
+    mixer = Attention(8, 2, 16, qkv_bias=not tied, qk_norm="head" if tied else None, rope=Rope("default", 1e4, 16))
     return gated.assemble(DecoderSpec("llama", 4096, 128, (Layer(mixer, Mlp(352)),) * 3, tied, 1e-6, 4096))
 
 

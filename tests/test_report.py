@@ -164,14 +164,12 @@ def test_tokens_are_counted_without_any_weights(
     assert code == 0 and "tokens per row" in out
 
 
-def test_rows_for_no_method_have_no_tokens_and_the_reason_is_told(
+def test_prompts_alone_are_counted_and_told_which_methods_they_are_for(
     write_rows: WriteRows, tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A template is not asked for them, even where the model has none."""
     path = write_rows("a.jsonl", [{"prompt": "q"}] * 3)
-    code, out, _ = run(capsys, f"model={tiny_model(template=False)}", f"data.train={path}")
-    assert code == 2 and "tokens are not counted: no method of this version learns" in out
-    assert "cannot be rendered" not in out and "\n1 errors" in out
+    code, out, _ = run(capsys, f"model={tiny_model()}", f"data.train={path}")
+    assert code == 2 and "method=grpo" in out and "tokens per row" in out and "\n1 errors" in out
 
 
 def test_a_model_without_a_template_stops_and_all_else_is_told(

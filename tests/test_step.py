@@ -67,7 +67,15 @@ def test_attention(
     does: step.Step, rope: Rope | None, heads: int, kv_heads: int, width: int, window: int | None, normed: bool
 ) -> None:
     lengths = np.array([1, 2, BLOCK, BLOCK + 1, 3 * BLOCK - 1, 70])
-    spec = Attention(heads, kv_heads, width, qk_norm=normed, rope=rope, window=window, scale=0.3 if normed else None)
+    spec = Attention(
+        heads,
+        kv_heads,
+        width,
+        qk_norm="head" if normed else None,
+        rope=rope,
+        window=window,
+        scale=0.3 if normed else None,
+    )
     rows, blocks = len(lengths), 3
     order = torch.randperm(rows * blocks, generator=torch.Generator().manual_seed(2)).numpy()
     table = order.reshape(rows, blocks)

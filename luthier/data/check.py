@@ -418,20 +418,12 @@ def _imitation(file: Given) -> str:
 def _methods(file: Given) -> Iterator[Problem]:
     """Where no recipe says which method is meant: the one that the rows are for, unless it is the usual one."""
     account = file.account
-    for kind, misfit_id in MISFITS.items():
+    for kind in MISFITS:
         tally = account.kinds.get(kind.__name__)
         methods = [method for method, learns in LEARNS.items() if kind in learns]
         if tally is not None and "sft" not in methods:
-            id = "data.for_method" if methods else "data.for_no_method"
-            remedy = "" if methods else say(f"{misfit_id}.remedy", hint=_imitation(file))
-            yield tally.note(
-                id,
-                account.path,
-                methods=", ".join(methods),
-                first=methods[0] if methods else "",
-                format=account.format,
-                remedy=remedy,
-            )
+            said = {"methods": ", ".join(methods), "first": methods[0], "format": account.format}
+            yield tally.note("data.for_method", account.path, **said)
 
 
 # --------------------------------------------------------------------------------------------------------- notes

@@ -40,7 +40,6 @@ NEAR_SHARE = 0.1
 
 SEVERITIES: dict[str, Severity] = {
     "data.few_distinct": "warning",
-    "data.for_no_method": "warning",
     "data.leak": "warning",
     "data.left_out": "warning",
     "data.unfilled": "warning",

@@ -138,8 +138,7 @@ def make(checked: Checked, look: Look) -> Report:
         statistics = replace(statistics, tokens=None)
     why = look.why_no_tokens
     if statistics.tokens is None and not why:
-        learnt = any(kind.__name__ in file.account.kinds for file in checked.given for kind in LEARNT)
-        why = say("findings.none_rendered" if learnt else "findings.none_learnt")
+        why = say("findings.none_rendered")
     stopping = [Finding.of(problem, "error") for problem in (*checked.problems, *look.broken)]
     notes = [Finding.of(problem) for problem in checked.notes]
     return Report(checked, (*stopping, *ordered([*notes, *found])), statistics, why)

@@ -138,4 +138,3 @@ def together(parts: Sequence[Floats]) -> Floats:
     """What several ranks found, each of sequences of its own."""
     total: Floats = np.sum(np.stack(parts), axis=0, dtype=np.float32)
     return total
-

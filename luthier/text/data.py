@@ -502,12 +502,6 @@ TEXT: dict[str, tuple[str, str]] = {
         "luthier train model=... data.train=FILE method={first}",
         "luthier train model=... data.train=文件 method={first}",
     ),
-    "data.for_no_method.rule": (
-        "{rows} rows (format {format}) are comparisons, judgements or prompts alone, and no method of this version "
-        "learns from them",
-        "{rows} 条（格式 {format}）是答案对比、评价或单独的提示，本版本还没有学习这类数据的方法",
-    ),
-    "data.for_no_method.remedy": ("{remedy}", "{remedy}"),
     "data.left_out.rule": (
         "{rows} of {read} rows are left out because they cannot be used",
         "{read} 条中有 {rows} 条因无法使用而被排除",

@@ -274,10 +274,6 @@ TEXT: dict[str, tuple[str, str]] = {
         "未统计词元：{reason}",
     ),
     "findings.none_rendered": ("no row could be rendered", "没有可渲染的数据"),
-    "findings.none_learnt": (
-        "no method of this version learns from rows of this kind",
-        "本版本没有学习这类数据的方法",
-    ),
     "findings.no_model": (
         "no recipe was given, so no model's tokenizer is known",
         "未给出配方，因此没有可用的模型分词器",
