@@ -332,7 +332,9 @@ def full_form(decoder: Decoder, batch: Batch, adapter: str | None = None, dropou
     x_MD = decoder.hidden(batch, adapter=adapter, dropout=dropout)[batch.rows]
     weight_VD = decoder.weighted["model.embed_tokens" if decoder.spec.tied else "lm_head"].weight_for(adapter)
     coefficients_M = -torch.from_numpy(batch.weights["nll"])
-    total = head.score(x_MD, weight_VD, torch.from_numpy(batch.targets), "linear", coefficients_M).total
+    x_MD, cap = x_MD * decoder.spec.logit_scale, decoder.spec.logit_softcap
+    targets_M = torch.from_numpy(batch.targets)
+    total = head.score(x_MD, weight_VD, targets_M, "linear", coefficients_M, softcap=cap).total
     assert total is not None
     return total
 

@@ -131,7 +131,8 @@ def assemble(spec: DecoderSpec, fused: bool = False) -> Architecture:
     for index, layer in enumerate(spec.layers):
         prefix, mixer = f"model.layers.{index}.", layer.mixer
         of_attention, of_mlp = _split(_layer_units(spec, layer, index, fused))
-        for unit in of_attention:
+        # Where q, k and v are one module, transformers writes the output projection before it.
+        for unit in reversed(of_attention) if fused else of_attention:
             tensors.update(_unit_tensors(unit))
         for name, heads in (("q_norm", mixer.heads), ("k_norm", mixer.kv_heads)):
             if mixer.qk_norm is not None:
