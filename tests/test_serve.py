@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import io
 import json
@@ -540,18 +541,31 @@ def test_what_the_server_holds_does_not_grow(place):
 
 @pytest.mark.long
 def test_64_streams_again_and_again_with_memory_flat(served):
+    if os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY") != "0":
+        # oneDNN keeps compiled code for each number of rows, 1024 of them: it grows for a while and is not ours.
+        node = f"{__file__}::test_64_streams_again_and_again_with_memory_flat"
+        command = [sys.executable, "-m", "pytest", "-q", "--long", "-p", "no:cacheprovider", node]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+        environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "0"
+        done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:]
+        return
+    trim = ctypes.CDLL(None).malloc_trim
+
     def resident() -> int:
+        gc.collect()
+        trim(0)  # what the allocator keeps for later is not held: it grows with chance, up to its threads' most
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     cache = served.engine._generator._cache
     for each in (*cache.keys, *cache.values):
         each.zero_()  # its pages come with their first use, which is not what may grow
-    for _ in range(24):  # until the allocator has what the threads of both sides need at most
+    for _ in range(3):
         many(served.url, 64)
     before = resident()
     for _ in range(10):
         assert len(many(served.url, 64)) == 64
-    assert resident() - before < 40 * 2**20, "the first ten rounds take 80"
+    assert resident() - before < 64 * 2**20
     assert served.engine.open_jobs == 0
 
 
