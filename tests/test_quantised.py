@@ -27,6 +27,7 @@ from luthier.arch import adapter_config, families
 from luthier.arch.quantised import quantised
 from luthier.batch import Batch
 from luthier.config.schema import Lora, Policy, Qlora
+from luthier.engine import backend
 from luthier.errors import ConfigError, Interrupted, ModelError
 from luthier.export import agreement, merge
 from luthier.export import weights as export_weights
@@ -100,6 +101,9 @@ def test_logits_loss_and_every_gradient_equal_theirs(
     """And the adapter that is saved is one for PEFT on the quantised base."""
     base, saved = tmp_path / "base", tmp_path / "adapter"
     monkeypatch.setattr(tiny_models, "TINY", {**tiny_models.TINY, **WIDE})
+    if tune.base == "nf4" and "head_dim" in tiny_models.CASES[case]:
+        # Four heads of 16: the rows of o_proj are whole blocks too.
+        monkeypatch.setitem(tiny_models.CASES, case, {**tiny_models.CASES[case], "head_dim": 16})
     tiny_models.save(case, base)
     decoder = load(base, tune)
     adapters.save_adapter(decoder, saved, tune, str(base))
@@ -384,6 +388,21 @@ def final_state(run: luthier.Run) -> dict[str, torch.Tensor]:
     return {**load_file(folder / "trainable.safetensors"), **load_file(folder / "optim.safetensors")}
 
 
+def _merged_in_float32(run: Path) -> merge.Merged:
+    """In bfloat16, which the proof chooses on CPUs that have it, both checks tell of its rounding alone: 5.8e-5 nats
+    here, where int8's rounding of the base is 8.5e-7."""
+    choose = backend.choose
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "choose", lambda device, _: choose(device, "float32"))
+        return merge.merge(run, device="cpu")
+
+
+def _told_kl(evidence: str) -> float:
+    found = re.search(r"mean KL (\S+) nats", evidence)
+    assert found is not None, evidence
+    return float(found[1])
+
+
 @pytest.mark.usefixtures("no_fresh_process")
 def test_a_whole_run_its_resume_its_receipt_and_its_chat(
     recipe: dict[str, Any], tune: Qlora, monkeypatch: pytest.MonkeyPatch
@@ -422,13 +441,13 @@ def test_a_whole_run_its_resume_its_receipt_and_its_chat(
     assert beside is not None and (beside.base, beside.double_quant) == (tune.base, tune.double_quant)
     trained = agreement.reference(source, "cpu", "float32", [[3, 5, 8, 2]], beside)
     assert difference(torch.from_numpy(trained.tuned_BV), reference_logits(theirs, [3, 5, 8, 2])[-1:]) <= BOUND
-    merged = merge.merge(run.path, device="cpu")
+    merged = _merged_in_float32(run.path)
     found = {check.name: check for check in merged.receipt.checks}
     assert found["agreement"].status == "pass"
     assert tune.base in found["agreement_as_trained"].text
-    told = agreement.agreement(source, trained, merged.path)
-    assert told.mean_kl > 1e-6
-    assert found["agreement_as_trained"].evidence != found["agreement"].evidence
+    # KL in nats: the rounding of the base is 8.5e-7 of int8 and 2e-4 of nf4, that of the merge 1e-13.
+    exact, as_trained = (_told_kl(found[name].evidence) for name in ("agreement", "agreement_as_trained"))
+    assert exact < 1e-10 and as_trained > 1e-7
 
     # Broken off, and gone on with less memory: the same bits.
     def stop(event: Any) -> None:
