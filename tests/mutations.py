@@ -71,7 +71,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a reference of other weights is taken": Mutation(
         "methods/reference.py",
-        '{"format": FORMAT, **self.facts}',
+        '{"format": FORMAT, **self.facts, **self.stores}',
         '{"format": FORMAT}',
         "test_preference.py::test_the_reference_is_asked_once",
     ),
