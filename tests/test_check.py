@@ -21,6 +21,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peaks import PEAK
 
 from luthier.config.schema import RunConfig
 from luthier.data import check, scan, split
@@ -601,9 +602,8 @@ def test_memory_grows_with_the_number_of_rows_and_not_with_their_size(tmp_path: 
     with open(path, "w", encoding="utf-8") as file:
         for number in range(100_000):
             file.write(json.dumps({"instruction": f"question {number}", "output": "word " * 200}) + "\n")
-    code = (
-        "import resource, sys; from luthier.data.check import check_path\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+    code = PEAK + (
+        "import sys; from luthier.data.check import check_path\n"
         "check_path(sys.argv[2]); before = peak(); kept = check_path(sys.argv[1]).files[0].kept\n"
         "print(kept, peak() - before)"
     )

@@ -169,6 +169,7 @@ def test_hidden_states_and_log_probabilities_equal_transformers(name: str) -> No
         ("llama_biased", ["k_proj", "o_proj", "down_proj"], {"rank_pattern": {"down_proj": 7}}),
         ("mistral_window", ["up_proj"], {"layers_to_transform": [1, 2]}),
         ("qwen3", ["v_proj", "gate_proj"], {"alpha_pattern": {"gate_proj": 3}}),
+        ("phi3", ["qkv_proj", "gate_up_proj"], {}),
     ],
 )
 def test_lora_equals_peft(name: str, targets: list[str], options: dict[str, Any]) -> None:

@@ -226,6 +226,7 @@ def test_a_sampler_that_differs_stops_the_run(recipe: dict[str, Any], monkeypatc
     with pytest.raises(TrainingFailed) as caught:
         luthier.train(recipe)
     assert caught.value.problem.id == "engine.sampler_differs"
+    assert "spread" in caught.value.problem.values, "told by the comparison before anything is learnt"
 
 
 def test_answers_of_weights_that_were_not_trained_stop_the_run(

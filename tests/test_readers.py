@@ -25,6 +25,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peaks import PEAK
 
 from luthier.data import strict_json
 from luthier.data.readers import Fault, Row, read
@@ -314,9 +315,8 @@ def test_a_large_array_is_read_in_a_small_window(tmp_path: Path) -> None:
         file.write("[")
         file.write(",\n".join(json.dumps({"a": "x" * 1000, "n": number}) for number in range(24_000)))
         file.write("]")
-    code = (
-        "import resource, sys; from pathlib import Path; from luthier.data.readers import read\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+    code = PEAK + (
+        "import sys; from luthier.data.readers import read\n"
         "before = peak(); total = sum(each.value['n'] for each in read(Path(sys.argv[1])))\n"
         "print(total, peak() - before)"
     )
