@@ -229,7 +229,7 @@ def test_a_run_outlives_its_supervisor_and_a_killed_one_is_told_of(
     assert [event.kind for event in run.events()].count("started") == 1
 
     os.kill(first, signal.SIGKILL)
-    until(lambda: run.events()[-1].kind == "died")
+    until(lambda: run.events()[-1].kind == "died" and not run.locked)
     assert run.state == "died"
     said = run.events()[-1].data["said"]
     assert any("step" in line for line in said), said
