@@ -108,7 +108,6 @@ def build(
         reference=reference(config, base, tune, decoder, plan.backend) if method.kl else None,
         emit=emit,
         call_tokens=call_tokens,
-        batch=config.optim.batch,
     )
     if isinstance(method, Grpo):
         return OnlineMethod(method, setting, plan.policies), rounds

@@ -375,8 +375,7 @@ def _reward_name(value: str) -> str:
 
 REWARDS = ("exact", "numeric", "json", "json_fields", "code", "json_schema")
 """Built-in rewards that need no argument; others are `regex:PATTERN`, `json_schema:FILE`, `model:RUN` and the user's
-own
-`module:function`."""
+own `module:function`."""
 RewardName = Annotated[str, AfterValidator(_reward_name)]
 
 
@@ -392,6 +391,8 @@ class Online(Kinded):
     """Longest time for one reward of one answer; one that takes longer costs that answer."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Longest answer; memory and time grow with the tokens that are really written."""
+    samples: int = Field(default=1, ge=1)
+    """Answers to each prompt."""
     updates: int = Field(default=1, ge=1)
     """Optimizer steps with the same answers."""
     clip: float = Field(default=0.2, gt=0, lt=1)
@@ -426,8 +427,7 @@ class Grpo(Online):
     prompts that are nearly solved or nearly hopeless."""
     weighting: Literal["token", "sequence", "constant"] = "token"
     """token: every token counts the same (DAPO); sequence: every answer does, so that a token of a long one counts
-    less;
-    constant: tokens count the same, over samples times `max_new_tokens` (Dr. GRPO)."""
+    less; constant: tokens count the same, over samples times `max_new_tokens` (Dr. GRPO)."""
     ratio: Literal["token", "sequence"] = "token"
     """What is clipped: the ratio of each token, or of whole answers (GSPO)."""
     resample: int = Field(default=0, ge=0)
@@ -439,7 +439,6 @@ class Ppo(Online):
     """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) with a value for each token."""
 
     kind: Literal["ppo"] = "ppo"
-    samples: int = Field(default=1, ge=1)
     updates: int = Field(default=4, ge=1)
     kl: float = Field(default=0.05, ge=0)
     """Taken off the reward of each token, as in InstructGPT, whose value is 0.02."""

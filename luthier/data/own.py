@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +32,7 @@ from luthier.data.examples import (
 )
 from luthier.data.formats import FORMATS
 from luthier.data.strict_json import shorten
-from luthier.errors import DataError, Problem
+from luthier.errors import ConfigError, DataError, Problem
 
 _IMPORTED: dict[str, bytes] = {}
 """Module -> its source when it was imported."""
@@ -168,6 +169,19 @@ def line_of(error: BaseException) -> str:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     return f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame is not None else ""
+
+
+@contextmanager
+def named_by(field: str) -> Iterator[None]:
+    """Within this block what is wrong with a function is the fault of a field of the recipe that is not a format.
+
+    Raises:
+        ConfigError: in place of the DataError.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise ConfigError(replace(each, field=field) for each in error.problems) from error
 
 
 @contextmanager

@@ -81,7 +81,7 @@ class Rounds:
         self._method, self._prompts, self._names = config.method, prompts, tuple(names)
         self._budgets, self._seed = budgets, config.run.seed
         self.updates = config.method.updates
-        self._answers = config.optim.batch * int(getattr(config.method, "samples", 1))
+        self._answers = config.optim.batch * config.method.samples
         steps = config.optim.steps
         rounds = None if steps is None else -(-steps // self.updates)
         optim = config.optim.model_copy(update={"steps": rounds})

@@ -8,6 +8,7 @@ somebody wants to know.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -68,14 +69,18 @@ class Measures:
 def of_examples(values: Sequence[float]) -> Measure:
     """Of shares (numbers that are all 0 or 1) Wilson's interval (1927), which holds for few examples and near the ends
     too; of others the normal one."""
-    count = len(values)
-    mean = math.fsum(values) / count
+    count, (mean, spread) = len(values), normal(values)
     if set(values) <= {0.0, 1.0}:
         return Measure(mean, count, *wilson(mean, count))
     if count == 1:
         return Measure(mean, count)
-    spread = Z * math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (count - 1) / count)
     return Measure(mean, count, mean - spread, mean + spread)
+
+
+def normal(values: Sequence[float], z: float = Z) -> tuple[float, float]:
+    """Mean, and half the width of its interval by the normal distribution, z standard errors; 0 of a single value."""
+    mean = statistics.fmean(values)
+    return mean, 0.0 if len(values) == 1 else z * statistics.stdev(values, mean) / math.sqrt(len(values))
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -16,7 +16,6 @@ Shape legend: M learnt tokens, G pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 from luthier.data import own
-from luthier.errors import ConfigError, DataError, Problem
+from luthier.errors import ConfigError, Problem
 
 Function = Callable[..., Tensor]
 FIELD = "method.loss"
@@ -43,10 +42,8 @@ def load(name: str) -> Function:
     Raises:
         ConfigError: no such module or function.
     """
-    try:
+    with own.named_by(FIELD):
         return own.load_function(name)
-    except DataError as error:
-        raise ConfigError(replace(each, field=FIELD) for each in error.problems) from error
 
 
 def source(name: str) -> Path:
@@ -55,10 +52,8 @@ def source(name: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    try:
+    with own.named_by(FIELD):
         return own.source_of(name)
-    except DataError as error:
-        raise ConfigError(replace(each, field=FIELD) for each in error.problems) from error
 
 
 def try_on_tokens(name: str) -> None:

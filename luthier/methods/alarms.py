@@ -7,7 +7,7 @@ learnt from the first rounds.
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -60,7 +60,7 @@ class Alarms:
         first = [each["reward"] for each in self._first if each["reward"] is not None]
         if len(self._first) < FIRST or not first or not self._latest or "gain" not in found:
             return []
-        rise = _mean(self._latest) - _mean(first)
+        rise = statistics.fmean(self._latest) - statistics.fmean(first)
         risen = rise > 2 * _deviation(first) and rise > 0
         id = "rewards.alarm_no_gain"
         holds = risen and found["gain"] <= 0
@@ -97,8 +97,8 @@ class Alarms:
         }
 
     def _against_first(self, facts: Mapping[str, Any]) -> dict[str, tuple[bool, State]]:
-        entropy, usual = facts["entropy"], _mean([each["entropy"] for each in self._first])
-        length, before = facts["answer_tokens"], _mean([each["answer_tokens"] for each in self._first])
+        entropy, usual = facts["entropy"], statistics.fmean([each["entropy"] for each in self._first])
+        length, before = facts["answer_tokens"], statistics.fmean([each["answer_tokens"] for each in self._first])
         return {
             "rewards.alarm_entropy": (entropy < ENTROPY_SHARE * usual, {"entropy": entropy, "before": usual}),
             "rewards.alarm_longer": (length > LENGTH_FACTOR * before, {"tokens": length, "before": before}),
@@ -115,10 +115,5 @@ class Alarms:
         return [Problem(id, values=values)] if new else []
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def _deviation(values: Sequence[float]) -> float:
-    mean = _mean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1))
+    return statistics.stdev(values) if len(values) > 1 else 0.0

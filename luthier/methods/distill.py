@@ -17,7 +17,7 @@ from luthier.kernels.divergence import How, Lesson
 from luthier.kernels.host import to_device
 from luthier.methods.supervised import Supervised
 from luthier.models.bottom import Bottom
-from luthier.models.decoder import Decoder, DropoutKey, Want
+from luthier.models.decoder import Decoder, Want
 from luthier.models.teacher import Teacher
 
 
@@ -42,10 +42,7 @@ class Distilled(Supervised):
         weights = to_device(batch.weights[TERM], model.device)
         # Before the student's pass: then the teacher's work is done when the student's begins to be kept.
         lesson = Lesson(self.teacher(batch), self.how)
-        key = DropoutKey(self.seed, step) if step >= 0 else None
-        want = Want("linear", coefficients=weights, lesson=lesson)
-        below = self.bottom(batch) if self.bottom is not None else None
-        scores = model(batch, want, adapter=self.adapter, dropout=key, policies=self.policies, below=below)
+        scores = self.scores(model, batch, Want("linear", coefficients=weights, lesson=lesson), step)
         assert scores.total is not None and scores.divergence is not None
         count = float(batch.weights[TERM].sum())
         metrics = {

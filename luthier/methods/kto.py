@@ -28,8 +28,9 @@ from luthier.kernels.host import to_device
 from luthier.losses import preference as losses
 from luthier.methods import groups, reference
 from luthier.methods.given import Given
+from luthier.methods.passes import Passes
 from luthier.methods.preference import PREFERENCE, Referred
-from luthier.models.decoder import Decoder, DropoutKey, Scores, Want
+from luthier.models.decoder import Decoder
 
 OTHERS = "others"
 """The store of questions with other questions' answers."""
@@ -69,17 +70,18 @@ def _first_learnt(row: Rendered) -> int:
     return int(np.flatnonzero(row.weights)[0])
 
 
-class KahnemanTversky:
+class KahnemanTversky(Passes):
     """sum over answers of weight * (1 - sigma(beta * (how far the answer lies on its side of z0)))."""
 
     def __init__(self, method: Kto, given: Given) -> None:
-        self.adapter, self.seed, self.bottom = given.adapter, given.seed, given.bottom
-        self.policies = given.policies
+        super().__init__(given.adapter, given.seed, given.policies, given.bottom)
         self._method, self._ranks, self._call_tokens = method, given.ranks, given.call_tokens
         self._others = Others(given.train)
         self._reference = Referred(given, needed=True, more={OTHERS: self._others})
         self._z0 = 0.0
-        self.begin = self._reference.begin
+
+    def begin(self, model: Decoder, budget_tokens: int, step: int) -> dict[str, Any] | None:
+        return self._reference.begin(model, budget_tokens, step)
 
     def prepare(self, step: Step, model: nn.Module) -> Step:
         assert isinstance(model, Decoder)
@@ -101,12 +103,12 @@ class KahnemanTversky:
                 known = to_device(self._reference.of(batch, step.index, OTHERS), model.device)
                 ratio_Q = groups.over_rows(logp_M, batch) - known
                 found += torch.stack([ratio_Q.double().sum(), torch.tensor(len(batch.uid), device=model.device)])
-        total, count = self._ranks.total(found).tolist()
-        return max(total / count, 0.0) if count else 0.0
+        total, count = self._ranks.total(found)
+        return float(losses.divergence(total / count)) if count else 0.0
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
         """Rows held out are compared with z0 of the last step."""
-        logp_M = self._logp(model, batch, step)
+        logp_M = self.logp(model, batch, step)
         if batch.group is None:  # a filler
             return Loss({PREFERENCE: (logp_M * 0).sum()}, {})
         side = batch.per_owner[SIDE]
@@ -123,24 +125,11 @@ class KahnemanTversky:
     def _placed(self, values: Floats, like: Tensor) -> Tensor:
         return to_device(values, like.device).to(like.dtype)
 
-    def _logp(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
-        assert isinstance(model, Decoder)
-        key = DropoutKey(self.seed, step) if step >= 0 else None
-        below = self.bottom(batch) if self.bottom is not None else None
-        want = Want(model.head_mode(self.adapter))
-        scores = model(batch, want, adapter=self.adapter, dropout=key, policies=self.policies, below=below)
-        assert isinstance(scores, Scores)
-        return scores.logp
-
     def state_dict(self) -> dict[str, Any]:
         return {Z0: self._z0}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._z0 = float(state.get(Z0, 0.0))
-
-    def close(self) -> None:
-        if self.bottom is not None:
-            self.bottom.close()
 
 
 def _watched(reward_Q: Tensor, z0: Floats, side: Floats) -> dict[str, Tensor]:

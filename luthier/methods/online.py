@@ -25,6 +25,7 @@ from luthier.batch import Batch, Floats, Step
 from luthier.config.schema import Grpo, Policy
 from luthier.data.rollouts import POLICY, Rollout, RolloutBatch, packed
 from luthier.data.rounds import Prompts, Rounds, answer_seed
+from luthier.engine import measures
 from luthier.engine.loop import Emit, Loss
 from luthier.errors import Problem, TrainingFailed
 from luthier.kernels.host import to_device
@@ -93,7 +94,6 @@ class Setting:
     reference: Reference | None
     emit: Emit
     call_tokens: int | None
-    batch: int
 
 
 class Online:
@@ -294,17 +294,17 @@ class Online:
         """What the policy before the updates and the reference think of every token."""
         known = {}
         if self.setting.rounds.updates > 1:
-            known[OLD] = self._tables(made, micro, lambda batch: self._logp(model, batch))
+            known[OLD] = self._tables(made.rollouts, micro, lambda batch: self._logp(model, batch))
         if self.method.kl:
-            known[REFERENCE] = self._tables(made, micro, lambda batch: self._reference(model, batch))
+            known[REFERENCE] = self._tables(made.rollouts, micro, lambda batch: self._reference(model, batch))
         return known
 
     @torch.no_grad()
     def _tables(
-        self, made: Round, micro: Sequence[RolloutBatch], scores: Callable[[RolloutBatch], Tensor]
+        self, rollouts: Sequence[Rollout], micro: Sequence[RolloutBatch], scores: Callable[[RolloutBatch], Tensor]
     ) -> list[Floats]:
         """A number of every token of every answer; 0 where the answer is in no micro-batch."""
-        tables: list[Floats] = [np.zeros(len(each.answer), dtype=np.float32) for each in made.rollouts]
+        tables: list[Floats] = [np.zeros(len(each.answer), dtype=np.float32) for each in rollouts]
         for batch in micro:
             batch.spread(scores(batch).float().cpu().numpy(), tables)
         return tables
@@ -402,7 +402,10 @@ class Online:
         budget = self.setting.rounds.budget(number * self.setting.rounds.updates)
         together = packed(some, range(len(some)), ones, budget, self.setting.call_tokens)
         alone = [batch for at in range(len(some)) for batch in packed(some, [at], ones, budget, None)]
-        found = [np.concatenate(self._of(some, batches, model)) for batches in (together, alone)]
+        found = [
+            np.concatenate(self._tables(some, batches, lambda batch: self._logp(model, batch)))
+            for batches in (together, alone)
+        ]
         sampled = np.concatenate([each.logp for each in some])
         scale = np.maximum(np.abs(sampled), 1.0)
         coarse = model.compute_dtype != torch.float32
@@ -420,12 +423,6 @@ class Online:
         """As `_compare` measures it, of a micro-batch; a scalar on the device."""
         apart_M = (logp_M - sampled_M) / sampled_M.abs().clamp(min=1.0)
         return apart_M.square().mean().sqrt() if self._coarse else apart_M.abs().max()
-
-    def _of(self, some: Sequence[Rollout], batches: Sequence[RolloutBatch], model: Decoder) -> list[Floats]:
-        tables: list[Floats] = [np.zeros(len(each.answer), dtype=np.float32) for each in some]
-        for batch in batches:
-            batch.spread(self._logp(model, batch).float().cpu().numpy(), tables)
-        return tables
 
     # ------------------------------------------------------------------------------------------------- held-out rows
 
@@ -487,10 +484,8 @@ def measured(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, and mean less and plus 1.96 standard errors."""
+    """Mean, and mean less and plus 1.96 standard errors; of a single value, that value."""
     if not values:
         return math.nan, math.nan, math.nan
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
-    margin = 1.96 * math.sqrt(variance / len(values))
-    return mean, mean - margin, mean + margin
+    mean, spread = measures.normal(values, 1.96)
+    return mean, mean - spread, mean + spread

@@ -21,7 +21,7 @@ from luthier.kernels.host import to_device
 from luthier.losses import own
 from luthier.methods.supervised import Supervised
 from luthier.models.bottom import Bottom
-from luthier.models.decoder import Decoder, DropoutKey, Want
+from luthier.models.decoder import Decoder
 
 
 class OwnLoss(Supervised):
@@ -42,12 +42,9 @@ class OwnLoss(Supervised):
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
         assert isinstance(model, Decoder)
         weights, owners = (to_device(each, model.device) for each in (batch.weights[TERM], batch.row_owner))
-        key = DropoutKey(self.seed, step) if step >= 0 else None
-        below = self.bottom(batch) if self.bottom is not None else None
-        want = Want(model.head_mode(self.adapter))
-        scores = model(batch, want, adapter=self.adapter, dropout=key, policies=self.policies, below=below)
-        likelihood = (weights * -scores.logp.detach()).sum()
-        total = self.function(scores.logp, weights, owners)
+        logp_M = self.logp(model, batch, step)
+        likelihood = (weights * -logp_M.detach()).sum()
+        total = self.function(logp_M, weights, owners)
         return Loss({TERM: total}, {"likelihood": (likelihood, float(batch.weights[TERM].sum()))})
 
 

@@ -116,7 +116,7 @@ class Proximal(Online):
                 for name, scores_M in zip((OLD, VALUE), self._both(model, batch), strict=True):
                     batch.spread(scores_M.float().cpu().numpy(), known[name])
         if self.ppo.kl:
-            known[REFERENCE] = self._tables(made, micro, lambda batch: self._reference(model, batch))
+            known[REFERENCE] = self._tables(made.rollouts, micro, lambda batch: self._reference(model, batch))
         self._measure(made, known)
         return known
 

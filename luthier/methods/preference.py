@@ -28,7 +28,8 @@ from luthier.losses import preference as losses
 from luthier.methods import groups, reference
 from luthier.methods.given import Given
 from luthier.methods.own import guarded
-from luthier.models.decoder import Decoder, DropoutKey, Scores, Want
+from luthier.methods.passes import Passes
+from luthier.models.decoder import Decoder
 from luthier.runs import files
 
 PREFERENCE = "preference"
@@ -208,17 +209,18 @@ def _number(value_G: Tensor) -> Floats:
     return np.asarray(value_G.detach().cpu(), dtype=np.float32)
 
 
-class Preference:
+class Preference(Passes):
     """sum over pairs of the loss that the recipe asks for."""
 
     def __init__(self, method: Judged, given: Given) -> None:
-        self.adapter, self.seed, self.bottom = given.adapter, given.seed, given.bottom
-        self.policies = given.policies
+        super().__init__(given.adapter, given.seed, given.policies, given.bottom)
         self._objective = objective(method)
         self._imitation = imitation_weight(method)
         self._train = given.train
         self._reference = Referred(given, isinstance(method, Dpo))
-        self.begin = self._reference.begin
+
+    def begin(self, model: Decoder, budget_tokens: int, step: int) -> dict[str, Any] | None:
+        return self._reference.begin(model, budget_tokens, step)
 
     def prepare(self, step: Step, model: nn.Module) -> Step:
         denom = {PREFERENCE: step.denom[EXAMPLES]}
@@ -243,9 +245,8 @@ class Preference:
 
     def _slopes(self, batches: Sequence[Batch], model: nn.Module, step: int) -> list[dict[str, Floats]]:
         """Of one pair, answer by answer."""
-        assert isinstance(model, Decoder)
         with torch.no_grad():
-            logps = [groups.over_rows(self._logp(model, batch, step), batch) for batch in batches]
+            logps = [groups.over_rows(self.logp(model, batch, step), batch) for batch in batches]
         numbers = [self._numbers(logp_Q, batch, step) for logp_Q, batch in zip(logps, batches, strict=True)]
         whole = Numbers(*(torch.stack(parts).sum(0) for parts in zip(*numbers, strict=True)))
         chosen, rejected = (each.detach().requires_grad_() for each in (whole.chosen, whole.rejected))
@@ -275,8 +276,7 @@ class Preference:
         return Loss(sums, {}, counts, each)
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
-        assert isinstance(model, Decoder)
-        logp_M = self._logp(model, batch, step)
+        logp_M = self.logp(model, batch, step)
         if batch.group is None:  # a filler
             return Loss({PREFERENCE: (logp_M * 0).sum()}, {})
         logp_Q = groups.over_rows(logp_M, batch)
@@ -296,27 +296,9 @@ class Preference:
         )
         return Loss(sums, {}, counts, each)
 
-    def _logp(self, model: Decoder, batch: Batch, step: int) -> Tensor:
-        key = DropoutKey(self.seed, step) if step >= 0 else None
-        below = self.bottom(batch) if self.bottom is not None else None
-        want = Want(model.head_mode(self.adapter))
-        scores = model(batch, want, adapter=self.adapter, dropout=key, policies=self.policies, below=below)
-        assert isinstance(scores, Scores)
-        return scores.logp
-
     def _numbers(self, logp_Q: Tensor, batch: Batch, step: int) -> Numbers:
         def sides(values: Floats) -> groups.Sides:
             return groups.over_sides(to_device(values, logp_Q.device).to(logp_Q.dtype), batch)
 
         policy = groups.over_sides(logp_Q, batch)
         return Numbers(*policy, *sides(self._reference.of(batch, step)), *sides(groups.row_weights(batch)))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        assert not state, "this method keeps no state"
-
-    def close(self) -> None:
-        if self.bottom is not None:
-            self.bottom.close()

@@ -9,8 +9,6 @@ Shape legend: M scored rows, one of each sequence; G pairs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,30 +20,24 @@ from luthier.kernels.host import to_device
 from luthier.losses import preference as losses
 from luthier.methods import groups
 from luthier.methods.given import Given
+from luthier.methods.passes import Passes
 from luthier.methods.preference import PREFERENCE, watched
-from luthier.models.decoder import Decoder, DropoutKey, Want
+from luthier.models.decoder import Want
 
 
-class RewardModel:
+class RewardModel(Passes):
     """sum over pairs of -log sigma(reward of the better - of the worse - margin), rewards held around 0."""
 
     def __init__(self, method: Reward, given: Given) -> None:
-        self.adapter, self.seed, self.bottom = given.adapter, given.seed, given.bottom
-        self.policies = given.policies
+        super().__init__(given.adapter, given.seed, given.policies, given.bottom)
         self._centre = method.centre
-
-    def begin(self, model: Decoder, budget_tokens: int, step: int) -> None:
-        """Nothing has to be known before step 1."""
 
     def prepare(self, step: Step, model: nn.Module) -> Step:
         return dataclasses.replace(step, denom={PREFERENCE: step.denom[EXAMPLES]})
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
-        assert isinstance(model, Decoder)
-        key = DropoutKey(self.seed, step) if step >= 0 else None
-        below = self.bottom(batch) if self.bottom is not None else None
-        want = Want(None, value=True)
-        value_M = model(batch, want, adapter=self.adapter, dropout=key, policies=self.policies, below=below).value
+        value_M = self.scores(model, batch, Want(None, value=True), step).value
+        assert value_M is not None
         if batch.group is None:  # a filler
             return Loss({PREFERENCE: (value_M * 0).sum()}, {})
         chosen, rejected = groups.over_sides(groups.over_rows(value_M, batch), batch)
@@ -56,13 +48,3 @@ class RewardModel:
         sure = torch.sigmoid((chosen - rejected).abs())
         each = watched(chosen, rejected, confidence=sure)
         return Loss({PREFERENCE: loss.sum()}, {}, {PREFERENCE: float(len(loss))}, each)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        assert not state, "this method keeps no state"
-
-    def close(self) -> None:
-        if self.bottom is not None:
-            self.bottom.close()

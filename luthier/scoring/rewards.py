@@ -153,13 +153,8 @@ def plugins(names: Sequence[str]) -> dict[str, Path]:
     Raises:
         ConfigError: no such module or function.
     """
-    try:
-        found = {name: own.source_of(name) for name in names if is_own(name)}
-    except DataError as error:
-        raise ConfigError(
-            [Problem(each.id, each.where, FIELD, each.value, each.values) for each in error.problems]
-        ) from (error)
-    return found
+    with own.named_by(FIELD):
+        return {name: own.source_of(name) for name in names if is_own(name)}
 
 
 def is_own(name: str) -> bool:
