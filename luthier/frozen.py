@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luthier import machine
 from luthier.arch import count
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
@@ -23,7 +22,6 @@ from luthier.data.stream import Stream
 from luthier.disk import free_bytes
 from luthier.engine.backend import Backend
 from luthier.errors import Problem
-from luthier.kernels import select
 from luthier.models.bottom import Bottom
 from luthier.models.decoder import Decoder
 from luthier.planning import Plan
@@ -87,11 +85,8 @@ def opened(
     folder = bottoms.folder_of(here.cache_dir, _facts(decoder.arch, tune, given, plan))
     about = {"model": str(given.base["path"]), "layers": plan.bottom_layers, "dtype": plan.backend.dtype}
     token_bytes = decoder.spec.d * plan.backend.compute_dtype.itemsize
-    found = cache.entries(here.cache_dir)
-    missing_bytes = _need_bytes(decoder.arch, plan.backend, rows) - sum(e.bytes for e in found if e.path == folder)
-    cache.trim(here.cache_dir, here.cache_bytes - max(missing_bytes, 0))
-    held_bytes = sum(entry.bytes for entry in cache.entries(here.cache_dir))
-    room_bytes = max(here.cache_bytes - held_bytes, 0) // ranks
+    need_bytes = _need_bytes(decoder.arch, plan.backend, rows)
+    room_bytes = cache.room(here.cache_dir, here.cache_bytes, folder, need_bytes) // ranks
     return Bottom(decoder, plan.bottom_layers, Bottoms(folder, token_bytes, room_bytes, about))
 
 
@@ -102,14 +97,12 @@ def _facts(arch: Architecture, tune: AnyTune, given: Manifest, plan: Plan) -> Ma
 
 def model_facts(arch: Architecture, tune: AnyTune, given: Manifest, plan: Plan) -> dict[str, Any]:
     """The base as it is computed with, adapters aside."""
-    backend = plan.backend
     quantised = [tune.base, tune.double_quant] if isinstance(tune, Qlora) else None
     return {
+        **plan.backend.arithmetic,
         "base": [given.base.get("config_sha256"), given.base.get("sha256")],
         "spec": repr(arch.spec),
         "quantised": quantised,
-        "backend": [backend.device, backend.dtype, backend.threads, backend.isa, machine.has_bfloat16()],
-        "kernels": select.choose(backend.device, backend.compute_dtype).to_json(),
         "versions": dict(given.versions),
         "source": given.code["source_sha256"],
     }

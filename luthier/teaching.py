@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from luthier import machine
 from luthier.arch import families
 from luthier.arch.spec import DecoderSpec
 from luthier.config.load import Environment
@@ -23,7 +22,6 @@ from luthier.data.bottoms import Bottoms
 from luthier.data.sequences import Sequences
 from luthier.engine.backend import Backend
 from luthier.errors import ModelError, Problem
-from luthier.kernels import select
 from luthier.models import adapters, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
@@ -131,17 +129,13 @@ def _kept(
     token_bytes = row_bytes(min(method.top_k, facts["width"]))
     depends = {
         **facts,
+        **chosen.arithmetic,
         "teacher": {part: facts["teacher"][part] for part in ("sha256", "config_sha256", "adapter")},
         "top_k": method.top_k,
         "temperature": method.temperature,
-        "backend": [chosen.device, chosen.dtype, chosen.threads, chosen.isa, machine.has_bfloat16()],
-        "kernels": select.choose(chosen.device, chosen.compute_dtype).to_json(),
     }
     folder = bottoms.folder_of(here.cache_dir, depends)
-    there = sum(entry.bytes for entry in cache.entries(here.cache_dir) if entry.path == folder)
     need_bytes = token_bytes * sum(int(each.computed.sum()) for each in rows)  # at most: not all are learnt
-    cache.trim(here.cache_dir, here.cache_bytes - max(need_bytes - there, 0))
-    held_bytes = sum(entry.bytes for entry in cache.entries(here.cache_dir))
-    room_bytes = max(here.cache_bytes - held_bytes, 0) // ranks
+    room_bytes = cache.room(here.cache_dir, here.cache_bytes, folder, need_bytes) // ranks
     about = {"model": found.asked, "layers": len(found.base.arch.spec.layers), "dtype": chosen.dtype}
     return Bottoms(folder, token_bytes, room_bytes, about)

@@ -106,6 +106,12 @@ def test_a_run_keeps_to_what_it_began_with(monkeypatch: pytest.MonkeyPatch) -> N
     assert backend.restore(chosen.to_json())[1] == ["float32_products"]
 
 
+def test_what_is_kept_for_other_runs_is_kept_by_library() -> None:
+    here = Backend("cpu", "float32", 1, "x", "x")
+    assert here.arithmetic != dataclasses.replace(here, float32_products="onednn").arithmetic
+    assert here.arithmetic == dataclasses.replace(here, reason="another", float32_reason="another").arithmetic
+
+
 def test_apply_uses_it() -> None:
     x, weight = torch.randn(3, 5), torch.randn(4, 5)
     here = Backend("cpu", "float32", torch.get_num_threads(), "x", "x")

@@ -114,6 +114,13 @@ def trim(cache_dir: Path, limit_bytes: int) -> list[Entry]:
     return gone
 
 
+def room(cache_dir: Path, limit_bytes: int, folder: Path, need_bytes: int) -> int:
+    """Make room for an entry of so many bytes, of which some may be there; the bytes that may still come."""
+    there = sum(entry.bytes for entry in entries(cache_dir) if entry.path == folder)
+    trim(cache_dir, limit_bytes - max(need_bytes - there, 0))
+    return max(limit_bytes - sum(entry.bytes for entry in entries(cache_dir)), 0)
+
+
 def lines(found: list[Entry]) -> list[str]:
     """A line per store for people, and what they come to."""
     shown = []

@@ -33,7 +33,7 @@ from torch.distributed.elastic.multiprocessing.api import PContext
 
 from luthier import machine
 from luthier.errors import ConfigError, PeerLost, Problem
-from luthier.kernels import products
+from luthier.kernels import products, select
 from luthier.machine import PROBE_REPEATS, PROBE_ROWS, PROBE_WIDTH
 
 DTYPES: dict[str, torch.dtype] = {
@@ -89,6 +89,14 @@ class Backend:
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    @property
+    def arithmetic(self) -> dict[str, Any]:
+        """All of it, and of this machine, that the bits of a value depend on, as plain values: what is kept for other
+        runs is kept under this."""
+        kernels = select.choose(self.device, self.compute_dtype).to_json()
+        chosen = [self.device, self.dtype, self.threads, self.isa, machine.has_bfloat16(), self.float32_products]
+        return {"backend": chosen, "kernels": kernels}
 
     def apply(self) -> None:
         """Put this process into the state the bits are promised for: thread count and deterministic kernels."""
