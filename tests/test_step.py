@@ -10,9 +10,11 @@ import torch
 from test_generate import FAMILIES, PROMPTS, decoder_of, ids_of
 from torch import Tensor
 
+from luthier.arch import families
 from luthier.arch.spec import Attention, Rope
 from luthier.kernels import gated, norm, rotary, step
 from luthier.kernels.attention import attend_cache
+from luthier.models import weights
 from luthier.models.cache import BLOCK, Cache, Place
 from luthier.models.decoder import Part
 
@@ -162,6 +164,25 @@ def test_weights_that_change_are_read_anew(tiny_model, monkeypatch) -> None:
     assert not torch.equal(seen[1], seen[2]) and not torch.equal(seen[2], seen[3])
     decoder.unpack()
     assert close(seen[3], logits(lambda: None))
+
+
+def test_what_was_made_of_norms_is_made_anew_once_they_moved(tiny_model, monkeypatch) -> None:
+    """An optimizer may change values and no version: whoever trains says so."""
+    monkeypatch.setattr(step, "library", compiled.step_library)
+    folder = tiny_model("qwen2")
+    decoder = weights.load(folder, families.read(folder), dtype=torch.bfloat16)
+
+    def logits() -> Tensor:
+        cache, place = Cache(decoder, BLOCK), Place()
+        assert cache.reserve(place, 1)
+        return decoder.extend([Part([7], place)], cache)
+
+    before, norm_D = logits(), decoder.get_parameter("model.layers.1.input_layernorm.weight")
+    version = norm_D._version
+    norm_D.data.mul_(-3.0)
+    assert norm_D._version == version and torch.equal(logits(), before)
+    decoder.moved()
+    assert not torch.equal(logits(), before)
 
 
 def test_another_source_is_not_used(tmp_path, monkeypatch) -> None:

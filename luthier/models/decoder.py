@@ -323,7 +323,8 @@ class Decoder(nn.Module):
         return names
 
     def moved(self) -> None:
-        """Told that weights have changed since the last answer: what was made of adapters for answers is made anew."""
+        """Told that weights have changed since the last answer: what was made of them for answers is made anew."""
+        self._quick = None
         for unit in self.units.values():
             for name in self.adapters:
                 delta = unit.deltas.get(name)

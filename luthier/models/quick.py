@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.arch.spec import IN_FRONT, DecoderSpec
 from luthier.arch.spec import Layer as LayerSpec
-from luthier.kernels import gated, packed, rotary, step
+from luthier.kernels import gated, packed, products, rotary, step
 from luthier.models.cache import BLOCK
 from luthier.models.modules import AdapterLinear, Weighted
 
@@ -65,10 +64,9 @@ class Joint:
             y_BO = packed.linear(x_BI, self._packed, self._bias_O, residual_BO)
         elif residual_BO is not None:
             (unit,) = self.units
-            y_BO = torch.addmm(residual_BO, x_BI, unit.weight.T)
-            y_BO = y_BO if unit.bias is None else y_BO.add_(unit.bias)
+            y_BO = products.linear(x_BI, unit.weight, unit.bias, residual_BO)
         else:
-            y_BO = torch.cat([F.linear(x_BI, unit.weight, unit.bias) for unit in self.units], 1)
+            y_BO = torch.cat([products.linear(x_BI, unit.weight, unit.bias) for unit in self.units], 1)
         for name, rows in stretches:
             self._adapt(y_BO, x_BI, name, rows)
         return y_BO
@@ -142,9 +140,6 @@ class Quick:
     def serves(self, adapter: str | None) -> bool:
         """Whether an adapter, where all rows go through it, adds to weights only and has none of its own instead."""
         return adapter is None or not any(adapter in each.copies for each in self._weighted)
-
-    def norm(self, h_BD: Tensor, weight_D: Tensor) -> Tensor:
-        return self._does.norm(h_BD, step.wide(weight_D), self._eps)
 
     def run(self, h_BD: Tensor, where: Where) -> Tensor:
         """From the embedding to the last layer; keys and values are written to the cache."""
