@@ -80,16 +80,10 @@ def again(run: RunFolder) -> RunFolder:
         RunError: somebody is writing it, or it is finished.
     """
     with run.at_home() as there:
-        RunFolder.refuse_finished(_as_it_lies(there))
+        RunFolder.refuse_finished(there.placed())
         with RunFolder.open(there.path, write=True) as writer:
             _mark(writer, Path.cwd())
     return run
-
-
-def _as_it_lies(run: RunFolder) -> RunConfig:
-    config = run.config()
-    place = {"name": run.name, "dir": str(run.path.parent)}
-    return config.model_copy(update={"run": config.run.model_copy(update=place)})
 
 
 def _mark(run: RunFolder, home: Path) -> None:
@@ -137,18 +131,26 @@ def forget(path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- reading
 
 
-def waiting() -> list[Path]:
-    """Folders of the runs that wait, in order; what was lost of the order is found by the marks, as they were asked
-    for, behind the rest."""
+def ordered() -> list[Path]:
+    """Folders of the runs that the order knows of and that still wait."""
+    return [path for path in _known() if Mark.of(path) is not None]
+
+
+def _known() -> list[Path]:
     with opened() as order:
-        known = [Path(path) for (path,) in order.execute("SELECT run FROM waiting ORDER BY place")]
-    there = [path for path in known if Mark.of(path) is not None]
+        return [Path(path) for (path,) in order.execute("SELECT run FROM waiting ORDER BY place")]
+
+
+def waiting() -> list[Path]:
+    """Folders of all runs that wait, in order; what was lost of the order is found by the marks, in every folder of
+    runs, as they were asked for, behind the rest."""
+    there = ordered()
+    for path in set(_known()) - set(there):
+        forget(path)
     marked = {path: mark for place in places() for path in _runs_in(place) if (mark := Mark.of(path)) is not None}
     lost = sorted(marked.keys() - set(there), key=lambda path: marked[path].asked_s)
-    if lost or len(there) < len(known):
-        with opened() as order:
-            order.execute("DELETE FROM waiting")
-            order.executemany("INSERT INTO waiting VALUES (?, ?)", [(str(p), i) for i, p in enumerate([*there, *lost])])
+    for path in lost:
+        _insert(path)
     return [*there, *lost]
 
 

@@ -29,6 +29,8 @@ from luthier.runs.events import FIRST_OF_ATTEMPT
 from luthier.runs.store import RunFolder
 
 POLL_S = 0.3
+ROOM_S = 3.0
+"""Between two looks for room where nothing has ended: on a machine with GPUs the driver is asked each time."""
 IDLE_S = 3.0
 """Without work for so long, the supervisor ends."""
 CORES_PER_RUN = 2
@@ -66,14 +68,18 @@ class Supervisor:
     """Holds no state that a new one could not find: what waits is in the queue, what runs holds its folder's lock."""
 
     children: dict[Path, Child] = field(default_factory=dict)
+    _needed: dict[Path, int] = field(default_factory=dict)
+    """By the plan, of runs that wait for room: it does not change while they do."""
+    _refused_s: float = -math.inf
 
     def look(self) -> bool:
         """One round; whether anything waits or runs."""
         for child in list(self.children.values()):
             if self._ended(child):
                 del self.children[child.path]
+                self._refused_s = -math.inf
                 settle(child)
-        waiting = queue.waiting()
+        waiting = queue.ordered()
         for path in waiting:
             run = RunFolder(path)
             if path in self.children or run.locked or lock.held(path / "queued"):
@@ -118,10 +124,16 @@ class Supervisor:
         mark = queue.Mark.of(run.path)
         if mark is None:
             return True
-        needed, wanted = _needed(run), _wanted(run)
-        given = self._room(needed, wanted)
-        if given is None and self.children:
+        if self.children and time.monotonic() - self._refused_s < ROOM_S:
             return False
+        if run.path not in self._needed:
+            self._needed[run.path] = _needed(run)
+        needed = self._needed[run.path]
+        given = self._room(needed, _wanted(run))
+        if given is None and self.children:
+            self._refused_s = time.monotonic()
+            return False
+        del self._needed[run.path]
         with contextlib.suppress(RunError):
             self.children[run.path] = _begin(run, mark, given or (), needed)
             return True
@@ -312,6 +324,7 @@ def main() -> None:
 def supervise() -> None:
     supervisor, idle_since = Supervisor(), math.inf
     supervisor.recover()
+    queue.waiting()  # what was lost of the order is in it from here on
     while True:
         now = time.monotonic()
         idle_since = math.inf if supervisor.look() else min(idle_since, now)

@@ -52,7 +52,6 @@ from luthier.engine.checkpoint import TrainState
 from luthier.engine.ranks import Ranks, joined
 from luthier.errors import DataError, Problem, RunError, UserError
 from luthier.models import adapters, quantize, weights
-from luthier.models.bottom import Bottom
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
 from luthier.models.teacher import Teacher
@@ -232,7 +231,7 @@ def _devices(config: RunConfig, saved: Mapping[str, Any] | None) -> int:
 def resume(path: Path | str, *, on_event: Listener | None = None) -> Run:
     """Go on with an unfinished run, as its folder says."""
     with RunFolder.open(path).at_home() as folder:
-        return train(_placed(folder), on_event=on_event)
+        return train(folder.placed(), on_event=on_event)
 
 
 def reproduce(path: Path | str, *, on_event: Listener | None = None) -> dict[str, Any]:
@@ -255,7 +254,7 @@ def reproduce(path: Path | str, *, on_event: Listener | None = None) -> dict[str
     scratch = Path(tempfile.mkdtemp(prefix="luthier-reproduce-"))
     try:
         with folder.at_home() as there:
-            config = _placed(there, directory=str(scratch))
+            config = _repeating(there, str(scratch))
             again = _train(config, on_event, plan=there.read_json("plan.json"), original=there)
         repeated, _ = again.folder.newest_valid_checkpoint()
         assert repeated is not None, "a finished run has its last checkpoint"
@@ -264,14 +263,10 @@ def reproduce(path: Path | str, *, on_event: Listener | None = None) -> dict[str
         shutil.rmtree(scratch)
 
 
-def _placed(folder: RunFolder, directory: str | None = None) -> RunConfig:
-    """The run's recipe, aimed at the folder it lies in (it may have been moved); or, to repeat it, at another one, with
-    the base's commit and without trackers."""
-    config = folder.config()
-    place: dict[str, Any] = {"name": folder.name, "dir": directory or str(folder.path.parent)}
-    if directory is None:
-        return config.model_copy(update={"run": config.run.model_copy(update=place)})
-    run = config.run.model_copy(update={**place, "report": ()})
+def _repeating(folder: RunFolder, directory: str) -> RunConfig:
+    """The run's recipe, to repeat it in another folder: with the base's commit and without trackers."""
+    config = folder.placed(directory)
+    run = config.run.model_copy(update={"report": ()})
     return config.model_copy(update={"run": run, "model": pinned(config.model, manifest.load(folder).base)})
 
 
@@ -542,11 +537,7 @@ def assemble(
         steps = stream.Stream.of(data.train, config, plan.budgets, call_tokens, (ranks.index, ranks.size))
         if data.validation is not None:
             held_out = pack.batches(data.validation, plan.budget_tokens, call_tokens)
-        here = config_load.environment()
-        bottom = frozen.opened(decoder, tune, given.manifest, plan, data.rows, here, ranks.size)
-        made_of = _method_given(config, given, desk, plan, ranks, bottom)
-        made_of = dataclasses.replace(made_of, teacher=_teacher(config, given, decoder, plan, ranks))
-        method = methods.build(config.method, made_of)
+        method = methods.build(config.method, _method_given(config, given, desk, decoder, plan, ranks))
     at_end.callback(method.close)
     answers = steps.largest(state.step, False).micro if isinstance(steps, rounds.Rounds) and data.validation else ()
     room = tightening.Tightening(
@@ -586,7 +577,7 @@ def assemble(
 
 
 def _method_given(
-    config: RunConfig, given: Given, desk: Desk, plan: planning.Plan, ranks: Ranks, bottom: Bottom | None
+    config: RunConfig, given: Given, desk: Desk, decoder: Decoder, plan: planning.Plan, ranks: Ranks
 ) -> methods.Given:
     """What the method is made of."""
     tune, here = given.tune, config_load.environment()
@@ -600,11 +591,12 @@ def _method_given(
         cache=here.cache_dir,
         fresh=fresh,
         policies=plan.policies,
-        bottom=bottom,
+        bottom=frozen.opened(decoder, tune, given.manifest, plan, given.data.rows, here, ranks.size),
         call_tokens=pack.call_tokens(plan.backend.device),
         ranks=ranks,
         facts=frozen.model_facts(given.base.arch, tune, given.manifest, plan)
         | {"parent": (given.manifest.parent or {}).get("files"), "init": [config.model.init, config.run.seed]},
+        teacher=_teacher(config, given, decoder, plan, ranks),
     )
 
 

@@ -219,8 +219,8 @@ class RunFolder:
 
     @property
     def active(self) -> bool:
-        """Whether it is going, or waits for its turn."""
-        return self.state in ("queued", "running")
+        """Whether it is going, or waits for its turn; what has been written says nothing about that."""
+        return self.locked or self.has("queued")
 
     def state_of(self, ended: str | None) -> State:
         """`state`, where the summary is at hand."""
@@ -241,6 +241,13 @@ class RunFolder:
             ConfigError: it is damaged, or of a version that knows other fields.
         """
         return load.load(self.path / "recipe.yaml")
+
+    def placed(self, directory: str | None = None) -> RunConfig:
+        """`config`, aimed at the folder that it lies in, which may have been moved; or at a run of the same name in
+        another one."""
+        config = self.config()
+        place = {"name": self.name, "dir": directory or str(self.path.parent)}
+        return config.model_copy(update={"run": config.run.model_copy(update=place)})
 
     @contextlib.contextmanager
     def at_home(self) -> Iterator[Self]:
