@@ -88,14 +88,11 @@ def stages(recipe: Recipe = None, overrides: Overrides = ()) -> tuple[Stage, ...
         config, wrong = _check(tree, origin) if draft.from_ is None or came is not None else (None, [])
         problems += [each for each in (*found, *wrong) if each not in problems]
         if config is not None and not found:
-            made[draft.name] = Stage(draft.name, draft.from_, draft.start, config, _planned(config, draft, came))
+            planned = staging.planned(config, draft.start, came)
+            made[draft.name] = Stage(draft.name, draft.from_, draft.start, config, planned)
     if problems:
         raise ConfigError(problems)
     return tuple(made.values())
-
-
-def _planned(config: RunConfig, draft: staging.Draft, came: Stage | None) -> RunConfig:
-    return staging.planned(config, draft.start, came)
 
 
 def _shared_name(shared: Tree, overrides: Overrides) -> str:

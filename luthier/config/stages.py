@@ -172,6 +172,11 @@ def _lay(tree: Tree, shared: Tree, path: tuple[str | int, ...], given: Mapping[s
         tree.raw |= raw
 
 
+def _each(overrides: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+    """Texts, or the names of a mapping; a single text is one override."""
+    return [overrides] if isinstance(overrides, str) else list(overrides)
+
+
 def overrides_of(name: str, overrides: Sequence[Any] | Mapping[str, Any]) -> Sequence[Any] | Mapping[str, Any]:
     """The overrides that a stage obeys: those of all stages, and `stages.NAME.field`, which come last."""
     prefix = f"{KEY}.{name}."
@@ -179,7 +184,7 @@ def overrides_of(name: str, overrides: Sequence[Any] | Mapping[str, Any]) -> Seq
         general = {key: value for key, value in overrides.items() if not str(key).startswith(f"{KEY}.")}
         own = {str(key).removeprefix(prefix): value for key, value in overrides.items() if str(key).startswith(prefix)}
         return {**general, **own}
-    texts = [overrides] if isinstance(overrides, str) else list(overrides)
+    texts = _each(overrides)
     general_texts = [each for each in texts if not str(each).startswith(f"{KEY}.")]
     return [*general_texts, *(str(each).removeprefix(prefix) for each in texts if str(each).startswith(prefix))]
 
@@ -187,14 +192,13 @@ def overrides_of(name: str, overrides: Sequence[Any] | Mapping[str, Any]) -> Seq
 def hear(draft: Draft, overrides: Sequence[Any] | Mapping[str, Any]) -> None:
     """Note what overrides say of this stage alone."""
     prefix = f"{KEY}.{draft.name}."
-    given = [overrides] if isinstance(overrides, str) else list(overrides)
-    draft.said |= {str(each).partition("=")[0].removeprefix(prefix) for each in given if str(each).startswith(prefix)}
+    own = (str(each) for each in _each(overrides) if str(each).startswith(prefix))
+    draft.said |= {each.partition("=")[0].removeprefix(prefix) for each in own}
 
 
 def unknown_overrides(names: Sequence[str], overrides: Sequence[Any] | Mapping[str, Any], where: str) -> list[Problem]:
     """Overrides for stages that there are not."""
-    given = [overrides] if isinstance(overrides, str) else list(overrides)
-    keys = [str(each).partition("=")[0] for each in given if str(each).startswith(f"{KEY}.")]
+    keys = [str(each).partition("=")[0] for each in _each(overrides) if str(each).startswith(f"{KEY}.")]
     wrong = [key for key in keys if key.split(".")[1] not in names or key.count(".") < 2]
     return [Problem("config.stage_unknown", where, key, values={"names": ", ".join(names)}) for key in wrong]
 

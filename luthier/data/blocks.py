@@ -15,15 +15,12 @@ from numpy.typing import NDArray
 
 from luthier.batch import Floats, Ints
 from luthier.data import laws
-from luthier.data.examples import LEARNT, Example, Preference, Text, parts
+from luthier.data.examples import Example, Preference, Text, parts
 from luthier.data.learnt import Weighted
 from luthier.data.readers import Raw
 from luthier.data.renderer import RowRenderer
 from luthier.data.scan import Account, Kept, Table, Taker
 from luthier.errors import Problem
-
-RENDERED = frozenset(each.__name__ for each in LEARNT)
-"""Kinds of examples that become tokens; no method learns from others yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +94,7 @@ class BlockMaker:
 
 def at_fault(account: Account, drop_bad_rows: bool) -> bool:
     """Whether what was found so far rules out training on the file."""
-    return bool(account.fatal or (account.excluded and not drop_bad_rows) or account.kinds.keys() - RENDERED)
+    return bool(account.fatal or (account.excluded and not drop_bad_rows))
 
 
 def _render(renderer: RowRenderer, block: Sequence[Kept], skip: int) -> Rendered:

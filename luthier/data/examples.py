@@ -116,8 +116,6 @@ LEARNS: dict[str, tuple[type, ...]] = {
     "ppo": (Prompt,),
 }
 """Kind of method -> the examples that it learns from."""
-LEARNT = tuple(dict.fromkeys(kind for kinds in LEARNS.values() for kind in kinds))
-"""Examples that some method learns from; nothing says yet how the others become tokens."""
 
 MISFITS: dict[type, str] = {
     Text: "data.sft_on_text",

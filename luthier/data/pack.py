@@ -369,6 +369,15 @@ def _judged(examples: Sequence[Rendered]) -> tuple[Ints | None, dict[str, Floats
     return np.asarray([order[number] for number in numbers], dtype=np.int64), found
 
 
+def rows_to(stretches: Sequence[Stretch], start: Ints, end: Ints) -> list[Ints]:
+    """Rows from the beginning of an example to the end of each stretch."""
+    found: list[Ints] = []
+    for index, each in enumerate(stretches):
+        own = np.arange(start[index], end[index])
+        found.append(np.concatenate([found[each.parent], own]) if each.parent >= 0 else own)
+    return found
+
+
 class _Learnt(NamedTuple):
     """Scored rows, ascending; those of one row by target."""
 
@@ -381,16 +390,13 @@ class _Learnt(NamedTuple):
 def _learnt(examples: Sequence[Rendered], stretches: Sequence[Stretch], start: Ints, end: Ints) -> _Learnt:
     """Several examples that learn the same token in the same place learn it once with the sum of their weights; in
     groups, where each has a sum of its own, every one for itself."""
-    rows_to: list[Ints] = []  # rows from the beginning of an example to the end of each stretch
     parts = []
-    for index, each in enumerate(stretches):
-        own = np.arange(start[index], end[index])
-        rows_to.append(np.concatenate([rows_to[each.parent], own]) if each.parent >= 0 else own)
+    for each, reached in zip(stretches, rows_to(stretches, start, end), strict=True):
         for example in each.ends:
             ids, weights = examples[example].ids, examples[example].weights
-            places = np.flatnonzero(weights[1 : len(rows_to[index]) + 1])
+            places = np.flatnonzero(weights[1 : len(reached) + 1])
             owner = np.full(len(places), example)
-            parts.append((rows_to[index][places], ids[places + 1], owner, weights[places + 1]))
+            parts.append((reached[places], ids[places + 1], owner, weights[places + 1]))
     rows, targets, owner, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((owner, targets, rows))
     rows, targets, owner, weights = (column[order] for column in (rows, targets, owner, weights))

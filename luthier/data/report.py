@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from luthier.batch import Floats
 from luthier.data import check
 from luthier.data.check import Checked
-from luthier.data.examples import LEARNT, Example, parts
+from luthier.data.examples import Example, parts
 from luthier.data.findings import RANKS, Finding, Findings, ordered
 from luthier.data.laws import Shapes
 from luthier.data.near import Pairs
@@ -76,7 +76,7 @@ class Look:
 
     def see(self, where: str, path: str, role: Role, example: Example, content_hash: bytes) -> None:
         self.findings.see(where, path, role, example, content_hash)
-        if self._renderer is not None and isinstance(example, LEARNT):
+        if self._renderer is not None:
             self._waiting.append((where, example))
             if len(self._waiting) == BLOCK_ROWS:
                 self._measure(self._renderer)

@@ -133,17 +133,14 @@ def _batch(
     sequences = [each.computed for each in answers]
     stretches = prefix.apart(sequences) if call_tokens is None else prefix.shared(sequences, call_tokens)
     whole = pack.assemble([_rendered(number, each) for number, each in enumerate(answers)], stretches)
-    starts, ends = whole.segments.start, whole.segments.end
-    rows_to: list[Ints] = []  # rows from the beginning of an answer's prompt to the end of each stretch
     parts = []
-    for index, stretch in enumerate(stretches):
-        own = np.arange(starts[index], ends[index])
-        rows_to.append(np.concatenate([rows_to[stretch.parent], own]) if stretch.parent >= 0 else own)
+    reached = pack.rows_to(stretches, whole.segments.start, whole.segments.end)
+    for stretch, rows in zip(stretches, reached, strict=True):
         for owner in stretch.ends:
             each = answers[owner]
             count = len(each.answer)
-            rows = rows_to[index][len(each.prompt) - 1 :]
-            parts.append((rows, each.answer.astype(np.int64), np.full(count, owner), np.arange(count)))
+            own = rows[len(each.prompt) - 1 :]
+            parts.append((own, each.answer.astype(np.int64), np.full(count, owner), np.arange(count)))
     rows, targets, owners, places = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((owners, rows))
     rows, targets, owners, places = (column[order] for column in (rows, targets, owners, places))

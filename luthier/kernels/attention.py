@@ -315,8 +315,7 @@ def attend_last(
     """Attention of the last N tokens of one sequence over all of its T tokens, [N, H * E]."""
     queries, keys = len(q_NHE), len(k_TKE)
     q, k, v = (x.transpose(0, 1)[None] for x in (q_NHE, k_TKE, v_TKE))
-    seen = _seen(queries, keys, keys - queries, window, q.device)
-    out = _sdpa(q, k, v, seen, False, scale) if softcap is None else _capped(q, k, v, seen, scale, softcap)
+    out = _masked(q, k, v, _seen(queries, keys, keys - queries, window, q.device), scale, softcap)
     return out[0].transpose(0, 1).flatten(1)
 
 
@@ -344,7 +343,7 @@ def attend_cache(
     q = q_BHE.view(batch, k_BTKE.shape[2], -1, width)
     mask = seen_BT[:, None, None].expand(-1, 1, q.shape[2], -1)
     k, v = k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
-    out = _sdpa(q, k, v, mask, False, scale) if softcap is None else _capped(q, k, v, mask, scale, softcap)
+    out = _masked(q, k, v, mask, scale, softcap)
     return out.reshape(batch, heads * width)
 
 
@@ -363,8 +362,10 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sc
     )
 
 
-def _capped(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float | None, softcap: float) -> Tensor:
-    """[G, H, T, E] with scores that are cap * tanh(scores / cap), in float32; `seen` is bool."""
+def _masked(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float | None, softcap: float | None) -> Tensor:
+    """[G, H, T, E] over the keys that are seen, bool; capped scores, cap * tanh(scores / cap), are in float32."""
+    if softcap is None:
+        return _sdpa(q, k, v, seen, causal=False, scale=scale)
     groups, dtype = q.shape[1] // k.shape[1], torch.promote_types(q.dtype, torch.float32)
     wide_q, wide_k, wide_v = (x.to(dtype) for x in (q, k, v))
     k_GHTE, v_GHTE = (x.repeat_interleave(groups, 1) for x in (wide_k, wide_v))

@@ -110,9 +110,7 @@ class _Distil(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         need_x, need_weight, *_ = ctx.needs_input_grad
         dtype = wide(x_MD.dtype)
-        # As in the head's linear mode: size 1 for what is stored, so that nothing underflows in half precision.
-        largest = coefficients_M.abs().amax() if len(coefficients_M) else coefficients_M.new_ones(())
-        largest = largest.clamp_min(torch.finfo(coefficients_M.dtype).tiny)
+        largest = head.largest_of(coefficients_M)
         unit_M = (coefficients_M / largest).to(dtype)
         logp_M = torch.empty(len(x_MD), dtype=dtype, device=x_MD.device)
         divergence_M = torch.empty_like(logp_M)

@@ -126,6 +126,13 @@ def logits(x_MD: Tensor, weight_VD: Tensor, rows: Rows | None = None, layout: Te
     return _with_own(known_MV, x_MD, _rounded(rows, dtype)).to(wide(dtype))
 
 
+def largest_of(coefficients_M: Tensor) -> Tensor:
+    """What brings coefficients to size 1 for a gradient that is stored: with loss scaling, the scale arrives only in
+    the backward pass, and small coefficients would underflow in half precision before that."""
+    largest = coefficients_M.abs().amax() if len(coefficients_M) else coefficients_M.new_ones(())
+    return largest.clamp_min(torch.finfo(coefficients_M.dtype).tiny)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -139,10 +146,7 @@ class _Linear(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         need_x, need_weight, *_, need_rows, _ = ctx.needs_input_grad
         need = _Need(need_x, need_weight, need_rows)
-        # Coefficients are brought to size 1 for the stored gradient: with loss scaling, the scale arrives only in the
-        # backward pass, and small coefficients would underflow in half precision before that.
-        largest = coefficients_M.abs().amax() if len(coefficients_M) else coefficients_M.new_ones(())
-        largest = largest.clamp_min(torch.finfo(coefficients_M.dtype).tiny)
+        largest = largest_of(coefficients_M)
         scores = _forward(x_MD, weight_VD.to(x_MD.dtype), targets_M, how, coefficients_M / largest, need)
         ctx.save_for_backward(scores.dx_MD, scores.dweight_VD, scores.drows_TD, largest)
         constant = [each for each in (scores.logp_M, scores.entropy_M) if each is not None]
