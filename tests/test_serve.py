@@ -864,7 +864,9 @@ def test_offline_from_a_folder_that_cannot_be_written(place, open_to_all):
     for path in sorted(before, reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)
     code = (
-        "import socket, encodings.idna, luthier.cli, luthier.serving.house\n"
+        "import contextlib, io, socket, encodings.idna, luthier.cli, luthier.serving.house\n"
+        # Before rights are dropped: the project may lie where nobody else can read what is loaded at first use.
+        "with contextlib.redirect_stdout(io.StringIO()): luthier.cli.run(['serve', '--help'])\n"
         "luthier.serving.house.open_session('runs/first').answer('x', luthier.Sampling(max_tokens=2))\n"
         "def denied(*arguments, **options): raise SystemExit('the network was asked for')\n"
         "socket.socket.connect = socket.socket.connect_ex = denied\n"
