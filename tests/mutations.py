@@ -1779,8 +1779,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a front outlives its engine": Mutation(
         "serving/beside.py",
-        "            server.should_exit = True",
-        "            pass",
+        "server.should_exit = True",
+        "pass",
         "test_serve.py::test_vllm_ends_with_its_front_and_the_front_with_it",
     ),
     "64.0 is no whole number": Mutation(

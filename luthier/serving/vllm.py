@@ -7,7 +7,6 @@ request. Tested against a stand-in for vLLM, not against vLLM.
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import contextlib
 import dataclasses
@@ -32,9 +31,9 @@ from luthier.data.templates import Renderer
 from luthier.errors import EngineFailed, ModelError, Problem, RunError
 from luthier.runs import manifest
 from luthier.runs.store import RunFolder
-from luthier.serving.beside import behind, watched
+from luthier.serving.beside import answer
 from luthier.serving.door import Keys
-from luthier.serving.house import bind, ready
+from luthier.serving.house import bind
 from luthier.serving.limits import Limits
 from luthier.serving.relay import Dialect, Upstream
 from luthier.serving.tools import Style, style_of
@@ -261,11 +260,8 @@ def run(  # noqa: PLR0913  as `house.run`
     with bind(host, port) as listener:
         given = offer(targets, how)
         with started(given, command, limits, wait_s) as (upstream, child):
-            server = behind(upstream, keys, limits, log)
-            with watched(child.process, server):
-                print(ready(listener, upstream.names), say("serve.by_vllm"), file=log, flush=True)
-                asyncio.run(server.serve([listener]))
-            if not server.ended_by:
+            ended_by = answer(upstream, child.process, listener, keys, limits, log, say("serve.by_vllm"))
+            if not ended_by:
                 raise EngineFailed(Problem("serve.engine_ended", values={"lines": child.last_lines}))
         print(say("serve.ended"), file=log, flush=True)
-        return server.ended_by
+        return ended_by
