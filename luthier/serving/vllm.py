@@ -85,6 +85,7 @@ def offer(targets: Sequence[str], how: Mapping[str, Any]) -> Offer:
         ModelError, RunError: as `open_session` and `Session.load`; an adapter has weights that vLLM does not apply.
     """
     adapters: dict[str, Path] = {}
+    fingerprint: Mapping[str, Any] | None = None
     path = run_path(targets[0])
     if path is None:
         base, renderer = find_model(targets[0], how.get("template", "model"), how.get("on_download"))
@@ -94,19 +95,22 @@ def offer(targets: Sequence[str], how: Mapping[str, Any]) -> Offer:
             own_template(run, how.get("template", "model"))
             output = output_folder(run).resolve()
             renderer = Renderer.load(output)
-            whole = output.name == "model"
-            folder = output if whole else run_base(run).folder.resolve()
-            name = run.name if whole else public(run.config().model.path)
-            if not whole:
+            if output.name == "model":
+                folder, name = output, run.name
+            else:
+                base = run_base(run)
+                folder, name = base.folder.resolve(), public(run.config().model.path)
+                fingerprint = base.fingerprint
                 adapters[run.name] = output
-    fingerprint = manifest.weights_fingerprint(folder) if len(targets) > 1 else {}
     for target in targets[1:]:
         run_folder, own = adapter_at(target)
+        fingerprint = fingerprint or manifest.weights_fingerprint(folder)
         hold_to_base(run_folder, fingerprint, name)
         hold_to_renderer(own, renderer, name)
-        if adapter_name(target) in (name, *adapters):
-            raise RunError(Problem("serve.name_taken", value=adapter_name(target)))
-        adapters[adapter_name(target)] = own.resolve()
+        called = adapter_name(target)
+        if called in (name, *adapters):
+            raise RunError(Problem("serve.name_taken", value=called))
+        adapters[called] = own.resolve()
     for own in adapters.values():
         more = adapter_config.beyond_low_rank(own)
         if more:
