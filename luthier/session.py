@@ -44,7 +44,7 @@ from luthier.writing import Ask, Reply, Writer, write
 @dataclasses.dataclass(frozen=True)
 class Base:
     """A base model found on disk. path: as the user named it; commit: of the hub, where it came from there;
-    notes: what should be known about how it was found."""
+    notes: what should be known about how it was found; fingerprint: of its weights, where they were read for it."""
 
     path: str
     folder: Path
@@ -52,6 +52,7 @@ class Base:
     commit: str | None
     arch: Architecture
     notes: tuple[Problem, ...] = ()
+    fingerprint: Mapping[str, Any] | None = None
 
 
 def find_base(model: ModelSection, on_download: Progress | None = None) -> Base:
@@ -103,6 +104,7 @@ class Session:
     folder: Path
     voices: dict[str, str | None] = dataclasses.field(init=False)
     _mixes: dict[str, Mapping[str, float]] = dataclasses.field(init=False, default_factory=dict)
+    _known: Mapping[str, Any] | None = dataclasses.field(init=False, default=None)
     _writer: Writer | None = dataclasses.field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -178,8 +180,8 @@ class Session:
         return self.voices[voice]
 
     @functools.cached_property
-    def _fingerprint(self) -> dict[str, Any]:
-        return manifest.weights_fingerprint(self.folder)
+    def _fingerprint(self) -> Mapping[str, Any]:
+        return self._known or manifest.weights_fingerprint(self.folder)
 
     # ------------------------------------------------------------------------------------------------ answering
 
@@ -496,7 +498,9 @@ def _open_run(run: RunFolder, device: str, compare: bool) -> Session:
         return Session(decoder, renderer, None, run.name, original, asked.path, output)
     assert base is not None and original is not None
     adapters.load_adapter(original, base.arch, output, ADAPTER)
-    return Session(original, renderer, ADAPTER, run.name, original, asked.path, base.folder)
+    session = Session(original, renderer, ADAPTER, run.name, original, asked.path, base.folder)
+    session._known = base.fingerprint
+    return session
 
 
 def open_judge(target: str | Path, *, device: str = "auto") -> Judge:
@@ -539,7 +543,7 @@ def run_base(run: RunFolder) -> Base:
     if changed:
         values = {"files": ", ".join(changed)}
         raise ModelError(Problem("models.base_changed", where=str(base.folder), value=base.path, values=values))
-    return with_heads(base, run.config())
+    return with_heads(dataclasses.replace(base, fingerprint=now), run.config())
 
 
 def with_heads(base: Base, config: RunConfig) -> Base:

@@ -41,7 +41,7 @@ class Found:
 
     def facts(self) -> dict[str, Any]:
         """{path, sha256, config_sha256, adapter}, for the manifest."""
-        made = manifest.weights_fingerprint(self.base.folder)
+        made = self.base.fingerprint or manifest.weights_fingerprint(self.base.folder)
         own = manifest.parent_fingerprint(self.adapter)["sha256"] if self.adapter is not None else None
         whole = {"path": self.asked, "commit": self.base.commit, "adapter": own}
         return {**whole, "sha256": made["sha256"], "config_sha256": made["config_sha256"]}

@@ -136,6 +136,15 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder outside of pytest's own, which it closes to other users each time it starts."""
+    folder = Path(tempfile.mkdtemp(prefix="luthier-open-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
 # ------------------------------------------------------------------------------------------------- real data
 
 

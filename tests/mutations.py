@@ -655,7 +655,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "Gemma's norms are exported as they lie": Mutation(
         "export/gguf/write.py",
-        "return values.float() + 1  # Gemma's",
+        "return values.float() + 1",
         "return values.float()",
         "test_gguf_write.py::test_equals_transformers",
     ),
@@ -1779,8 +1779,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a front outlives its engine": Mutation(
         "serving/beside.py",
-        "            server.should_exit = True",
-        "            pass",
+        "server.should_exit = True",
+        "pass",
         "test_serve.py::test_vllm_ends_with_its_front_and_the_front_with_it",
     ),
     "64.0 is no whole number": Mutation(
@@ -1907,7 +1907,7 @@ MUTATIONS: dict[str, Mutation] = {
     # ------------------------------------------------------------------------------------------- GGUF's adapter alone
     "rows of an adapter's q and k are not where llama.cpp rotates them": Mutation(
         "export/gguf/lora.py",
-        "write.as_ggml(b_OR, weight, mixer, kind)",
+        "write.as_ggml(b_OR, weight, planned.file.arch.spec, kind)",
         "b_OR",
         "test_gguf_lora.py::test_llama_cpp_says_what_pefts_model_says",
     ),

@@ -127,8 +127,8 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], bound: float
 # ------------------------------------------------------------------------------------------------- parity
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_loss_and_every_gradient_equal_transformers(name: str) -> None:
+def assert_equals_transformers(name: str) -> None:
+    """Loss and every gradient."""
     model = build(name)
     decoder = decoder_of(model, name, trains=everything)
     docs = documents()
@@ -139,6 +139,11 @@ def test_loss_and_every_gradient_equal_transformers(name: str) -> None:
     assert difference(ours.detach(), theirs.detach()) <= BOUND
     expected = {key: parameter.grad for key, parameter in model.named_parameters()}
     assert_same(gradients(decoder), expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_and_every_gradient_equal_transformers(name: str) -> None:
+    assert_equals_transformers(name)
 
 
 @pytest.mark.parametrize("name", FAMILY_CASES)

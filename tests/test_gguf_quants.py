@@ -98,7 +98,7 @@ def test_nano_in_torch_s_k_quants_is_as_near_to_itself_as_in_llama_cpp_s(tmp_pat
             for name, there in planned.names.items():
                 mixer = source.arch.spec.layers[0].mixer
                 values = torch.from_numpy(read[there].copy()).view(state[name].shape)
-                change = values - write.as_ggml(state[name], name, mixer, planned.kind)
+                change = values - write.as_ggml(state[name], name, source.arch.spec, planned.kind)
                 errors[-1][name] = float(change.double().square().mean().sqrt())
                 model.state_dict()[name].copy_(as_checkpoint(values, name, mixer.heads, mixer.kv_heads))
             kl.append(float((exact.exp() * (exact - logps())).sum(-1).double().mean()))

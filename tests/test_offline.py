@@ -8,8 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,15 +72,6 @@ def refused() -> str:
 
 def hashes(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def open_to_all() -> Iterator[Path]:
-    """A folder that nobody may enter, too."""
-    folder = Path(tempfile.mkdtemp(prefix="luthier-offline-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def test_from_training_to_serving_without_a_network(open_to_all):

@@ -10,16 +10,15 @@ import torch
 from test_decoder import (
     ALL_LINEAR,
     add_adapter,
+    assert_equals_transformers,
     assert_same,
     decoder_of,
     documents,
-    everything,
     flat,
     gradients,
     nll,
-    reference_nll,
 )
-from tiny_models import BOUND, build, difference
+from tiny_models import build, difference
 from torch import Tensor
 
 from luthier.engine import backend
@@ -50,15 +49,7 @@ def test_each_product(rows: int, inputs: int, outputs: int) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_loss_and_every_gradient_equal_transformers(name: str) -> None:
     products.use("onednn")
-    model = build(name)
-    decoder = decoder_of(model, name, trains=everything)
-    docs = documents()
-    theirs = reference_nll(model, docs)
-    theirs.backward()
-    ours = nll(decoder, flat(docs))
-    ours.backward()
-    assert difference(ours.detach(), theirs.detach()) <= BOUND
-    assert_same(gradients(decoder), {key: parameter.grad for key, parameter in model.named_parameters()})
+    assert_equals_transformers(name)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import waiting
 
 from luthier import cli, machine, queue, supervisor
 from luthier.config import load
@@ -44,10 +46,7 @@ def recipe(name: str, **more: Any) -> RunConfig:
 
 
 def until(true: Callable[[], bool], limit_s: float = 240) -> None:
-    deadline = time.monotonic() + limit_s
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+    assert waiting.until(true, limit_s), "waited in vain"
 
 
 def names() -> list[str]:
@@ -93,8 +92,7 @@ def test_the_order_is_found_again_from_the_folders(place: Path, damage: str) -> 
 def test_a_run_whose_folder_is_deleted_is_forgotten(place: Path) -> None:
     queue.submit(recipe("a"))
     queue.submit(recipe("b"))
-    for file in sorted(Path("runs/a").rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
+    shutil.rmtree("runs/a")
     assert names() == ["b"]
 
 

@@ -14,17 +14,17 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import openai
 import pytest
+from waiting import until
 
 from luthier import proof
 from luthier.data.formats import Message
@@ -105,12 +105,6 @@ class House:
     def client(self, key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
 
-    def until(self, holds: Callable[[], bool], seconds: float = 20) -> bool:
-        end = time.monotonic() + seconds
-        while not holds() and time.monotonic() < end:
-            time.sleep(0.02)
-        return holds()
-
 
 @pytest.fixture(scope="module")
 def served(place) -> Iterator[House]:
@@ -127,6 +121,16 @@ def slowly(made: House, seconds: float = 0.02) -> None:
         return step()
 
     made.engine._generator.step = wait
+
+
+@contextlib.contextmanager
+def asking(made: House, asked: dict) -> Iterator[None]:
+    """A client that asks, reads nothing, and goes away at the end."""
+    body = json.dumps(asked).encode()
+    with socket.create_connection(("127.0.0.1", made.port)) as line:
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        yield
 
 
 # -------------------------------------------------------------------------------------------------- answers
@@ -309,7 +313,7 @@ def test_keys_sizes_and_queues(place):
         with pytest.raises(openai.APIStatusError) as caught:
             client.completions.create(model="first", prompt="x", max_tokens=200, temperature=2.0, seed=1, stop=["\x00"])
         assert caught.value.status_code == 504
-        assert made.until(lambda: made.engine.open_jobs == 0), "what ran out of time goes on being written"
+        assert until(lambda: made.engine.open_jobs == 0), "what ran out of time goes on being written"
     log = made.log.getvalue()
     assert "secret" not in log and "xxx" not in log and "POST /v1/completions 413" in log
 
@@ -378,7 +382,7 @@ def test_an_adapter_that_is_unloaded_while_it_speaks_ends_its_answers_first(plac
         url = f"{made.url}/v1/adapters/second"
         asking = threading.Thread(target=lambda: gone.append(httpx2.delete(url, timeout=60).status_code))
         asking.start()
-        assert made.until(lambda: "second" not in made.voices.names)
+        assert until(lambda: "second" not in made.voices.names)
         with pytest.raises(openai.NotFoundError):
             client.completions.create(**how)
         assert not gone and "second" in made.voices.session.voices, "it is held while an answer is written with it"
@@ -395,14 +399,11 @@ def test_a_client_that_goes_away_while_it_waits_leaves_the_others_alone(place):
         slowly(made)
         stream = client.completions.create(**how, stream=True)
         text = next(iter(stream)).choices[0].text
-        body = json.dumps({**how, "seed": 2}).encode()
-        with socket.create_connection(("127.0.0.1", made.port)) as line:
-            head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            assert made.until(lambda: made.engine.figures["waiting"] == 1)
-        assert made.until(lambda: made.engine.open_jobs == 1, 3), "it no longer waits"
+        with asking(made, {**how, "seed": 2}):
+            assert until(lambda: made.engine.figures["waiting"] == 1)
+        assert until(lambda: made.engine.open_jobs == 1, 3), "it no longer waits"
         assert text + "".join(each.choices[0].text for each in stream) == wanted
-        assert made.until(lambda: made.engine.open_jobs == 0)
+        assert until(lambda: made.engine.open_jobs == 0)
 
 
 def test_an_adapter_of_another_base_or_template_is_refused(place, tiny_model, tmp_path):
@@ -427,12 +428,9 @@ def test_a_client_that_goes_away_ends_its_answer(place):
         slowly(made, 0.05)
         ask = {"model": "base", "prompt": "Say", "max_tokens": 200, "temperature": 2.0, "seed": 1}
         for stream in (True, False):
-            body = json.dumps({**ask, "stream": stream}).encode()
-            with socket.create_connection(("127.0.0.1", made.port)) as line:
-                head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-                assert made.until(lambda: made.engine.figures["running"] == 1)
-            assert made.until(lambda: made.engine.open_jobs == 0, 3), stream
+            with asking(made, {**ask, "stream": stream}):
+                assert until(lambda: made.engine.figures["running"] == 1)
+            assert until(lambda: made.engine.open_jobs == 0, 3), stream
         assert "luthier_cancelled_total 2.0" in httpx2.get(f"{made.url}/metrics").text
 
 
@@ -456,7 +454,7 @@ def test_a_stream_that_nobody_began_to_read_ends_its_answers(served):
 
         with contextlib.suppress(BaseException):
             await Events(front, chunks(), answering.jobs)({"type": "http"}, receive, send)
-        assert await asyncio.wait_for(asyncio.to_thread(served.until, lambda: served.engine.open_jobs == 0), 20)
+        assert await asyncio.wait_for(asyncio.to_thread(until, lambda: served.engine.open_jobs == 0), 20)
 
     cancelled: list = []
     asyncio.run(gone())
@@ -511,7 +509,7 @@ def test_what_the_server_holds_does_not_grow(place):
             client.chat.completions.create(model="first", messages=QUESTION, max_tokens=4, n=3, logprobs=True)
             client.embeddings.create(model="first", input="Say")
             client.close()
-            assert made.until(lambda: made.engine.open_jobs == 0)
+            assert until(lambda: made.engine.open_jobs == 0)
 
         def held() -> int:
             gc.collect()
@@ -534,7 +532,7 @@ def test_what_the_server_holds_does_not_grow(place):
         assert sorted([*cache._free, *cache._idle]) == list(range(cache.num_blocks)) and not any(cache._users)
         assert set(cache._idle) == set(cache._digest_of) == set(cache._known.values())
         made.engine._commands.put(lambda: None)  # whose turn lets go of the command before
-        assert made.until(made.engine._commands.empty)
+        assert until(made.engine._commands.empty)
         gc.collect()
         assert len(jobs) > 100 and not [each for each in jobs if each() is not None]
 
@@ -612,14 +610,18 @@ def test_a_text_that_cannot_be_finished_fails_alone(place, capsys):
 # -------------------------------------------------------------------------------------------------- the process
 
 
-def start(place: Path, *more: str, code: str = "") -> tuple[subprocess.Popen, str]:
-    """`luthier serve` in a process of its own; it and its address."""
+def start(place: Path, *words: str, code: str = "") -> subprocess.Popen:
+    """`luthier serve` in a process of its own, after this code."""
     run = f"import os, sys\n{code}\nfrom luthier.cli import main\nsys.argv[0] = 'luthier'\nmain()"
-    command = [sys.executable, "-c", run, "serve", str(place / "runs" / "first"), "--port", "0", *more]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=place)
+    command = [sys.executable, "-c", run, "serve", *words, "--port", "0"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=place)
+
+
+def address(process: subprocess.Popen, *said: str) -> str:
+    """Where it serves, once it says so, and this."""
     line = process.stderr.readline()
-    assert "Serving" in line, line + process.stderr.read()
-    return process, line.split("at ")[1].split("/v1")[0]
+    assert all(each in line for each in ("Serving", *said)), line + process.stderr.read()
+    return line.split("at ")[1].split("/v1")[0]
 
 
 def test_sigterm_finishes_what_runs_and_takes_nothing_new(place):
@@ -627,8 +629,9 @@ def test_sigterm_finishes_what_runs_and_takes_nothing_new(place):
         "import time\nfrom luthier.serving import engine\nstep = engine.Generator.step\n"
         "def slow(self):\n    time.sleep(0.05)\n    return step(self)\nengine.Generator.step = slow"
     )
-    process, url = start(place, code=code)
+    process = start(place, "runs/first", code=code)
     try:
+        url = address(process)
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0)
         how = dict(model="first", prompt="Say", max_tokens=40, temperature=1.0, seed=3)
         wanted = client.completions.create(**how)
@@ -656,14 +659,10 @@ def test_llama_cpp_behind_the_same_front(tmp_path, monkeypatch):
     (tmp_path / "keys").write_text("a-key\n")
     session = open_session("nano", device="cpu")
     wanted = session.answer([Message("user", "Say birch")], Sampling(max_tokens=12))
-    run = "from luthier.cli import main\nimport sys\nsys.argv[0] = 'luthier'\nmain()"
-    more = ["serve", "files/nano-f16.gguf", "--engine", "llama.cpp", "--port", "0", "--device", "cpu"]
-    command = [sys.executable, "-c", run, *more, "--api-key-file", "keys", "--sequences", "4"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    more = ["--engine", "llama.cpp", "--device", "cpu", "--api-key-file", "keys", "--sequences", "4"]
+    process = start(tmp_path, "files/nano-f16.gguf", *more)
     try:
-        line = process.stderr.readline()
-        assert "Serving nano-f16" in line, line + process.stderr.read()
-        url = line.split("at ")[1].split("/v1")[0]
+        url = address(process, "Serving nano-f16")
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="a-key", max_retries=0, timeout=120)
         how = dict(model="nano-f16", messages=[{"role": "user", "content": "Say birch"}], max_tokens=12)
         whole = client.chat.completions.create(**how)
@@ -700,10 +699,8 @@ STAND_IN = Path(__file__).with_name("stand_in_vllm.py")
 
 def vllm(place: Path, folder: Path, *more: str) -> subprocess.Popen:
     """`luthier serve --engine vllm` with a stand-in for vLLM, which keeps what it is told in a folder."""
-    run = "from luthier.cli import main\nimport sys\nsys.argv[0] = 'luthier'\nmain()"
-    command = [sys.executable, "-c", run, "serve", "runs/first", "--engine", "vllm", "--port", "0"]
-    command += ["--vllm-command", f"{sys.executable} {STAND_IN} {folder}", *more]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=place)
+    command = f"{sys.executable} {STAND_IN} {folder}"
+    return start(place, "runs/first", "--engine", "vllm", "--vllm-command", command, *more)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="vLLM is not for Windows")
@@ -711,9 +708,7 @@ def test_vllm_behind_the_same_front(place, tmp_path):
     (tmp_path / "keys").write_text("a-key\n")
     process = vllm(place, tmp_path, "runs/second", "--api-key-file", str(tmp_path / "keys"), "--sequences", "4")
     try:
-        line = process.stderr.readline()
-        assert "Serving first, second, base" in line and "stand-in" in line, line + process.stderr.read()
-        url = line.split("at ")[1].split("/v1")[0]
+        url = address(process, "Serving first, second, base", "stand-in")
         begun = json.loads((tmp_path / "started.json").read_text())
         told = begun["arguments"]
         assert told[:2] == ["serve", str(place / "base")] and told[told.index("--max-num-seqs") + 1] == "4"
@@ -761,7 +756,7 @@ def test_vllm_behind_the_same_front(place, tmp_path):
         stream = client.chat.completions.create(**{**how, "max_tokens": 200}, stream=True)
         next(iter(stream))
         stream.close()
-        wait_for((tmp_path / "left").exists)
+        assert until((tmp_path / "left").exists)
         stream = client.chat.completions.create(**{**how, "max_tokens": 200}, stream=True)
         text = next(iter(stream)).choices[0].delta.content
         process.send_signal(signal.SIGTERM)
@@ -770,13 +765,6 @@ def test_vllm_behind_the_same_front(place, tmp_path):
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()
-
-
-def wait_for(holds: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, holds
-        time.sleep(0.05)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="vLLM is not for Windows")
@@ -796,7 +784,7 @@ def test_vllm_that_does_not_come_is_told_with_its_last_lines(place, tmp_path, ho
 def test_vllm_ends_with_its_front_and_the_front_with_it(place, tmp_path):
     process = vllm(place, tmp_path)
     try:
-        url = process.stderr.readline().split("at ")[1].split("/v1")[0]
+        url = address(process)
         (tmp_path / "die-later").touch()
         with pytest.raises(openai.InternalServerError):
             client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0)
@@ -810,7 +798,7 @@ def test_vllm_ends_with_its_front_and_the_front_with_it(place, tmp_path):
     (tmp_path / "started.json").unlink()
     process = vllm(place, tmp_path)
     try:
-        wait_for((tmp_path / "started.json").exists, 60)
+        assert until((tmp_path / "started.json").exists, 60)
         time.sleep(0.3)  # until the file is whole
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143, "also before it serves"
@@ -841,15 +829,6 @@ def test_what_vllm_would_do_otherwise_is_refused_before_it_starts(place, tmp_pat
         assert caught.value.problems[0].id == id
 
 
-@pytest.fixture
-def open_to_all() -> Iterator[Path]:
-    """A folder that nobody may enter, too."""
-    folder = Path(tempfile.mkdtemp(prefix="luthier-serve-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="drops root's rights, as Linux does")
 def test_offline_from_a_folder_that_cannot_be_written(place, open_to_all):
     """Nothing but the listening address is ever connected to, and the model's folder stays as it was."""
@@ -873,8 +852,9 @@ def test_offline_from_a_folder_that_cannot_be_written(place, open_to_all):
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "os.environ['HOME'] = '/nonexistent'"
     )
-    process, url = start(tmp_path / "kept", code=code)
+    process = start(tmp_path / "kept", "runs/first", code=code)
     try:
+        url = address(process)
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0)
         schema = {"type": "json_object"}
         assert client.chat.completions.create(model="first", messages=QUESTION, max_tokens=4, response_format=schema)

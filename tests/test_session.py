@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,15 +179,6 @@ os.environ["HOME"] = home
 answers = open_session(folder, device="cpu").answers(["Say amber"], Sampling(max_tokens=4))
 print(json.dumps([answers, run_path(closed)]))
 """
-
-
-@pytest.fixture
-def open_to_all():
-    """A folder outside of pytest's own, which it closes to other users each time it starts."""
-    folder = Path(tempfile.mkdtemp(prefix="luthier-open-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def test_a_read_only_model_folder_answers_and_a_closed_one_is_no_run(place, open_to_all):

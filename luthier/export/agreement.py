@@ -159,15 +159,15 @@ def _answered(decoder: Decoder, source: Source, name: str | None) -> list[list[i
     ]
 
 
-def agreement(source: Source, expected: Reference, written: Path, bounds: Bounds | None = None) -> Agreement:
-    """Load the folder that was written, as anyone would, and hold it to the tuned model.
+def exported_logits(expected: Reference, written: Path) -> Logits:
+    """Load the folder that was written, as anyone would: its logits [B, V] on the reference's prompts.
 
     Raises:
         ModelError: the folder cannot be loaded.
     """
     chosen = expected.backend
     decoder = weights.load(written, families.read(written), dtype=chosen.compute_dtype, device=chosen.device)
-    return compare(source, expected, _logits(decoder, expected.prompts, None), bounds)
+    return _logits(decoder, expected.prompts, None)
 
 
 def compare(source: Source, expected: Reference, exported_BV: Logits, bounds: Bounds | None = None) -> Agreement:

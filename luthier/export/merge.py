@@ -104,17 +104,16 @@ def _agreements(
 ) -> list[Check]:
     """What was written against the adapters on the base that they are merged into and, where that is not the base that
     they were trained beside, against the model as it was trained."""
+    exported_BV = agreement.exported_logits(expected, written)
+    first = agreement.compare(source, expected, exported_BV)
     if beside is None:
-        return [agreement.agreement(source, expected, written).check()]
-    exact = say("export.check.arithmetic")
+        return [first.check()]
+    exact = first.check(text=say("export.check.arithmetic"))
     name, text = "agreement_as_trained", say("export.check.as_trained", base=beside.base)
-    first = agreement.agreement(source, expected, written)
     if trained is None:
-        missing = say("export.as_trained.missing")
-        return [first.check(text=exact), Check(name, "not run", "", missing, text)]
+        return [exact, Check(name, "not run", "", say("export.as_trained.missing"), text)]
     bounds = agreement.Bounds(agreement.AS_TRAINED_KL, agreement.ROUNDED_TIE, agreement.AS_TRAINED_TOP1)
-    second = agreement.agreement(source, trained, written, bounds)
-    return [first.check(text=exact), second.check(name, text)]
+    return [exact, agreement.compare(source, trained, exported_BV, bounds).check(name, text)]
 
 
 def base_check(source: Source) -> Check:

@@ -21,7 +21,7 @@ from luthier.sampling import Chosen, Sampling
 from luthier.serving.engine import End, Engine, Full, Job, Piece
 from luthier.serving.guide import Form, Guide
 from luthier.serving.limits import Limits
-from luthier.serving.protocol import AsSchema, AsText, ChatRequest, Common, CompletionRequest, NamedTool, refuse
+from luthier.serving.protocol import AsSchema, AsText, ChatRequest, Common, CompletionRequest, NamedTool, as_ids, refuse
 from luthier.serving.tools import KEYS, MARKERS, Begun, Event, More, Parser, style_of
 from luthier.serving.voices import Voices
 from luthier.session import chat_of
@@ -86,7 +86,7 @@ class Answers:
     async def complete(self, asked: CompletionRequest) -> Answering:
         self._judge(asked)
         prompts = await self.aside(self.ids_of, asked.prompt, "prompt")
-        jobs = self._submit(asked, prompts, asked.max_tokens or 16, asked.logprobs)
+        jobs = self._submit(asked, prompts, asked.asked_tokens, asked.logprobs)
         return Answering(jobs, sum(map(len, prompts)))
 
     def _judge(self, asked: Common) -> None:
@@ -129,11 +129,8 @@ class Answers:
             raise refuse("serve.unusable", parameter="messages", reason=str(problem)) from error
 
     def ids_of(self, given: Any, parameter: str) -> list[list[int]]:
-        """Texts or ids, one or several, as ids."""
-        several = given if isinstance(given, list) and given and isinstance(given[0], (str, list)) else [given]
-        made = [self._renderer.prompt_text(each) if isinstance(each, str) else list(each) for each in several]
-        if len(made) > self._limits.choices:
-            raise refuse("serve.too_many", parameter=parameter, limit=self._limits.choices)
+        """Texts or ids, one or several, as ids that the model can read."""
+        made = as_ids(given, self._renderer.prompt_text, parameter, self._limits.choices)
         for ids in made:
             if not ids:
                 raise refuse("serve.empty_prompt", parameter=parameter)

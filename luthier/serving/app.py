@@ -16,10 +16,11 @@ import numpy as np
 from fastapi import FastAPI, Request
 
 from luthier.errors import UserError
+from luthier.sampling import StopTexts
 from luthier.serving.answers import Answering, Voice
 from luthier.serving.door import is_loopback
 from luthier.serving.embeddings import mean_hidden
-from luthier.serving.engine import End
+from luthier.serving.engine import End, Piece
 from luthier.serving.front import Events, Front
 from luthier.serving.protocol import (
     AdapterRequest,
@@ -128,7 +129,7 @@ def _head(prefix: str, model: str) -> dict[str, Any]:
 async def _whole_chat(front: Front, asked: ChatRequest, answering: Answering, head: Any, began: float) -> Any:
     voices = [Voice(answering.style) for _ in answering.jobs]
     messages: list[dict[str, Any]] = [{"role": "assistant", "content": None} for _ in answering.jobs]
-    pieces: list[list[Any]] = [[] for _ in answering.jobs]
+    pieces: list[list[Piece]] = [[] for _ in answering.jobs]
     reasons, tokens = [""] * len(answering.jobs), 0
     async for index, event in front.pieces(began, answering):
         ended = isinstance(event, End)
@@ -146,8 +147,8 @@ async def _whole_chat(front: Front, asked: ChatRequest, answering: Answering, he
     for index, message in enumerate(messages):
         if message["content"] is None and "tool_calls" not in message:
             message["content"] = ""
-        shown = _cut(pieces[index], answering.jobs[index].cutter)
-        content = [front.answers.chat_logprob(each) for each in shown]
+        shown = _out(pieces[index], answering.jobs[index].cutter, ended=True)
+        content = [front.answers.chat_logprob(each.chosen) for each in shown]
         logprobs = {"content": content, "refusal": None} if asked.logprobs else None
         choices.append({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reasons[index]})
     usage = front.done(began, answering, tokens)
@@ -162,9 +163,12 @@ def _add_call(message: dict[str, Any], delta: dict[str, Any]) -> None:
         calls[-1]["function"]["arguments"] += delta["function"]["arguments"]
 
 
-def _cut(pieces: list[Any], cutter: Any) -> list[Any]:
-    """The tokens whose text begins before a stop string cut it off."""
-    return [each.chosen for each in pieces if not cutter.ended or each.start < cutter.shown]
+def _out(held: list[Piece], cutter: StopTexts, *, ended: bool) -> list[Piece]:
+    """Take those tokens from the list whose text is out: those before what a stop string has cut off or, while the
+    answer has not ended, may still cut off."""
+    out = [each for each in held if each.start < cutter.shown or (ended and not cutter.ended)]
+    del held[: len(out)]
+    return out
 
 
 async def _chat_chunks(
@@ -173,19 +177,16 @@ async def _chat_chunks(
     usage_wanted = bool(asked.stream_options and asked.stream_options.include_usage)
     tail: dict[str, Any] = {"usage": None} if usage_wanted else {}
     voices = [Voice(answering.style) for _ in answering.jobs]
-    held: list[list[Any]] = [[] for _ in answering.jobs]
+    held: list[list[Piece]] = [[] for _ in answering.jobs]
 
     def chunk(index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return {**head, "object": "chat.completion.chunk", "choices": [choice], **tail}
 
-    def logprobs_of(index: int, last: bool) -> Any:
-        """Of the tokens whose text is out: those before what may still be cut off."""
+    def logprobs_of(index: int, ended: bool) -> Any:
         if not asked.logprobs:
             return None
-        cutter = answering.jobs[index].cutter
-        out = [each for each in held[index] if each.start < cutter.shown or (last and not cutter.ended)]
-        held[index] = [each for each in held[index] if each not in out]
+        out = _out(held[index], answering.jobs[index].cutter, ended=ended)
         return {"content": [front.answers.chat_logprob(each.chosen) for each in out], "refusal": None}
 
     for index in range(len(answering.jobs)):
@@ -206,7 +207,7 @@ async def _chat_chunks(
         yield {**head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
 
-def _text_logprobs(front: Front, asked: CompletionRequest, pieces: list[Any]) -> Any:
+def _text_logprobs(front: Front, asked: CompletionRequest, pieces: list[Piece]) -> Any:
     if asked.logprobs is None:
         return None
     name = front.answers.token_text
@@ -220,7 +221,7 @@ def _text_logprobs(front: Front, asked: CompletionRequest, pieces: list[Any]) ->
 
 async def _whole_text(front: Front, asked: CompletionRequest, answering: Answering, head: Any, began: float) -> Any:
     texts = [""] * len(answering.jobs)
-    pieces: list[list[Any]] = [[] for _ in answering.jobs]
+    pieces: list[list[Piece]] = [[] for _ in answering.jobs]
     reasons, tokens = [""] * len(answering.jobs), 0
     async for index, event in front.pieces(began, answering):
         texts[index] += event.text
@@ -230,8 +231,7 @@ async def _whole_text(front: Front, asked: CompletionRequest, answering: Answeri
             pieces[index].append(event)
     choices = []
     for index, text in enumerate(texts):
-        cutter = answering.jobs[index].cutter
-        shown = [each for each in pieces[index] if not cutter.ended or each.start < cutter.shown]
+        shown = _out(pieces[index], answering.jobs[index].cutter, ended=True)
         logprobs = _text_logprobs(front, asked, shown)
         choices.append({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reasons[index]})
     return {**head, "choices": choices, "usage": front.done(began, answering, tokens)}
@@ -242,7 +242,7 @@ async def _text_chunks(
 ) -> AsyncIterator[dict[str, Any]]:
     usage_wanted = bool(asked.stream_options and asked.stream_options.include_usage)
     tail: dict[str, Any] = {"usage": None} if usage_wanted else {}
-    held: list[list[Any]] = [[] for _ in answering.jobs]
+    held: list[list[Piece]] = [[] for _ in answering.jobs]
     tokens = 0
     async for index, event in front.pieces(began, answering):
         ended = isinstance(event, End)
@@ -252,10 +252,7 @@ async def _text_chunks(
             held[index].append(event)
         if not event.text and not ended:
             continue
-        cutter = answering.jobs[index].cutter
-        out = [each for each in held[index] if each.start < cutter.shown or (ended and not cutter.ended)]
-        held[index] = [each for each in held[index] if each not in out]
-        logprobs = _text_logprobs(front, asked, out)
+        logprobs = _text_logprobs(front, asked, _out(held[index], answering.jobs[index].cutter, ended=ended))
         reason = event.reason if ended else None
         choice = {"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": reason}
         yield {**head, "choices": [choice], **tail}

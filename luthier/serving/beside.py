@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from typing import TextIO
 
 from luthier.errors import EngineFailed, ModelError, Problem
 from luthier.serving.door import Keys
-from luthier.serving.house import Server, bind, dressed, ready
+from luthier.serving.house import bind, dressed, ready
 from luthier.serving.limits import Limits
 from luthier.serving.relay import Relay, Upstream, make
 from luthier.text import say
@@ -61,34 +62,35 @@ def started(file: Path, sequences: int, device: str | None) -> Iterator[tuple[Up
 
 def run(file: Path, host: str, port: int, keys: Keys, limits: Limits, log: TextIO, device: str | None) -> int:
     with bind(host, port) as listener, started(file, limits.sequences, device) as (upstream, child):
-        server = behind(upstream, keys, limits, log)
-        with watched(child, server):
-            print(ready(listener, upstream.names), file=log, flush=True)
-            asyncio.run(server.serve([listener]))
-        if not server.ended_by:
+        ended_by = answer(upstream, child, listener, keys, limits, log)
+        if not ended_by:
             raise EngineFailed(Problem("serve.engine_ended", values={"lines": "-"}))
         print(say("serve.ended"), file=log, flush=True)
-        return server.ended_by
+        return ended_by
 
 
-def behind(upstream: Upstream, keys: Keys, limits: Limits, log: TextIO) -> Server:
-    """A server, not yet running, whose answers come from there."""
+def answer(
+    upstream: Upstream,
+    child: subprocess.Popen[str],
+    listener: socket.socket,
+    keys: Keys,
+    limits: Limits,
+    log: TextIO,
+    *notes: str,
+) -> int:
+    """Answer from there; the signal that ended it, 0 where the engine ended, as nothing could be answered ever again.
+
+    Args:
+        notes: said with where it listens.
+    """
     relay = Relay(upstream, limits, keyed=bool(keys))
-    return dressed(make(relay), relay, keys, limits, log)
-
-
-@contextlib.contextmanager
-def watched(child: subprocess.Popen[str], server: Server) -> Iterator[None]:
-    """While this is open, the server ends where its engine does: it could not answer ever again."""
-    left = threading.Event()
+    server = dressed(make(relay), relay, keys, limits, log)
 
     def watch() -> None:
         child.wait()
-        if not left.is_set():
-            server.should_exit = True
+        server.should_exit = True  # of one that has ended it changes nothing
 
     threading.Thread(target=watch, name="luthier-watch", daemon=True).start()
-    try:
-        yield
-    finally:
-        left.set()
+    print(ready(listener, upstream.names), *notes, file=log, flush=True)
+    asyncio.run(server.serve([listener]))
+    return server.ended_by

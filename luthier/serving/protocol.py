@@ -6,6 +6,7 @@ is not here is refused by its name; one that this server cannot do is taken only
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -59,6 +60,18 @@ AsWhole = BeforeValidator(_whole)
 """An integer as JSON means it: 64.0 is one too."""
 Whole = Annotated[int, AsWhole]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1), AsWhole]
+Prompts = str | list[str] | list[Whole] | list[list[Whole]]
+
+
+def as_ids(given: Any, texts: Callable[[str], list[int]], parameter: str, most: int) -> list[list[int]]:
+    """Texts or ids, one or several, as ids.
+
+    Raises Refused where there are more than `most`.
+    """
+    several = given if isinstance(given, list) and given and isinstance(given[0], (str, list)) else [given]
+    if len(several) > most:
+        raise refuse("serve.too_many", parameter=parameter, limit=most)
+    return [texts(each) if isinstance(each, str) else each for each in several]
 
 
 class TextPart(Strict):
@@ -189,20 +202,20 @@ class ChatRequest(Common):
 
 
 class CompletionRequest(Common):
-    prompt: str | list[str] | list[Whole] | list[list[Whole]]
+    prompt: Prompts
     logprobs: Annotated[int, Field(ge=0, le=20), AsWhole] | None = None
     echo: Literal[False] | None = Field(default=None, description="Not supported: only false is taken.")
     best_of: Literal[1] | None = Field(default=None, description="Not supported: only 1 is taken.")
     suffix: None = Field(default=None, description="Not supported.")
 
     @property
-    def asked_tokens(self) -> int | None:
-        return self.max_tokens
+    def asked_tokens(self) -> int:
+        return self.max_tokens or 16  # OpenAI's default
 
 
 class EmbeddingRequest(Strict):
     model: str
-    input: str | list[str] | list[Whole] | list[list[Whole]]
+    input: Prompts
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
 

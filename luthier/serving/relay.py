@@ -19,7 +19,7 @@ from fastapi import FastAPI, Request
 
 from luthier.serving.front import Desk, Events
 from luthier.serving.limits import Limits
-from luthier.serving.protocol import ChatRequest, Common, CompletionRequest, NamedTool, refuse
+from luthier.serving.protocol import ChatRequest, Common, CompletionRequest, NamedTool, as_ids, refuse
 from luthier.serving.routes import add_metrics, document, entry, framed
 
 NEUTRAL: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -249,21 +249,12 @@ def _answers(app: FastAPI, relay: Relay) -> None:
                 raise refuse("serve.too_many", parameter="prompt", limit=1)
             if asked.logprobs is not None:
                 raise refuse("serve.unsupported", parameter="logprobs", name="logprobs")
-        changes: dict[str, Any] = {"max_tokens": asked.max_tokens or 16}
+        changes: dict[str, Any] = {"max_tokens": asked.asked_tokens}
         if upstream.texts is not None:
-            changes["prompt"] = _as_ids(asked.prompt, upstream.texts, relay.limits.choices)
+            prompts = changes["prompt"] = as_ids(asked.prompt, upstream.texts, "prompt", relay.limits.choices)
+            if not all(prompts):
+                raise refuse("serve.empty_prompt", parameter="prompt")
         return await answer(relay.errand(asked, "/v1/completions", **changes), request)
-
-
-def _as_ids(given: Any, texts: Callable[[str], list[int]], most: int) -> list[list[int]]:
-    """Texts or ids, one or several, as ids."""
-    several = given if isinstance(given, list) and given and isinstance(given[0], (str, list)) else [given]
-    if len(several) > most:
-        raise refuse("serve.too_many", parameter="prompt", limit=most)
-    made = [texts(each) if isinstance(each, str) else each for each in several]
-    if not all(made):
-        raise refuse("serve.empty_prompt", parameter="prompt")
-    return made
 
 
 class _After:

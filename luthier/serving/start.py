@@ -62,20 +62,19 @@ def serve(  # noqa: PLR0913  one parameter for each option
     keys = Keys(read_keys(Path(api_key_file)) if api_key_file is not None else [])
     if not keys and not is_loopback(host):
         raise RunError(Problem("serve.no_keys", field="--host", value=host))
-    listed = [targets] if isinstance(targets, (str, Path)) else list(targets)
+    listed = [str(each) for each in ([targets] if isinstance(targets, (str, Path)) else targets)]
+    shared = host, port, keys, limits or Limits(), log or sys.stderr
     if engine == "llama.cpp":
         file = _gguf([Path(each) for each in listed], how)
         beside = importlib.import_module("luthier.serving.beside")
-        return int(beside.run(file, host, port, keys, limits or Limits(), log or sys.stderr, how.get("device")))
+        return int(beside.run(file, *shared, how.get("device")))
     if engine == "vllm":
         if how.get("device", "auto") != "auto":
             raise RunError(Problem("serve.own_device", field="--device", value=how["device"]))
         vllm = importlib.import_module("luthier.serving.vllm")
-        names, out = [str(each) for each in listed], log or sys.stderr
-        command = vllm_command or "vllm"
-        return int(vllm.run(names, host, port, keys, limits or Limits(), out, how, command, vllm_wait_s))
+        return int(vllm.run(listed, *shared, how, vllm_command or "vllm", vllm_wait_s))
     house = importlib.import_module("luthier.serving.house")
-    return int(house.run([str(each) for each in listed], host, port, keys, limits or Limits(), log or sys.stderr, how))
+    return int(house.run(listed, *shared, how))
 
 
 def _gguf(targets: Sequence[Path], how: Mapping[str, Any]) -> Path:

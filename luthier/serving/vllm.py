@@ -7,7 +7,6 @@ request. Tested against a stand-in for vLLM, not against vLLM.
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import contextlib
 import dataclasses
@@ -32,9 +31,9 @@ from luthier.data.templates import Renderer
 from luthier.errors import EngineFailed, ModelError, Problem, RunError
 from luthier.runs import manifest
 from luthier.runs.store import RunFolder
-from luthier.serving.beside import behind, watched
+from luthier.serving.beside import answer
 from luthier.serving.door import Keys
-from luthier.serving.house import bind, ready
+from luthier.serving.house import bind
 from luthier.serving.limits import Limits
 from luthier.serving.relay import Dialect, Upstream
 from luthier.serving.tools import Style, style_of
@@ -86,6 +85,7 @@ def offer(targets: Sequence[str], how: Mapping[str, Any]) -> Offer:
         ModelError, RunError: as `open_session` and `Session.load`; an adapter has weights that vLLM does not apply.
     """
     adapters: dict[str, Path] = {}
+    fingerprint: Mapping[str, Any] | None = None
     path = run_path(targets[0])
     if path is None:
         base, renderer = find_model(targets[0], how.get("template", "model"), how.get("on_download"))
@@ -95,19 +95,22 @@ def offer(targets: Sequence[str], how: Mapping[str, Any]) -> Offer:
             own_template(run, how.get("template", "model"))
             output = output_folder(run).resolve()
             renderer = Renderer.load(output)
-            whole = output.name == "model"
-            folder = output if whole else run_base(run).folder.resolve()
-            name = run.name if whole else public(run.config().model.path)
-            if not whole:
+            if output.name == "model":
+                folder, name = output, run.name
+            else:
+                base = run_base(run)
+                folder, name = base.folder.resolve(), public(run.config().model.path)
+                fingerprint = base.fingerprint
                 adapters[run.name] = output
-    fingerprint = manifest.weights_fingerprint(folder) if len(targets) > 1 else {}
     for target in targets[1:]:
         run_folder, own = adapter_at(target)
+        fingerprint = fingerprint or manifest.weights_fingerprint(folder)
         hold_to_base(run_folder, fingerprint, name)
         hold_to_renderer(own, renderer, name)
-        if adapter_name(target) in (name, *adapters):
-            raise RunError(Problem("serve.name_taken", value=adapter_name(target)))
-        adapters[adapter_name(target)] = own.resolve()
+        called = adapter_name(target)
+        if called in (name, *adapters):
+            raise RunError(Problem("serve.name_taken", value=called))
+        adapters[called] = own.resolve()
     for own in adapters.values():
         more = adapter_config.beyond_low_rank(own)
         if more:
@@ -261,11 +264,8 @@ def run(  # noqa: PLR0913  as `house.run`
     with bind(host, port) as listener:
         given = offer(targets, how)
         with started(given, command, limits, wait_s) as (upstream, child):
-            server = behind(upstream, keys, limits, log)
-            with watched(child.process, server):
-                print(ready(listener, upstream.names), say("serve.by_vllm"), file=log, flush=True)
-                asyncio.run(server.serve([listener]))
-            if not server.ended_by:
+            ended_by = answer(upstream, child.process, listener, keys, limits, log, say("serve.by_vllm"))
+            if not ended_by:
                 raise EngineFailed(Problem("serve.engine_ended", values={"lines": child.last_lines}))
         print(say("serve.ended"), file=log, flush=True)
-        return server.ended_by
+        return ended_by

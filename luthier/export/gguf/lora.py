@@ -101,13 +101,12 @@ def write_file(planned: Plan, path: Path, *, name: str) -> None:
     """
     kind, dtype = planned.kind, recipe.BASE[planned.wanted.type]
     alpha, pairs = with_one_alpha(planned.file)
-    mixer = planned.file.arch.spec.layers[0].mixer
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for unit, (a_RI, b_OR) in pairs.items():
             weight = f"{unit}.weight"
             yield f"{planned.names[weight]}.lora_a", a_RI
-            yield f"{planned.names[weight]}.lora_b", write.as_ggml(b_OR, weight, mixer, kind)
+            yield f"{planned.names[weight]}.lora_b", write.as_ggml(b_OR, weight, planned.file.arch.spec, kind)
 
     writer = _begin(kind, planned.wanted.type, name, alpha)
     try:

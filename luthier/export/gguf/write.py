@@ -18,7 +18,7 @@ import torch
 from gguf import GGMLQuantizationType, LlamaFileType
 from torch import Tensor
 
-from luthier.arch.spec import Attention
+from luthier.arch.spec import DecoderSpec
 from luthier.errors import ModelError, Problem
 from luthier.export.gguf import architectures, native, quants, recipe, vocabulary
 from luthier.export.weights import Source
@@ -79,7 +79,6 @@ def write(
         ModelError: llama.cpp does not have the tokenizer or the rope, or a value does not fit the type.
         OSError: the operating system refuses.
     """
-    mixer = source.arch.spec.layers[0].mixer
     with ExitStack() as at_end:
         writers = {}
         for wanted, path in paths.items():
@@ -89,7 +88,7 @@ def write(
             writers[wanted] = writer
             _open(writer, path, first)
         for done, each in enumerate(source.names, 1):
-            values = as_ggml(source.tensor(each), each, mixer, planned.kind)
+            values = as_ggml(source.tensor(each), each, source.arch.spec, planned.kind)
             if len(writers) > 1 and values.numel() <= quants.SLAB_VALUES:
                 values = values.float()  # once for all types
             for wanted, writer in writers.items():
@@ -151,12 +150,13 @@ def _file_type(wanted: str) -> LlamaFileType:
     return LlamaFileType[names.get(wanted, f"MOSTLY_{wanted.upper()}")]
 
 
-def as_ggml(values: Tensor, name: str, mixer: Attention, kind: gguf.MODEL_ARCH) -> Tensor:
+def as_ggml(values: Tensor, name: str, spec: DecoderSpec, kind: gguf.MODEL_ARCH) -> Tensor:
     """Rows of q and k in the order in which the graph rotates them: pairs side by side, not in halves. Norms as what
     they multiply by."""
-    if kind in architectures.TANH and name.endswith("norm.weight"):
-        return values.float() + 1  # Gemma's
+    if spec.norm_plus_one and name.endswith("norm.weight"):
+        return values.float() + 1
     if kind in architectures.INTERLEAVED:
+        mixer = spec.layers[0].mixer
         for part, heads in ((".q_proj.", mixer.heads), (".k_proj.", mixer.kv_heads)):
             if part in name:
                 halves = values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
