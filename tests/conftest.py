@@ -142,6 +142,8 @@ def open_to_all() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="luthier-open-"))
     folder.chmod(0o755)
     yield folder
+    for path, _, _ in os.walk(folder):
+        os.chmod(path, 0o700)  # what a test has closed can be deleted again
     shutil.rmtree(folder)
 
 

@@ -840,16 +840,20 @@ def test_offline_from_a_folder_that_cannot_be_written(place, open_to_all):
     manifest.write_text(manifest.read_text().replace(str(place / "base"), str(tmp_path / "kept" / "base")))
     (tmp_path / "kept").chmod(0o755)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")}
-    for path in sorted(before, reverse=True):
+    for path in [*before, tmp_path / "kept"]:
         path.chmod(0o555 if path.is_dir() else 0o444)
+        if os.geteuid() == 0:
+            os.chown(path, 65534, 65534)  # another's, whom it cannot be taken from either
     code = (
-        "import contextlib, io, socket, encodings.idna, luthier.cli, luthier.serving.house\n"
-        # Before rights are dropped: the project may lie where nobody else can read what is loaded at first use.
-        "with contextlib.redirect_stdout(io.StringIO()): luthier.cli.run(['serve', '--help'])\n"
+        "import ctypes, socket, encodings.idna, luthier.cli, luthier.serving.house\n"
         "luthier.serving.house.open_session('runs/first').answer('x', luthier.Sampling(max_tokens=2))\n"
         "def denied(*arguments, **options): raise SystemExit('the network was asked for')\n"
         "socket.socket.connect = socket.socket.connect_ex = denied\n"
-        "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+        # Root without its rights, not another user: the project may lie where nobody else can read it.
+        "if os.geteuid() == 0:\n"
+        "    head, rights = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()\n"
+        "    assert ctypes.CDLL(None).capset(head, rights) == 0\n"
+        "assert not any(os.access(each, os.W_OK) for each in ('.', 'runs/first', 'runs/first/recipe.yaml'))\n"
         "os.environ['HOME'] = '/nonexistent'"
     )
     process = start(tmp_path / "kept", "runs/first", code=code)
