@@ -27,7 +27,8 @@ def sigmoid(delta_G: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
     ("conservative DPO", Mitchell 2023), which no longer falls for ever.
     """
     logits_G = beta * delta_G
-    return -(1 - smoothing) * F.logsigmoid(logits_G) - smoothing * F.logsigmoid(-logits_G)
+    loss_G = -(1 - smoothing) * F.logsigmoid(logits_G)
+    return loss_G - smoothing * F.logsigmoid(-logits_G) if smoothing else loss_G
 
 
 def robust(delta_G: Tensor, beta: float, noise: float) -> Tensor:
