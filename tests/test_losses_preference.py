@@ -38,11 +38,13 @@ def test_values_by_hand() -> None:
     # p = 1/2 has odds 1, p = 1/5 has odds 1/4: the log odds differ by log 4, and -log sigma(log 4) = log(5/4)
     assert losses.odds_ratio(t(-math.log(2)), t(-math.log(5))).item() == pytest.approx(math.log(1.25), abs=1e-12)
     # sigma(0.5 * (3 - 1)) of a wanted answer, sigma(0.5 * (1 - 3)) of an unwanted one
-    found = losses.kto(t(3.0, 3.0), t(1.0, -1.0), t(1.0), 0.5, (1.0, 2.0))
-    assert found.tolist() == pytest.approx([1 - 0.7310585786, 2 * 0.7310585786], abs=1e-9)
+    found = losses.kto(t(3.0, 3.0), t(1.0, -1.0), t(1.0), 0.5)
+    assert found.tolist() == pytest.approx([1 - 0.7310585786, 0.7310585786], abs=1e-9)
+    assert losses.by_side(t(1.0, -1.0), 1.5, 0.5).tolist() == [1.5, 0.5]
     assert losses.divergence(t(1.0, 3.0)).item() == 2.0 and losses.divergence(t(-1.0, -3.0)).item() == 0.0
-    # 1.5 - -0.5 - 1 = 1, and 0.01 * (1.5 - 0.5)^2
-    assert losses.reward(t(1.5), t(-0.5), t(1.0), 0.01).item() == pytest.approx(0.3232616875, abs=1e-9)
+    # 1.5 - -0.5 - 1 = 1, and (1.5 - 0.5)^2
+    assert losses.reward(t(1.5), t(-0.5), t(1.0)).item() == pytest.approx(0.3132616875, abs=1e-9)
+    assert losses.off_centre(t(1.5), t(-0.5)).item() == 1.0
 
 
 def test_robust_is_unbiased() -> None:
@@ -68,8 +70,9 @@ def test_gradients() -> None:
         lambda x, y: losses.ipo(x - y, 0.3),
         lambda x, y: losses.simpo(x, y, 2.0, 0.5, 0.1),
         lambda x, y: losses.odds_ratio(below(x), below(y)),
-        lambda x, y: losses.kto(x - y, side, t(0.3), 0.5, (1.0, 1.5)),
-        lambda x, y: losses.reward(x, y, margin, 0.01),
+        lambda x, y: losses.kto(x - y, side, t(0.3), 0.5),
+        lambda x, y: losses.reward(x, y, margin),
+        lambda x, y: losses.off_centre(x, y),
     ):
         assert torch.autograd.gradcheck(made, (one, other))
     assert not losses.divergence(one).requires_grad
@@ -132,7 +135,7 @@ def test_nothing_overflows_in_float32() -> None:
 def test_means_of_answers_without_tokens_are_nothing() -> None:
     """An answer of one token is that token; one of none (cut off by `data.max_tokens`) divides by 1."""
     numbers = Numbers(*(t(-3.0, 0.0), t(-1.0, -6.0)), *(t(0.0, 0.0),) * 2, *(t(1.0, 0.0), t(1.0, 3.0)))
-    assert [each.tolist() for each in numbers.means(numbers.chosen, numbers.rejected)] == [[-3.0, 0.0], [-1.0, -2.0]]
+    assert [each.tolist() for each in numbers.per_token()[:2]] == [[-3.0, 0.0], [-1.0, -2.0]]
 
 
 # ------------------------------------------------------------------------------------------------- against TRL
@@ -275,7 +278,7 @@ def test_cpo_and_simpo_are_trl_s(section: Cpo | Simpo) -> None:
         simpo_gamma=getattr(section, "gamma", 0.0), label_smoothing=section.label_smoothing,
     )  # fmt: skip
     imitation = -numbers.chosen.sum() / numbers.chosen_tokens.sum()
-    logps = numbers.means(numbers.chosen, numbers.rejected) if simpo else (numbers.chosen, numbers.rejected)
+    logps = (numbers.per_token() if simpo else numbers)[:2]
     zero = torch.zeros(1)
     own.concatenated_forward = lambda *_: (*logps, zero, zero, imitation)
     own.cpo_loss = lambda *given: trl.CPOTrainer.cpo_loss(own, *given)
@@ -291,7 +294,7 @@ def test_orpo_is_trl_s() -> None:
     numbers = given.numbers()
     imitation = -numbers.chosen.sum() / numbers.chosen_tokens.sum()
     own, zero = trainer(beta=section.beta), torch.zeros(1)
-    means = numbers.means(numbers.chosen, numbers.rejected)
+    means = numbers.per_token()[:2]
     own.concatenated_forward = lambda *_: (*means, zero, zero, imitation)
     own.odds_ratio_loss = lambda *given: trl.ORPOTrainer.odds_ratio_loss(own, *given)
     theirs, _ = trl.ORPOTrainer.get_batch_loss_metrics(own, None, {})
@@ -323,7 +326,8 @@ def test_kto_is_trl_s(moved: float, labels: tuple[int, ...]) -> None:
     theirs = trl.KTOTrainer._compute_loss(own, says(other, given.logp), inputs, False)
     z0 = losses.divergence(other.sum(1) - of_other)
     assert float(z0) == pytest.approx(max(moved, 0.0)) and own._metrics["train"]["kl"] == [pytest.approx(float(z0))]
-    mine = losses.kto(given.logp.sum(1) - reference, 2.0 * label.double() - 1, z0, 0.3, (1.5, 0.5)).mean()
+    side = 2.0 * label.double() - 1
+    mine = (losses.by_side(side, 1.5, 0.5) * losses.kto(given.logp.sum(1) - reference, side, z0, 0.3)).mean()
     same(mine, theirs, given.leaf)
 
 
@@ -336,5 +340,6 @@ def test_reward_is_trl_s(centre: float, with_margin: bool) -> None:
     margin = t(0.0, 0.5, 1.0, 2.0) if with_margin else t(0.0, 0.0, 0.0, 0.0)
     inputs = {"attention_mask": torch.ones(8, 3)} | ({"margin": margin} if with_margin else {})
     theirs = trl.RewardTrainer.compute_loss(own, lambda **_: SimpleNamespace(logits=rewards), inputs)
-    mine = losses.reward(rewards[:4, 0], rewards[4:, 0], margin, centre).mean()
+    better, worse = rewards.squeeze(1).chunk(2)
+    mine = (losses.reward(better, worse, margin) + centre * losses.off_centre(better, worse)).mean()
     same(mine, theirs, rewards)
