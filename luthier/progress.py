@@ -281,12 +281,20 @@ LINES: dict[str, Callable[[Event], str]] = {
     "resumed": lambda e: say("runs.progress.resumed", step=count(e.data.get("from_step")), attempt=e.attempt),
     "fault": _fault,
     "revised": _revised,
+    "alarm": lambda e: say("runs.progress.alarm", step=count(e.step), text=e.data.get("text", "")),
     "note": lambda e: say("runs.progress.note", text=e.data.get("text", "")),
     "interrupted": lambda e: say("runs.progress.interrupted", step=count(e.step)),
     "failed": lambda e: say("runs.progress.failed", step=count(e.step)),
     "finished": _finished,
 }
-STYLES = {"fault": "yellow", "note": "dim", "revised": "yellow", "failed": "red", "finished": "green"}
+STYLES = {
+    "fault": "yellow",
+    "alarm": "yellow",
+    "note": "dim",
+    "revised": "yellow",
+    "failed": "red",
+    "finished": "green",
+}
 
 
 class _Bar:

@@ -117,6 +117,48 @@ MUTATIONS: dict[str, Mutation] = {
         "weight = method.beta if isinstance(method, Orpo) and method.loss is None else 1.0",
         "test_own_loss.py::test_a_usual_loss_written_by_the_user_is_ours",
     ),
+    "an alarm is raised again and again": Mutation(
+        "methods/alarms.py",
+        "if self._streaks[id] == looks else []",
+        "if self._streaks[id] >= looks else []",
+        "test_watch.py::test_better_answers_that_become_unlikely",
+    ),
+    "answers that became unlikely are measured from nothing": Mutation(
+        "methods/watch.py",
+        "self._first = None if referred else Mean()",
+        "self._first = None",
+        "test_watch.py::test_without_a_reference_the_first_pairs_say_what_is_usual",
+    ),
+    "a plateau is an alarm": Mutation(
+        "methods/watch.py",
+        "loss - self._least > GIVEN_BACK * (self._start - self._least)",
+        "loss > self._least",
+        "test_watch.py::test_what_is_no_alarm",
+    ),
+    "sums that favour short answers are an alarm": Mutation(
+        "methods/watch.py",
+        "[chosen.interval, self._usual or chosen.interval]",
+        "[chosen.interval, chosen.interval]",
+        "test_watch.py::test_length_in_place_of_judgement",
+    ),
+    "alarms stay in the log": Mutation(
+        "runs/receipt.py",
+        'NOTES = ("note", "alarm")',
+        'NOTES = ("note",)',
+        "test_watch.py::test_an_alarm_is_told_everywhere_or_ends_the_run",
+    ),
+    "an alarm ends no run": Mutation(
+        "engine/loop.py",
+        "        if job.method.stops:\n",
+        "        if False:\n",
+        "test_watch.py::test_an_alarm_is_told_everywhere_or_ends_the_run",
+    ),
+    "which answer is the longer is mixed up": Mutation(
+        "methods/preference.py",
+        "lead = np.bincount(batch.group, lengths * batch.per_owner[SIDE])",
+        "lead = -np.bincount(batch.group, lengths * batch.per_owner[SIDE])",
+        "test_preference.py::test_length_by_hand",
+    ),
     # ------------------------------------------------------------------------------------------------ several devices
     "gradients are averaged over ranks": Mutation(
         "engine/ranks.py",

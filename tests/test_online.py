@@ -21,7 +21,7 @@ from luthier.config.schema import Ppo
 from luthier.data.rollouts import Rollout
 from luthier.data.rounds import answer_seed
 from luthier.engine import loop
-from luthier.errors import ConfigError, TrainingFailed
+from luthier.errors import ConfigError, Problem, TrainingFailed
 from luthier.methods import online, writing
 from luthier.methods import ppo as proximal
 from luthier.methods.alarms import FIRST, LASTING, Alarms
@@ -258,6 +258,29 @@ def test_nothing_to_learn_is_no_crash(recipe: dict[str, Any], monkeypatch: pytes
     assert any(each["alarm"] == "rewards.alarm_dead" for each in events(run, "alarm"))
 
 
+def test_a_held_out_alarm_names_the_step_and_can_stop_a_run(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever comes of the first evaluation after step 1 is taken for no gain."""
+    own = Alarms.held_out
+
+    def always(self: Alarms, values: Any, found: Any) -> list[Problem]:
+        return [
+            *own(self, values, found),
+            *([Problem("rewards.alarm_no_gain", values=USELESS)] if self._latest else []),
+        ]
+
+    monkeypatch.setattr(Alarms, "held_out", always)
+    with pytest.raises(TrainingFailed) as caught:
+        luthier.train(changed(recipe, method={"alarms": "stop"}))
+    assert caught.value.problem.id == "rewards.alarm_no_gain"
+    told = [event for event in RunFolder.open(Path(recipe["run"]["dir"]) / "straight").events()][-2:]
+    assert [(event.kind, event.step) for event in told] == [("alarm", 3), ("failed", 3)]
+
+
+USELESS = {"rise": 0.5, "gain": -0.1, "low": -0.2, "high": 0.0}
+
+
 def test_alarms_can_stop_a_run(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rewards, "score", lambda self, answers: [Scored(1.0)] * len(answers))
     with pytest.raises(TrainingFailed) as caught:
@@ -347,12 +370,12 @@ USUAL = {
 )
 def test_alarms(alarm: str, facts: dict[str, Any]) -> None:
     """Raised once, when it has lasted; again only after it was over; known again after a resume."""
-    watch = Alarms("warn")
+    watch = Alarms()
     for _ in range(FIRST):
         assert watch.round(USUAL) == []
     raised = []
     for _ in range(LASTING + 2):
-        again = Alarms("warn")
+        again = Alarms()
         again.load_state_dict(json.loads(json.dumps(watch.state_dict())))
         watch = again
         raised.append([each.id for each in watch.round({**USUAL, **facts})])
@@ -362,7 +385,7 @@ def test_alarms(alarm: str, facts: dict[str, Any]) -> None:
 
 
 def test_rewards_without_held_out_gain() -> None:
-    watch = Alarms("warn")
+    watch = Alarms()
     before = [0.5, 0.4, 0.6, 0.5]
     assert watch.held_out(before, online.gain(before, None)) == []
     for at in range(FIRST):

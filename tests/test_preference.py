@@ -21,6 +21,7 @@ from luthier.arch.values import valued
 from luthier.batch import EXAMPLES, TERM, Rendered, Step
 from luthier.config.schema import Cpo, Dpo, Ipo, Judged, Kto, Lora, Orpo, Reward, Simpo
 from luthier.data import pack
+from luthier.methods import preference
 from luthier.models import adapters
 from luthier.models.decoder import Decoder, Want
 
@@ -159,6 +160,28 @@ def test_pairs_by_hand(tmp_path: Path) -> None:
     loss, _, said = taken(method, decoder, step_of(store, 10**6))
     assert loss == pytest.approx(expected, rel=1e-4)
     assert said[0].each["accuracy"].tolist() == (ratio[::2] > ratio[1::2]).tolist()
+
+
+def test_length_by_hand(tmp_path: Path) -> None:
+    """Of each pair of two lengths whether the longer answer is worth more, and whether it is the better one; of none of
+    one length; a half where both are worth the same."""
+    store, decoder = Store(6), model()
+    store.rows[3] = dataclasses.replace(store.rows[3], ids=store.rows[2].ids + 0, weights=store.rows[2].weights)
+    learnt = np.asarray([float(row.weights.sum()) for row in store.rows])
+    method = methods.build(Dpo(), given(store, tmp_path))
+    method.begin(decoder, 4096, 0)
+    (batch,) = step_of(store, 10**6).micro
+    found = method.loss(decoder, batch, 0).each
+    longer = learnt[::2] > learnt[1::2]
+    differ = learnt[::2] != learnt[1::2]
+    assert differ.sum() == 5
+    order = batch.uid[np.unique(batch.group, return_index=True)[1]] // 2  # groups are pairs in the batch's order
+    right = longer == (found["margin"].numpy()[np.argsort(order)] > 0)
+    by_pair = order[differ[order]]
+    assert found["longer_chosen"].tolist() == longer[by_pair].tolist()
+    assert found["prefers_longer"].tolist() == right[by_pair].tolist()
+    tied = preference.by_length(torch.zeros(6), learnt[batch.uid].astype(np.float32), batch)
+    assert tied["prefers_longer"].tolist() == [0.5] * 5
 
 
 def test_marked_answers_are_the_same_however_they_are_split(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def test_a_dpo_run_tells_what_it_changed_and_goes_on_to_the_bit(recipe):
     steps = steps_of(whole)
     assert len(steps) == 10 and steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     assert set(steps[0]["measures"]) == {
-        "accuracy", "margin", "reward_chosen", "reward_rejected", "logp_chosen", "logp_rejected",
+        "accuracy", "margin", "reward_chosen", "reward_rejected", "logp_chosen", "logp_rejected", "chosen_per_token",
+        "prefers_longer", "longer_chosen",
     }  # fmt: skip
     before, after = whole.receipt.measures["margin"]
     assert before["mean"] == pytest.approx(0, abs=1e-4) and after["mean"] > 0.1 and after["low"] < after["mean"]

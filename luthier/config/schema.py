@@ -281,6 +281,9 @@ class Distill(Answers):
 class Judged(Kinded):
     """A method that learns from answers that somebody judged."""
 
+    alarms: Literal["warn", "stop"] = "warn"
+    """What an alarm does. warn: it is written down with advice; stop: the run ends."""
+
 
 class Reward(Judged):
     """A reward model: a number for each answer, higher for the better one of a pair (Bradley and Terry 1952)."""

@@ -98,6 +98,18 @@ class Evaluating(Protocol):
         ...
 
 
+@runtime_checkable
+class Watching(Protocol):
+    """A method that notices what goes wrong with it."""
+
+    stops: bool
+    """Whether that ends the run."""
+
+    def watch(self, found: Mapping[str, Measure], held_out: float | None) -> Sequence[Problem]:
+        """What has gone wrong, by the measures of a step or, where `held_out` is their loss, of the rows held out."""
+        ...
+
+
 class Steps(Protocol):
     """A stream: `step(i)` is a pure function of i."""
 
@@ -509,29 +521,46 @@ def _log(job: Job, state: TrainState, taken: Taken, result: StepResult, tokens_p
     if measured:
         data["measures"] = {name: each.mean for name, each in measured.items()}
     job.emit("step", data, step=taken.number)
+    _watched(job, taken.number, measured, None)
+
+
+def _watched(job: Job, step: int, found: Mapping[str, Measure], held_out: float | None) -> None:
+    """Let the method say what goes wrong.
+
+    Raises:
+        TrainingFailed: something does, and it is to end the run.
+    """
+    if not isinstance(job.method, Watching):
+        return
+    for problem in job.method.watch(found, held_out):
+        job.emit("alarm", {"alarm": problem.id, "text": str(problem)}, step=step)
+        if job.method.stops:
+            job.ranks.wait()
+            raise TrainingFailed(problem)
 
 
 def _validate(job: Job, state: TrainState) -> None:
     """Validation loss; the weights go into the best slot when it is the lowest so far."""
     if not job.validation:
         return
+    measured: Mapping[str, Measure] = {}
     if isinstance(job.method, Evaluating):
         found = job.method.evaluate(job.model)
         loss, data = 0.0 - found["reward"], found
     else:
-        loss, data = _validation_loss(job, state)
+        loss, data, measured = _validation_loss(job, state)
     job.emit("validation", {"loss": loss, **data}, step=state.step)
     if state.step and (state.best_loss is None or loss < state.best_loss):
         state.best_loss, state.best_step = loss, state.step
-        if not job.ranks.first:
-            return
-        with job.run.save_best(state.step) as folder:
-            checkpoint.save(folder, job.named, None, state)
-        _prune_best(job, state)
-        job.emit("best", {"loss": loss}, step=state.step)
+        if job.ranks.first:
+            with job.run.save_best(state.step) as folder:
+                checkpoint.save(folder, job.named, None, state)
+            _prune_best(job, state)
+            job.emit("best", {"loss": loss}, step=state.step)
+    _watched(job, state.step, measured, loss)
 
 
-def _validation_loss(job: Job, state: TrainState) -> tuple[float, Mapping[str, Any]]:
+def _validation_loss(job: Job, state: TrainState) -> tuple[float, Mapping[str, Any], Mapping[str, Measure]]:
     losses, measured = within_memory(
         job,
         state.step,
@@ -541,7 +570,7 @@ def _validation_loss(job: Job, state: TrainState) -> tuple[float, Mapping[str, A
         split_only=True,
     )
     more = {"measures": {name: each.to_json() for name, each in measured.items()}} if measured else {}
-    return sum(losses.values()), {"terms": losses, **more}
+    return sum(losses.values()), {"terms": losses, **more}, measured
 
 
 def _save(job: Job, state: TrainState) -> str:

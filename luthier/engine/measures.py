@@ -30,6 +30,10 @@ class Measure:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from luthier.errors import Problem
 
@@ -31,14 +31,30 @@ DEAD_SHARE = 0.8
 State = dict[str, Any]
 
 
-class Alarms:
-    """Watches one run. mode: whether an alarm ends the run is the caller's business; it is told what the recipe
-    says."""
+class Streaks:
+    """For how many looks in a row something has held: an alarm is raised once when that is enough, and again only after
+    it was over."""
 
-    def __init__(self, mode: Literal["warn", "stop"]) -> None:
-        self.mode = mode
-        self._first: list[State] = []
+    def __init__(self) -> None:
         self._streaks: dict[str, int] = {}
+
+    def lasting(self, id: str, holds: bool, values: State, looks: int = LASTING) -> list[Problem]:
+        self._streaks[id] = self._streaks.get(id, 0) + 1 if holds else 0
+        return [Problem(id, values=values)] if self._streaks[id] == looks else []
+
+    def state_dict(self) -> State:
+        return {"streaks": self._streaks}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._streaks = dict(state.get("streaks", {}))
+
+
+class Alarms(Streaks):
+    """Watches one run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first: list[State] = []
         self._latest: list[float] = []
         self.held_out_before: list[float | None] | None = None
 
@@ -50,7 +66,7 @@ class Alarms:
         if len(self._first) < FIRST:
             self._first.append({name: facts.get(name) for name in ("entropy", "answer_tokens", "reward")})
         found = {**self._always(facts), **(self._against_first(facts) if len(self._first) == FIRST else {})}
-        return [problem for id, (holds, values) in found.items() for problem in self._lasting(id, holds, values)]
+        return [problem for id, (holds, values) in found.items() for problem in self.lasting(id, holds, values)]
 
     def held_out(self, values: Sequence[float | None], found: Mapping[str, Any]) -> list[Problem]:
         """The alarm that an evaluation raises: rewards rise on the prompts that are learnt from, and not elsewhere."""
@@ -65,19 +81,15 @@ class Alarms:
         id = "rewards.alarm_no_gain"
         holds = risen and found["gain"] <= 0
         values_ = {"rise": rise, "gain": found["gain"], "low": found["gain_low"], "high": found["gain_high"]}
-        return self._once(id, holds, values_)
+        return self.lasting(id, holds, values_, looks=1)
 
     def state_dict(self) -> State:
-        return {
-            "first": self._first,
-            "streaks": self._streaks,
-            "latest": self._latest,
-            "held_out_before": self.held_out_before,
-        }
+        more = {"first": self._first, "latest": self._latest, "held_out_before": self.held_out_before}
+        return {**super().state_dict(), **more}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self._first = list(state.get("first", []))
-        self._streaks = dict(state.get("streaks", {}))
         self._latest = list(state.get("latest", []))
         self.held_out_before = state.get("held_out_before")
 
@@ -104,15 +116,6 @@ class Alarms:
             "rewards.alarm_longer": (length > LENGTH_FACTOR * before, {"tokens": length, "before": before}),
             "rewards.alarm_shorter": (length < before / LENGTH_FACTOR, {"tokens": length, "before": before}),
         }
-
-    def _lasting(self, id: str, holds: bool, values: State) -> list[Problem]:
-        self._streaks[id] = self._streaks.get(id, 0) + 1 if holds else 0
-        return [Problem(id, values=values)] if self._streaks[id] == LASTING else []
-
-    def _once(self, id: str, holds: bool, values: State) -> list[Problem]:
-        new = holds and not self._streaks.get(id)
-        self._streaks[id] = int(holds)
-        return [Problem(id, values=values)] if new else []
 
 
 def _deviation(values: Sequence[float]) -> float:

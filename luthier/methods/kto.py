@@ -29,8 +29,8 @@ from luthier.losses import preference as losses
 from luthier.methods import groups, reference
 from luthier.methods.given import Given
 from luthier.methods.own import own_or
-from luthier.methods.passes import Passes
 from luthier.methods.preference import PREFERENCE, Referred
+from luthier.methods.watch import Judging
 from luthier.models.decoder import Decoder
 
 OTHERS = "others"
@@ -71,16 +71,16 @@ def _first_learnt(row: Rendered) -> int:
     return int(np.flatnonzero(row.weights)[0])
 
 
-class KahnemanTversky(Passes):
+class KahnemanTversky(Judging):
     """sum over answers of weight * (1 - sigma(beta * (how far the answer lies on its side of z0)))."""
 
     def __init__(self, method: Kto, given: Given) -> None:
-        super().__init__(given.adapter, given.seed, given.policies, given.bottom)
+        super().__init__(method, given, referred=True)
         self._method, self._ranks, self._call_tokens = method, given.ranks, given.call_tokens
         self._loss = own_or(method, lambda logp, ref, side, z0: losses.kto(logp - ref, side, z0, method.beta))
         self._others = Others(given.train)
         self._reference = Referred(given, needed=True, more={OTHERS: self._others})
-        self._z0 = 0.0
+        self._z0 = self._kl = 0.0
 
     def begin(self, model: Decoder, budget_tokens: int, step: int) -> dict[str, Any] | None:
         return self._reference.begin(model, budget_tokens, step)
@@ -97,16 +97,19 @@ class KahnemanTversky(Passes):
     def _divergence(self, step: Step, model: Decoder) -> float:
         """z0 over the step's examples on all ranks; without dropout, as the reference."""
         uids = [int(uid) for batch in step.micro if batch.group is not None for uid in batch.uid]
-        found = torch.zeros(2, dtype=torch.float64, device=model.device)
+        found = torch.zeros(3, dtype=torch.float64, device=model.device)
         if uids:
             budget_tokens = max(batch.num_tokens for batch in step.micro)
             batches = pack.microbatches([self._others[uid] for uid in uids], budget_tokens, self._call_tokens)
             for batch, logp_M in reference.per_row(model, self.adapter, batches):
                 known = to_device(self._reference.of(batch, step.index, OTHERS), model.device)
                 ratio_Q = groups.over_rows(logp_M, batch) - known
-                found += torch.stack([ratio_Q.double().sum(), torch.tensor(len(batch.uid), device=model.device)])
-        total, count = self._ranks.total(found)
-        return float(losses.divergence(total / count)) if count else 0.0
+                counts = torch.tensor([len(batch.uid), float(groups.row_weights(batch).sum())], device=model.device)
+                found += torch.cat([ratio_Q.double().sum()[None], counts])
+        total, count, tokens = self._ranks.total(found)
+        z0 = float(losses.divergence(total / count)) if count else 0.0
+        self._kl = z0 * float(count / tokens.clamp_min(1))
+        return z0
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
         """Rows held out are compared with z0 of the last step."""
@@ -120,7 +123,12 @@ class KahnemanTversky(Passes):
         loss_Q = losses.by_side(side_Q, method.wanted_weight, method.unwanted_weight) * self._loss(
             logp_Q, reference_Q, side_Q, self._placed(z0, logp_M)
         )
-        each = _watched(method.beta * (logp_Q - reference_Q).detach(), method.beta * z0, side)
+        ratio_Q = (logp_Q - reference_Q).detach()
+        each = _watched(method.beta * ratio_Q, method.beta * z0, side)
+        per_token = ratio_Q / self._placed(groups.row_weights(batch), logp_M)
+        each |= {"chosen_per_token": per_token[to_device(np.flatnonzero(side > 0), logp_M.device)]}
+        if step >= 0:
+            each |= {"kl_per_token": self._placed(np.full(1, self._kl, dtype=np.float32), logp_M)}
         return Loss({PREFERENCE: loss_Q.sum()}, {}, {PREFERENCE: float(len(side))}, each)
 
     def _everywhere(self, batch: Batch) -> Floats:
@@ -130,9 +138,10 @@ class KahnemanTversky(Passes):
         return to_device(values, like.device).to(like.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        return {Z0: self._z0}
+        return {**super().state_dict(), Z0: self._z0}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self._z0 = float(state.get(Z0, 0.0))
 
 

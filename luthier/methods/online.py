@@ -103,7 +103,9 @@ class Online:
         self.method = method
         self.setting = setting
         self.policies = policies
-        self.alarms = Alarms(method.alarms)
+        self.alarms = Alarms()
+        self.stops = method.alarms == "stop"
+        self._held_out: list[Problem] = []
         self._round: Round | None = None
         self._spare: Round | None = None
         self._compared = False
@@ -146,6 +148,11 @@ class Online:
         assert isinstance(model, Decoder) and isinstance(batch, RolloutBatch)
         logp_M = self._logp(model, batch)
         return self._policy_loss(logp_M, batch)
+
+    def watch(self, found: Mapping[str, Any], held_out: float | None) -> list[Problem]:
+        """What the last evaluation raised; the alarms of a round are raised before its updates."""
+        raised, self._held_out = self._held_out, []
+        return raised
 
     def state_dict(self) -> dict[str, Any]:
         made = self._round
@@ -370,7 +377,7 @@ class Online:
     def _raise(self, raised: Sequence[Problem], step: int) -> None:
         for problem in raised:
             self.setting.emit("alarm", {"alarm": problem.id, "text": str(problem)}, step)
-            if self.method.alarms == "stop":
+            if self.stops:
                 raise TrainingFailed(problem)
 
     def begin(self, model: Any, budget_tokens: int, step: int) -> dict[str, Any] | None:
@@ -435,7 +442,7 @@ class Online:
         rollouts = self._write(model, [Ask(uid, prompts.ids(uid), 0) for uid in range(len(prompts))], greedy=True)
         values = [each.value for each in self._judge(rollouts, prompts)]
         found = gain(values, self.alarms.held_out_before)
-        self._raise(self.alarms.held_out(values, found), -1)
+        self._held_out = self.alarms.held_out(values, found)
         tokens = float(np.mean([len(each.answer) for each in rollouts]))
         return {**found, "measures": measured(found), "rewards": values, "answer_tokens": tokens}
 

@@ -27,7 +27,7 @@ from luthier.losses import preference as losses
 from luthier.methods import groups, reference
 from luthier.methods.given import Given
 from luthier.methods.own import own_or
-from luthier.methods.passes import Passes
+from luthier.methods.watch import Judging
 from luthier.models.decoder import Decoder
 from luthier.runs import files
 
@@ -142,6 +142,17 @@ def watched(chosen_reward: Tensor, rejected_reward: Tensor, **more: Tensor) -> d
     return found | {name: value.detach() for name, value in more.items()}
 
 
+def by_length(margin_G: Tensor, lengths: Floats, batch: Batch) -> dict[str, Tensor]:
+    """Of the pairs whose answers are not of one length: whether the longer one is worth more (1/2, where both are worth
+    the same), and whether the data says so. lengths: of each sequence, [Q]."""
+    assert batch.group is not None
+    lead = np.bincount(batch.group, lengths * batch.per_owner[SIDE])
+    at = np.flatnonzero(lead)
+    sign = to_device(np.sign(lead[at]).astype(np.float32), margin_G.device)
+    lead_G = margin_G[to_device(at, margin_G.device)] * sign
+    return {"prefers_longer": (lead_G.sign() + 1) / 2, "longer_chosen": (sign + 1) / 2}
+
+
 class Referred:
     """What methods with a reference have in common: its log-probability of every sequence.
 
@@ -200,11 +211,11 @@ def _number(value_G: Tensor) -> Floats:
     return np.asarray(value_G.detach().cpu(), dtype=np.float32)
 
 
-class Preference(Passes):
+class Preference(Judging):
     """sum over pairs of the loss that the recipe asks for."""
 
     def __init__(self, method: Pairs | Orpo, given: Given) -> None:
-        super().__init__(given.adapter, given.seed, given.policies, given.bottom)
+        super().__init__(method, given, referred=isinstance(method, Dpo))
         self._objective = objective(method)
         self._imitation = imitation_weight(method)
         self._train = given.train
@@ -284,8 +295,10 @@ class Preference(Passes):
             judged.rejected_reward,
             logp_chosen=numbers.chosen,
             logp_rejected=numbers.rejected,
+            chosen_per_token=numbers.per_token().ratios()[0],
         )
-        return Loss(sums, {}, counts, each)
+        lengths = groups.row_weights(batch)
+        return Loss(sums, {}, counts, each | by_length(each["margin"], lengths, batch))
 
     def _numbers(self, logp_Q: Tensor, batch: Batch, step: int) -> Numbers:
         def sides(values: Floats) -> groups.Sides:

@@ -21,17 +21,17 @@ from luthier.losses import preference as losses
 from luthier.methods import groups
 from luthier.methods.given import Given
 from luthier.methods.own import own_or
-from luthier.methods.passes import Passes
-from luthier.methods.preference import PREFERENCE, watched
+from luthier.methods.preference import PREFERENCE, by_length, watched
+from luthier.methods.watch import Judging
 from luthier.models.decoder import Want
 
 
-class RewardModel(Passes):
+class RewardModel(Judging):
     """sum over pairs of -log sigma(reward of the better - of the worse - margin), rewards held around 0."""
 
     def __init__(self, method: Reward, given: Given) -> None:
-        super().__init__(given.adapter, given.seed, given.policies, given.bottom)
-        self._centre = method.centre
+        super().__init__(method, given, referred=False)
+        self._centre, self._stores = method.centre, given.stores
         self._order = own_or(method, losses.reward)
 
     def prepare(self, step: Step, model: nn.Module) -> Step:
@@ -49,4 +49,6 @@ class RewardModel(Passes):
         # How sure it is of the order that it takes to be right: as often as that, it should be.
         sure = torch.sigmoid((better - worse).abs())
         each = watched(better, worse, confidence=sure)
+        store = self._stores["train" if step >= 0 else "validation"]
+        each |= by_length(each["margin"], store.computed[batch.uid], batch)
         return Loss({PREFERENCE: loss.sum()}, {}, {PREFERENCE: float(len(loss))}, each)

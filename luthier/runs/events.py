@@ -58,7 +58,7 @@ KINDS: dict[str, tuple[bool, str]] = {
         "answer_tokens, longest, cut, entropy, kl, difference (of the sampler's and the trainer's log-probabilities), "
         "seconds {generate, reward, score, update}; of ppo value_error, kl_answer, kl_weight",
     ),
-    "alarm": (True, "alarm, text: something that goes wrong with training by rewards, and what to try"),
+    "alarm": (True, "alarm, text: something that goes wrong with training on judged answers, and what to try"),
     "checkpoint": (False, "folder; the folder itself is complete only once it has its final name"),
     "best": (True, "loss"),
     "fault": (True, "what, rows, in_a_row: an update that was not applied"),

@@ -36,6 +36,8 @@ CHECKS = (
 )
 """Checks may have other names too (`text` then says what they mean); these ones are missed when nobody made them."""
 OUTPUTS = ("adapter", "model", "best")
+NOTES = ("note", "alarm")
+"""Events whose text a reader of the receipt should know."""
 HASHED = ("recipe.yaml", "manifest.json", "plan.json", "excluded.jsonl")
 """Files of the run whose content the receipt vouches for."""
 
@@ -206,7 +208,7 @@ def build(run: RunFolder) -> Receipt:
         summary=summary,
         revisions=tuple(event.data for event in everything if event.kind == "revised"),
         faults=tuple({"step": event.step, **event.data} for event in kept if event.kind == "fault"),
-        notes=tuple(dict.fromkeys(str(event.data.get("text", "")) for event in everything if event.kind == "note")),
+        notes=tuple(dict.fromkeys(str(each.data.get("text", "")) for each in everything if each.kind in NOTES)),
         checks=tuple({**missing, **results}.values()),
         hashes=output_hashes(run.path),
         measures=_measures(kept, summary),

@@ -362,10 +362,10 @@ HELP: dict[str, tuple[str, str]] = {
     ),
     "config.help.method.alarms": (
         "What happens when training goes wrong in a way that is known (the model drifts away, answers lose their "
-        "variety, grow or shrink without end, or rewards rise while held-out prompts gain nothing): warn writes it "
-        "down with what to try, stop ends the run.",
-        "训练以已知方式出错时（模型偏离、回答失去多样性、越来越长或越来越短、奖励上升而留出提示没有改善）怎么办：warn "
-        "写下警报和建议，stop 结束运行。",
+        "variety, grow or shrink without end, good answers become unlikely, or what is learnt gains nothing on rows "
+        "held out): warn writes it down with what to try, stop ends the run.",
+        "训练以已知方式出错时（模型偏离、回答失去多样性、越来越长或越来越短、好的回答变得不太可能、学到的东西对留出的"
+        "行没有改善）怎么办：warn 写下警报和建议，stop 结束运行。",
     ),
     "config.help.method.scale": (
         "What a reward is divided by once the group's mean is taken away: the spread of its group, of the whole batch, "

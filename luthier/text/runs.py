@@ -527,6 +527,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "第 {step} 步之后内存不足；此后占用更少，未丢失任何内容（{error}）",
     ),
     "runs.progress.revised": ("changed: {field}: {old} → {new}", "改动：{field}：{old} → {new}"),
+    "runs.progress.alarm": ("alarm at step {step}: {text}", "第 {step} 步警报：{text}"),
     "runs.progress.note": ("note: {text}", "说明：{text}"),
     "runs.progress.loss": ("loss {loss}", "损失 {loss}"),
     "runs.progress.speed": ("{rate} tok/s", "{rate} 词元/秒"),
