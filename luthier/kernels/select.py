@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from luthier.arch.spec import Rope
-from luthier.kernels import flash, gated, norm, rotary, softmax
+from luthier.kernels import flash, gated, norm, rotary, softmax, swept
 
 Which = Literal["torch", "triton"]
 
@@ -82,14 +82,16 @@ def chains(x: Tensor) -> Chains:
     return _triton() if which == "triton" and x.dtype != torch.float64 else PLAIN
 
 
-def attention(q_UHE: Tensor) -> Literal["tiles", "flash", "torch"]:
-    """What attends queries like these: `tiled`, `flash`, or torch's choice for each segment."""
+def attention(q_UHE: Tensor) -> Literal["swept", "tiled", "flash", "torch"]:
+    """What attends queries like these: `swept`, `tiled`, `flash`, or torch's choice for each segment."""
     if q_UHE.device.type == "cpu":
-        return "tiles"
+        return "swept" if swept.takes(q_UHE) else "tiled"
     return "torch" if flash.refusal(q_UHE.dtype, q_UHE.shape[-1]) else "flash"
 
 
 def _attention_in_words(kind: str, dtype: torch.dtype) -> tuple[str, str]:
+    if kind == "cpu" and swept.library() is not None and dtype != torch.float64:
+        return "compiled tiles, all segments in one call", "measured faster than tiles of matmuls"
     if kind == "cpu":
         return "matmuls and softmax per segment, tiles of queries", "measured faster than torch's kernel"
     if refused := flash.refusal(dtype):
