@@ -479,6 +479,24 @@ MUTATIONS: dict[str, Mutation] = {
         "< place_Q1 - self.seen.window",
         "test_kernels_attention.py::test_equals_masked_softmax_forward_and_backward",
     ),
+    "swept filler holds anything": Mutation(
+        "kernels/swept.py",
+        "    made[rows:] = 0",
+        "    made[rows:] = 1",
+        "test_kernels_attention.py::test_filler_behind_the_segments_is_swept_to_zero",
+    ),
+    "swept segments see the rows of another": Mutation(
+        "kernels/swept.py",
+        "np.where(parent >= 0, place[parent], -1), at, first",
+        "np.where(parent >= 0, place[parent] - 1, -1), at, first",
+        "test_kernels_attention.py::test_equals_masked_softmax_forward_and_backward",
+    ),
+    "sweeps see all of the past under a window": Mutation(
+        "kernels/swept.py",
+        "how.window or 0, how.scale",
+        "0, how.scale",
+        "test_kernels_attention.py::test_equals_masked_softmax_forward_and_backward",
+    ),
     "rounded factors for everybody": Mutation(
         "kernels/tiled.py",
         "        matmul.fp32_precision = before",
