@@ -14,6 +14,7 @@ from setuptools import Extension, setup
 PARTS = {
     "luthier.data._native": ("luthier/data/native.c",),
     "luthier.kernels._step": ("luthier/kernels/step.c", "luthier/kernels/numbers.h"),
+    "luthier.kernels._chains": ("luthier/kernels/chains.c", "luthier/kernels/numbers.h"),
     "luthier.kernels._attend": ("luthier/kernels/attend.c", "luthier/kernels/numbers.h"),
 }
 """Name -> its source, and what that includes."""

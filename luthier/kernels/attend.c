@@ -15,7 +15,6 @@ Every product is C += A B with rows of B along the vectors. A block of ROWS by a
 
 #include <math.h>
 
-#define LANES 16
 #define ROWS 6
 #define TILE 24 /* queries: four blocks. Half a tile of scores a head is for nothing at the diagonal */
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from luthier.arch.spec import Rope
-from luthier.kernels import flash, gated, norm, rotary, softmax, swept
+from luthier.kernels import chained, flash, gated, norm, rotary, softmax, swept
 
-Which = Literal["torch", "triton"]
+Which = Literal["torch", "triton", "compiled"]
 
 
 class Chains(NamedTuple):
@@ -49,6 +49,18 @@ PLAIN = Chains(
     gated.again,
     gated.backward,
     softmax.forward_,
+)
+
+COMPILED = Chains(
+    chained.reciprocal_rms,
+    chained.norm,
+    chained.normalise,
+    chained.norm_backward,
+    chained.rotate_all,
+    chained.gated,
+    chained.gated_again,
+    chained.gated_backward,
+    chained.softmax_,
 )
 
 
@@ -79,6 +91,8 @@ def choose(device: torch.device | str, dtype: torch.dtype) -> Choice:
 def chains(x: Tensor) -> Chains:
     """What works on tensors like this one. float64 is for tests of the arithmetic: the kernels sum in float32."""
     which, _ = _of_chains(x.device.type)
+    if which == "compiled" and x.dtype in chained.DTYPES:
+        return COMPILED
     return _triton() if which == "triton" and x.dtype != torch.float64 else PLAIN
 
 
@@ -116,6 +130,8 @@ def using(which: Which) -> Iterator[None]:
 def _of_chains(kind: str) -> tuple[Which, str]:
     if _forced is not None:
         return _forced, "asked for"
+    if kind == "cpu" and chained.library() is not None:
+        return "compiled", "one pass over memory per chain"
     if kind != "cuda":
         return "torch", "element-wise chains stay in a core's cache"
     refused = _refused()

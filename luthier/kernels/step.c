@@ -10,46 +10,10 @@ A row depends on no other row and on no thread: callers may divide rows among th
 
 #include <math.h>
 
-#define LANES 16
 #define BLOCK 32 /* tokens of a block of the cache; `models/cache.py` has the same */
 
 EXPORT uint32_t luthier_step_source(void) { return SOURCE; }
 EXPORT int luthier_step_block(void) { return BLOCK; }
-
-/* ----------------------------------------------------------------------------------------------------- sums */
-
-INLINE float total(float *sums) {
-    int each;
-    for (each = 0; each < 8; each++) sums[each] += sums[each + 8];
-    for (each = 0; each < 4; each++) sums[each] += sums[each + 4];
-    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
-}
-
-INLINE float dot(const float *one, const float *other, number count) {
-    float sums[LANES] = {0}, rest = 0;
-    number at = 0;
-    int lane;
-    for (; at + LANES <= count; at += LANES)
-        for (lane = 0; lane < LANES; lane++) sums[lane] += one[at + lane] * other[at + lane];
-    for (; at < count; at++) rest += one[at] * other[at];
-    return total(sums) + rest;
-}
-
-/* e^x to 2 units in the last place (Cephes' polynomial); 0 below the least normal number. */
-INLINE float exponential(float x) {
-    float held = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float moved = held * 1.44269504f + 12582912.0f, times = moved - 12582912.0f; /* to the nearest whole number */
-    float r = held - times * 0.693359375f + times * 2.12194440e-4f, p = 1.9875691500e-4f, power;
-    uint32_t bits = (uint32_t)((int32_t)times + 127) << 23;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    memcpy(&power, &bits, 4);
-    return x < -87.0f ? 0.0f : p * power;
-}
 
 /* ---------------------------------------------------------------------------------------------------- norms */
 
