@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from luthier.data import native
-from luthier.kernels import step, swept
+from luthier.kernels import chained, step, swept
 
 Installed = Callable[..., ctypes.CDLL | None]
-installed, installed_step, installed_attend = native.library, step.library, swept.library
+installed, installed_step = native.library, step.library
+installed_attend, installed_chains = swept.library, chained.library
 
 
 @functools.cache
@@ -34,6 +35,12 @@ def step_library() -> ctypes.CDLL | None:
 def attend_library() -> ctypes.CDLL | None:
     """Of attention; None where nothing can be compiled."""
     return _made(installed_attend, swept.SOURCES, "_attend")
+
+
+@functools.cache
+def chains_library() -> ctypes.CDLL | None:
+    """Of element-wise chains; None where nothing can be compiled."""
+    return _made(installed_chains, chained.SOURCES, "_chains")
 
 
 def _made(installed: Installed, sources: Sequence[Path], name: str) -> ctypes.CDLL | None:

@@ -497,6 +497,18 @@ MUTATIONS: dict[str, Mutation] = {
         "0, how.scale",
         "test_kernels_attention.py::test_equals_masked_softmax_forward_and_backward",
     ),
+    "a known reciprocal root is formed anew": Mutation(
+        "kernels/chained.py",
+        "int(eps is None)",
+        "0",
+        "test_kernels_chained.py::test_chains_equal_the_plain_ones",
+    ),
+    "compiled angles of the wrong heads": Mutation(
+        "kernels/chained.py",
+        "given = (_at(x_NHE), x_NHE.stride(0), x_NHE.stride(1),",
+        "given = (_at(x_NHE), x_NHE.stride(0), width,",
+        "test_kernels_chained.py::test_chains_equal_the_plain_ones",
+    ),
     "rounded factors for everybody": Mutation(
         "kernels/tiled.py",
         "        matmul.fp32_precision = before",
