@@ -736,6 +736,31 @@ def serve(  # noqa: PLR0913  one parameter for each option
 def answered(answer: Answer) -> Outcome:
     return Outcome(answer.value, answer.lines(), OK if answer.good else FAILED)
 
+def ui(
+    context: typer.Context,
+    host: Annotated[str, typer.Option("--host", help="shell.option.ui_host")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="shell.option.port")] = 7860,
+    directory: Dir = "runs",
+    base_path: Annotated[str, typer.Option("--base-path", metavar="PATH", help="shell.option.base_path")] = "/",
+    token_file: Annotated[
+        str | None, typer.Option("--token-file", metavar="FILE", help="shell.option.token_file")
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="shell.option.no_open")] = False,
+) -> Outcome:
+    from luthier.web.start import ui as start
+
+    page = start(
+        directory,
+        host=host,
+        port=port,
+        base_path=base_path,
+        token_file=token_file,
+        open_page=not no_open,
+        log=context.obj.logs,
+    )
+    return Outcome({"ended_by": page.ended_by}, [], 128 + page.ended_by if page.ended_by else OK)
+
+
 
 def trained(run: Run) -> Outcome:
     """What to say at the end of training; a check that failed makes the command fail."""
@@ -875,6 +900,7 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "cache list": cache_list,
     "cache clear": cache_clear,
     "doctor": doctor,
+    "ui": ui,
     "demo": demo,
 }
 """What is typed -> function; its help is `shell.help.<name>`."""

@@ -30,7 +30,7 @@ from luthier import proof
 from luthier.data.formats import Message
 from luthier.errors import EngineFailed, RunError, UserError
 from luthier.generate import Sampling
-from luthier.serving import house
+from luthier.serving import house, listen
 from luthier.serving.answers import Voice
 from luthier.serving.door import Keys
 from luthier.serving.front import Events, Front
@@ -82,7 +82,7 @@ class House:
 
     def __init__(self, targets: list[str], keys: list[str], limits: Limits, device: str = "cpu") -> None:
         self.log = io.StringIO()
-        self._listener = house.bind("127.0.0.1", 0)
+        self._listener = listen.bind("127.0.0.1", 0)
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.voices = Voices(open_session(targets[0], device=device))

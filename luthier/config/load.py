@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -319,6 +320,8 @@ class Environment:
         no_color: NO_COLOR, see no-color.org.
         proxies: names of the proxy variables that are set; their values may hold passwords.
         detached: LUTHIER_DETACHED, set by the queue for what it starts.
+        display: whether there is a screen that a browser could open on: DISPLAY or WAYLAND_DISPLAY, where windows need
+            one of them.
         rank: RANK, where torchrun or its like started several processes for one command; only rank 0 speaks.
     """
 
@@ -333,6 +336,7 @@ class Environment:
     no_color: bool
     proxies: tuple[str, ...]
     detached: bool
+    display: bool
     rank: int
 
     def to_json(self) -> dict[str, Any]:
@@ -379,6 +383,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         no_color="NO_COLOR" in given,
         proxies=tuple(name for name in PROXIES if name in given or name.lower() in given),
         detached="LUTHIER_DETACHED" in given,
+        display=sys.platform in ("darwin", "win32") or "DISPLAY" in given or "WAYLAND_DISPLAY" in given,
         rank=int(given.get("RANK", "0")) if "LOCAL_RANK" in given and given.get("RANK", "").isdigit() else 0,
     )
 

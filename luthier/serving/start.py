@@ -56,9 +56,9 @@ def serve(  # noqa: PLR0913  one parameter for each option
     if vllm_command is not None and engine != "vllm":
         raise RunError(Problem("serve.no_other_command", field="--vllm-command", value=vllm_command))
     extra = (*EXTRA, "xllamacpp") if engine == "llama.cpp" else EXTRA
-    missing = [name for name in extra if not _is_there(name)]
-    if missing:
-        raise RunError(Problem("serve.no_extra", values={"missing": ", ".join(missing)}))
+    lacking = missing(extra)
+    if lacking:
+        raise RunError(Problem("serve.no_extra", values={"missing": ", ".join(lacking)}))
     keys = Keys(read_keys(Path(api_key_file)) if api_key_file is not None else [])
     if not keys and not is_loopback(host):
         raise RunError(Problem("serve.no_keys", field="--host", value=host))
@@ -106,4 +106,9 @@ def read_keys(path: Path) -> list[str]:
         raise RunError(Problem("serve.key_file", where=str(path), values={"reason": str(error)})) from error
     if not keys:
         raise RunError(Problem("serve.key_file", where=str(path), values={"reason": "-"}))
+def missing(extra: Sequence[str]) -> list[str]:
+    """Those of an extra's packages that are not installed."""
+    return [name for name in extra if not _is_there(name)]
+
+
     return keys

@@ -1,0 +1,67 @@
+"""Messages of the area `web`: id -> (English, Chinese)."""
+
+from __future__ import annotations
+
+TEXT: dict[str, tuple[str, str]] = {
+    "web.title": ("Luthier", "Luthier"),
+    "web.ready": (
+        "Luthier's page: {url} (Ctrl-C ends the page; runs go on)",
+        "Luthier 页面：{url}（按 Ctrl-C 结束页面；运行会继续）",
+    ),
+    "web.ended": ("The page has ended; what it started goes on.", "页面已结束；由它启动的任务会继续。"),
+    "web.no_extra.rule": (
+        "the page needs packages that are not installed: {missing}",
+        "页面需要尚未安装的软件包：{missing}",
+    ),
+    "web.no_extra.remedy": ("`pip install 'luthier[ui]'`", "`pip install 'luthier[ui]'`"),
+    # ------------------------------------------------------------------------------------------------ the door
+    "web.internal.rule": (
+        "the server failed at this request; its log says how",
+        "服务器处理该请求时出错；详情见其日志",
+    ),
+    "web.internal.remedy": (
+        "Try again; where it fails again, that log is what a report of it needs.",
+        "请重试；若再次失败，报告问题时请附上该日志。",
+    ),
+    "web.no_token.rule": ("this page opens only with its token", "需要令牌才能打开此页面"),
+    "web.no_token.remedy": (
+        "Open the link that `luthier ui` printed when it started.",
+        "请打开 `luthier ui` 启动时显示的链接。",
+    ),
+    "web.foreign.rule": (
+        "without a token this page speaks to this machine only, not to {host}",
+        "未设置令牌时，该页面只面向本机，而不是 {host}",
+    ),
+    "web.foreign.remedy": (
+        "Open it under localhost; for other machines, or behind a proxy, start it with --host or --base-path.",
+        "请用 localhost 打开；若要供其他机器或经由代理使用，请用 --host 或 --base-path 启动。",
+    ),
+    "web.no_guard.rule": (
+        "a request that changes something needs the header X-Luthier",
+        "有改动的请求需要 X-Luthier 请求头",
+    ),
+    "web.no_guard.remedy": (
+        "Send `X-Luthier: 1` with it; pages of others cannot.",
+        "请随请求发送 `X-Luthier: 1`；其他网页无法做到。",
+    ),
+    "web.too_large.rule": ("the request has more than {limit} bytes", "请求超过 {limit} 字节"),
+    "web.too_large.remedy": ("Send files with PUT to api/files/NAME.", "文件请用 PUT 发送到 api/files/NAME。"),
+    "web.invalid.rule": ("the request cannot be used: {reason}", "请求无法使用：{reason}"),
+    "web.invalid.remedy": ("api/openapi.json says what it takes.", "其格式见 api/openapi.json。"),
+    "web.no_route.rule": (
+        "there is nothing for this request ({status} {reason})",
+        "没有与该请求对应的内容（{status} {reason}）",
+    ),
+    "web.no_route.remedy": ("api/openapi.json lists what can be asked.", "可用的请求见 api/openapi.json。"),
+    # ------------------------------------------------------------------------------------------------ runs and files
+    "web.no_run.rule": ("there is no such run here", "此处没有该运行"),
+    "web.no_run.remedy": ("`luthier runs list` shows those that there are.", "`luthier runs list` 列出现有的运行。"),
+    "web.outside.rule": (
+        "this lies outside of the folder that the page works in, {home}",
+        "该路径位于页面的工作目录 {home} 之外",
+    ),
+    "web.outside.remedy": (
+        "Start `luthier ui` in a folder above it, or bring it in here.",
+        "请在其上级目录中启动 `luthier ui`，或将文件移入该目录。",
+    ),
+}
