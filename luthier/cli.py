@@ -710,13 +710,16 @@ def serve(  # noqa: PLR0913  one parameter for each option
     sequences: Annotated[int, typer.Option("--sequences", min=1, help="shell.option.sequences")] = 64,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="shell.option.timeout")] = 600,
     grace: Annotated[float, typer.Option("--grace", min=1, help="shell.option.grace")] = 30,
+    end_with_stdin: Annotated[bool, typer.Option("--end-with-stdin", help="shell.option.end_with_stdin")] = False,
 ) -> Outcome:
     load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
+    from luthier.serving import start
     from luthier.serving.limits import Limits
-    from luthier.serving.start import serve as start
 
+    if end_with_stdin:
+        start.end_with_stdin()
     limits = Limits(body_bytes=max_body, queue=queue, sequences=sequences, time_s=timeout, grace_s=grace)
-    number = start(
+    number = start.serve(
         targets,
         host=host,
         port=port,
@@ -732,9 +735,6 @@ def serve(  # noqa: PLR0913  one parameter for each option
     )
     return Outcome({"ended_by": number}, [], 128 + number if number else OK)
 
-
-def answered(answer: Answer) -> Outcome:
-    return Outcome(answer.value, answer.lines(), OK if answer.good else FAILED)
 
 def ui(
     context: typer.Context,
@@ -760,6 +760,9 @@ def ui(
     )
     return Outcome({"ended_by": page.ended_by}, [], 128 + page.ended_by if page.ended_by else OK)
 
+
+def answered(answer: Answer) -> Outcome:
+    return Outcome(answer.value, answer.lines(), OK if answer.good else FAILED)
 
 
 def trained(run: Run) -> Outcome:
@@ -897,10 +900,10 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "runs verify": runs_verify,
     "runs reproduce": runs_reproduce,
     "serve": serve,
+    "ui": ui,
     "cache list": cache_list,
     "cache clear": cache_clear,
     "doctor": doctor,
-    "ui": ui,
     "demo": demo,
 }
 """What is typed -> function; its help is `shell.help.<name>`."""

@@ -1717,6 +1717,18 @@ MUTATIONS: dict[str, Mutation] = {
         "pass",
         "test_serve.py::test_a_stream_that_nobody_began_to_read_ends_its_answers",
     ),
+    "a mix goes while somebody speaks with it": Mutation(
+        "serving/voices.py",
+        "leaving = {name, *(mix for mix, parts in self._mixes.items() if name in parts)}",
+        "leaving = {name}",
+        "test_serve.py::test_a_mix_leaves_with_its_adapter_once_nobody_speaks_with_it",
+    ),
+    "mixes are kept for ever": Mutation(
+        "serving/voices.py",
+        "list(self._mixes)[:-MIXES]",
+        "list(self._mixes)[:0]",
+        "test_serve.py::test_of_many_mixes_the_last_are_kept",
+    ),
     "a parameter that is not known is ignored": Mutation(
         "serving/protocol.py",
         'extra="forbid"',

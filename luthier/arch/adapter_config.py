@@ -24,6 +24,8 @@ from luthier.errors import ModelError, Problem
 
 CONFIG_FILE = "adapter_config.json"
 DORA = "use_dora"
+STRONGEST = 1.5
+"""What an adapter may be overstated to while one talks to it: beyond, answers fall apart rather than say more."""
 PEFT_DEFAULT = 8
 """What PEFT means by an absent `r` or `lora_alpha`."""
 

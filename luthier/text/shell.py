@@ -409,6 +409,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "seconds that vLLM may take until it answers",
         "等待 vLLM 就绪的时限（秒）",
     ),
+    "shell.option.end_with_stdin": (
+        "end when standard input ends, and so with the program that started this one",
+        "标准输入结束时退出，从而随启动它的程序一起结束",
+    ),
     "shell.option.max_body": ("bytes that a request may have", "单个请求的最大字节数"),
     "shell.option.queue": (
         "answers that may wait or run at once; more are refused",
