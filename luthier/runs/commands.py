@@ -18,7 +18,7 @@ from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.errors import Problem, RunError
 from luthier.runs import events, files, manifest, receipt, receipt_page
-from luthier.runs.events import Summary
+from luthier.runs.history import Summary, summarise
 from luthier.runs.recipe import difference, flatten
 from luthier.runs.store import RunFolder, RunInfo, index
 from luthier.runs.tables import NOTHING, Answer, columns, count, decimal, duration, size, span
@@ -281,7 +281,7 @@ def _length(config: RunConfig, run: RunFolder, field: str) -> float:
         RunError: it is known in the other unit only, because the run never started.
     """
     everything = run.events()
-    summary = events.summarise(everything)
+    summary = summarise(everything)
     known = (event.data.get("steps_per_epoch") for event in reversed(everything))
     per_epoch: int | None = next((steps for steps in known if steps), None)
     steps, epochs = config.optim.steps, config.optim.epochs

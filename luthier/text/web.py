@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 TEXT: dict[str, tuple[str, str]] = {
-    "web.title": ("Luthier", "Luthier"),
     "web.ready": (
         "Luthier's page: {url} (Ctrl-C ends the page; runs go on)",
         "Luthier 页面：{url}（按 Ctrl-C 结束页面；运行会继续）",
@@ -56,6 +55,26 @@ TEXT: dict[str, tuple[str, str]] = {
     # ------------------------------------------------------------------------------------------------ runs and files
     "web.no_run.rule": ("there is no such run here", "此处没有该运行"),
     "web.no_run.remedy": ("`luthier runs list` shows those that there are.", "`luthier runs list` 列出现有的运行。"),
+    # ------------------------------------------------------------------------------------------------ chat
+    "web.no_chat.rule": ("no such model is open", "没有打开该模型"),
+    "web.no_chat.remedy": ("Open it again.", "请重新打开。"),
+    "web.chat_loading.rule": ("the model is still being loaded", "模型仍在加载"),
+    "web.chat_loading.remedy": ("Ask once it is ready.", "请在就绪后提问。"),
+    "web.chat_refused.rule": ("the model cannot do this: {reason}", "模型无法这样做：{reason}"),
+    "web.chat_refused.remedy": ("", ""),
+    "web.chat_ended.rule": (
+        "the process that held this model has ended; the last lines of its log:\n{lines}",
+        "加载该模型的进程已结束；其日志的最后几行：\n{lines}",
+    ),
+    "web.chat_ended.remedy": (
+        "Open it again; where it ends again, mend what they name.",
+        "请重新打开；若再次结束，请解决其中指出的问题。",
+    ),
+    "web.rows_of_another_kind.rule": (
+        "this file is there already and holds other rows than these",
+        "该文件已存在，且其中的数据与此不同类",
+    ),
+    "web.rows_of_another_kind.remedy": ("Give another name.", "请换一个名称。"),
     "web.outside.rule": (
         "this lies outside of the folder that the page works in, {home}",
         "该路径位于页面的工作目录 {home} 之外",

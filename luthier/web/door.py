@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from luthier.errors import Problem
 from luthier.serving.door import is_loopback
-from luthier.text import Language, language, say, speaking
+from luthier.text import Language, language, speaking
 from luthier.web.house import House
 from luthier.web.refusals import told
 
@@ -177,7 +177,7 @@ async def _answer(send: Any, path: str, fault: Refused) -> None:
         body = json.dumps(told([fault.problem], fault.status)[1], ensure_ascii=False)
         kind = b"application/json"
     else:
-        body, kind = f"{say('web.title')}: {fault.problem}\n", b"text/plain; charset=utf-8"
+        body, kind = f"Luthier: {fault.problem}\n", b"text/plain; charset=utf-8"
     extra = [(b"connection", b"close")] if fault.status == 413 else []
     await _respond(send, fault.status, kind, body.encode(), extra)
 
