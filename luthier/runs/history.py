@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,9 @@ MEASURE = "measure."
 """Before the name of what a method measures in a step."""
 BESIDES = ("revised", "rehearsal")
 """Kinds that may be written outside of an attempt's training."""
+WINDOW_STEPS = 50
+"""Steps that the speed is taken over: long enough to even out rows of different length, short enough to follow a
+machine that slows down. Chosen, not tuned."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,33 @@ def _number(value: Any) -> float:
         return math.nan
 
 
+class Pace:
+    """Steps per second of one attempt, over the last WINDOW_STEPS steps."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[int, float]] = deque(maxlen=WINDOW_STEPS + 1)
+        self._first_step_s: float | None = None
+
+    def restart(self) -> None:
+        """A new attempt: what an older one took says nothing about this machine, and the pause between them is no
+        training time."""
+        self._seen.clear()
+        self._first_step_s = None
+
+    def add(self, event: Event) -> None:
+        assert event.step is not None
+        rate, tokens = event.data.get("tokens_per_s"), event.data.get("tokens")
+        self._first_step_s = tokens / rate if rate and tokens else None
+        self._seen.append((event.step, event.time_s))
+
+    def seconds_left(self, steps: int) -> float | None:
+        """Time for `steps` more steps; None before the first step. From a single step, its own duration counts."""
+        if len(self._seen) < 2:
+            return None if self._first_step_s is None else self._first_step_s * steps
+        (old_step, old_s), (new_step, new_s) = self._seen[0], self._seen[-1]
+        return steps * (new_s - old_s) / max(new_step - old_step, 1)
+
+
 @dataclass
 class _Share:
     """An attempt, as far as it is told."""
@@ -173,6 +204,7 @@ class History:
         steps: the effective `step` events.
         others: all other effective events.
         last_seq: of the last event that was told.
+        pace: of the last attempt.
         ended: how the last attempt ended: a kind of TOLD_ENDS. A revision of a finished run (`runs extend`) opens it
             again, as if interrupted.
     """
@@ -181,6 +213,7 @@ class History:
     others: list[Event] = field(default_factory=list)
     last_seq: int = 0
     ended: str | None = None
+    pace: Pace = field(default_factory=Pace)
     _attempts: dict[int, _Share] = field(default_factory=dict)
     _started_s: float | None = None
     _updated_s: float | None = None
@@ -199,6 +232,8 @@ class History:
             if is_step:
                 placed = [each for each in several if each.step is not None]
                 self.steps.extend(placed)
+                for event in placed[-WINDOW_STEPS - 1 :]:
+                    self.pace.add(event)
                 self._share(attempt, several[0], several[-1], max((each.step or 0 for each in placed), default=None))
             else:
                 for event in several:
@@ -211,6 +246,7 @@ class History:
             self.steps.cut(start if start > 0 else -1)
             self.others = [old for old in self.others if old.step is None or (start > 0 and old.step <= start)]
             self.ended = None
+            self.pace.restart()
         elif event.kind in TOLD_ENDS:
             self.ended = event.kind
         elif event.kind == "revised" and self.ended == "finished":
@@ -257,6 +293,11 @@ class History:
             ended=self.ended,
             computed_tokens=finished.get("computed_tokens") or int(steps.computed) or None,
         )
+
+    def seconds_left(self) -> float | None:
+        """Until the run is finished, at the pace of this attempt; None before its first step."""
+        steps = self._num_steps()
+        return None if steps is None else self.pace.seconds_left(max(steps - self.steps.top, 0))
 
     def _num_steps(self) -> int | None:
         """What was said last, by a step or by another event."""
