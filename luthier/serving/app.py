@@ -85,7 +85,7 @@ def _adapters(app: FastAPI, front: Front) -> None:
         except UserError as error:
             problem = error.problems[0]
             status = NOT_LOADED.get(problem.id, 400)
-            raise refuse("serve.unusable", status, "path", reason=str(problem)) from error
+            raise refuse("serve.unusable", status, "path", problem.id, reason=str(problem)) from error
         return entry(name, int(time.time()))
 
     @app.delete("/v1/adapters/{name}")
@@ -107,7 +107,7 @@ def _adapters(app: FastAPI, front: Front) -> None:
         except UserError as error:
             problem = error.problems[0]
             status = NOT_LOADED.get(problem.id, 400)
-            raise refuse("serve.unusable", status, "strengths", reason=str(problem)) from error
+            raise refuse("serve.unusable", status, "strengths", problem.id, reason=str(problem)) from error
         for old, adapters in surplus.items():
             # Not waited for: somebody may be speaking with it.
             front.engine.unload(adapters, functools.partial(front.voices.remove, old))

@@ -61,7 +61,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "web.chat_loading.rule": ("the model is still being loaded", "模型仍在加载"),
     "web.chat_loading.remedy": ("Ask once it is ready.", "请在就绪后提问。"),
     "web.chat_refused.rule": ("the model cannot do this: {reason}", "模型无法这样做：{reason}"),
-    "web.chat_refused.remedy": ("", ""),
+    "web.chat_refused.remedy": ("Ask for something else, or open another model.", "请改变请求，或打开其他模型。"),
     "web.chat_ended.rule": (
         "the process that held this model has ended; the last lines of its log:\n{lines}",
         "加载该模型的进程已结束；其日志的最后几行：\n{lines}",
