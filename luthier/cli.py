@@ -594,6 +594,7 @@ def demo(context: typer.Context, directory: Dir = "runs") -> Outcome:
 
 
 def merge(
+    context: typer.Context,
     targets: Annotated[
         list[str], typer.Argument(metavar="RUN|ADAPTER[=STRENGTH]...", help="shell.option.merge_targets")
     ],
@@ -606,7 +607,8 @@ def merge(
     from luthier.export import merge as merging
     from luthier.runs import receipt_page
 
-    done = merging.merge([with_strength(each) for each in targets], out, base=base, force=force, device=device)
+    told, given = writing(context.obj), [with_strength(each) for each in targets]
+    done = merging.merge(given, out, base=base, force=force, device=device, on_progress=told)
     shown = [say("export.merged", path=done.path), "", *receipt_page.check_lines(done.receipt.checks)]
     return Outcome(
         {"path": str(done.path), "receipt": done.receipt.to_json()}, shown, FAILED if done.receipt.failed else OK

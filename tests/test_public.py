@@ -39,7 +39,7 @@ SURFACE = {
     "merge": (
         "(target: 'str | Path | Sequence[tuple[str | Path, float]]', out: 'str | Path | None' = None, *, "
         "base: 'str | None' = None, force: 'bool' = False, device: 'str' = 'auto', "
-        "max_shard_bytes: 'int' = 5000000000) -> 'Merged'"
+        "max_shard_bytes: 'int' = 5000000000, on_progress: 'Callable[[int, int], None] | None' = None) -> 'Merged'"
     ),
     "open_session": (
         "(target: 'str | Path', *, device: 'str' = 'auto', compare: 'bool' = False, template: 'str' = 'model', "
