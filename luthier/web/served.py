@@ -27,16 +27,12 @@ import httpx2
 from luthier.config.load import handed_on
 from luthier.errors import Problem, RunError
 from luthier.runs.store import RunFolder
-from luthier.text import Language, language
+from luthier.text import language
+from luthier.web.jobs import LOCALES
 from luthier.web.refusals import Busy
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+(?=/v1)")
 """In the line by which `luthier serve` says that it answers."""
-LOCALES: dict[Language, dict[str, str]] = {
-    "en": {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"},
-    "zh": {"LC_ALL": "zh_CN.UTF-8", "PYTHONUTF8": "1"},
-}
-"""A process speaks the language of who asked for it; the locale itself need not be installed."""
 LOOK_S = 0.1
 SAID_LINES, SAID_BYTES = 10, 16 * 2**10
 END_S = 10.0
@@ -96,7 +92,7 @@ class Served:
             self._process = subprocess.Popen(
                 command,
                 cwd=home,
-                env=handed_on(LOCALES[language()]),
+                env=handed_on({"LC_ALL": LOCALES[language()], "PYTHONUTF8": "1"}),
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=log,
