@@ -150,10 +150,11 @@ const SILENCE_MS = 40000;
 
 // Follows a stream of server-sent events, over torn lines and restarts of the server.
 //
-// after: the number of the last event that is known. onEvent(value, seq) gets each later one once. onState gets `open`, `lost`
-// (it tries again by itself), `ended` (all is told) or `refused`. A page that is hidden lets go of the line: browsers
-// allow six to a server over all pages, and nobody looks. Returns a function that closes it.
-export function stream(path, { after = 0, onEvent, onState }) {
+// after: the number of the last event that is known. onEvent(value, seq) gets each later one once. onReset: what was told
+// counts no more, all follows from the beginning. onState gets `open`, `lost` (it tries again by itself), `ended` (all is
+// told) or `refused`. A page that is hidden lets go of the line: browsers allow six to a server over all pages, and
+// nobody looks. Returns a function that closes it.
+export function stream(path, { after = 0, onEvent, onReset, onState }) {
   let last = after;
   let wait = FIRST_WAIT_MS;
   let closed = false;
@@ -187,6 +188,11 @@ export function stream(path, { after = 0, onEvent, onState }) {
         if (event.type === "end") {
           line = null;
           return tell("ended");
+        }
+        if (event.type === "reset") {
+          last = 0;
+          onReset?.();
+          continue;
         }
         const seq = event.id ? Number(event.id) : 0;
         if (seq && seq <= last) continue;

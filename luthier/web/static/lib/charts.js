@@ -7,13 +7,15 @@
 import uPlot from "../vendor/uPlot.esm.js";
 import { h, clear, svg } from "./dom.js";
 import { t } from "./i18n.js";
-import { count, number } from "./format.js";
+import { bytes, count, number } from "./format.js";
 
 const DRAW_MS = 8;
 const BETWEEN_MS = 200;
 // Five pictures a second look live, and leave a phone cool.
 const TABLE_ROWS = 40;
 const HEIGHT = 220;
+const BINARY = Array.from({ length: 50 }, (_, power) => 2 ** power);
+// Between ticks of an axis of bytes.
 
 // ------------------------------------------------------------------------------------------------ drawing in turns
 
@@ -60,19 +62,14 @@ export const palette = (index) => `--series-${(index % 6) + 1}`;
 // ------------------------------------------------------------------------------------------------ smoothing
 
 // An exponential mean that weighs what it has seen so far, so that it starts at the first value and not at zero.
-class Mean {
-  constructor(keep) {
-    this.keep = keep;
-    this.sum = 0;
-    this.weight = 0;
-  }
-
-  next(value) {
+function smoothed(column, keep) {
+  let [sum, weight] = [0, 0];
+  return column.map((value) => {
     if (value === null) return null;
-    this.sum = this.keep * this.sum + (1 - this.keep) * value;
-    this.weight = this.keep * this.weight + (1 - this.keep);
-    return this.sum / this.weight;
-  }
+    sum = keep * sum + (1 - keep) * value;
+    weight = keep * weight + (1 - keep);
+    return sum / weight;
+  });
 }
 
 // ------------------------------------------------------------------------------------------------ columns
@@ -101,40 +98,35 @@ export function join(tables) {
 // onZoom(from, to): a stretch of x was chosen; (null, null) is all of it. Without it the chart zooms by itself.
 export function chart(parent, { title, series, log = false, smooth = 0, height = HEIGHT, format = number, x = t("common.step"), sync = null, onZoom = null }) {
   let columns = [[], ...series.map(() => [])];
-  let means = [];
-  let smoothed = [];
   let logarithmic = log;
   let keep = smooth;
   let range = null;
   let plot = null;
-  let table = null;
   let gone = false;
 
   const values = series.map(() => h("span", { class: "legend-value" }));
-  const at = h("span", { class: "legend-x muted" });
+  const where = h("span", { class: "legend-x muted" });
   const legend = h(
     "div",
     { class: "legend", "aria-hidden": "true" },
     series.map((each, index) =>
-      h("span", { class: "legend-item" }, h("span", { class: "swatch", style: { background: `var(${each.color})` } }), h("span", { class: "legend-label" }, each.label), values[index]),
+      h("span", { class: "legend-item" }, h("span", { class: "swatch", style: { background: `var(${each.color})` } }), series.length > 1 ? h("span", { class: "legend-label" }, each.label) : null, values[index]),
     ),
-    at,
+    where,
   );
-  const host = h("div", { class: "chart-host", role: "img" });
+  const host = h("div", { class: "chart-host", role: "img", style: { "min-height": `${height}px` } });
   const rows = h("div", { class: "table-scroll", tabindex: "0", role: "region", "aria-label": t("common.chart.table_of", { title }) });
   const details = h("details", { class: "chart-table", ontoggle: fillTable }, h("summary", {}, t("common.chart.table")), rows);
   const figure = h("figure", { class: "chart" }, h("figcaption", {}, h("h3", {}, title), legend), host, details);
   parent.append(figure);
 
-  function restart() {
-    means = series.map(() => new Mean(keep));
-    smoothed = series.map((each, index) => (keep && each.smooth !== false && !each.points ? columns[index + 1].map((y) => means[index].next(y)) : []));
-  }
+  const isSmooth = (each) => keep > 0 && each.smooth !== false && !each.points;
 
-  // What uPlot sees: the values as they are, then the smoothed ones. Without a positive value a logarithm has nothing to show.
+  // What uPlot sees: the values as they are, then the smoothed ones. A logarithm shows what is above zero.
   function data() {
-    const shown = logarithmic ? columns.slice(1).map((column) => column.map((y) => (y > 0 ? y : null))) : columns.slice(1);
-    return [columns[0], ...shown, ...series.map((_, index) => (smoothed[index].length ? smoothed[index] : columns[0].map(() => null)))];
+    const ys = columns.slice(1);
+    const raw = logarithmic ? ys.map((column) => column.map((y) => (y > 0 ? y : null))) : ys;
+    return [columns[0], ...raw, ...series.map((each, index) => (isSmooth(each) ? smoothed(raw[index], keep) : new Array(columns[0].length).fill(null)))];
   }
 
   function build() {
@@ -151,7 +143,7 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
     const line = (each, thick) => ({
       label: each.label,
       width: thick,
-      spanGaps: Boolean(each.points || each.gaps),
+      spanGaps: true,
       points: { show: Boolean(each.points), size: 6, fill: () => colour(each.color), stroke: () => colour(each.color) },
     });
     return {
@@ -162,13 +154,13 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
       scales: { x: { time: false }, y: logarithmic ? { distr: 3 } : {} },
       axes: [
         { ...axis, size: 30, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : "")) },
-        { ...axis, size: wide, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : format(tick))) },
+        { ...axis, size: wide, ...(format === bytes ? { incrs: BINARY } : {}), values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : format(tick))) },
       ],
       series: [
         {},
-        ...series.map((each, index) => ({
+        ...series.map((each) => ({
           ...line(each, 1.5),
-          stroke: () => (smoothed[index].length ? `color-mix(in srgb, ${colour(each.color)} 35%, transparent)` : colour(each.color)),
+          stroke: () => (isSmooth(each) ? `color-mix(in srgb, ${colour(each.color)} 35%, transparent)` : colour(each.color)),
         })),
         ...series.map((each) => ({ ...line(each, 2), points: { show: false }, stroke: () => colour(each.color) })),
       ],
@@ -200,12 +192,12 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
   function tellLegend() {
     const under = plot?.cursor.idx;
     const pointed = under !== null && under !== undefined && plot.cursor.left >= 0;
-    series.forEach((each, index) => {
-      const shown = smoothed[index].length ? smoothed[index] : columns[index + 1];
-      const value = pointed ? (each.points || each.gaps ? before(shown, under) : shown[under]) : lastOf(shown)?.[0];
+    series.forEach((_, index) => {
+      const shown = columns[index + 1];
+      const value = pointed ? before(shown, under) : lastOf(shown)?.[0];
       values[index].textContent = value === null || value === undefined ? "" : format(value);
     });
-    at.textContent = pointed ? `${x} ${count(columns[0][under])}` : "";
+    where.textContent = pointed ? `${x} ${count(columns[0][under])}` : "";
   }
 
   function before(column, index) {
@@ -218,6 +210,18 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
       if (column[index] !== null && column[index] !== undefined) return [column[index], columns[0][index]];
     }
     return null;
+  }
+
+  // Where an x stands, or would; nearly always behind the last one.
+  function at(x) {
+    const xs = columns[0];
+    let [low, high] = [xs.length && xs[xs.length - 1] < x ? xs.length : 0, xs.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (xs[middle] < x) low = middle + 1;
+      else high = middle;
+    }
+    return low;
   }
 
   function draw() {
@@ -259,7 +263,7 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
       if (each.points) for (let index = 0; index < all; index += 1) if (columns[number + 1][index] !== null && picked.length < 3 * TABLE_ROWS) picked.push(index);
     }
     const chosen = [...new Set(picked)].sort((a, b) => a - b);
-    table = h(
+    const table = h(
       "table",
       { class: "table numbers" },
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, x), series.map((each) => h("th", { scope: "col" }, each.label)))),
@@ -283,42 +287,29 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", redraw);
 
-  restart();
   later(draw);
   return {
     // All values anew.
     set(all) {
       columns = all.map((column) => Array.from(column, (value) => value ?? null));
-      restart();
       later(draw);
     },
-    // One more row [x, y...]; one of the last x fills in what that has not yet.
+    // One more row [x, y...], at its place; of an x that is there already, it fills in what is told.
     append(row) {
-      const last = columns[0].length - 1;
-      const same = last >= 0 && columns[0][last] === row[0];
-      if (same) {
-        for (let index = 1; index < row.length; index += 1) if (row[index] !== null && row[index] !== undefined) columns[index][last] = row[index];
-      } else {
-        row.forEach((value, index) => columns[index].push(value ?? null));
-      }
-      series.forEach((each, index) => {
-        if (!smoothed[index].length && !(keep && each.smooth !== false && !each.points)) return;
-        if (!same) smoothed[index].push(means[index].next(row[index + 1] ?? null));
-        else if (row[index + 1] !== null && row[index + 1] !== undefined) smoothed[index][last] = means[index].next(row[index + 1]);
-      });
+      const place = at(row[0]);
+      if (columns[0][place] !== row[0]) columns.forEach((column, index) => column.splice(place, 0, index === 0 ? row[0] : null));
+      for (let index = 1; index < row.length; index += 1) if (row[index] !== null && row[index] !== undefined) columns[index][place] = row[index];
       later(draw);
     },
-    // Takes back what lies behind an x: a resume goes on from there.
-    cut(behind) {
-      const left = columns[0].findIndex((value) => value > behind);
-      if (left < 0) return;
-      columns = columns.map((column) => column.slice(0, left));
-      restart();
+    // Takes back what the first `own` curves have behind an x: a resume goes on from there.
+    cut(behind, own = series.length) {
+      for (let index = 1; index <= own; index += 1) columns[index] = columns[index].map((y, place) => (columns[0][place] > behind ? null : y));
+      const kept = columns[0].map((_, place) => columns.some((column, index) => index > 0 && column[place] !== null));
+      columns = columns.map((column) => column.filter((_, place) => kept[place]));
       later(draw);
     },
     setSmooth(value) {
       keep = value;
-      restart();
       later(draw);
     },
     setLog(value) {

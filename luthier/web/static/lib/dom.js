@@ -69,6 +69,7 @@ const ICONS = {
   longer: "M4 12h13M13 7l5 5-5 5M21 5v14",
   memory: "M7 7h10v10H7zM10 3v4M14 3v4M10 17v4M14 17v4M3 10h4M3 14h4M17 10h4M17 14h4",
   moon: "M20 14.5A8.5 8.5 0 1 1 9.5 4a7 7 0 0 0 10.5 10.5z",
+  next: "M5 12h14M13 6l6 6-6 6",
   play: "M7 4l13 8-13 8z",
   settings: "M4 7h10M18 7h2M4 17h2M10 17h10M14 4.5v5M10 14.5v5",
   spark: "M12 3l1.9 5.6L19.5 10.5l-5.6 1.9L12 18l-1.9-5.6L4.5 10.5l5.6-1.9zM19 17v4M17 19h4",

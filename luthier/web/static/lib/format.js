@@ -37,7 +37,7 @@ export function count(value) {
 export function number(value, digits = 4) {
   if (!isNumber(value)) return NOTHING;
   const size = Math.abs(value);
-  if (size !== 0 && (size >= 1e7 || size < 1e-3)) return value.toExponential(Math.max(digits - 2, 0)).replace("e+", "e");
+  if (size !== 0 && (size >= 1e7 || size < 1e-3)) return value.toExponential(Math.max(digits - 2, 0)).replace(/\.?0*e\+?/, "e");
   return value.toLocaleString(locale(), { maximumSignificantDigits: digits });
 }
 
