@@ -79,10 +79,10 @@ def again(run: RunFolder) -> RunFolder:
     Raises:
         RunError: somebody is writing it, or it is finished.
     """
-    with run.at_home() as there:
-        RunFolder.refuse_finished(there.placed())
-        with RunFolder.open(there.path, write=True) as writer:
-            _mark(writer, Path.cwd())
+    there = RunFolder(run.path.absolute())
+    RunFolder.refuse_finished(there.placed())
+    with RunFolder.open(there.path, write=True) as writer:
+        _mark(writer, there.home)
     return run
 
 

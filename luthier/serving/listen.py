@@ -19,10 +19,10 @@ from luthier.errors import Problem, RunError
 
 
 class Server(uvicorn.Server):
-    """Remembers what ended it, and says so before it waits for what is under way.
+    """Remembers what ended it.
 
     Args:
-        closing: called when it is told to end.
+        closing: called in its loop when it is to end, before it waits for what is under way.
     """
 
     ended_by = 0
@@ -48,8 +48,11 @@ class Server(uvicorn.Server):
         if self.ended_by:
             self.force_exit = True
         self.ended_by = self.ended_by or sig
-        self._closing()
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._closing()
+        await super().shutdown(sockets)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -83,4 +83,19 @@ TEXT: dict[str, tuple[str, str]] = {
         "Start `luthier ui` in a folder above it, or bring it in here.",
         "请在其上级目录中启动 `luthier ui`，或将文件移入该目录。",
     ),
+    "web.no_job.rule": ("there is no such job", "没有该任务"),
+    "web.no_job.remedy": ("api/jobs lists those that there are.", "api/jobs 列出现有的任务。"),
+    "web.job_died.rule": (
+        "the job ended without a result (exit code {code}); its last lines may say why",
+        "任务没有给出结果就结束了（退出码 {code}）；其最后的输出可能说明原因",
+    ),
+    "web.job_died.remedy": ("Start it again.", "请重新启动该任务。"),
+    "web.other_dir.rule": (
+        "runs that are made here lie in {folder}",
+        "在此新建的运行位于 {folder}",
+    ),
+    "web.other_dir.remedy": (
+        "Leave run.dir out, or start `luthier ui` with that folder as --dir.",
+        "请去掉 run.dir，或用 --dir 指定该目录来启动 `luthier ui`。",
+    ),
 }

@@ -15,6 +15,7 @@ from luthier.errors import Problem, RunError
 from luthier.runs.recipe import safe_name
 from luthier.runs.store import RunFolder
 from luthier.serving.door import Keys
+from luthier.web.board import Board
 from luthier.web.jobs import Jobs
 from luthier.web.refusals import Missing
 from luthier.web.tail import Tails
@@ -27,7 +28,7 @@ class House:
     base: path that the page lies under, for a proxy that puts one before it; begins and ends with a slash.
     keys: that let people in; none where only this machine's own can come.
     cache: what the page keeps beside the runs: folders of jobs, and which request made which run.
-    on_close: called when the server ends.
+    on_close: called in the server's loop when it is told to end.
     """
 
     def __init__(self, home: Path, runs_dir: Path, base: str = "/", keys: Keys | None = None) -> None:
@@ -35,9 +36,10 @@ class House:
         self.keys = keys or Keys(())
         place = hashlib.sha256(str(self.runs_dir).encode()).hexdigest()[:16]
         self.cache = environment().cache_dir.absolute() / "web" / place
-        self.jobs = Jobs(self.cache / "jobs", self.home)
+        self.jobs = Jobs(self.cache / "jobs", self.home, self.runs_dir)
         self.tails = Tails(self.runs_dir)
-        self.on_close: list[Callable[[], None]] = [self.tails.close]
+        self.board = Board(self.runs_dir, self.tails, self.jobs)
+        self.on_close: list[Callable[[], None]] = [self.tails.close, self.board.close]
 
     def inside(self, path: str | Path) -> Path:
         """The path as it is after all links, where it lies below the home folder or that of the runs.

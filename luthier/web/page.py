@@ -68,7 +68,6 @@ class Page:
     def close(self) -> None:
         """End the server; runs and jobs go on."""
         if self._thread is not None:
-            self._house.close()
             self._server.should_exit = True
             self._thread.join()
             self._thread = None

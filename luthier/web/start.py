@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, TextIO
 
 from luthier.errors import Problem, RunError
 from luthier.serving.door import is_loopback
-from luthier.serving.start import missing, read_keys
+from luthier.serving.start import EXTRA, missing, read_keys
 
 if TYPE_CHECKING:
     from luthier.web.page import Page
-
-EXTRA = ("fastapi", "uvicorn")
 
 
 def ui(
