@@ -34,6 +34,7 @@ def make(house: House) -> FastAPI:
     app.add_exception_handler(LuthierError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _unrouted)
+    app.add_exception_handler(Exception, _failed)
     app.add_api_route("/", functools.partial(_index, house.base), include_in_schema=False, response_class=HTMLResponse)
     app.mount("/", StaticFiles(directory=STATIC))
     return app
@@ -65,3 +66,9 @@ async def _unrouted(request: Request, error: Any) -> Response:
     path = request.url.path.encode("unicode_escape").decode()[:200]
     status, body = told([Problem("web.no_route", value=path, values=values)], error.status_code)
     return JSONResponse(body, status, headers=error.headers)
+
+
+async def _failed(_: Request, error: Any) -> Response:
+    """The framework raises it again afterwards; the door writes it down."""
+    status, body = told([Problem("web.internal")], 500)
+    return JSONResponse(body, status)

@@ -6,6 +6,7 @@ names, and paths that lie below one of the two, whatever a request calls them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,8 @@ class House:
         """
         try:
             found = (self.home / path).resolve()
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                found.lstat()
         except (OSError, ValueError, RuntimeError) as error:  # a null byte, a name too long, links in a circle
             raise RunError(Problem("web.outside", value=_shown(path), values={"home": self.home})) from error
         if not found.is_relative_to(self.home) and not found.is_relative_to(self.runs_dir):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier import __version__, queue, supervisor
@@ -78,7 +79,7 @@ def _overview(router: APIRouter, house: House) -> None:
         }
         return Answer(value)
 
-    @router.get("/overview", response_class=Stream)
+    @router.get("/overview", response_class=StreamingResponse)
     async def overview() -> Stream:
         """{runs, devices, disk, jobs}, at once and whenever something has changed."""
         return board.stream()
@@ -168,7 +169,7 @@ def _told(router: APIRouter, house: House) -> None:
         all other events; `last`, to follow the events from."""
         return Answer(house.tails.of(house.run(name).name).shown(points, first, last))
 
-    @router.get("/runs/{name}/events", response_class=Stream)
+    @router.get("/runs/{name}/events", response_class=StreamingResponse)
     async def events(
         name: str, after: str = "0", last_event_id: Annotated[str | None, Header(max_length=30)] = None
     ) -> Stream:
