@@ -36,6 +36,7 @@ KEPT = 50
 """Ended jobs that are remembered."""
 LOCALES: dict[Language, str] = {"en": "C.UTF-8", "zh": "zh_CN.UTF-8"}
 
+ID = re.compile("[0-9a-f]{16}")
 State = Literal["running", "done", "failed", "cancelled"]
 
 
@@ -106,13 +107,13 @@ class Jobs:
                 if each.state == "running" and (each.kind, each.arguments) == (kind, dict(arguments)):
                     return each
             self._prune()
-            asked = {"kind": kind, "arguments": arguments, "run": run, "started_s": round(time.time(), 3)}
+            asked = {"kind": kind, "arguments": arguments, "run": run, "argv": list(argv(folder))}
             with files.user_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 made = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
                 for name, text in inputs.items():
                     (made / name).write_text(text, encoding="utf-8")
-                files.write_json(made / "asked.json", {**asked, "argv": list(argv(folder))})
+                files.write_json(made / "asked.json", {**asked, "started_s": round(time.time(), 3)})
                 held = os.open(made / "lock", os.O_RDWR | os.O_CREAT, 0o666)
                 try:
                     fcntl.flock(held, fcntl.LOCK_EX)  # before anybody can see it: one that nobody holds has ended
@@ -146,10 +147,7 @@ class Jobs:
 
     def listed(self, *, whole: bool = False) -> list[Job]:
         """All, the last one first; without their results and logs unless they are wanted whole."""
-        try:
-            names = [each.name for each in os.scandir(self.folder) if not each.name.startswith(".")]
-        except FileNotFoundError:
-            return []
+        names = [path.parent.name for path in self.folder.glob("*/asked.json") if ID.fullmatch(path.parent.name)]
         found = []
         for name in names:
             with contextlib.suppress(RunError):  # being deleted
@@ -158,7 +156,7 @@ class Jobs:
 
     def one(self, id: str) -> Job:
         """Raises Missing where there is none."""
-        if not re.fullmatch("[0-9a-f]{16}", id) or not (self.folder / id / "asked.json").is_file():
+        if not ID.fullmatch(id) or not (self.folder / id / "asked.json").is_file():
             raise Missing(Problem("web.no_job", value=id[:100]))
         return self._read(id, whole=True)
 
