@@ -135,11 +135,12 @@ class Push(OfRun):
     repo: Text
     what: Literal["adapter", "model", "gguf"] | None = None
     public: bool = False
+    add: bool = False
     dry_run: bool = False
 
     def command(self, house: House, folder: Path) -> Sequence[str]:
-        how = (*given("what", self.what), *switch("public", self.public), *switch("dry-run", self.dry_run))
-        return "push", self.target(house), *given("repo", self.repo), *how
+        how = (*given("what", self.what), *switch("public", self.public), *switch("add", self.add))
+        return "push", self.target(house), *given("repo", self.repo), *how, *switch("dry-run", self.dry_run)
 
 
 Order = Annotated[
