@@ -23,6 +23,7 @@ from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.errors import ConfigError, Problem, RunError, UserError
 from luthier.runs import commands, files
+from luthier.runs import receipt as receipts
 from luthier.runs.recipe import difference, free_name, run_name
 from luthier.runs.store import RunFolder
 from luthier.text import language
@@ -104,10 +105,13 @@ def _one(router: APIRouter, house: House) -> None:
 
     @router.get("/runs/{name}/receipt")
     def receipt(name: str) -> Answer:
+        """Its checks with what each promises, in the language of the request."""
         folder = house.run(name)
-        if not folder.has("receipt.json"):
+        found = receipts.load(folder)
+        if found is None:
             raise Missing(Problem("runs.file_missing", where="receipt.json"))
-        return Answer({"receipt": folder.read_json("receipt.json"), "markdown": _text_of(folder, "receipt.md")})
+        checks = [{**asdict(check), "sentence": check.sentence} for check in found.checks]
+        return Answer({"receipt": {**found.to_json(), "checks": checks}, "markdown": _text_of(folder, "receipt.md")})
 
     @router.get("/runs/{name}/log")
     def log(name: str, bytes: Annotated[int, Query(ge=1, le=2**23)] = LOG_BYTES) -> Answer:
