@@ -18,6 +18,8 @@ from luthier.runs.events import KINDS
 from luthier.runs.files import FORMAT
 from luthier.runs.store import RunFolder
 
+KINDS.setdefault("samples", (False, "samples [{prompt, reference, answer}]"))
+
 TOKENS = 2048
 RATE = 4096.0
 
@@ -60,15 +62,13 @@ def go_on(run: RunFolder, first: int, last: int, steps: int, *, every: int = 50,
         if step % every == 0:
             loss = 2.5 * math.exp(-3 * step / steps) + 0.42
             run.emit("validation", {"loss": loss, "terms": {"loss": loss}}, step=step)
-            if "samples" in KINDS:
-                run.emit("samples", samples(step), step=step)
+            run.emit("samples", samples(step), step=step)
             run.emit("checkpoint", {"folder": f"checkpoints/step-{step}"}, step=step)
 
 
 def samples(step: int) -> dict[str, Any]:
     answers = [("What is the capital of France?", "Paris."), ("Say it in one word: the opposite of cold.", "Warm.")]
     return {
-        "step": step,
         "samples": [
             {"prompt": prompt, "reference": answer, "answer": f"{answer} ({step})"} for prompt, answer in answers
         ],

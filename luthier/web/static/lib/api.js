@@ -76,8 +76,9 @@ function read(status, body) {
     // A proxy between here and there may answer with a page of its own.
   }
   if (status >= 200 && status < 300) return value;
-  const unknown = [{ id: "web.status", where: "", field: "", value: "", rule: t("common.status", { status }), remedy: "" }];
-  throw new Refused(status, value?.problems ?? unknown);
+  // A model's process tells what is wrong in OpenAI's way.
+  const rule = value?.error?.message ?? t("common.status", { status });
+  throw new Refused(status, value?.problems ?? [{ id: "web.status", where: "", field: "", value: "", rule, remedy: "" }]);
 }
 
 // The body of an answer as it comes, for what is written while it is read. Aborted through `signal`.

@@ -133,7 +133,12 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
     plot?.destroy();
     const width = Math.max(host.clientWidth, 50);
     plot = new uPlot(options(width), data(), host);
-    if (range) plot.setScale("x", { min: range[0], max: range[1] });
+    narrow();
+  }
+
+  // To the stretch of x that is asked for, where one is.
+  function narrow() {
+    if (range) plot.setScale("x", { min: range[0] ?? columns[0][0], max: range[1] ?? columns[0].at(-1) });
   }
 
   function options(width) {
@@ -228,8 +233,8 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
     if (gone) return;
     if (plot) {
       plot.setData(data(), range === null);
-      // With an x range of its own, uPlot does not fit y to what is in it unless it is told the range again.
-      if (range) plot.setScale("x", { min: range[0], max: range[1] });
+      // uPlot does not fit y to what is in a range of x unless it is told the range again.
+      narrow();
     } else if (columns[0].length) build();
     host.setAttribute("aria-label", inWords());
     host.classList.toggle("empty", !columns[0].length);
@@ -316,9 +321,9 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
       logarithmic = value;
       if (plot) build();
     },
-    // A stretch of x; null, null for all.
+    // A stretch of x; null for an end that is open.
     setRange(from, to) {
-      range = from === null ? null : [from, to];
+      range = from === null && to === null ? null : [from, to];
       later(draw);
     },
     get rows() {

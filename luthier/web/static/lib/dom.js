@@ -51,6 +51,7 @@ export function svg(tag, attributes = {}, ...children) {
 // Strokes in a square of 24.
 const ICONS = {
   add: "M12 5v14M5 12h14",
+  again: "M20 12a8 8 0 1 1-2.3-5.7M20 3v4h-4",
   back: "M19 12H5M11 6l-6 6 6 6",
   chart: "M4 4v16h16M8 15l4-5 3 3 5-7",
   chat: "M4 5h16v11H9l-5 4z",
@@ -70,6 +71,7 @@ const ICONS = {
   memory: "M7 7h10v10H7zM10 3v4M14 3v4M10 17v4M14 17v4M3 10h4M3 14h4M17 10h4M17 14h4",
   moon: "M20 14.5A8.5 8.5 0 1 1 9.5 4a7 7 0 0 0 10.5 10.5z",
   next: "M5 12h14M13 6l6 6-6 6",
+  pencil: "M4 20l1-4L16 5l3 3L8 19zM14 7l3 3",
   play: "M7 4l13 8-13 8z",
   settings: "M4 7h10M18 7h2M4 17h2M10 17h10M14 4.5v5M10 14.5v5",
   spark: "M12 3l1.9 5.6L19.5 10.5l-5.6 1.9L12 18l-1.9-5.6L4.5 10.5l5.6-1.9zM19 17v4M17 19h4",
@@ -77,6 +79,8 @@ const ICONS = {
   sun: "M12 16a4 4 0 1 0 0-8 4 4 0 0 0 0 8zM12 2v2M12 20v2M4.9 4.9l1.4 1.4M17.7 17.7l1.4 1.4M2 12h2M20 12h2M4.9 19.1l1.4-1.4M17.7 6.3l1.4-1.4",
   system: "M3 5h18v11H3zM8 20h8M12 16v4",
   table: "M4 5h16v14H4zM4 10h16M4 14.5h16M10 5v14",
+  thumb_down: "M7 13V4H4v9zM7 13l4 8c1.7 0 2.5-1 2.5-2.6V15H19c1.2 0 2-1 1.7-2.2l-1.5-7c-.2-1-1-1.8-2-1.8H7",
+  thumb_up: "M7 11v9H4v-9zM7 11l4-8c1.7 0 2.5 1 2.5 2.6V9H19c1.2 0 2 1 1.7 2.2l-1.5 7c-.2 1-1 1.8-2 1.8H7",
   trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   up: "M6 15l6-6 6 6",
   warn: "M12 4l9 16H3zM12 10v4M12 17v.5",

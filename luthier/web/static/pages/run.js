@@ -15,7 +15,7 @@ import { Events } from "./run/events.js";
 import { Samples } from "./run/samples.js";
 import * as parts from "./run/parts.js";
 
-const RESUMABLE = ["interrupted", "failed", "died"];
+const RESUMABLE = ["new", "interrupted", "failed", "died"];
 const ACTIVE = ["running", "queued"];
 
 export async function show(root, { path }) {
@@ -23,7 +23,6 @@ export async function show(root, { path }) {
   const place = `runs/${part(name)}`;
   let run = await get(place);
   let heard_s = Date.now() / 1000;
-  let all = [];
   let asked = null;
   // What was asked of the run and has not come about yet: the state that it had then.
 
@@ -50,7 +49,7 @@ export async function show(root, { path }) {
   );
   curvesPanel.append(h("h2", {}, t("run.curves")));
 
-  const curves = new Curves(curvesPanel, { onZoom: (from, to) => history.zoom(from, to).catch(told), others: () => all.filter((each) => each.name !== name && each.step > 0).map((each) => each.name) });
+  const curves = new Curves(curvesPanel, { onZoom: (from, to) => history.zoom(from, to).catch(told) });
   const events = new Events(eventsPanel);
   const samples = new Samples(samplesPanel);
   const history = new History(name, curves, {
@@ -74,7 +73,7 @@ export async function show(root, { path }) {
 
   const bar = h("progress", { max: 1, "aria-label": t("run.progress") });
   const amount = h("strong", { class: "number" });
-  const rest = h("span", { class: "number" });
+  const rest = h("span", { class: "number left" });
   const facts = h("dl", { class: "tiles" });
   const wrong = h("div");
   progress.append(h("div", { class: "row spread" }, amount, rest), bar, facts, wrong);
@@ -114,10 +113,19 @@ export async function show(root, { path }) {
     run = now;
     heard_s = Date.now() / 1000;
     update();
+    follow(job);
     parts.outputs(outputs, run);
     parts.recipe(recipePanel, run);
     parts.demoOutcome(demo, job);
     await parts.receipt(receipt, name);
+  }
+
+  // A demonstration goes on after its run has ended: it asks both models, merges, and reads that back.
+  let followed = null;
+  function follow(job) {
+    if (job?.state !== "running" || followed === job.id) return;
+    followed = job.id;
+    watch(job).then(() => root.isConnected && renew()).catch(told);
   }
 
   // ---------------------------------------------------------------------------------------------- what can be done
@@ -133,8 +141,8 @@ export async function show(root, { path }) {
     return [
       ACTIVE.includes(run.state) && asked !== run.state ? button("stop", run.state === "running" ? t("run.stop") : t("run.withdraw"), stop, "danger") : null,
       run.state === "queued" ? button("first", t("run.first"), (node) => act(node, "first")) : null,
-      RESUMABLE.includes(run.state) ? button("play", t("run.resume"), (node) => act(node, "resume"), "primary") : null,
-      run.state !== "queued" && run.state !== "new" ? button("longer", t("run.extend"), extend) : null,
+      RESUMABLE.includes(run.state) ? button("play", run.state === "new" ? t("run.start") : t("run.resume"), (node) => act(node, "resume"), "primary") : null,
+      !["queued", "new", "damaged"].includes(run.state) ? button("longer", t("run.extend"), extend) : null,
       run.outputs?.length ? link(`#/chat${search({ target: name })}`, "chat", t("run.chat")) : null,
       run.outputs?.length ? link(`#/export/${part(name)}`, "export", t("run.export")) : null,
       link(compareLink([name]), "chart", t("common.page.compare")),
@@ -157,13 +165,33 @@ export async function show(root, { path }) {
   }
 
   async function extend(node) {
-    const amountInput = h("input", { type: "number", min: 1, step: "any", value: run.num_steps ?? "" });
+    if (run.state === "running") {
+      const answer = await dialog({
+        title: t("run.extend"),
+        body: h("p", {}, t("run.extend.running")),
+        actions: [
+          { label: t("common.cancel"), value: null },
+          { label: t("run.stop"), value: "stop", kind: "primary" },
+        ],
+      });
+      if (answer === "stop") await stop(node);
+      return;
+    }
+    const total = h("input", { type: "number", min: 1, step: "any", value: run.num_steps ?? "" });
     const unit = h("select", {}, h("option", { value: "steps" }, t("run.extend.steps")), h("option", { value: "epochs" }, t("run.extend.epochs")));
-    const body = h("div", { class: "stack" }, h("p", {}, t("run.extend.text")), field({ label: t("run.extend.unit"), input: unit }), field({ label: t("run.extend.total"), input: amountInput }));
-    const answer = await dialog({ title: t("run.extend"), body, actions: [{ label: t("common.cancel"), value: null }, { label: t("run.extend"), value: "go", kind: "primary" }] });
-    if (answer !== "go" || amountInput.value === "") return;
-    if (!(await act(node, "extend", { [unit.value]: Number(amountInput.value) }))) return;
+    const answer = await dialog({
+      title: t("run.extend"),
+      body: h("div", { class: "stack" }, h("p", {}, t("run.extend.text")), field({ label: t("run.extend.unit"), input: unit }), field({ label: t("run.extend.total"), input: total })),
+      actions: [
+        { label: t("common.cancel"), value: null },
+        { label: t("run.extend.save"), value: "save" },
+        { label: t("run.extend.go"), value: "go", kind: "primary" },
+      ],
+    });
+    if (answer === null || total.value === "") return;
+    if (!(await act(node, "extend", { [unit.value]: Number(total.value) }))) return;
     toast(t("run.extend.done"), "good");
+    if (answer === "go") await act(node, "resume");
     await renew();
   }
 
@@ -172,7 +200,7 @@ export async function show(root, { path }) {
   update();
   await history.start();
   const endOverview = onOverview((now) => {
-    all = now.runs;
+    curves.offer(now.runs.filter((each) => each.name !== name && each.step > 0).map((each) => each.name).sort());
     const mine = now.runs.find((each) => each.name === name);
     if (!mine) return;
     const before = run.state;
@@ -190,14 +218,12 @@ export async function show(root, { path }) {
   await renew();
   const endLog = parts.log(logPanel, name, () => ACTIVE.includes(run.state));
   const clock = setInterval(tick, 1000);
-  const endJob = await demoWatch(name, renew, told);
 
   return () => {
     history.end();
     curves.destroy();
     endOverview();
     endLog();
-    endJob();
     clearInterval(clock);
   };
 }
@@ -207,14 +233,6 @@ async function demoJob(name) {
   const { jobs } = await get("jobs");
   const job = jobs.find((each) => each.kind === "demo" && each.run === name);
   return job ? get(`jobs/${part(job.id)}`) : null;
-}
-
-// A demonstration goes on after its run has ended: it asks both models, merges and reads that back.
-async function demoWatch(name, renew, told) {
-  let here = true;
-  const job = await demoJob(name);
-  if (job?.state === "running") watch(job).then(() => here && renew()).catch(told);
-  return () => (here = false);
 }
 
 function planned(run) {

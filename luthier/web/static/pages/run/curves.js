@@ -30,11 +30,11 @@ const STEADY = ["lr", "memory_bytes"];
 // Free of noise: never smoothed.
 const ALWAYS = ["loss", "lr", "grad_norm", "tokens_per_s", "memory_bytes"];
 
-// onZoom(from, to): asks for a stretch in finer detail. others(): names of runs to lay over. overlays: those to begin with.
+// onZoom(from, to): asks for a stretch in finer detail.
 export class Curves {
-  constructor(parent, { onZoom, others }) {
+  constructor(parent, { onZoom }) {
     this.onZoom = onZoom;
-    this.others = others;
+    this.others = [];
     this.grid = h("div", { class: "charts" });
     this.charts = new Map();
     this.overlays = new Map();
@@ -59,7 +59,7 @@ export class Curves {
     this.from = bound(t("run.from_step"));
     this.to = bound(t("run.to_step"));
     this.all_button = h("button", { type: "button", class: "button small", disabled: true, onclick: () => this.zoomTo(null, null) }, t("run.all_steps"));
-    this.more = h("select", { "aria-label": t("run.overlay"), onfocus: () => this.offer(), onchange: () => this.pick() }, h("option", { value: "" }, t("run.overlay.none")));
+    this.more = h("select", { "aria-label": t("run.overlay"), onchange: () => this.pick() }, h("option", { value: "" }, t("run.overlay.none")));
     this.shown = h("span", { class: "row" });
     return h(
       "div",
@@ -85,27 +85,29 @@ export class Curves {
 
   typed() {
     const [from, to] = [this.from, this.to].map((each) => (each.value === "" ? null : Number(each.value)));
-    if (from === null && to === null) this.zoomTo(null, null);
-    else if (from === null || to === null || from < to) this.zoomTo(from ?? 0, to ?? this.lastStep());
-  }
-
-  lastStep() {
-    return Math.max(0, ...[...this.tables.values()].map(([steps]) => steps.at(-1) ?? 0));
+    if (from === null || to === null || from < to) this.zoomTo(from, to);
   }
 
   zoomTo(from, to) {
     this.range = [from, to];
     this.from.value = from ?? "";
     this.to.value = to ?? "";
-    this.all_button.disabled = from === null;
+    this.all_button.disabled = from === null && to === null;
     for (const each of this.charts.values()) each.chart.setRange(from, to);
     this.onZoom(from, to);
   }
 
   // ---------------------------------------------------------------------------------------------- overlays
 
-  offer() {
-    const names = this.others().filter((name) => !this.overlays.has(name));
+  // names: of runs that can be laid over.
+  offer(names) {
+    if (names.join("/") === this.others.join("/")) return;
+    this.others = names;
+    this.tellOthers();
+  }
+
+  tellOthers() {
+    const names = this.others.filter((name) => !this.overlays.has(name));
     clear(this.more, h("option", { value: "" }, t("run.overlay.none")), names.map((name) => h("option", { value: name }, name)));
   }
 
@@ -114,6 +116,7 @@ export class Curves {
     if (name === "" || this.overlays.size >= OVERLAYS) return;
     await busy(this.more, this.overlay(name));
     this.more.value = "";
+    this.more.focus();
   }
 
   async overlay(name) {
@@ -123,6 +126,7 @@ export class Curves {
   }
 
   tellOverlays() {
+    this.tellOthers();
     clear(
       this.shown,
       [...this.overlays.keys()].map((name) =>

@@ -111,7 +111,7 @@ function line({ event, superseded }) {
     h("time", { class: "muted small number", datetime: new Date(event.time_s * 1000).toISOString(), title: date(event.time_s) }, clock(event.time_s)),
     h(
       "div",
-      { class: `break ${look ?? ""}` },
+      { class: "break", dataset: look ? { look } : {} },
       look ? icon(look === "good" || look === "check" ? "check" : "warn") : null,
       h("span", {}, inWords(event), superseded ? h("span", { class: "muted small" }, ` ${t("run.event.superseded")}`) : null),
       event.kind === "died" && event.data.said?.length ? h("pre", { class: "text" }, event.data.said.join("\n")) : null,
