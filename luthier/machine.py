@@ -7,7 +7,6 @@ of matrix products, and the GPUs that the NVIDIA driver names. Torch-free.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import shutil
@@ -113,9 +112,8 @@ def has_bfloat16() -> bool:
     return found is not None and not BFLOAT16_FLAGS.isdisjoint(found[1].split())
 
 
-@functools.cache
 def float32_gflops() -> float:
-    """Rate of a matrix product in numpy, in GFLOP/s: the best of a few, measured once per process."""
+    """Rate of a matrix product in numpy, in GFLOP/s: the best of a few. Takes tens of milliseconds on a slow core."""
     x, w = np.ones((PROBE_ROWS, PROBE_WIDTH), np.float32), np.ones((PROBE_WIDTH, PROBE_WIDTH), np.float32)
     best_s = float("inf")
     for _ in range(PROBE_REPEATS + 1):  # the first one warms up
