@@ -89,14 +89,14 @@ def done(runs_dir: Path, name: str, steps: int = 200, seed: int = 0, **values: A
     run.close()
 
 
-def long_log(run: RunFolder, steps: int) -> None:
-    """Appends so many steps behind what was said, in one go: each through `emit` takes a minute for a hundred
+def long_log(run: RunFolder, steps: int, after: int = 0) -> None:
+    """Appends so many steps behind what was said, in one go; each through `emit` takes a minute for a hundred
     thousand."""
     seq, now = run.events()[-1].seq, time.time() - steps
     lines = []
-    for step in range(1, steps + 1):
-        kind, data = "step", step_data(step, steps)
-        event = {"run": run.name, "seq": seq + step, "attempt": 1, "time_s": now + step, "step": step, "kind": kind}
+    for number in range(1, steps + 1):
+        step, kind, data = after + number, "step", step_data(after + number, after + steps)
+        event = {"run": run.name, "seq": seq + number, "attempt": 1, "time_s": now + number, "step": step, "kind": kind}
         lines.append(json.dumps({"format": FORMAT, **event, "data": data}))
     with open(run.path / "events.jsonl", "a", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
