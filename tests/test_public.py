@@ -61,6 +61,11 @@ SURFACE = {
         "(recipe: 'Recipe' = None, overrides: 'Overrides' = (), *, on_event: 'Listener | None' = None, "
         "on_download: 'Progress | None' = None, on_stage: 'Callable[[staged.At], None] | None' = None) -> 'Run'"
     ),
+    "ui": (
+        "(runs_dir: 'str | Path' = 'runs', *, host: 'str' = '127.0.0.1', port: 'int' = 7860, base_path: 'str' = '/', "
+        "token_file: 'str | Path | None' = None, open_page: 'bool' = True, block: 'bool' = True, "
+        "log: 'TextIO | None' = None) -> 'Page'"
+    ),
 }
 """Name -> signature; empty for what is only caught."""
 
