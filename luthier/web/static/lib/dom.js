@@ -183,6 +183,17 @@ export function field({ label, help, input, problem: fault }) {
   return h("div", { class: "field" }, h("label", { for: target.id }, label), input, helper, wrong);
 }
 
+// Draws a plain value where it is another than the one drawn last, so that what is open, chosen or under the keyboard stays.
+export function whenNew(draw) {
+  let drawn = null;
+  return (value) => {
+    const text = JSON.stringify(value);
+    if (text === drawn) return;
+    drawn = text;
+    draw(value);
+  };
+}
+
 let made = 0;
 export function unique(prefix) {
   made += 1;

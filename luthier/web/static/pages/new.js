@@ -56,7 +56,7 @@ async function begin(query, step) {
   if (query.from !== undefined) {
     const run = await get(`runs/${part(query.from)}`);
     await replace(run.yaml);
-    await change({ "run.name": null });
+    await change({ "run.name": null, "run.dir": null });
   }
   const changes = {};
   if (query.model !== undefined) changes["model.path"] = query.model;
@@ -134,7 +134,7 @@ function footer(step) {
   const words = h("p", { class: "small strip-words", role: "status", "aria-live": "polite" });
   const before = STEPS[at - 1];
   const after = STEPS[at + 1];
-  const link = (name, label, kind, picture) => h("a", { class: `button ${kind}`, href: `#/new/${name}` }, picture === "back" ? icon("back") : null, label, picture === "on" ? icon("longer") : null);
+  const link = (name, label, kind, picture) => h("a", { class: `button ${kind}`, href: `#/new/${name}` }, picture === "back" ? icon("back") : null, label, picture === "on" ? icon("next") : null);
   const node = h(
     "div",
     { class: "strip" },
@@ -145,8 +145,8 @@ function footer(step) {
   function update() {
     const { plan } = state;
     node.classList.toggle("asking", state.planning);
-    if (state.planning && plan) return;
-    clear(bar, plan ? memoryBar(plan, true) : null);
+    if (state.planning && plan && bar.firstChild) return;
+    clear(bar, plan ? memoryBar(plan, { small: true }) : null);
     const { memory } = plan ?? {};
     const text = plan ? [t("new.memory", { need: bytes(memory.peak_bytes), free: bytes(memory.free_bytes) }), memory.fits ? timeOf(plan) : t("new.plan.fits_not")].join(" · ") : t(state.planning ? "new.strip.asked" : "new.strip.none");
     if (words.textContent !== text) words.textContent = text;

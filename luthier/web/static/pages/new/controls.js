@@ -23,13 +23,16 @@ const MOST_BUTTONS = 4;
 
 const WAIT_MS = 250;
 
-// Whether a field belongs to the kinds that are chosen.
-export function belongs(field) {
-  return field.kinds.length === 0 || field.kinds.includes(settled(`${field.section}.kind`));
+// A field as the chosen kind of its section has it: its bounds and default may be others. Null where the kind has none.
+function fieldOf(name) {
+  const field = state.fields.get(name);
+  if (field.kinds.length === 0) return field;
+  const kind = settled(`${name.split(".")[0]}.kind`);
+  return field.kinds.includes(kind) ? { ...field, ...field.by_kind[kind] } : null;
 }
 
 export function control(name, { folded = true } = {}) {
-  const field = state.fields.get(name);
+  const field = fieldOf(name);
   const id = unique("setting");
   const made = make(field, id);
   const places = {
@@ -39,17 +42,17 @@ export function control(name, { folded = true } = {}) {
   };
   const [first, ...rest] = sentences(field.help);
   const help = h("div", { class: "help", id: `${id}-help` }, first, rest.length && folded ? more(rest.join(" ")) : ` ${rest.join(" ")}`);
+  const head = [made.group ? h("span", { class: "setting-name" }, labelOf(name)) : h("label", { class: "setting-name", for: id }, labelOf(name)), h("code", { class: "muted small", "aria-hidden": "true" }, name), places.reset];
   const node = h(
     made.group ? "fieldset" : "div",
     { class: "field setting", dataset: { field: name } },
-    h("div", { class: "setting-head" }, made.group ? null : h("label", { for: id }, labelOf(name)), h("code", { class: "muted small", "aria-hidden": "true" }, name), places.reset),
+    made.group ? h("legend", { class: "setting-head" }, ...head) : h("div", { class: "setting-head" }, ...head),
     made.node,
     range(field),
     help,
     places.problems,
     places.effect,
   );
-  if (made.group) node.prepend(h("legend", {}, labelOf(name)));
   for (const each of made.inputs) each.setAttribute("aria-describedby", `${id}-help ${id}-problem`);
 
   function update() {
@@ -83,10 +86,9 @@ function more(text) {
 
 function range(field) {
   const { minimum, maximum } = field;
-  const words = [];
-  if (minimum !== null && maximum !== null) words.push(t("new.range.both", { minimum, maximum }));
-  else if (minimum !== null) words.push(t("new.range.least", { minimum }));
-  else if (maximum !== null) words.push(t("new.range.most", { maximum }));
+  const least = minimum === null ? null : t(field.exclusive_minimum ? "new.range.above" : "new.range.least", { minimum: said(minimum) });
+  const most = maximum === null ? null : t(field.exclusive_maximum ? "new.range.below" : "new.range.most", { maximum: said(maximum) });
+  const words = [[least, most].filter(Boolean).join(t("new.range.and"))].filter(Boolean);
   if (!field.required && field.default !== null && field.type !== "switch") words.push(t("new.default", { value: said(field.default) }));
   else if (field.unset) words.push(field.unset);
   return words.length ? h("p", { class: "range muted small" }, words.join(" · ")) : null;
@@ -213,7 +215,7 @@ function words(field, id) {
 
 // A value as people type it in a recipe.
 export function said(value) {
-  if (typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3) return value.toExponential().replace("e-", "e-");
+  if (typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3) return value.toExponential();
   if (Array.isArray(value)) return `[${value.map(said).join(", ")}]`;
   if (value !== null && typeof value === "object") return `{${Object.entries(value).map(([name, each]) => `${name}: ${said(each)}`).join(", ")}}`;
   return String(value);
@@ -226,9 +228,10 @@ export function controls(place, names, options) {
   let shown = [];
   let there = "";
   function update() {
-    const own = names.filter((name) => state.fields.has(name) && belongs(state.fields.get(name)));
-    if (own.join() === there) return;
-    there = own.join();
+    const own = names.filter((name) => fieldOf(name) !== null);
+    const now = JSON.stringify(own.map((name) => fieldOf(name)));
+    if (now === there) return;
+    there = now;
     for (const each of shown) each.stop();
     shown = own.map((name) => control(name, options));
     clear(place, shown.map((each) => each.node));

@@ -6,14 +6,15 @@ import { get, part, post, put } from "../../lib/api.js";
 import { clear, h, icon, toast, unique } from "../../lib/dom.js";
 import { bytes } from "../../lib/format.js";
 import { t } from "../../lib/i18n.js";
-import { columns } from "./columns.js";
+import { columns, formatName } from "./columns.js";
 import { controls } from "./controls.js";
 import { mask } from "./mask.js";
-import { showProblems } from "./parts.js";
+import { kindName, showProblems } from "./parts.js";
 import { report } from "./report.js";
-import { change, hasData, note, sources, state, subscribe, wrong, written } from "./state.js";
+import { change, hasData, note, settled, sources, state, subscribe, wrong, written } from "./state.js";
 
 const ROWS_SHOWN = 3;
+const METHODS_SHOWN = 3;
 const FIELDS = ["data.bad_rows", "data.too_long", "data.max_tokens", "data.template"];
 
 export async function show(place) {
@@ -25,80 +26,105 @@ export async function show(place) {
   const rules = h("section", { class: "panel" });
   clear(place, h("p", { class: "lead" }, t("new.data.lead")), complaints, files, checked, masked, held, rules);
   const stops = [];
-  const raw = new Map();
-  // Path -> the first rows of a file as they stand there, and its columns.
-  let found = null;
+  const looks = new Map();
+  // What was asked of a file -> its first rows, null where it has none.
   let shown = "";
-  let adding = null;
+  let gone = false;
 
   // ---------------------------------------------------------------------------------------------- files
 
   function draw() {
     const list = sources();
     const own = JSON.stringify(list.map((each) => each.path));
-    if (own === shown) return;
+    if (own === shown) {
+      list.forEach((_, index) => look(index));
+      return;
+    }
     shown = own;
-    adding = adder(list.length === 0);
+    const adding = adder(list.length === 0);
     clear(
       files,
       h("h2", {}, t("new.data.files")),
       list.length ? h("ul", { class: "sources" }, list.map(source)) : null,
       list.length ? h("details", { class: "fold-small" }, h("summary", {}, t("new.data.another")), adding) : adding,
     );
-    for (const each of list) look(each.path);
+    list.forEach((_, index) => look(index));
   }
 
   function source(each, index) {
     const away = h("button", { type: "button", class: "button plain small", "aria-label": t("new.data.remove", { name: each.path }), onclick: () => remove(index) }, icon("trash"), t("new.remove"));
     return h(
       "li",
-      { class: "source", dataset: { path: each.path } },
+      { class: "source", dataset: { field: `data.train.${index}` } },
       h("div", { class: "row source-head" }, icon("file"), h("bdi", { class: "strong break" }, each.path), h("span", { class: "spring" }), away),
+      h("div", { class: "read stack", role: "status", "aria-live": "polite" }),
       h("div", { class: "raw" }),
       h("div", { class: "mend" }),
     );
   }
 
-  async function look(path) {
-    if (!raw.has(path)) {
+  // The first rows of a file under the names that the recipe gives it. A folder, a pattern or a data set on the hub has
+  // none of its own; the check says what is wrong with it.
+  async function look(index) {
+    const each = sources()[index];
+    const { path, format, columns: named = {}, roles = {} } = each;
+    const asked = { path, format: format ?? settled("data.format"), columns: JSON.stringify(named), roles: JSON.stringify(roles), first: 1, rows: ROWS_SHOWN };
+    const key = JSON.stringify(asked);
+    if (!looks.has(key)) {
       try {
-        raw.set(path, await get("files/content", { path, first: 1, rows: ROWS_SHOWN }));
+        looks.set(key, await get("files/content", asked));
       } catch (error) {
         if (!Array.isArray(error.problems)) throw error;
-        raw.set(path, { problems: error.problems });
+        looks.set(key, null);
       }
     }
-    drawRaw(path);
+    const item = files.querySelectorAll(".source")[index];
+    const now = key + settled("method.kind");
+    if (gone || !item || JSON.stringify(sources()[index]) !== JSON.stringify(each) || item.dataset.shown === now) return;
+    const first = item.dataset.shown === undefined;
+    item.dataset.shown = now;
+    drawLook(item, index, looks.get(key), first);
   }
 
-  function drawRaw(path) {
-    const known = raw.get(path);
-    for (const [index, item] of [...files.querySelectorAll(".source")].entries()) {
-      if (item.dataset.path !== path || !known) continue;
-      const rows = item.querySelector(".raw");
-      if (known.problems) {
-        // A folder, a pattern or a data set on the hub has no first rows of its own; the check says what is wrong.
-        clear(rows);
-        continue;
-      }
-      clear(rows, h("details", { class: "fold-small" }, h("summary", {}, t("new.data.raw")), h("pre", { class: "text", dir: "auto", tabindex: "0" }, known.lines.join("\n"))));
-      drawMend(item.querySelector(".mend"), index, known);
+  function drawLook(item, index, peek, first) {
+    const [read, raw, mend] = [".read", ".raw", ".mend"].map((name) => item.querySelector(name));
+    if (peek === null) {
+      clear(read);
+      clear(raw);
+      clear(mend);
+      return;
     }
-  }
-
-  function drawMend(place_, index, known) {
-    if (place_.contains(document.activeElement)) return;
-    const open = place_.querySelector("details")?.open ?? false;
-    const node = columns(index, known.columns ?? [], found, mended);
+    clear(read, h("p", { class: peek.format ? "small muted" : "small bad" }, peek.format ? t("new.data.read_as", { format: formatName(peek.format) }) : t("new.data.read_not")), suits(peek));
+    if (first) clear(raw, h("details", { class: "fold-small" }, h("summary", {}, t("new.data.raw")), h("pre", { class: "text", dir: "auto", tabindex: "0" }, peek.lines.join("\n"))));
+    if (mend.contains(document.activeElement)) return;
+    const open = mend.querySelector("details")?.open ?? false;
+    const node = columns(sources()[index], peek, (names) => mended(index, names));
     node.open ||= open;
-    clear(place_, node);
+    clear(mend, node);
+  }
+
+  // Rows may be of a kind that another method learns from.
+  function suits(peek) {
+    const method = settled("method.kind");
+    if (!peek.methods.length || peek.methods.includes(method)) return null;
+    return h(
+      "div",
+      { class: "notice" },
+      icon("info"),
+      h(
+        "div",
+        { class: "stack" },
+        h("p", {}, t("new.data.other_method", { method: kindName("method", method) })),
+        h("div", { class: "actions" }, peek.methods.slice(0, METHODS_SHOWN).map((kind) => h("button", { type: "button", class: "button small", onclick: () => change({ method: kind }) }, t("new.data.use_method", { method: kindName("method", kind) })))),
+      ),
+    );
   }
 
   function mended(index, names) {
     const list = sources();
     const { format, columns: given, roles, ...rest } = { ...list[index], ...names };
     list[index] = { ...rest, ...(format === "auto" ? {} : { format }), ...(Object.keys(given).length ? { columns: given } : {}), ...(Object.keys(roles).length ? { roles } : {}) };
-    write(list);
+    return write(list);
   }
 
   function write(list) {
@@ -250,11 +276,7 @@ export async function show(place) {
   const rows = mask(masked);
   stops.push(() => rows.stop());
   stops.push(
-    report(checked, (result) => {
-      found = result;
-      rows.setTotal(result ? result.train : null);
-      for (const path of raw.keys()) drawRaw(path);
-    }),
+    report(checked, (result) => rows.setTotal(result ? result.train : null)),
   );
   stops.push(validation(held));
   const list = h("div", { class: "settings" });
@@ -272,7 +294,10 @@ export async function show(place) {
   }
   update("recipe");
   stops.push(subscribe(update));
-  return () => stops.forEach((stop) => stop());
+  return () => {
+    gone = true;
+    stops.forEach((stop) => stop());
+  };
 }
 
 // Whether a problem is told beside its field.

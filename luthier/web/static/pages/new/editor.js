@@ -6,7 +6,7 @@
 import { clear, h, icon, toast, unique } from "../../lib/dom.js";
 import { t } from "../../lib/i18n.js";
 import { problem } from "./parts.js";
-import { state, subscribe, typed } from "./state.js";
+import { note, replace, state, subscribe, typed } from "./state.js";
 
 export function editor(place) {
   const id = unique("recipe");
@@ -14,6 +14,7 @@ export function editor(place) {
   const text = h("textarea", { id, spellcheck: "false", autocapitalize: "off", autocomplete: "off", wrap: "off", class: "mono", "aria-describedby": `${id}-state ${id}-problems`, oninput: () => typed(text.value), onscroll: () => (gutter.scrollTop = text.scrollTop) });
   const verdict = h("p", { class: "small", id: `${id}-state`, role: "status", "aria-live": "polite" });
   const problems = h("div", { class: "problems", id: `${id}-problems` });
+  const lost = h("div", { class: "notice", hidden: true }, icon("info"), h("div", { class: "stack" }, h("p", { class: "small" }, t("new.recipe.lost")), h("div", { class: "actions" }, h("button", { type: "button", class: "button small", onclick: () => bring() }, t("new.recipe.bring")), h("button", { type: "button", class: "button plain small", onclick: () => note({ lost: "" }) }, t("new.close")))));
   const copy = h("button", { type: "button", class: "button small", onclick: () => copied() }, icon("copy"), t("new.recipe.copy"));
 
   async function copied() {
@@ -27,8 +28,11 @@ export function editor(place) {
     }
   }
 
-  function lineOf(each) {
-    return Number(/:(\d+)$/.exec(each.where)?.[1] ?? 0);
+  function bring() {
+    const before = state.lost;
+    note({ lost: "" });
+    replace(before);
+    text.focus();
   }
 
   function jump(line) {
@@ -46,10 +50,11 @@ export function editor(place) {
       if (active) text.setSelectionRange(at, at);
     }
     const list = state.problems;
-    const wrong = new Set(list.map(lineOf));
+    const wrong = new Set(list.map((each) => each.line));
     const lines = state.text.split("\n");
     text.rows = Math.min(Math.max(lines.length + 1, 12), 28);
     clear(gutter, lines.map((_, index) => h("span", { class: wrong.has(index + 1) ? "wrong" : null }, `${index + 1}\n`)));
+    lost.hidden = state.lost === "";
     verdict.textContent = t(!state.readable ? "new.recipe.unreadable" : list.length ? "new.recipe.wrong" : "new.recipe.right");
     verdict.className = `small ${list.length ? "bad" : "good"}`;
     if (list.length) text.setAttribute("aria-invalid", "true");
@@ -58,14 +63,14 @@ export function editor(place) {
       problems,
       list.map((each) => {
         const box = problem(each);
-        const line = lineOf(each);
+        const { line } = each;
         if (line) box.lastChild.append(h("div", { class: "actions" }, h("button", { type: "button", class: "button small", onclick: () => jump(line) }, t("new.recipe.line", { line }))));
         return box;
       }),
     );
   }
 
-  clear(place, h("div", { class: "panel-head" }, h("h2", {}, h("label", { for: id }, t("new.recipe"))), copy), h("p", { class: "help" }, t("new.recipe.help")), h("div", { class: "editor" }, gutter, text), verdict, problems);
+  clear(place, h("div", { class: "panel-head" }, h("h2", {}, h("label", { for: id }, t("new.recipe"))), copy), h("p", { class: "help" }, t("new.recipe.help")), h("div", { class: "editor" }, gutter, text), verdict, lost, problems);
   draw();
-  return subscribe((what) => what === "recipe" && draw());
+  return subscribe((what) => what !== "plan" && draw());
 }

@@ -17,7 +17,7 @@ export function mask(place) {
   const id = unique("row");
   const at = h("input", { type: "number", min: 1, step: 1, value: 1, id, class: "amount", onchange: () => go(Number(at.value)) });
   const back = h("button", { type: "button", class: "button small", onclick: () => go(row - 1) }, icon("back"), t("new.mask.back"));
-  const next = h("button", { type: "button", class: "button small", onclick: () => go(row + 1) }, t("new.mask.next"), icon("longer"));
+  const next = h("button", { type: "button", class: "button small", onclick: () => go(row + 1) }, t("new.mask.next"), icon("next"));
   const of = h("span", { class: "muted" });
   const state_ = h("p", { class: "muted small", role: "status", "aria-live": "polite" });
   const wrong = h("div", { class: "problems", role: "alert", hidden: true });

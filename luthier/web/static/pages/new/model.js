@@ -8,6 +8,7 @@ import { clear, h, icon, unique } from "../../lib/dom.js";
 import { bytes, count } from "../../lib/format.js";
 import { t } from "../../lib/i18n.js";
 import { problem, showProblems } from "./parts.js";
+import { stepOf } from "./steps.js";
 import { change, planOf, settled, state, subscribe, wrong, written } from "./state.js";
 
 const MOST_PLANNED = 24;
@@ -40,7 +41,7 @@ export async function show(place) {
       try {
         const about = await get("models/about", { path });
         add(about);
-        showProblems(answer, about.problem ? [asProblem(about)] : []);
+        showProblems(answer, about.problem ? [about.problem] : []);
         if (about.supported) {
           await change({ "model.path": about.path });
           draw();
@@ -115,9 +116,10 @@ export async function show(place) {
   }
 
   function fit(model) {
-    if (!model.supported) return h("span", { class: "fit bad" }, icon("warn"), model.problem?.rule ?? String(model.problem ?? t("new.model.unsupported")));
+    if (!model.supported) return h("span", { class: "fit bad" }, icon("warn"), model.problem?.rule ?? t("new.model.unsupported"));
     const known = fits.get(model.path);
     if (known === undefined) return h("span", { class: "fit muted" }, t("new.model.fit.asked"));
+    if (known.problems && state.problems.some((each) => each.field !== "data.train" && stepOf(each.field) !== "model")) return h("span", { class: "fit muted" }, t("new.model.fit.recipe"));
     if (known.problems) return h("span", { class: "fit bad" }, icon("warn"), known.problems[0].rule);
     const { memory, remedy } = known;
     const values = { need: bytes(memory.peak_bytes), free: bytes(memory.free_bytes), changes: remedy?.changes.join(", ") };
@@ -170,9 +172,4 @@ export async function show(place) {
     gone = true;
     stop();
   };
-}
-
-function asProblem(model) {
-  const said = model.problem;
-  return typeof said === "string" ? { id: "web.model", where: model.path, field: "", value: "", rule: said, remedy: "" } : said;
 }

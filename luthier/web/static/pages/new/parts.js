@@ -105,16 +105,18 @@ export function effectText({ before, after }) {
   return words.length ? words.join(" · ") : t("new.effect.none");
 }
 
-// Memory as a bar: one piece for each part, of the whole that is free or needed, whichever is more.
-export function memoryBar(plan, small = false) {
+// Memory as a bar: one piece for each part, of what is free, or of what is needed where that is more. `parts`: of what is
+// needed, so that small parts are seen as well.
+export function memoryBar(plan, { small = false, parts = false } = {}) {
   const { memory } = plan;
-  const whole = Math.max(memory.free_bytes, memory.peak_bytes);
+  const whole = parts ? memory.peak_bytes : Math.max(memory.free_bytes, memory.peak_bytes);
   const pieces = PARTS.filter((part) => memory[part] > 0).map((part) => {
     const piece = h("span", { class: `piece part-${part}`, title: `${partName(part)}: ${bytes(memory[part])}` });
     piece.style.width = `${(100 * memory[part]) / whole}%`;
     return piece;
   });
-  const bar = h("div", { class: `memory-bar${small ? " small" : ""}${memory.fits ? "" : " over"}`, role: "img", "aria-label": t("new.memory", { need: bytes(memory.peak_bytes), free: bytes(memory.free_bytes) }) }, pieces);
+  const label = t("new.memory", { need: bytes(memory.peak_bytes), free: bytes(memory.free_bytes) });
+  const bar = h("div", { class: `memory-bar${small ? " small" : ""}`, role: "img", "aria-label": parts ? t("new.plan.parts") : label }, pieces);
   if (!memory.fits) {
     const limit = h("span", { class: "limit" });
     limit.style.left = `${(100 * memory.free_bytes) / whole}%`;

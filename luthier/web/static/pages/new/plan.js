@@ -52,7 +52,8 @@ function drawVerdict(place, plan, words) {
     place,
     h("div", { class: "panel-head" }, h("h2", { class: memory.fits ? "good" : "bad" }, icon(memory.fits ? "check" : "warn"), words), h("span", { class: "muted" }, t("new.plan.device", { name: device.count > 1 ? `${device.count} × ${device.name}` : device.name, dtype: device.dtype }))),
     h("p", {}, t("new.memory", { need: bytes(memory.peak_bytes), free: bytes(memory.free_bytes) })),
-    memoryBar(plan),
+    memoryBar(plan, { small: true }),
+    memoryBar(plan, { parts: true }),
     memory.fits ? null : remedy(plan),
     h(
       "div",

@@ -127,7 +127,7 @@ function counted(result) {
   const rows = tokens?.lengths.rows;
   if (!rows) return null;
   const { lengths, learnt: scored } = tokens;
-  return { longest: lengths.longest, tokens: lengths.total / rows, scored: scored / rows, rows: result.train };
+  return { longest: lengths.longest, tokens: lengths.total / rows, scored: Math.max(scored / rows, 1), rows: Math.max(result.train, 1) };
 }
 
 // ------------------------------------------------------------------------------------------------ pieces

@@ -35,10 +35,10 @@ function presetCards(place) {
   const own = h("p", { class: "muted small" });
   const radios = state.presets.map((preset) => h("input", { type: "radio", name: group, value: preset.id, onchange: () => change(preset.values) }));
   const cards = state.presets.map((preset, index) => {
-    const values = Object.entries(preset.values).filter(([name, value]) => SAID.includes(name) && value !== null).map(([name, value]) => `${labelOf(name)} ${value}`);
+    const values = SAID.filter((name) => name in preset.values).map((name) => `${labelOf(name)} ${preset.values[name]}`);
     return h("label", { class: "card option" }, radios[index], h("span", { class: "option-text" }, h("span", { class: "strong" }, preset.name), h("span", { class: "small" }, preset.help), h("span", { class: "muted small" }, values.join(" · "))));
   });
-  clear(place, h("h2", { id: `${group}-title` }, t("new.presets")), h("div", { class: "options", role: "radiogroup", "aria-labelledby": `${group}-title` }, cards), own, effect);
+  clear(place, h("h2", { id: `${group}-title` }, t("new.presets")), h("div", { class: "options three", role: "radiogroup", "aria-labelledby": `${group}-title` }, cards), own, effect);
 
   // A value that is left open by a preset is left open by the recipe too.
   const same = (preset) => Object.entries(preset.values).every(([name, value]) => (value === null ? (written(name) ?? null) === null : settled(name) === value));
@@ -131,8 +131,7 @@ function everything(place, open) {
   function fold(section, fields) {
     const badge = h("span", { class: "badge" });
     const inner = h("div", { class: "settings" });
-    const help = `new.section.${section.name}.help`;
-    const node = h("details", { class: "fold-section", dataset: { section: section.name } }, h("summary", {}, h("span", { class: "strong" }, t(`new.section.${section.name}`)), " ", h("code", { class: "muted small" }, section.name), " ", badge), has(help) ? h("p", { class: "help" }, t(help)) : null, inner);
+    const node = h("details", { class: "fold-section", dataset: { section: section.name } }, h("summary", {}, h("span", { class: "strong" }, t(`new.section.${section.name}`)), " ", h("code", { class: "muted small" }, section.name), " ", badge), h("p", { class: "help" }, section.help), inner);
     let made = false;
     function fill() {
       if (made || !node.open) return;

@@ -15,8 +15,8 @@ const PLAN_MS = 250;
 const NO_DATA = "data.json";
 // Stands for the data of a plan that is asked for before there are any.
 
-const FRESH = { text: FIRST, key: "", check: null, unfolded: [], browsed: "" };
-// text: the recipe. key: of the start, so that two clicks make one run. check: {id: of the job, of: what was checked,
+const FRESH = { text: FIRST, lost: "", key: "", check: null, unfolded: [], browsed: "" };
+// text: the recipe. lost: the text before a change of the form left its comments out. key: of the start, so that two clicks make one run. check: {id: of the job, of: what was checked,
 // rows: what it counted}. unfolded: sections that stand open. browsed: the folder looked at last.
 
 export const state = {
@@ -135,7 +135,10 @@ function read(body, names = []) {
 }
 
 function take(answer, changed) {
-  if (changed) write(answer.yaml);
+  if (changed) {
+    if (answer.comments_lost) state.lost = state.text;
+    write(answer.yaml);
+  }
   state.readable = answer.readable;
   if (answer.readable) state.values = answer.values;
   state.resolved = answer.resolved;
