@@ -260,7 +260,7 @@ def data_show(
 
 def is_recipe(argument: str) -> bool:
     """Whether an argument of `data check` is a recipe or an override, and not a data file."""
-    return "=" in argument or argument.endswith((".yaml", ".yml"))
+    return ("=" in argument and not os.path.exists(argument)) or argument.endswith((".yaml", ".yml"))
 
 
 # ---------------------------------------------------------------------------------------------------- runs

@@ -6,8 +6,10 @@ import hmac
 import http.client
 import io
 import os
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
@@ -259,6 +261,20 @@ def test_below_a_base_path_with_and_without_a_proxy_that_takes_it_away(place: Pa
     assert f"Path={base};" in link.headers["set-cookie"] and link.headers["refresh"] == f"0; url={base}"
 
 
+def test_a_base_path_is_written_as_addresses_are(place: Path) -> None:
+    asked = client(house(place, "/user/me%40x/", (TOKEN,)), Authorization=f"Bearer {TOKEN}")
+    assert '<base href="/user/me%40x/">' in asked.get("/user/me%40x/").text
+    page = ui(port=0, base_path='a"><script>/../b c', open_page=False, block=False, log=io.StringIO())
+    page.close()
+    assert page.url.partition("?")[0].endswith("/a%22%3E%3Cscript%3E/../b%20c/")
+
+
+def test_the_link_names_the_machine_where_all_addresses_are_listened_at(place: Path) -> None:
+    page = ui(port=0, host="0.0.0.0", open_page=False, block=False, log=io.StringIO())
+    page.close()
+    assert page.url.startswith(f"http://{socket.gethostname()}:")
+
+
 OUTSIDE = [
     "/../app.py",
     "/%2e%2e/app.py",
@@ -297,6 +313,16 @@ def test_a_hostile_name_is_no_run(place: Path, name: str) -> None:
     (place / "runs").mkdir()
     with pytest.raises(RunError):
         here.run(name)
+
+
+@pytest.mark.parametrize("name", ["--json", "-x", "a b", ".hidden", "数据", "a=b"])
+def test_a_run_may_be_called_anything(place: Path, name: str) -> None:
+    """A folder that was renamed by hand."""
+    here = house(place)
+    (place / "runs" / name).mkdir(parents=True)
+    (place / "runs" / name / "recipe.yaml").write_text("model: nano\n")
+    assert here.run(name).path == place / "runs" / name
+    assert client(here).get(f"/api/runs/{quote(name)}").json()["name"] == name
 
 
 def test_links_are_judged_by_where_they_lead(place: Path, tmp_path: Path) -> None:

@@ -406,16 +406,16 @@ def finished(page: Any, id: str) -> dict[str, Any]:
 
 def test_the_true_command_line_checks_a_file(place: Path) -> None:
     rows = [{"instruction": f"Say {n}", "output": "yes"} for n in range(5)]
-    (place / "rows.json").write_text(json.dumps(rows))
+    (place / "rows=5.json").write_text(json.dumps(rows))
     page = client(house(place))
-    asked = {"kind": "check", "path": "rows.json", "key": "check-1234"}
+    asked = {"kind": "check", "path": "rows=5.json", "key": "check-1234"}
     job = page.post("/api/jobs", json=asked).json()
     done = finished(page, job["id"])
     assert done["state"] == "done" and done["code"] == 0
     assert page.post("/api/jobs", json=asked).json() == done
     assert page.get("/api/jobs").json()["jobs"] == [done]
     said = subprocess.run(
-        [sys.executable, "-m", "luthier", "data", "check", str(place / "rows.json"), "--json"],
+        [sys.executable, "-m", "luthier", "data", "check", str(place / "rows=5.json"), "--json"],
         capture_output=True,
         text=True,
         check=True,

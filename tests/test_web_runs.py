@@ -22,6 +22,7 @@ from luthier.web import tail as tails
 from luthier.web.house import House
 
 __all__ = ["place"]
+GOLDEN = Path(__file__).parent / "golden" / "run"
 RECIPE = "model: nano\ndata: {train: rows.json}\noptim: {steps: 3}\nrun: {name: first}\n"
 
 
@@ -264,12 +265,24 @@ def test_its_log_and_its_receipt(page: Any, here: House) -> None:
     assert page.get("/api/runs/first/log?bytes=6").json() == {"text": "two\n"}, "whole lines"
     assert page.get("/api/runs/first/log?bytes=0").status_code == 422
     assert page.get("/api/runs/first/receipt").status_code == 404
-    (here.runs_dir / "first" / "receipt.json").write_text('{"format": 1, "checks": []}')
-    (here.runs_dir / "first" / "receipt.md").write_text("# Receipt")
-    assert page.get("/api/runs/first/receipt").json() == {
-        "receipt": {"format": 1, "checks": []},
-        "markdown": "# Receipt",
-    }
+    (here.runs_dir / "first" / "receipt.json").write_text('{"format": 1}')
+    assert ids(page.get("/api/runs/first/receipt")) == ["runs.file_damaged"]
+
+
+def test_a_finished_run_of_an_older_version_is_shown_whole(page: Any, here: House) -> None:
+    shutil.copytree(GOLDEN, here.runs_dir / "old")
+    (line,) = page.get("/api/runs").json()["runs"]
+    whole = page.get("/api/runs/old").json()
+    assert whole["state"] == "finished" and whole["problems"] == []
+    assert whole | line == whole
+    assert [each["what"] for each in whole["outputs"]] == ["adapter"]
+    receipt = page.get("/api/runs/old/receipt").json()
+    assert receipt["markdown"] == (GOLDEN / "receipt.md").read_text()
+    assert receipt["receipt"]["summary"]["step"] == whole["step"]
+    history = page.get("/api/runs/old/history").json()
+    events = RunFolder(GOLDEN).events()
+    assert history["last"] == len(events)
+    assert history["events"] == [each.to_json() for each in events if each.kind != "step"]
 
 
 def test_runs_are_compared(page: Any, here: House) -> None:

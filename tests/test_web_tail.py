@@ -270,14 +270,15 @@ def test_how_a_run_died_is_told_although_it_is_written_later(run: Written, monke
     tail = Tail(run.path)
 
     async def dying() -> list[bytes]:
-        watching = asyncio.create_task(all_of(tail.watch(0)))
-        await asyncio.sleep(0.05)
+        watched = tail.watch(0)
+        first = await anext(watched)
         run.end(None)
+        watching = asyncio.create_task(all_of(watched))
         await asyncio.sleep(0.05)
         log = EventLog(run.path / "events.jsonl", NAME)
         log.emit("died", {"code": -9})
         log.close()
-        return await watching
+        return [first, *await watching]
 
     told = go(dying())
     assert b'"kind": "died"' in b"".join(told) and told[-1] == END

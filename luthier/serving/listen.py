@@ -69,6 +69,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """Where it can be reached, without a slash at the end."""
+    """Where it can be reached, without a slash at the end; where it listens at all addresses, by the machine's name."""
     host, port = listener.getsockname()[:2]
+    host = socket.gethostname() if host in ("0.0.0.0", "::") else host
     return "http://{}:{}".format(f"[{host}]" if ":" in host else host, port)

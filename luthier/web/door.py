@@ -11,7 +11,7 @@ import json
 import traceback
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, TextIO
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from starlette.exceptions import HTTPException
 
@@ -84,9 +84,9 @@ class Door:
 
     def _unprefixed(self, scope: Scope) -> Scope:
         """The request as the routes know it, whether a proxy has taken the base path away or not."""
-        path = scope["path"]
-        if self._house.base != "/" and f"{path}/".startswith(self._house.base):
-            path = "/" + path[len(self._house.base) :]
+        path, base = scope["path"], unquote(self._house.base)
+        if base != "/" and f"{path}/".startswith(base):
+            path = "/" + path[len(base) :]
         return {**scope, "path": path, "raw_path": path.encode()}
 
     async def _let_in(self, scope: Scope, headers: dict[bytes, str], send: Any) -> bool:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from luthier.config.load import environment
 from luthier.errors import Problem, RunError
-from luthier.runs.recipe import safe_name
 from luthier.runs.store import RunFolder
 from luthier.serving.door import Keys
 from luthier.web.board import Board
@@ -21,12 +20,16 @@ from luthier.web.jobs import Jobs
 from luthier.web.refusals import Missing
 from luthier.web.tail import Tails
 
+NAME_BYTES = 255
+"""Of a folder: file systems know no longer ones."""
+
 
 class House:
     """Attributes:
     home: where relative paths start from and files are chosen; the server's working folder.
     runs_dir: of the runs that are shown and made.
-    base: path that the page lies under, for a proxy that puts one before it; begins and ends with a slash.
+    base: path that the page lies under, for a proxy that puts one before it; as it stands in an address, with a
+        slash at both ends.
     keys: that let people in; none where only this machine's own can come.
     cache: what the page keeps beside the runs: folders of jobs, and which request made which run.
     on_close: called in the server's loop when it is told to end.
@@ -65,7 +68,8 @@ class House:
             Missing: there is none.
         """
         path = self.runs_dir / name
-        if name != safe_name(name) or not (path / "recipe.yaml").is_file() or self.inside(path) != path:
+        known = len(name.encode()) <= NAME_BYTES and (path / "recipe.yaml").is_file()
+        if not known or path.parent != self.runs_dir or self.inside(path) != path:
             raise Missing(Problem("web.no_run", value=_shown(name)))
         return RunFolder(path)
 

@@ -257,7 +257,7 @@ class Desk:
                 values = {"name": run.name, "free": free_name(run.path)}
                 raise Busy(Problem("runs.exists", where=str(run.path), field="run.name", values=values))
         else:
-            queue.submit(config)
+            queue.submit(config, self._house.home)
         # Afterwards: where this is cut off in between, asking again finds the run by its name.
         with files.user_errors(kept):
             kept.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+from urllib.parse import quote, unquote
 
 from luthier.errors import Problem, RunError
 from luthier.serving.door import is_loopback
@@ -52,7 +53,7 @@ def ui(
     lacking = missing(EXTRA)
     if lacking:
         raise RunError(Problem("web.no_extra", values={"missing": ", ".join(lacking)}))
-    base = "/" + "".join(f"{part}/" for part in base_path.split("/") if part)
+    base = "/" + "".join(f"{quote(unquote(part))}/" for part in base_path.split("/") if part)
     tokens = read_keys(Path(token_file)) if token_file is not None else []
     if not tokens and not (is_loopback(host) and base == "/"):
         tokens = [secrets.token_urlsafe(32)]

@@ -117,6 +117,7 @@ class Tail:
         self._watchers = 0
         self._look: asyncio.Task[None] | None = None
         self._over = self._closed = False
+        self._active_s = -math.inf
         self._generation = 0
         self._numbers: Numbers | None = None
         self._begin()
@@ -198,6 +199,7 @@ class Tail:
     async def watch(self, after: int) -> AsyncIterator[bytes]:
         """Events with a higher number, each once, and new ones as they come, until the run has ended and all is told.
         A number that the log does not have yet is one of a log that this one took the place of: all is told anew."""
+        self._seems_active()
         await asyncio.to_thread(self.refresh)
         generation, row = self._generation, bisect_right(self._seqs, after)
         if after > self.history.last_seq:
@@ -227,18 +229,23 @@ class Tail:
 
     async def _keep_looking(self) -> None:
         """While anybody watches."""
-        active_s, told = -math.inf, (self._generation, len(self._seqs))
+        told = self._generation, len(self._seqs)
         while True:
-            active = self.run.active  # asked before reading: nothing that was written since is missed
-            active_s = time.monotonic() if active else active_s
+            active = self._seems_active()  # asked before reading: nothing that was written since is missed
             await self._look_once()
             now = self._generation, len(self._seqs)  # others may have read too
-            last_word = self.history.ended in TOLD_ENDS or time.monotonic() - active_s > LAST_WORD_S
+            last_word = self.history.ended in TOLD_ENDS or time.monotonic() - self._active_s > LAST_WORD_S
             self._over = not active and last_word
             if self._over or now != told:
                 told = now
                 self._bell.ring()
             await asyncio.sleep(POLL_S)
+
+    def _seems_active(self) -> bool:
+        active = self.run.active
+        if active:
+            self._active_s = time.monotonic()
+        return active
 
     async def _look_once(self) -> None:
         try:
