@@ -492,6 +492,8 @@ def test_nothing_stands_in_anyones_way(
         _sound(window, route, there)
     _sound(window, f"compare/one/two-{'long' * 20}", ".u-over")
     _sound(window, "nowhere", ".problem")
+    window.go("run/two-" + "long" * 20).locator(".page-head .actions button").click()
+    assert serious(window.page) == [] and window.page.get_by_role("dialog").is_visible()
     run.close()
     window.close()
 

@@ -23,6 +23,8 @@ const THEME_KEY = "luthier.theme";
 const main = document.getElementById("main");
 let leave = null;
 let turn = 0;
+let waits = false;
+// For the server, which could not be reached when the page was opened.
 
 // ------------------------------------------------------------------------------------------------ routes
 
@@ -44,6 +46,7 @@ function decoded(text) {
 async function open(focus = true) {
   turn += 1;
   const mine = turn;
+  waits = false;
   const { name, path, query } = route();
   const old = leave;
   leave = null;
@@ -60,6 +63,7 @@ async function open(focus = true) {
   } catch (error) {
     if (mine !== turn) return;
     showFault(root, error);
+    waits = error.status === 0;
   }
   // Another page may have been asked for meanwhile.
   if (mine !== turn) return left?.();
@@ -203,6 +207,7 @@ showHeader();
 onState((state) => {
   line = state;
   tellLine();
+  if (state === "open" && waits) open();
 });
 window.addEventListener("hashchange", () => open());
 window.addEventListener("luthier:language", () => {

@@ -15,7 +15,8 @@ const BETWEEN_MS = 200;
 const TABLE_ROWS = 40;
 const HEIGHT = 220;
 const BINARY = Array.from({ length: 50 }, (_, power) => 2 ** power);
-// Between ticks of an axis of bytes.
+const WHOLE = Array.from({ length: 10 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
+// Between the ticks of an axis of bytes, and of steps.
 
 // ------------------------------------------------------------------------------------------------ drawing in turns
 
@@ -110,7 +111,7 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
     "div",
     { class: "legend", "aria-hidden": "true" },
     series.map((each, index) =>
-      h("span", { class: "legend-item" }, h("span", { class: "swatch", style: { background: `var(${each.color})` } }), series.length > 1 ? h("span", { class: "legend-label" }, each.label) : null, values[index]),
+      h("span", { class: "legend-item" }, series.length > 1 ? [h("span", { class: "swatch", style: { background: `var(${each.color})` } }), h("span", { class: "legend-label" }, each.label)] : null, values[index]),
     ),
     where,
   );
@@ -158,7 +159,7 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
       cursor: { points: { size: 6 }, drag: { x: true, y: false, setScale: !onZoom }, ...(sync ? { sync: { key: sync, setSeries: false } } : {}) },
       scales: { x: { time: false }, y: logarithmic ? { distr: 3 } : {} },
       axes: [
-        { ...axis, size: 30, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : "")) },
+        { ...axis, size: 30, incrs: WHOLE, values: (_, ticks) => ticks.map(count) },
         { ...axis, size: wide, ...(format === bytes ? { incrs: BINARY } : {}), values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : format(tick))) },
       ],
       series: [

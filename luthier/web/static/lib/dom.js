@@ -41,6 +41,20 @@ export function clear(node, ...children) {
   return node;
 }
 
+// Fills a node anew; a keyboard that was inside stays inside, at the control of the same name, else at the first one.
+export function refill(node, ...children) {
+  const held = node.contains(document.activeElement) ? named(document.activeElement) : null;
+  clear(node, ...children);
+  if (held === null) return node;
+  const controls = [...node.querySelectorAll("a, button, input, select")];
+  (controls.find((each) => named(each) === held) ?? controls[0])?.focus();
+  return node;
+}
+
+function named(control) {
+  return control.getAttribute("aria-label") ?? control.textContent;
+}
+
 export function svg(tag, attributes = {}, ...children) {
   const node = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, String(value));

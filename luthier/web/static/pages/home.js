@@ -3,7 +3,7 @@
 // What goes in: the server's overview as it changes. What comes out: a list that is changed in place, so that the
 // keyboard and the eye stay where they are.
 
-import { h, clear, icon, problems, busy, toast } from "../lib/dom.js";
+import { h, clear, refill, icon, problems, busy, toast, whenNew } from "../lib/dom.js";
 import { t } from "../lib/i18n.js";
 import { post, del, key, part, watch } from "../lib/api.js";
 import { ago, bytes, number, percent } from "../lib/format.js";
@@ -216,7 +216,7 @@ function runRow(first, first_s, onChoose) {
     clear(state, stateChip(run.state));
     bar.value = share(run);
     bar.hidden = run.step === 0 && run.state !== "running";
-    amount.textContent = run.step || run.num_steps ? steps(run) : "";
+    amount.textContent = run.step || run.num_steps ? steps(run) : run.state === "running" ? t("run.before.running") : "";
     recipe.textContent = recipeText(run);
     problem.textContent = run.problem ?? "";
     problem.hidden = !run.problem;
@@ -254,20 +254,10 @@ function runRow(first, first_s, onChoose) {
 
 // ------------------------------------------------------------------------------------------------ queue, jobs, machine
 
-// Draws only what differs from what it drew last.
-function whenNew(draw) {
-  let drawn = null;
-  return (value) => {
-    const text = JSON.stringify(value);
-    if (text !== drawn) draw(value);
-    drawn = text;
-  };
-}
-
 function queueList(box) {
   const draw = whenNew((waiting) => {
     box.hidden = waiting.length === 0;
-    clear(
+    refill(
       box,
       h("h2", { id: "queue-title" }, t("home.queue")),
       h("p", { class: "muted" }, t("home.queue.text")),
@@ -300,7 +290,7 @@ function act(picture, text, label, path) {
 function jobList(box) {
   return whenNew((running) => {
     box.hidden = running.length === 0;
-    clear(
+    refill(
       box,
       h("h2", { id: "jobs-title" }, t("home.jobs")),
       h(

@@ -3,10 +3,10 @@
 // What goes in: a run's name; the server's overview says its state and the time left, its own stream every event. What
 // comes out: a page that is the same whenever and wherever it is opened.
 
-import { h, clear, icon, problems, busy, dialog, field, toast } from "../lib/dom.js";
+import { h, clear, refill, icon, problems, busy, dialog, field, toast, whenNew } from "../lib/dom.js";
 import { t } from "../lib/i18n.js";
 import { get, post, part, search, watch } from "../lib/api.js";
-import { bytes, count, date, duration, number } from "../lib/format.js";
+import { bytes, count, date, duration, number, percent } from "../lib/format.js";
 import { onOverview } from "../lib/overview.js";
 import { compareLink, leftText, recipeText, share, stateChip, steps } from "../lib/runs.js";
 import { History } from "./run/history.js";
@@ -23,6 +23,7 @@ export async function show(root, { path }) {
   const place = `runs/${part(name)}`;
   let run = await get(place);
   let heard_s = Date.now() / 1000;
+  let shown = false;
   let asked = null;
   // What was asked of the run and has not come about yet: the state that it had then.
 
@@ -56,19 +57,20 @@ export async function show(root, { path }) {
     onEvents: (found) => {
       for (const each of [events, samples]) found ? each.add(found) : each.forget();
     },
-    onState: (line) => line === "ended" && renew().catch(told),
+    onState: (line) => ["open", "ended"].includes(line) && renew().catch(told),
   });
 
+  // A torn line is told in the header, and what was missed comes when it stands again.
   function told(error) {
     if (!Array.isArray(error.problems)) throw error;
-    clear(fault, problems(error.problems));
+    if (error.status !== 0) clear(fault, problems(error.problems));
   }
 
   // ---------------------------------------------------------------------------------------------- what is shown
 
-  const showState = drawIfNew(() => [run.state, asked], () => {
+  const showState = whenNew(() => {
     clear(state, stateChip(asked === run.state && run.state === "running" ? "stopping" : run.state));
-    clear(actions, buttons());
+    refill(actions, buttons());
   });
 
   const bar = h("progress", { max: 1, "aria-label": t("run.progress") });
@@ -78,7 +80,7 @@ export async function show(root, { path }) {
   const wrong = h("div");
   progress.append(h("div", { class: "row spread" }, amount, rest), bar, facts, wrong);
 
-  const showProgress = drawIfNew(() => [run.step, run.num_steps, run.loss, run.best, run.tokens_per_s, run.seconds, run.problem, run.problems, run.state], () => {
+  const showProgress = whenNew(() => {
     bar.value = share(run);
     bar.hidden = !run.num_steps;
     amount.textContent = run.step || run.num_steps ? t("run.step_is", { steps: steps(run) }) : t(`run.before.${run.state === "queued" ? "queued" : run.state === "running" ? "running" : "other"}`);
@@ -98,14 +100,21 @@ export async function show(root, { path }) {
 
   function tick() {
     rest.textContent = leftText(run, heard_s);
+    // So that a tab in the background tells.
+    if (shown) document.title = `${run.state === "running" ? `${percent(share(run))} · ` : ""}${name} · Luthier`;
   }
 
   function update() {
     recipe.textContent = recipeText(run);
-    showState();
-    showProgress();
+    showState([run.state, asked, run.outputs]);
+    showProgress(run);
     tick();
   }
+
+  const showOutputs = whenNew((found) => parts.outputs(outputs, found));
+  const showRecipe = whenNew((found) => parts.recipe(recipePanel, found));
+  const showDemo = whenNew((job) => parts.demoOutcome(demo, job));
+  const showReceipt = whenNew((found) => parts.receipt(receipt, found));
 
   // What the page has not in its streams: results, receipt, problems.
   async function renew() {
@@ -114,10 +123,10 @@ export async function show(root, { path }) {
     heard_s = Date.now() / 1000;
     update();
     follow(job);
-    parts.outputs(outputs, run);
-    parts.recipe(recipePanel, run);
-    parts.demoOutcome(demo, job);
-    await parts.receipt(receipt, name);
+    showOutputs(run.outputs);
+    showRecipe({ name, yaml: run.yaml });
+    showDemo(job);
+    showReceipt(await parts.receiptOf(name));
   }
 
   // A demonstration goes on after its run has ended: it asks both models, merges, and reads that back.
@@ -215,11 +224,12 @@ export async function show(root, { path }) {
     }
     update();
   });
-  await renew();
   const endLog = parts.log(logPanel, name, () => ACTIVE.includes(run.state));
   const clock = setInterval(tick, 1000);
+  shown = true;
 
   return () => {
+    shown = false;
     history.end();
     curves.destroy();
     endOverview();
@@ -243,15 +253,4 @@ function planned(run) {
 function attempts(run) {
   const number = Array.isArray(run.attempts) ? run.attempts.length : run.attempts;
   return number > 1 ? count(number) : null;
-}
-
-// Draws where what it shows is another than before.
-function drawIfNew(key, draw) {
-  let drawn = null;
-  return () => {
-    const now = JSON.stringify(key());
-    if (now === drawn) return;
-    drawn = now;
-    draw();
-  };
 }

@@ -28,7 +28,6 @@ const CHARTS = [
 const FORMATS = { memory_bytes: bytes, tokens_per_s: count };
 const STEADY = ["lr", "memory_bytes"];
 // Free of noise: never smoothed.
-const ALWAYS = ["loss", "lr", "grad_norm", "tokens_per_s", "memory_bytes"];
 
 // onZoom(from, to): asks for a stretch in finer detail.
 export class Curves {
@@ -43,7 +42,7 @@ export class Curves {
     this.log = false;
     this.range = [null, null];
     parent.append(this.tools(), this.grid);
-    for (const name of ALWAYS) this.chart(name);
+    this.chart("loss");
   }
 
   destroy() {
@@ -155,8 +154,15 @@ export class Curves {
 
   // ---------------------------------------------------------------------------------------------- charts
 
+  // Made when there is something for it, at its place.
   chart(name) {
-    if (!this.charts.has(name)) this.charts.set(name, this.make(name));
+    if (!this.charts.has(name)) {
+      const made = this.make(name);
+      const after = [...this.charts].filter(([other]) => rank(other) > rank(name)).map(([, each]) => each.chart.element);
+      const next = [...this.grid.children].find((element) => after.includes(element));
+      if (next) next.before(made.chart.element);
+      this.charts.set(name, made);
+    }
     return this.charts.get(name);
   }
 
@@ -219,6 +225,11 @@ export class Curves {
     }
     for (const each of this.charts.values()) each.chart.cut(behind, each.curves.length);
   }
+}
+
+function rank(name) {
+  const place = CHARTS.findIndex(([each]) => each === name);
+  return place < 0 ? CHARTS.length : place;
 }
 
 // A measure's own chart: what training and what validation says of it; a term of the validation loss stands alone.

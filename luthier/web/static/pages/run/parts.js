@@ -39,15 +39,16 @@ export function demoOutcome(panel, job) {
   );
 }
 
-export function outputs(panel, run) {
-  panel.hidden = run.outputs.length === 0;
+// found: [{what, path, bytes}].
+export function outputs(panel, found) {
+  panel.hidden = found.length === 0;
   clear(
     panel,
     h("h2", {}, t("run.outputs")),
     h(
       "ul",
       { class: "queue" },
-      run.outputs.map((each) =>
+      found.map((each) =>
         h(
           "li",
           {},
@@ -59,18 +60,21 @@ export function outputs(panel, run) {
   );
 }
 
-// What was promised and whether it held.
-export async function receipt(panel, name) {
-  let found;
+// None before the run has ended.
+export async function receiptOf(name) {
   try {
-    found = await get(`runs/${part(name)}/receipt`);
+    return await get(`runs/${part(name)}/receipt`);
   } catch (error) {
     if (error.status !== 404) throw error;
-    panel.hidden = true;
-    return;
+    return null;
   }
+}
+
+// What was promised and whether it held.
+export function receipt(panel, found) {
+  panel.hidden = found === null;
+  if (panel.hidden) return;
   const checks = found.receipt?.checks ?? [];
-  panel.hidden = false;
   const order = (check) => ["fail", "pass", "not run"].indexOf(check.status);
   clear(
     panel,
@@ -104,11 +108,11 @@ export async function receipt(panel, name) {
   );
 }
 
-export function recipe(panel, run) {
-  const copy = h("button", { type: "button", class: "button small", onclick: () => copied(copy, run.yaml) }, icon("copy"), t("common.copy"));
+export function recipe(panel, { name, yaml }) {
+  const copy = h("button", { type: "button", class: "button small", onclick: () => copied(copy, yaml) }, icon("copy"), t("common.copy"));
   clear(
     panel,
-    h("details", { class: "fold" }, h("summary", {}, t("run.recipe")), h("div", { class: "stack" }, h("div", { class: "actions" }, copy, h("a", { class: "button small", href: `#/new${search({ from: run.name })}` }, icon("add"), t("run.again_new"))), h("pre", { class: "text", tabindex: "0" }, run.yaml))),
+    h("details", { class: "fold" }, h("summary", {}, t("run.recipe")), h("div", { class: "stack" }, h("div", { class: "actions" }, copy, h("a", { class: "button small", href: `#/new${search({ from: name })}` }, icon("add"), t("run.again_new"))), h("pre", { class: "text", tabindex: "0" }, yaml))),
   );
 }
 
