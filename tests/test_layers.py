@@ -161,6 +161,7 @@ TORCH_FREE = (
     "supervisor",
     "text",
     "workload",
+    "web",
 )
 OPTIONAL = (
     "bitsandbytes",

@@ -30,12 +30,12 @@ from luthier.text import language
 from luthier.web.answers import Answer
 from luthier.web.house import House
 from luthier.web.refusals import Busy, Missing
+from luthier.web.ship import made
 from luthier.web.tail import Stream
 
 POINTS = 1500
 """Of a curve: more than a screen has columns."""
 LOG_BYTES = 64 * 2**10
-RESULTS = ("adapter", "model")
 
 
 class Submission(BaseModel):
@@ -132,14 +132,13 @@ def _whole(house: House, run: RunFolder) -> dict[str, Any]:
             kept[name] = run.read_json(name) if run.has(name) else None
         except RunError as error:
             kept[name], problems = None, [*problems, *error.problems]
-    results = [run.path / name for name in RESULTS if (run.path / name).is_dir()]
     return {
         **value,
         "config": config,
         "yaml": _text_of(run, "recipe.yaml"),
         "manifest": kept["manifest.json"],
         "plan": kept["plan.json"],
-        "outputs": [{"what": each.name, "path": str(each), "bytes": _bytes_of(each)} for each in results],
+        "outputs": [{name: each[name] for name in ("what", "path", "bytes")} for each in made(run)],
         "attempts": [asdict(each) for each in house.tails.of(run.name).numbers().summary.attempts],
         "checkpoints": run.checkpoints(),
         "best_steps": run.bests(),
@@ -152,10 +151,6 @@ def _text_of(run: RunFolder, name: str) -> str:
         return (run.path / name).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _bytes_of(folder: Path) -> int:
-    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
 
 
 # ---------------------------------------------------------------------------------------------------- its story

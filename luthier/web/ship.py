@@ -37,7 +37,7 @@ def routes(house: House) -> APIRouter:
         found = sizes.sizes(run)
         return {
             "run": run.name,
-            "made": [*_results(run), *_exported(run)],
+            "made": made(run),
             "adapter": _bytes(found.adapter),
             "model": _bytes(found.model),
             "merged": _bytes(found.merged),
@@ -67,6 +67,11 @@ def _free(run: Path, end: str) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------- what is there
+
+
+def made(run: RunFolder) -> list[dict[str, Any]]:
+    """The run's results, and what was exported from it."""
+    return [*_results(run), *_exported(run)]
 
 
 def _results(run: RunFolder) -> Iterator[dict[str, Any]]:
