@@ -206,9 +206,65 @@ def test_a_cut_network_is_said_and_made_good(window: Window, runs: Path) -> None
     run.close()
 
 
+def test_the_line_is_taken_up_where_it_tore(window: Window, runs: Path) -> None:
+    run = written.begun(runs, "first", 30)
+    written.go_on(run, 1, 3, 30)
+    seq = run.events()[-1].seq
+    asked: list[str | None] = []
+    window.page.on(
+        "request", lambda each: asked.append(each.headers.get("last-event-id")) if "first/events" in each.url else None
+    )
+    window.run("first")
+    window.has_steps(3)
+    window.context.set_offline(True)
+    window.line("lost")
+    window.context.set_offline(False)
+    window.line("open")
+    written.go_on(run, 4, 5, 30)
+    window.has_steps(5)
+    run.close()
+    assert len(asked) > 1 and set(asked) == {str(seq)}
+
+
+def test_steps_that_come_while_a_history_is_on_its_way_are_drawn(window: Window, runs: Path) -> None:
+    run = written.begun(runs, "first", 30)
+    written.go_on(run, 1, 5, 30)
+    page = window.run("first")
+    window.has_steps(5)
+    held: list[Any] = []
+    page.route("**/history?**", lambda route: held.append((route, route.fetch())))
+    page.get_by_label("From step").fill("1")
+    page.get_by_label("From step").press("Enter")
+    assert until(lambda: page.evaluate("1") and held)  # an answer as of step 5, which has not arrived
+    written.go_on(run, 6, 9, 30)
+    window.says("loss", "at Step 9")
+    ((route, answer),) = held
+    with page.expect_response("**/history?**"):
+        route.fulfill(response=answer)
+    page.wait_for_timeout(1000)
+    window.has_steps(9)
+    run.close()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_page_opened_while_the_server_is_away_comes_when_it_is_back(window: Window, runs: Path, known: bool) -> None:
+    """known: whether the page's own code was fetched before."""
+    written.done(runs, "first", 20)
+    page = window.go("")
+    window.line("open")
+    page.get_by_role("link", name="first", exact=True).wait_for()
+    if known:
+        page.evaluate("import('./pages/run.js')")
+    window.context.set_offline(True)
+    page.get_by_role("link", name="first", exact=True).click()
+    page.get_by_text("The server cannot be reached.").wait_for()
+    window.context.set_offline(False)
+    window.state("finished")
+
+
 def test_what_is_done_again_takes_the_place_of_what_was(window: Window, runs: Path) -> None:
     run = written.begun(runs, "first", 30)
-    written.go_on(run, 1, 9, 30, every=5)
+    written.go_on(run, 1, 9, 30, every=4)
     page = window.run("first")
     window.has_steps(9)
     run.emit("died", {"code": None, "signal": "SIGKILL", "said": ["no memory left"]}, step=9)
@@ -217,10 +273,13 @@ def test_what_is_done_again_takes_the_place_of_what_was(window: Window, runs: Pa
     window.has_steps(5)
     written.go_on(run, 6, 7, 30, seed=9)
     window.has_steps(7)
-    again = f"{written.step_data(7, 30, seed=9)['loss']:.4g}"
-    window.says("loss", f"Loss: {again} at Step 7")
+    loss = f"{written.step_data(7, 30, seed=9)['loss']:.4g}"
+    window.says("loss", f"Loss: {loss} at Step 7")
     page.locator(".left", has_text="left").wait_for()
-    assert page.locator(".events .superseded").count() == 1  # the death; what is minor is not shown
+    assert page.locator(".events .superseded").count() == 0
+    page.get_by_label("Checkpoints and validations too").check()
+    again = page.locator(".events .superseded").evaluate_all("all => all.map(each => each.dataset.kind)")
+    assert sorted(again) == ["checkpoint", "samples", "validation"]  # those of step 8, not those of step 4
     run.close()
 
 
@@ -443,6 +502,50 @@ def test_curves_are_smoothed_laid_over_and_zoomed(window: Window, runs: Path) ->
     assert 20 < first < 30 and 45 < last < 55
     page.locator("[data-chart=loss] summary").click()
     assert until(lambda: window.steps() == list(range(first, last + 1)))
+
+
+# ------------------------------------------------------------------------------------------------ its parts
+
+READ = """async ([text, size]) => {
+    const { events } = await import("./lib/api.js");
+    const bytes = new TextEncoder().encode(text);
+    const body = new ReadableStream({ start(pipe) {
+        for (let at = 0; at < bytes.length; at += size) pipe.enqueue(bytes.slice(at, at + size));
+        pipe.close();
+    } });
+    const found = [];
+    for await (const event of events(body)) found.push([event.type, event.id, event.data]);
+    return found;
+}"""
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_events_are_read_in_whatever_pieces_they_come(window: Window, size: int) -> None:
+    whole = 'id: 1\ndata: {"text": "损失"}\n\n: here\n\nid: 2\ndata:one\ndata: two\r\n\r\nevent: end\ndata: {}\n\n'
+    told = f"{whole}id: 3\ndata: to"
+    found = window.go("").evaluate(READ, [told, size])
+    assert found == [["message", "1", '{"text": "损失"}'], ["message", "2", "one\ntwo"], ["end", "", "{}"]]
+
+
+def test_numbers_read_as_people_write_them(window: Window) -> None:
+    names = "bytes count duration number percent"
+    said = window.go("").evaluate(
+        """async (names) => {
+            const format = await import("./lib/format.js");
+            const asked = { bytes: [0, 999, 1000, 1.5e9, 135598592, null], count: [1234567, NaN],
+                duration: [0.04, 59, 61, 3725, 90000],
+                number: [0, 1.23456, 0.00012, 12345678, -0.5, 2.5e-7], percent: [0, 0.456, 1] };
+            return names.split(" ").map((name) => asked[name].map((value) => format[name](value)));
+        }""",
+        names,
+    )
+    assert said == [
+        ["0 B", "999 B", "1.0 kB", "1.5 GB", "136 MB", "–"],
+        ["1,234,567", "–"],
+        ["0.1 s", "59 s", "1 min 1 s", "1 h 2 min", "1 d 1 h"],
+        ["0", "1.235", "1.2e-4", "1.23e7", "-0.5", "2.5e-7"],
+        ["0 %", "46 %", "100 %"],
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ hostile, everybody

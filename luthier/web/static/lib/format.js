@@ -6,7 +6,7 @@
 import { language, t } from "./i18n.js";
 
 export const NOTHING = "–";
-const BYTES = ["B", "KiB", "MiB", "GiB", "TiB"];
+const BYTES = ["B", "kB", "MB", "GB", "TB", "PB"];
 
 function locale() {
   return language() === "zh" ? "zh-CN" : "en";
@@ -16,15 +16,16 @@ function isNumber(value) {
   return typeof value === "number" && Number.isFinite(value);
 }
 
+// In decimal units, as the command line says them.
 export function bytes(value) {
   if (!isNumber(value)) return NOTHING;
   let unit = 0;
   let left = value;
-  while (Math.abs(left) >= 1024 && unit < BYTES.length - 1) {
-    left /= 1024;
+  while (Math.abs(left) >= 999.5 && unit < BYTES.length - 1) {
+    left /= 1000;
     unit += 1;
   }
-  const digits = unit === 0 || Math.abs(left) >= 100 ? 0 : 1;
+  const digits = unit === 0 || Math.abs(left) >= 99.5 ? 0 : 1;
   return `${left.toFixed(digits)} ${BYTES[unit]}`;
 }
 
