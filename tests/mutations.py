@@ -2185,4 +2185,47 @@ MUTATIONS: dict[str, Mutation] = {
         'for test in rest["tests"]:',
         "test_rewards.py::test_code_that_cheats_or_breaks_out",
     ),
+    # ------------------------------------------------------------------------------------------------ the page's front
+    "a line that is torn is not tried again": Mutation(
+        "web/static/lib/api.js",
+        "retry = setTimeout(connect, wait);",
+        "",
+        "test_web_pages_run.py::test_a_server_that_is_killed_and_started_again_leaves_no_gap",
+    ),
+    "an event is asked for from the beginning again": Mutation(
+        "web/static/lib/api.js",
+        'const more = last ? { "Last-Event-ID": String(last) } : {};',
+        "last = 0;\n      const more = {};",
+        "test_web_pages_run.py::test_the_line_is_taken_up_where_it_tore",
+    ),
+    "events end where a piece of the stream does": Mutation(
+        "web/static/lib/api.js",
+        "rest = lines.pop();",
+        'rest = "";',
+        "test_web_pages_run.py::test_events_are_read_in_whatever_pieces_they_come",
+    ),
+    "a resume leaves the curve that it takes the place of": Mutation(
+        "web/static/pages/run/history.js",
+        "this.draw.cut(from > 0 ? from : -1);",
+        "",
+        "test_web_pages_run.py::test_what_is_done_again_takes_the_place_of_what_was",
+    ),
+    "what comes while a history is on its way is lost": Mutation(
+        "web/static/pages/run/history.js",
+        "for (const event of this.fresh) this.curve(event);",
+        "",
+        "test_web_pages_run.py::test_steps_that_come_while_a_history_is_on_its_way_are_drawn",
+    ),
+    "text becomes markup": Mutation(
+        "web/static/lib/dom.js",
+        "node.append(child instanceof Node ? child : String(child));",
+        'child instanceof Node ? node.append(child) : node["inner" + "HTML"] += child;',
+        "test_web_pages_run.py::test_names_and_texts_with_markup_show_as_text",
+    ),
+    "a page that the server was away for stays as it is": Mutation(
+        "web/static/app.js",
+        'else if (state === "open" && waits) open();',
+        "",
+        "test_web_pages_run.py::test_a_page_opened_while_the_server_is_away_comes_when_it_is_back",
+    ),
 }

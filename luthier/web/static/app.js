@@ -4,6 +4,7 @@
 // at its heading. Each page is a module `pages/NAME.js` with `show(root, {path, query})`, which may return what to do
 // when it is left.
 
+import { unreachable } from "./lib/api.js";
 import { h, clear, icon, problems } from "./lib/dom.js";
 import { ready, t, language, setLanguage } from "./lib/i18n.js";
 import { onState } from "./lib/overview.js";
@@ -25,6 +26,7 @@ let leave = null;
 let turn = 0;
 let waits = false;
 // For the server, which could not be reached when the page was opened.
+let stale = false;
 
 // ------------------------------------------------------------------------------------------------ routes
 
@@ -57,7 +59,7 @@ async function open(focus = true) {
   let left = null;
   try {
     if (PAGES[name] === undefined) throw Object.assign(new Error(name), { problems: [unknownPage(name)] });
-    const page = await import(`./pages/${PAGES[name]}.js`);
+    const page = await load(PAGES[name]);
     if (mine !== turn) return;
     left = (await page.show(root, { path, query })) ?? null;
   } catch (error) {
@@ -74,6 +76,17 @@ async function open(focus = true) {
   heading.tabIndex = -1;
   heading.focus({ preventScroll: true });
   window.scrollTo(0, 0);
+}
+
+// A module that could not be fetched is not fetched again before the page is loaded anew.
+async function load(name) {
+  try {
+    return await import(`./pages/${name}.js`);
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    stale = true;
+    throw unreachable();
+  }
 }
 
 function unknownPage(name) {
@@ -207,7 +220,8 @@ showHeader();
 onState((state) => {
   line = state;
   tellLine();
-  if (state === "open" && waits) open();
+  if (state === "open" && stale) location.reload();
+  else if (state === "open" && waits) open();
 });
 window.addEventListener("hashchange", () => open());
 window.addEventListener("luthier:language", () => {

@@ -64,7 +64,7 @@ async function text(response) {
   }
 }
 
-function unreachable() {
+export function unreachable() {
   return new Refused(0, [{ id: "web.unreachable", where: "", field: "", value: "", rule: t("common.unreachable"), remedy: t("common.unreachable.remedy") }]);
 }
 

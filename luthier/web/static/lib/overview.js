@@ -9,12 +9,10 @@ const listeners = new Set();
 const states = new Set();
 let latest = null;
 let state = "lost";
-let started = false;
+let end = null;
 
 function start() {
-  if (started) return;
-  started = true;
-  stream("overview", {
+  end ??= stream("overview", {
     onEvent: (value) => {
       latest = { ...value, heard_s: Date.now() / 1000 };
       for (const listener of listeners) listener(latest);
@@ -25,6 +23,13 @@ function start() {
     },
   });
 }
+
+// Its texts are in the language that was asked for.
+window.addEventListener("luthier:language", () => {
+  end?.();
+  end = null;
+  start();
+});
 
 // Returns a function that ends it.
 export function onOverview(listener) {

@@ -187,7 +187,7 @@ export async function show(root, { path }) {
       return;
     }
     const total = h("input", { type: "number", min: 1, step: "any", value: run.num_steps ?? "" });
-    const unit = h("select", {}, h("option", { value: "steps" }, t("run.extend.steps")), h("option", { value: "epochs" }, t("run.extend.epochs")));
+    const unit = h("select", { onchange: () => (total.value = unit.value === "steps" ? (run.num_steps ?? "") : "") }, h("option", { value: "steps" }, t("run.extend.steps")), h("option", { value: "epochs" }, t("run.extend.epochs")));
     const answer = await dialog({
       title: t("run.extend"),
       body: h("div", { class: "stack" }, h("p", {}, t("run.extend.text")), field({ label: t("run.extend.unit"), input: unit }), field({ label: t("run.extend.total"), input: total })),

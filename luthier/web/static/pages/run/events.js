@@ -9,6 +9,7 @@ import { bytes, clock, count, date, duration, number, percent } from "../../lib/
 
 const MINOR = ["best", "checkpoint", "rollout", "samples", "validation", "agreement"];
 // These come again and again; shown where all is asked for.
+const ENDS = ["died", "failed", "finished", "interrupted"];
 const AT_FIRST = 30;
 const MOST = 2000;
 
@@ -91,9 +92,12 @@ export class Events {
     return this.everything || !MINOR.includes(event.kind);
   }
 
-  // What was done behind the step that an attempt goes on from is done again.
+  // What was done behind the step that an attempt goes on from is done again; how an attempt ended stays as it is.
   supersede(from) {
-    for (const each of this.events) if (each.event.step !== null && (from === 0 || each.event.step > from)) each.superseded = true;
+    for (const each of this.events) {
+      const { kind, step } = each.event;
+      if (step !== null && (from === 0 || step > from) && !ENDS.includes(kind)) each.superseded = true;
+    }
   }
 
   draw() {
