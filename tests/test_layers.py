@@ -69,6 +69,7 @@ RANKS: dict[str, float] = {
     "evaluate": 7,
     "search": 7,
     "queue": 7,
+    "workspace": 7,
     "supervisor": 7.5,
     "submit": 8,
     "detached": 8.5,
@@ -160,8 +161,9 @@ TORCH_FREE = (
     "runs",
     "supervisor",
     "text",
-    "workload",
     "web",
+    "workload",
+    "workspace",
 )
 OPTIONAL = (
     "bitsandbytes",

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from hub_server import Hub, Repo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from web_house import client, house, place  # noqa: F401  a fixture
+from web_house import client, house, place
 
 from luthier import machine
 from luthier.config import presets
@@ -31,6 +31,7 @@ from luthier.models import hub
 from luthier.paper import lines, outlook
 from luthier.paper.kept import Kept
 
+__all__ = ["place"]
 ROOT = Path(__file__).resolve().parents[1]
 WHOLE = "model: nano\ndata:\n  train: a.json\n"
 LLAMA = {
@@ -45,7 +46,7 @@ LLAMA = {
 
 
 @pytest.fixture
-def page(place: Path) -> TestClient:  # noqa: F811
+def page(place: Path) -> TestClient:
     return client(house(place))
 
 
@@ -439,7 +440,7 @@ def test_what_is_too_much_is_refused(page: TestClient) -> None:
     assert page.post("/api/plan", json={"recipe": "#" * 70_000}).status_code == 422
 
 
-def test_the_name_of_a_run_is_one_that_is_free(page: TestClient, place: Path) -> None:  # noqa: F811
+def test_the_name_of_a_run_is_one_that_is_free(page: TestClient, place: Path) -> None:
     assert ask(page, "recipe", yaml=WHOLE)["name"] == "nano-sft-a"
     (place / "runs" / "nano-sft-a").mkdir(parents=True)
     assert ask(page, "recipe", yaml=WHOLE)["name"] == "nano-sft-a-2"
@@ -468,7 +469,7 @@ def test_comments_are_told_from_text(text: str, found: bool) -> None:
 # -------------------------------------------------------------------------------------------------------- plans
 
 
-def test_a_plan_says_what_the_command_line_says(page: TestClient, place: Path) -> None:  # noqa: F811
+def test_a_plan_says_what_the_command_line_says(page: TestClient, place: Path) -> None:
     answer = ask(page, "plan", recipe=WHOLE, device="T4")
     config = load({"model": "nano", "data.train": "a.json"})
     made = outlook.plan(config, "T4")
@@ -479,7 +480,7 @@ def test_a_plan_says_what_the_command_line_says(page: TestClient, place: Path) -
 
 def test_a_plan_finds_what_a_recipe_names_from_the_home_folder(
     page: TestClient,
-    place: Path,  # noqa: F811
+    place: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -494,7 +495,7 @@ def test_a_plan_finds_what_a_recipe_names_from_the_home_folder(
     assert wrong["problems"][0]["field"] == "model.path" and "models/small" in wrong["problems"][0]["remedy"]
 
 
-def test_an_adapter_is_found_among_the_runs(page: TestClient, place: Path) -> None:  # noqa: F811
+def test_an_adapter_is_found_among_the_runs(page: TestClient, place: Path) -> None:
     adapter = place / "runs" / "first" / "adapter"
     adapter.mkdir(parents=True)
     settings_ = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
@@ -516,7 +517,7 @@ def test_a_plan_takes_what_a_check_has_counted(page: TestClient) -> None:
         assert page.post("/api/plan", json={"recipe": WHOLE, "rows": wrong}).status_code == 422
 
 
-def test_a_plan_that_does_not_fit_is_an_answer(page: TestClient, place: Path) -> None:  # noqa: F811
+def test_a_plan_that_does_not_fit_is_an_answer(page: TestClient, place: Path) -> None:
     shape = {"hidden_size": 8192, "intermediate_size": 22016, "num_hidden_layers": 80, "num_attention_heads": 64}
     model(place / "large", **shape, vocab_size=32000)
     answer = ask(page, "plan", recipe=WHOLE, changes={"model": "large"}, device="T4")
@@ -599,7 +600,7 @@ def test_an_answer_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_models_are_found_where_they_may_lie(
     page: TestClient,
-    place: Path,  # noqa: F811
+    place: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -684,7 +685,7 @@ def test_a_model_that_is_not_there_is_told_of(page: TestClient, path: str) -> No
     ]
     + [json.dumps(LLAMA | {key: value}).encode() for key in LLAMA for value in (None, 0, -3, "x", 1e308, [1], 10**30)],
 )
-def test_a_damaged_model_is_described(page: TestClient, place: Path, config: bytes) -> None:  # noqa: F811
+def test_a_damaged_model_is_described(page: TestClient, place: Path, config: bytes) -> None:
     model(place / "bad")
     (place / "bad" / "config.json").write_bytes(config)
     (place / "bad" / "tokenizer_config.json").write_bytes(b"[")
@@ -740,7 +741,7 @@ print([name for name in ("torch", "transformers", "tokenizers", "huggingface_hub
 """
 
 
-def test_no_route_loads_torch(place: Path) -> None:  # noqa: F811
+def test_no_route_loads_torch(place: Path) -> None:
     code = ALL.format(tests=str(ROOT / "tests"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -75,6 +75,31 @@ TEXT: dict[str, tuple[str, str]] = {
         "该文件已存在，且其中的数据与此不同类",
     ),
     "web.rows_of_another_kind.remedy": ("Give another name.", "请换一个名称。"),
+    "web.no_file.rule": ("there is no such file or folder here", "此处没有该文件或文件夹"),
+    "web.no_file.remedy": ("api/files lists those that there are.", "api/files 列出现有的文件。"),
+    "web.no_folder.rule": ("this is no folder", "这不是文件夹"),
+    "web.no_folder.remedy": ("Name the folder that it lies in.", "请指定它所在的文件夹。"),
+    "web.upload_too_large.rule": (
+        "a file that is sent here may have {most} at most",
+        "发送到此处的文件不能超过 {most}",
+    ),
+    "web.upload_too_large.remedy": (
+        "Copy it into the folder that the page works in, and choose it there.",
+        "请将它复制到页面的工作目录中，再从那里选择。",
+    ),
+    "web.upload_no_room.rule": (
+        "no room on the disk ({reason}): {free} are free; nothing of the file was kept",
+        "磁盘空间不足（{reason}）：剩余 {free}；文件没有保留任何部分",
+    ),
+    "web.upload_no_room.remedy": (
+        "Free some space (old runs, `luthier cache clear`), then send it again.",
+        "请清理空间（旧的运行、`luthier cache clear`），然后重新发送。",
+    ),
+    "web.upload_refused.rule": ("the system refuses: {reason}", "系统拒绝访问：{reason}"),
+    "web.upload_refused.remedy": (
+        "Check the owner and the permissions of this folder.",
+        "请检查该文件夹的所有者和权限。",
+    ),
     "web.outside.rule": (
         "this lies outside of the folder that the page works in, {home}",
         "该路径位于页面的工作目录 {home} 之外",
