@@ -221,9 +221,7 @@ def log_of(draws: list[tuple[int, int]]) -> list[Event]:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6), st.integers(1, 30))
-def test_a_log_comes_to_the_same_in_any_pieces_and_to_what_is_effective(
-    draws: list[tuple[int, int]], size: int
-) -> None:
+def test_a_log_comes_to_the_same_in_any_pieces(draws: list[tuple[int, int]], size: int) -> None:
     told = log_of(draws)
     history = History()
     for start in range(0, len(told), size):

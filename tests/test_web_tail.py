@@ -25,7 +25,9 @@ NAME = "a"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs are looked at all the time, and nothing but what is new wakes who waits."""
     monkeypatch.setattr(tails, "POLL_S", 0.01)
+    monkeypatch.setattr(tails, "KEEPALIVE_S", 1000)
 
 
 class Written:
