@@ -477,6 +477,16 @@ def test_runs_are_compared(window: Window, runs: Path) -> None:
     ]
 
 
+def test_a_run_that_cannot_be_read_is_taken_out_of_a_comparison(window: Window, runs: Path) -> None:
+    for name in ("one", "two", "broken"):
+        written.done(runs, name, 10)
+    (runs / "broken" / "recipe.yaml").write_text("model: [", encoding="utf-8")
+    page = window.go("compare/one/two/broken")
+    page.locator(".problem").wait_for()
+    page.get_by_role("link", name="Take broken away").click()
+    page.get_by_role("heading", name="Results").wait_for()
+
+
 def test_curves_are_smoothed_laid_over_and_zoomed(window: Window, runs: Path) -> None:
     written.done(runs, "one", 100)
     written.done(runs, "two", 150, seed=3)

@@ -7,16 +7,15 @@
 import uPlot from "../vendor/uPlot.esm.js";
 import { h, clear, svg } from "./dom.js";
 import { t } from "./i18n.js";
-import { bytes, count, number } from "./format.js";
+import { count, number } from "./format.js";
 
 const DRAW_MS = 8;
 const BETWEEN_MS = 200;
 // Five pictures a second look live, and leave a phone cool.
 const TABLE_ROWS = 40;
 const HEIGHT = 220;
-const BINARY = Array.from({ length: 50 }, (_, power) => 2 ** power);
 const WHOLE = Array.from({ length: 10 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
-// Between the ticks of an axis of bytes, and of steps.
+// Between the ticks of an axis of steps.
 
 // ------------------------------------------------------------------------------------------------ drawing in turns
 
@@ -160,7 +159,7 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
       scales: { x: { time: false }, y: logarithmic ? { distr: 3 } : {} },
       axes: [
         { ...axis, size: 30, incrs: WHOLE, values: (_, ticks) => ticks.map(count) },
-        { ...axis, size: wide, ...(format === bytes ? { incrs: BINARY } : {}), values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : format(tick))) },
+        { ...axis, size: wide, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : format(tick))) },
       ],
       series: [
         {},

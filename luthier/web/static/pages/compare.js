@@ -31,7 +31,14 @@ export async function show(root, { path }) {
     root.append(h("p", { class: "panel muted" }, runs.length < 2 ? t("compare.too_few") : t("compare.choose")));
     return undefined;
   }
-  const [found, ...pasts] = await Promise.all([get("compare", { run: chosen }), ...chosen.map((name) => get(`runs/${part(name)}/history`, { points: POINTS }))]);
+  const asked = Promise.all([get("compare", { run: chosen }), ...chosen.map((name) => get(`runs/${part(name)}/history`, { points: POINTS }))]);
+  const [found, ...pasts] = await asked.catch((error) => {
+    // One that cannot be read, say: the others can still be chosen.
+    if (!error.problems || error.status === 0) throw error;
+    root.append(problems(error.problems));
+    return [null];
+  });
+  if (found === null) return undefined;
   const charts = curves(root, chosen, pasts);
   root.append(results(found), differences("recipe", t("compare.recipe"), found), differences("material", t("compare.material"), found), samples(chosen, pasts));
   return () => charts.forEach((each) => each.destroy());
@@ -68,7 +75,7 @@ function picker(runs, chosen) {
 
 function curves(root, names, pasts) {
   const found = pasts.map(tables);
-  const smooth = h("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: 0.6, oninput: () => charts.forEach((each) => each.setSmooth(Number(smooth.value))) });
+  const smooth = h("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: 0.9, oninput: () => charts.forEach((each) => each.setSmooth(Number(smooth.value))) });
   const log = h("button", { type: "button", class: "button small", "aria-pressed": "false", onclick: () => toggle() }, t("run.log_scale"));
   const grid = h("div", { class: "charts two" });
   root.append(h("section", { class: "panel", "aria-labelledby": "curves-title" }, h("h2", { id: "curves-title" }, t("run.curves")), h("div", { class: "row tools" }, h("label", { class: "check small" }, t("run.smooth"), smooth), log), grid));

@@ -199,7 +199,7 @@ function runRow(first, first_s, onChoose) {
   const best = h("td", { class: "number", dataset: { label: t("home.validation") } });
   const when = h("td", { class: "muted", dataset: { label: t("home.updated") } });
   const recipe = h("span", { class: "muted small break" });
-  const problem = h("span", { class: "small bad break" });
+  const problem = h("span", { class: "small bad break clamp" });
   const element = h(
     "tr",
     { dataset: { run: run.name } },
@@ -218,7 +218,7 @@ function runRow(first, first_s, onChoose) {
     bar.hidden = run.step === 0 && run.state !== "running";
     amount.textContent = run.step || run.num_steps ? steps(run) : run.state === "running" ? t("run.before.running") : "";
     recipe.textContent = recipeText(run);
-    problem.textContent = run.problem ?? "";
+    problem.textContent = problem.title = run.problem ?? "";
     problem.hidden = !run.problem;
     loss.textContent = run.loss === null || run.loss === undefined ? "" : number(run.loss);
     clear(curve, run.spark?.length > 1 ? spark(run.spark) : null);

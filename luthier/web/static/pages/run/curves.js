@@ -23,7 +23,7 @@ const CHARTS = [
   ["memory_bytes", [["memory_bytes"]]],
   ["rollout.kl", [["rollout.kl"]]],
   ["rollout.entropy", [["rollout.entropy"]]],
-  ["rollout.length", [["rollout.length"]]],
+  ["rollout.answer_tokens", [["rollout.answer_tokens"]]],
 ];
 const FORMATS = { memory_bytes: bytes, tokens_per_s: count };
 const STEADY = ["lr", "memory_bytes"];

@@ -152,8 +152,7 @@ export function* points(event) {
   } else if (kind === "validation") {
     yield* validationPoints(data);
   } else if (kind === "rollout") {
-    for (const name of ["reward", "kl", "entropy"]) if (typeof data[name] === "number") yield [`rollout.${name}`, data[name]];
-    if (data.answers) yield ["rollout.length", data.answer_tokens / data.answers];
+    for (const name of ["reward", "kl", "entropy", "answer_tokens"]) if (typeof data[name] === "number") yield [`rollout.${name}`, data[name]];
   }
 }
 
