@@ -574,7 +574,7 @@ def test_names_and_texts_with_markup_show_as_text(window: Window, runs: Path) ->
     page.get_by_role("link", name=folder.name).wait_for()
     page.get_by_text(HOSTILE).first.wait_for()
     page.get_by_role("link", name=folder.name).click()
-    page.locator(".problem").wait_for()
+    page.get_by_role("heading", name=folder.name).wait_for()
     page = window.go("run/first")
     page.locator(".events", has_text=HOSTILE).wait_for()
     page.locator(".events pre", has_text=HOSTILE).wait_for()
