@@ -2379,7 +2379,7 @@ MUTATIONS: dict[str, Mutation] = {
         "",
         "test_web_pages_run.py::test_a_page_opened_while_the_server_is_away_comes_when_it_is_back",
     ),
-    # ------------------------------------------------------------------------------------------------ the page's recipes, files
+    # ------------------------------------------------------------------------------------------------ recipes, files
     "a field's bound is let in though it is out": Mutation(
         "config/fields.py",
         'f"exclusive_{word}": name in ("gt", "lt")',

@@ -332,6 +332,11 @@ def test_words_equal_to_a_default_stay_where_somebody_wrote_them(page: TestClien
     assert "rank" not in ask(page, "recipe", yaml=text.replace("16", "32"), changes={"tune.rank": 16})["yaml"]
 
 
+def test_a_switch_in_place_of_a_number_is_told_of(page: TestClient) -> None:
+    answer = ask(page, "recipe", values={"model": "nano", "data.train": "a.json", "run.log_every": True})
+    assert [each["field"] for each in answer["problems"]] == ["run.log_every"]
+
+
 @pytest.mark.parametrize(
     ("text", "field", "line", "readable"),
     [
@@ -413,7 +418,7 @@ def test_texts_and_numbers_are_written_so_that_they_read_the_same(text: str, rat
 
 @pytest.mark.parametrize(
     "text",
-    ["\ud800", "a\0b", "<script>alert(1)</script>", "\u2028", "x" * 60_000],
+    ["\ud800", "a\0b", "<script>alert(1)</script>", "\u2028", "a\x85b", "x" * 60_000],
 )
 def test_odd_texts_are_answered(page: TestClient, text: str) -> None:
     body = json.dumps({"yaml": WHOLE, "changes": {"data.system": text}})

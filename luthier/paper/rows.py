@@ -91,7 +91,7 @@ def _newest(file: Path, cache_dir: Path, home: Path) -> TokenStore | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             meta = (path / META).stat()
             known, size = _made_from(path, meta.st_mtime_ns)
-            same = (home / known).resolve() == file.resolve() and size == file.stat().st_size
+            same = size == file.stat().st_size and (home / known).resolve() == file.resolve()
             if same and meta.st_mtime >= file.stat().st_mtime:
                 found.append((meta.st_mtime, path))
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
