@@ -634,6 +634,25 @@ def test_the_keyboard_is_led_to_the_heading_of_each_page(window: Window, runs: P
     assert page.url.endswith("#/run/one")
 
 
+def test_below_a_path_and_with_a_token(browser: Any, place: Path, runs: Path) -> None:  # noqa: F811
+    run = written.begun(runs, "first", 30)
+    written.go_on(run, 1, 3, 30)
+    with server(place, "/user/me/proxy/", ("secret" * 6,)) as address:
+        stranger = Window(browser, address)
+        stranger.page.goto(address)
+        assert "first" not in stranger.page.content() and stranger.page.locator("h1").count() == 0
+        stranger.close()
+        window = Window(browser, address)
+        window.page.goto(f"{address}?token={'secret' * 6}")
+        window.page.get_by_role("link", name="first", exact=True).click()
+        window.page.locator("[data-chart=loss] summary").click()
+        window.has_steps(3)
+        written.go_on(run, 4, 6, 30)
+        window.has_steps(6)
+        window.close()
+    run.close()
+
+
 def test_language_and_theme_are_kept(window: Window) -> None:
     page = window.go("")
     assert page.locator("html").get_attribute("lang") == "en"

@@ -1,8 +1,8 @@
 // The page's frame: header, language, theme, the line to the server, and which page is shown.
 //
-// What goes in: the address's part behind `#`. What comes out: the page of that name, shown in `main`, with the keyboard
-// at its heading. Each page is a module `pages/NAME.js` with `show(root, {path, query})`, which may return what to do
-// when it is left.
+// What goes in: the address's part behind `#`. What comes out: the page of that name, shown in `main`, with the
+// keyboard at its heading. Each page is a module `pages/NAME.js` with `show(root, {path, query})`, which may return
+// what to do when it is left.
 
 import { unreachable } from "./lib/api.js";
 import { h, clear, icon, problems } from "./lib/dom.js";
@@ -94,12 +94,19 @@ function unknownPage(name) {
 }
 
 function showFault(root, error) {
-  const told = Array.isArray(error.problems) ? error.problems : [{ id: "web.page", where: "", field: "", value: "", rule: String(error), remedy: t("common.reload") }];
+  const told = Array.isArray(error.problems)
+    ? error.problems
+    : [{ id: "web.page", where: "", field: "", value: "", rule: String(error), remedy: t("common.reload") }];
   clear(
     root,
     h("h1", {}, t("common.went_wrong")),
     problems(told),
-    h("div", { class: "actions" }, h("button", { class: "button", type: "button", onclick: () => open() }, t("common.again")), h("a", { class: "button", href: "#/" }, t("common.page.home"))),
+    h(
+      "div",
+      { class: "actions" },
+      h("button", { class: "button", type: "button", onclick: () => open() }, t("common.again")),
+      h("a", { class: "button", href: "#/" }, t("common.page.home")),
+    ),
   );
   if (!Array.isArray(error.problems)) console.error(error);
 }
@@ -121,7 +128,12 @@ function showHeader() {
   const link = (name, id) => h("a", { href: `#/${name}`, dataset: { page: name } }, t(id));
   clear(
     header,
-    h("a", { class: "brand", href: "#/", "aria-label": t("common.brand") }, h("img", { src: "icon.svg", alt: "", width: 28, height: 28 }), h("span", {}, "Luthier")),
+    h(
+      "a",
+      { class: "brand", href: "#/", "aria-label": t("common.brand") },
+      h("img", { src: "icon.svg", alt: "", width: 28, height: 28 }),
+      h("span", {}, "Luthier"),
+    ),
     h(
       "nav",
       { "aria-label": t("common.pages") },
@@ -142,11 +154,20 @@ function tellNavigation(name) {
   }
 }
 
-const LINE_TEXTS = { open: () => t("common.line.open"), lost: () => t("common.line.lost"), refused: () => t("common.line.refused") };
+const LINE_TEXTS = {
+  open: () => t("common.line.open"),
+  lost: () => t("common.line.lost"),
+  refused: () => t("common.line.refused"),
+};
 let line = "lost";
 
 function connection() {
-  const box = h("span", { class: "line", id: "line", role: "status" }, h("span", { class: "dot", "aria-hidden": "true" }), h("span", { class: "line-text" }));
+  const box = h(
+    "span",
+    { class: "line", id: "line", role: "status" },
+    h("span", { class: "dot", "aria-hidden": "true" }),
+    h("span", { class: "line-text" }),
+  );
   tellLine(box);
   return box;
 }
@@ -161,7 +182,12 @@ function tellLine(box = document.getElementById("line")) {
 function languageSwitch() {
   const other = language() === "zh" ? "en" : "zh";
   const name = other === "zh" ? "中文" : "English";
-  return h("button", { type: "button", class: "button plain", id: "language", lang: other, onclick: () => setLanguage(other) }, icon("language"), name);
+  return h(
+    "button",
+    { type: "button", class: "button plain", id: "language", lang: other, onclick: () => setLanguage(other) },
+    icon("language"),
+    name,
+  );
 }
 
 // ------------------------------------------------------------------------------------------------ theme

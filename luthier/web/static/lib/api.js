@@ -24,7 +24,8 @@ export const del = (path) => ask("DELETE", path);
 export function search(params) {
   const pairs = new URLSearchParams();
   for (const [name, value] of Object.entries(params ?? {})) {
-    for (const each of Array.isArray(value) ? value : [value]) if (each !== null && each !== undefined) pairs.append(name, each);
+    for (const each of Array.isArray(value) ? value : [value])
+      if (each !== null && each !== undefined) pairs.append(name, each);
   }
   const text = pairs.toString();
   return text ? `?${text}` : "";
@@ -65,7 +66,16 @@ async function text(response) {
 }
 
 export function unreachable() {
-  return new Refused(0, [{ id: "web.unreachable", where: "", field: "", value: "", rule: t("common.unreachable"), remedy: t("common.unreachable.remedy") }]);
+  return new Refused(0, [
+    {
+      id: "web.unreachable",
+      where: "",
+      field: "",
+      value: "",
+      rule: t("common.unreachable"),
+      remedy: t("common.unreachable.remedy"),
+    },
+  ]);
 }
 
 function read(status, body) {
@@ -78,12 +88,20 @@ function read(status, body) {
   if (status >= 200 && status < 300) return value;
   // A model's process tells what is wrong in OpenAI's way.
   const rule = value?.error?.message ?? t("common.status", { status });
-  throw new Refused(status, value?.problems ?? [{ id: "web.status", where: "", field: "", value: "", rule, remedy: "" }]);
+  throw new Refused(
+    status,
+    value?.problems ?? [{ id: "web.status", where: "", field: "", value: "", rule, remedy: "" }],
+  );
 }
 
 // The body of an answer as it comes, for what is written while it is read. Aborted through `signal`.
 export async function open(path, body, signal) {
-  const request = { method: "POST", signal, headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(body) };
+  const request = {
+    method: "POST",
+    signal,
+    headers: headers({ "Content-Type": "application/json" }),
+    body: JSON.stringify(body),
+  };
   const response = await reach(path, request);
   if (!response.ok) read(response.status, await text(response));
   return response;
@@ -151,10 +169,10 @@ const SILENCE_MS = 40000;
 
 // Follows a stream of server-sent events, over torn lines and restarts of the server.
 //
-// after: the number of the last event that is known. onEvent(value, seq) gets each later one once. onReset: what was told
-// counts no more, all follows from the beginning. onState gets `open`, `lost` (it tries again by itself), `ended` (all is
-// told) or `refused`. A page that is hidden lets go of the line: browsers allow six to a server over all pages, and
-// nobody looks. Returns a function that closes it.
+// after: the number of the last event that is known. onEvent(value, seq) gets each later one once. onReset: what was
+// told counts no more, all follows from the beginning. onState gets `open`, `lost` (it tries again by itself),
+// `ended` (all is told) or `refused`. A page that is hidden lets go of the line: browsers allow six to a server over
+// all pages, and nobody looks. Returns a function that closes it.
 export function stream(path, { after = 0, onEvent, onReset, onState }) {
   let last = after;
   let wait = FIRST_WAIT_MS;
@@ -180,7 +198,10 @@ export function stream(path, { after = 0, onEvent, onReset, onState }) {
     alive();
     try {
       const more = last ? { "Last-Event-ID": String(last) } : {};
-      const response = await reach(path, { signal: own.signal, headers: headers({ Accept: "text/event-stream", ...more }) });
+      const response = await reach(path, {
+        signal: own.signal,
+        headers: headers({ Accept: "text/event-stream", ...more }),
+      });
       if (!response.ok) read(response.status, await text(response));
       wait = FIRST_WAIT_MS;
       tell("open");

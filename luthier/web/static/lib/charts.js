@@ -93,10 +93,24 @@ export function join(tables) {
 
 // ------------------------------------------------------------------------------------------------ a chart
 
-// series: [{label, color: a CSS variable's name, points: true for single measurements, smooth: false where it has no noise}].
-// log: y in powers of ten. smooth: 0 to 0.99. format: of y values. x: what the x axis counts. sync: charts of one name share the pointer.
-// onZoom(from, to): a stretch of x was chosen; (null, null) is all of it. Without it the chart zooms by itself.
-export function chart(parent, { title, series, log = false, smooth = 0, height = HEIGHT, format = number, x = t("common.step"), sync = null, onZoom = null }) {
+// series: [{label, color: a CSS variable's name, points: true for single measurements, smooth: false where it has no
+// noise}]. log: y in powers of ten. smooth: 0 to 0.99. format: of y values. x: what the x axis counts. sync: charts
+// of one name share the pointer. onZoom(from, to): a stretch of x was chosen; (null, null) is all of it. Without it
+// the chart zooms by itself.
+export function chart(
+  parent,
+  {
+    title,
+    series,
+    log = false,
+    smooth = 0,
+    height = HEIGHT,
+    format = number,
+    x = t("common.step"),
+    sync = null,
+    onZoom = null,
+  },
+) {
   let columns = [[], ...series.map(() => [])];
   let logarithmic = log;
   let keep = smooth;
@@ -110,13 +124,33 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
     "div",
     { class: "legend", "aria-hidden": "true" },
     series.map((each, index) =>
-      h("span", { class: "legend-item" }, series.length > 1 ? [h("span", { class: "swatch", style: { background: `var(${each.color})` } }), h("span", { class: "legend-label" }, each.label)] : null, values[index]),
+      h(
+        "span",
+        { class: "legend-item" },
+        series.length > 1
+          ? [
+              h("span", { class: "swatch", style: { background: `var(${each.color})` } }),
+              h("span", { class: "legend-label" }, each.label),
+            ]
+          : null,
+        values[index],
+      ),
     ),
     where,
   );
   const host = h("div", { class: "chart-host", role: "img", style: { "min-height": `${height}px` } });
-  const rows = h("div", { class: "table-scroll", tabindex: "0", role: "region", "aria-label": t("common.chart.table_of", { title }) });
-  const details = h("details", { class: "chart-table", ontoggle: fillTable }, h("summary", {}, t("common.chart.table")), rows);
+  const rows = h("div", {
+    class: "table-scroll",
+    tabindex: "0",
+    role: "region",
+    "aria-label": t("common.chart.table_of", { title }),
+  });
+  const details = h(
+    "details",
+    { class: "chart-table", ontoggle: fillTable },
+    h("summary", {}, t("common.chart.table")),
+    rows,
+  );
   const figure = h("figure", { class: "chart" }, h("figcaption", {}, h("h3", {}, title), legend), host, details);
   parent.append(figure);
 
@@ -126,7 +160,13 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
   function data() {
     const ys = columns.slice(1);
     const raw = logarithmic ? ys.map((column) => column.map((y) => (y > 0 ? y : null))) : ys;
-    return [columns[0], ...raw, ...series.map((each, index) => (isSmooth(each) ? smoothed(raw[index], keep) : new Array(columns[0].length).fill(null)))];
+    return [
+      columns[0],
+      ...raw,
+      ...series.map((each, index) =>
+        isSmooth(each) ? smoothed(raw[index], keep) : new Array(columns[0].length).fill(null),
+      ),
+    ];
   }
 
   function build() {
@@ -155,7 +195,11 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
       width,
       height,
       legend: { show: false },
-      cursor: { points: { size: 6 }, drag: { x: true, y: false, setScale: !onZoom }, ...(sync ? { sync: { key: sync, setSeries: false } } : {}) },
+      cursor: {
+        points: { size: 6 },
+        drag: { x: true, y: false, setScale: !onZoom },
+        ...(sync ? { sync: { key: sync, setSeries: false } } : {}),
+      },
       scales: { x: { time: false }, y: logarithmic ? { distr: 3 } : {} },
       axes: [
         { ...axis, size: 30, incrs: WHOLE, values: (_, ticks) => ticks.map(count) },
@@ -165,7 +209,8 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
         {},
         ...series.map((each) => ({
           ...line(each, 1.5),
-          stroke: () => (isSmooth(each) ? `color-mix(in srgb, ${colour(each.color)} 35%, transparent)` : colour(each.color)),
+          stroke: () =>
+            isSmooth(each) ? `color-mix(in srgb, ${colour(each.color)} 35%, transparent)` : colour(each.color),
         })),
         ...series.map((each) => ({ ...line(each, 2), points: { show: false }, stroke: () => colour(each.color) })),
       ],
@@ -174,7 +219,10 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
         setSelect: [
           (self) => {
             if (!onZoom || self.select.width < 4) return;
-            const [from, to] = [self.posToVal(self.select.left, "x"), self.posToVal(self.select.left + self.select.width, "x")];
+            const [from, to] = [
+              self.posToVal(self.select.left, "x"),
+              self.posToVal(self.select.left + self.select.width, "x"),
+            ];
             self.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
             onZoom(Math.floor(from), Math.ceil(to));
           },
@@ -253,7 +301,14 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
         if (y < least) least = y;
         if (y > most) most = y;
       }
-      return t("common.chart.last", { label: each.label, value: format(last[0]), x, at: count(last[1]), least: format(least), most: format(most) });
+      return t("common.chart.last", {
+        label: each.label,
+        value: format(last[0]),
+        x,
+        at: count(last[1]),
+        least: format(least),
+        most: format(most),
+      });
     });
     return `${title}. ${parts.join(" ")}`;
   }
@@ -265,18 +320,34 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
     const picked = [];
     for (let index = all - 1; index >= 0; index -= step) picked.push(index);
     for (const [number, each] of series.entries()) {
-      if (each.points) for (let index = 0; index < all; index += 1) if (columns[number + 1][index] !== null && picked.length < 3 * TABLE_ROWS) picked.push(index);
+      if (each.points)
+        for (let index = 0; index < all; index += 1)
+          if (columns[number + 1][index] !== null && picked.length < 3 * TABLE_ROWS) picked.push(index);
     }
     const chosen = [...new Set(picked)].sort((a, b) => a - b);
     const table = h(
       "table",
       { class: "table numbers" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, x), series.map((each) => h("th", { scope: "col" }, each.label)))),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "col" }, x),
+          series.map((each) => h("th", { scope: "col" }, each.label)),
+        ),
+      ),
       h(
         "tbody",
         {},
         chosen.map((index) =>
-          h("tr", {}, h("th", { scope: "row" }, count(columns[0][index])), columns.slice(1).map((column) => h("td", {}, column[index] === null ? "" : format(column[index])))),
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, count(columns[0][index])),
+            columns.slice(1).map((column) => h("td", {}, column[index] === null ? "" : format(column[index]))),
+          ),
         ),
       ),
     );
@@ -284,7 +355,8 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
   }
 
   const watcher = new ResizeObserver(() => {
-    if (plot && host.clientWidth && Math.abs(host.clientWidth - plot.width) > 1) plot.setSize({ width: host.clientWidth, height });
+    if (plot && host.clientWidth && Math.abs(host.clientWidth - plot.width) > 1)
+      plot.setSize({ width: host.clientWidth, height });
   });
   watcher.observe(host);
   const redraw = () => plot?.redraw(false, true);
@@ -302,13 +374,16 @@ export function chart(parent, { title, series, log = false, smooth = 0, height =
     // One more row [x, y...], at its place; of an x that is there already, it fills in what is told.
     append(row) {
       const place = at(row[0]);
-      if (columns[0][place] !== row[0]) columns.forEach((column, index) => column.splice(place, 0, index === 0 ? row[0] : null));
-      for (let index = 1; index < row.length; index += 1) if (row[index] !== null && row[index] !== undefined) columns[index][place] = row[index];
+      if (columns[0][place] !== row[0])
+        columns.forEach((column, index) => column.splice(place, 0, index === 0 ? row[0] : null));
+      for (let index = 1; index < row.length; index += 1)
+        if (row[index] !== null && row[index] !== undefined) columns[index][place] = row[index];
       later(draw);
     },
     // Takes back what the first `own` curves have behind an x: a resume goes on from there.
     cut(behind, own = series.length) {
-      for (let index = 1; index <= own; index += 1) columns[index] = columns[index].map((y, place) => (columns[0][place] > behind ? null : y));
+      for (let index = 1; index <= own; index += 1)
+        columns[index] = columns[index].map((y, place) => (columns[0][place] > behind ? null : y));
       const kept = columns[0].map((_, place) => columns.some((column, index) => index > 0 && column[place] !== null));
       columns = columns.map((column) => column.filter((_, place) => kept[place]));
       later(draw);

@@ -1,15 +1,15 @@
 // Making what is shown.
 //
-// What goes in: tags, attributes, texts. What comes out: nodes. Text always goes in as text nodes, so that what a file, a
-// run's name or a model says can never be markup.
+// What goes in: tags, attributes, texts. What comes out: nodes. Text always goes in as text nodes, so that what a
+// file, a run's name or a model says can never be markup.
 
 import { t } from "./i18n.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const PROPERTIES = ["value", "checked", "disabled", "selected", "indeterminate", "open"];
 
-// Attributes: `on...` are listeners, `class`, `dataset` {name: text}, `style` {property: text}; false, null and undefined
-// leave one out, true sets it without a value.
+// Attributes: `on...` are listeners, `class`, `dataset` {name: text}, `style` {property: text}; false, null and
+// undefined leave one out, true sets it without a value.
 export function h(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) {
@@ -23,7 +23,8 @@ export function h(tag, attributes = {}, ...children) {
   }
   add(node, children);
   // After the children: a select takes a value only once it has the option.
-  for (const name of PROPERTIES) if (attributes?.[name] !== undefined && attributes[name] !== null) node[name] = attributes[name];
+  for (const name of PROPERTIES)
+    if (attributes?.[name] !== undefined && attributes[name] !== null) node[name] = attributes[name];
   return node;
 }
 
@@ -118,18 +119,30 @@ function problem(each) {
     "div",
     { class: "problem", dataset: { id: each.id } },
     icon("warn"),
-    h("div", {}, head ? h("code", { class: "problem-where" }, head) : null, h("p", {}, each.rule), each.remedy ? h("p", { class: "muted" }, each.remedy) : null),
+    h(
+      "div",
+      {},
+      head ? h("code", { class: "problem-where" }, head) : null,
+      h("p", {}, each.rule),
+      each.remedy ? h("p", { class: "muted" }, each.remedy) : null,
+    ),
   );
 }
 
-// A question that waits for its answer. actions: [{label, value, kind: primary|danger|undefined, icon}]. Resolves with the value of the
-// action taken, or null where it was closed. body: a node; what it holds is read by the caller afterwards.
+// A question that waits for its answer. actions: [{label, value, kind: primary|danger|undefined, icon}]. Resolves
+// with the value of the action taken, or null where it was closed. body: a node; what it holds is read by the caller
+// afterwards.
 export function dialog({ title, body, actions }) {
   return new Promise((resolve) => {
     const back = document.activeElement;
     const id = unique("dialog");
     const buttons = actions.map((action) =>
-      h("button", { type: "button", class: `button ${action.kind ?? ""}`, onclick: () => close(action.value) }, action.icon ? icon(action.icon) : null, action.label),
+      h(
+        "button",
+        { type: "button", class: `button ${action.kind ?? ""}`, onclick: () => close(action.value) },
+        action.icon ? icon(action.icon) : null,
+        action.label,
+      ),
     );
     const box = h(
       "dialog",
@@ -154,8 +167,19 @@ export function dialog({ title, body, actions }) {
 
 // A short word about what happened; kind: info, good or bad.
 export function toast(text, kind = "info") {
-  const box = h("div", { class: `toast ${kind}` }, icon(kind === "good" ? "check" : kind === "bad" ? "warn" : "info"), h("span", {}, text));
-  box.append(h("button", { type: "button", class: "button plain small", "aria-label": t("common.close"), onclick: () => box.remove() }, icon("close")));
+  const box = h(
+    "div",
+    { class: `toast ${kind}` },
+    icon(kind === "good" ? "check" : kind === "bad" ? "warn" : "info"),
+    h("span", {}, text),
+  );
+  box.append(
+    h(
+      "button",
+      { type: "button", class: "button plain small", "aria-label": t("common.close"), onclick: () => box.remove() },
+      icon("close"),
+    ),
+  );
   document.getElementById("toasts").append(box);
   setTimeout(() => box.remove(), kind === "bad" ? 12000 : 5000);
   return box;
@@ -185,7 +209,9 @@ export function said(list) {
 
 // An input with its label, its help and what is wrong with it.
 export function field({ label, help, input, problem: fault }) {
-  const target = input.matches("input, select, textarea, button") ? input : input.querySelector("input, select, textarea");
+  const target = input.matches("input, select, textarea, button")
+    ? input
+    : input.querySelector("input, select, textarea");
   target.id ||= unique("field");
   const described = [];
   const helper = help ? h("p", { class: "help", id: `${target.id}-help` }, help) : null;
@@ -197,7 +223,8 @@ export function field({ label, help, input, problem: fault }) {
   return h("div", { class: "field" }, h("label", { for: target.id }, label), input, helper, wrong);
 }
 
-// Draws a plain value where it is another than the one drawn last, so that what is open, chosen or under the keyboard stays.
+// Draws a plain value where it is another than the one drawn last, so that what is open, chosen or under the keyboard
+// stays.
 export function whenNew(draw) {
   let drawn = null;
   return (value) => {

@@ -38,7 +38,8 @@ export function count(value) {
 export function number(value, digits = 4) {
   if (!isNumber(value)) return NOTHING;
   const size = Math.abs(value);
-  if (size !== 0 && (size >= 1e7 || size < 1e-3)) return value.toExponential(Math.max(digits - 2, 0)).replace(/\.?0*e\+?/, "e");
+  if (size !== 0 && (size >= 1e7 || size < 1e-3))
+    return value.toExponential(Math.max(digits - 2, 0)).replace(/\.?0*e\+?/, "e");
   return value.toLocaleString(locale(), { maximumSignificantDigits: digits });
 }
 
@@ -50,9 +51,11 @@ export function percent(share, digits = 0) {
 export function duration(seconds) {
   if (!isNumber(seconds)) return NOTHING;
   const whole = Math.max(Math.round(seconds), 0);
-  if (whole < 60) return t("common.duration.s", { s: seconds < 10 && seconds > 0 ? Math.max(seconds, 0.1).toFixed(1) : whole });
+  if (whole < 60)
+    return t("common.duration.s", { s: seconds < 10 && seconds > 0 ? Math.max(seconds, 0.1).toFixed(1) : whole });
   if (whole < 3600) return t("common.duration.min", { min: Math.floor(whole / 60), s: whole % 60 });
-  if (whole < 86400) return t("common.duration.h", { h: Math.floor(whole / 3600), min: Math.floor((whole % 3600) / 60) });
+  if (whole < 86400)
+    return t("common.duration.h", { h: Math.floor(whole / 3600), min: Math.floor((whole % 3600) / 60) });
   return t("common.duration.d", { d: Math.floor(whole / 86400), h: Math.floor((whole % 86400) / 3600) });
 }
 

@@ -1,7 +1,7 @@
 // What goes on, live: one stream for whoever on the page wants to know.
 //
-// What goes in: listeners. What comes out: the server's overview, {runs, devices, disk, jobs}, the latest at once and then
-// each new one; and whether the line to the server stands.
+// What goes in: listeners. What comes out: the server's overview, {runs, devices, disk, jobs}, the latest at once and
+// then each new one; and whether the line to the server stands.
 
 import { stream } from "./api.js";
 

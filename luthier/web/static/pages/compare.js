@@ -12,7 +12,15 @@ import { tables } from "./run/history.js";
 import { card } from "./run/samples.js";
 
 const POINTS = 1000;
-const RESULTS = { steps: count, loss: number, validation: number, tokens: count, time: duration, speed: (value) => t("run.fact.tokens_per_s", { tokens: count(value) }), memory: bytes };
+const RESULTS = {
+  steps: count,
+  loss: number,
+  validation: number,
+  tokens: count,
+  time: duration,
+  speed: (value) => t("run.fact.tokens_per_s", { tokens: count(value) }),
+  memory: bytes,
+};
 const LOWER_IS_BETTER = ["loss", "validation"];
 const CURVES = [
   // title, curve, whether it is single measurements
@@ -26,12 +34,27 @@ export async function show(root, { path }) {
   const missing = names.filter((name) => !runs.some((run) => run.name === name));
   const chosen = names.filter((name) => !missing.includes(name));
   root.append(h("h1", {}, t("common.page.compare")), picker(runs, chosen));
-  if (missing.length) root.append(problems(missing.map((name) => ({ id: "web.no_run", where: "", field: "", value: name, rule: t("compare.missing"), remedy: "" }))));
+  if (missing.length)
+    root.append(
+      problems(
+        missing.map((name) => ({
+          id: "web.no_run",
+          where: "",
+          field: "",
+          value: name,
+          rule: t("compare.missing"),
+          remedy: "",
+        })),
+      ),
+    );
   if (chosen.length < 2) {
     root.append(h("p", { class: "panel muted" }, runs.length < 2 ? t("compare.too_few") : t("compare.choose")));
     return undefined;
   }
-  const asked = Promise.all([get("compare", { run: chosen }), ...chosen.map((name) => get(`runs/${part(name)}/history`, { points: POINTS }))]);
+  const asked = Promise.all([
+    get("compare", { run: chosen }),
+    ...chosen.map((name) => get(`runs/${part(name)}/history`, { points: POINTS })),
+  ]);
   const [found, ...pasts] = await asked.catch((error) => {
     // One that cannot be read, say: the others can still be chosen.
     if (!error.problems || error.status === 0) throw error;
@@ -40,7 +63,12 @@ export async function show(root, { path }) {
   });
   if (found === null) return undefined;
   const charts = curves(root, chosen, pasts);
-  root.append(results(found), differences("recipe", t("compare.recipe"), found), differences("material", t("compare.material"), found), samples(chosen, pasts));
+  root.append(
+    results(found),
+    differences("recipe", t("compare.recipe"), found),
+    differences("material", t("compare.material"), found),
+    samples(chosen, pasts),
+  );
   return () => charts.forEach((each) => each.destroy());
 }
 
@@ -48,7 +76,12 @@ export async function show(root, { path }) {
 
 function picker(runs, chosen) {
   const left = runs.filter((run) => !chosen.includes(run.name));
-  const select = h("select", { id: "compare-add", onchange: () => (location.hash = compareLink([...chosen, select.value])) }, h("option", { value: "" }, t("compare.add")), left.map((run) => h("option", { value: run.name }, `${run.name} (${recipeText(run)})`)));
+  const select = h(
+    "select",
+    { id: "compare-add", onchange: () => (location.hash = compareLink([...chosen, select.value])) },
+    h("option", { value: "" }, t("compare.add")),
+    left.map((run) => h("option", { value: run.name }, `${run.name} (${recipeText(run)})`)),
+  );
   const states = new Map(runs.map((run) => [run.name, run.state]));
   return h(
     "section",
@@ -63,7 +96,15 @@ function picker(runs, chosen) {
           h("span", { class: "swatch", style: { background: `var(${palette(index)})` } }),
           h("a", { href: runLink(name), class: "break" }, name),
           stateChip(states.get(name)),
-          h("a", { class: "button plain small", href: compareLink(chosen.filter((each) => each !== name)), "aria-label": t("compare.drop", { run: name }) }, icon("close")),
+          h(
+            "a",
+            {
+              class: "button plain small",
+              href: compareLink(chosen.filter((each) => each !== name)),
+              "aria-label": t("compare.drop", { run: name }),
+            },
+            icon("close"),
+          ),
         ),
       ),
     ),
@@ -75,12 +116,37 @@ function picker(runs, chosen) {
 
 function curves(root, names, pasts) {
   const found = pasts.map(tables);
-  const smooth = h("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: 0.9, oninput: () => charts.forEach((each) => each.setSmooth(Number(smooth.value))) });
-  const log = h("button", { type: "button", class: "button small", "aria-pressed": "false", onclick: () => toggle() }, t("run.log_scale"));
+  const smooth = h("input", {
+    type: "range",
+    min: 0,
+    max: 0.98,
+    step: 0.02,
+    value: 0.9,
+    oninput: () => charts.forEach((each) => each.setSmooth(Number(smooth.value))),
+  });
+  const log = h(
+    "button",
+    { type: "button", class: "button small", "aria-pressed": "false", onclick: () => toggle() },
+    t("run.log_scale"),
+  );
   const grid = h("div", { class: "charts two" });
-  root.append(h("section", { class: "panel", "aria-labelledby": "curves-title" }, h("h2", { id: "curves-title" }, t("run.curves")), h("div", { class: "row tools" }, h("label", { class: "check small" }, t("run.smooth"), smooth), log), grid));
+  root.append(
+    h(
+      "section",
+      { class: "panel", "aria-labelledby": "curves-title" },
+      h("h2", { id: "curves-title" }, t("run.curves")),
+      h("div", { class: "row tools" }, h("label", { class: "check small" }, t("run.smooth"), smooth), log),
+      grid,
+    ),
+  );
   const charts = CURVES.filter(([, curve]) => found.some((each) => each.has(curve))).map(([title, curve, points]) => {
-    const made = chart(grid, { title: t(title), series: names.map((name, index) => ({ label: name, color: palette(index), points })), smooth: Number(smooth.value), height: 300, sync: "compare" });
+    const made = chart(grid, {
+      title: t(title),
+      series: names.map((name, index) => ({ label: name, color: palette(index), points })),
+      smooth: Number(smooth.value),
+      height: 300,
+      sync: "compare",
+    });
     made.set(join(found.map((each) => each.get(curve) ?? [[], []])));
     return made;
   });
@@ -99,7 +165,24 @@ function table(title, head, rows, look = "") {
     "section",
     { class: "panel" },
     h("h2", {}, title),
-    h("div", { class: "table-scroll", tabindex: "0", role: "region", "aria-label": title }, h("table", { class: `table ${look}` }, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows))),
+    h(
+      "div",
+      { class: "table-scroll", tabindex: "0", role: "region", "aria-label": title },
+      h(
+        "table",
+        { class: `table ${look}` },
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            head.map((name) => h("th", { scope: "col" }, name)),
+          ),
+        ),
+        h("tbody", {}, rows),
+      ),
+    ),
   );
 }
 
@@ -108,7 +191,21 @@ function results(found) {
     const known = values.filter((value) => typeof value === "number");
     const best = LOWER_IS_BETTER.includes(name) && new Set(known).size > 1 ? Math.min(...known) : null;
     const format = RESULTS[name] ?? plain;
-    return h("tr", {}, h("th", { scope: "row" }, label(name)), values.map((value) => h("td", {}, value === null ? NOTHING : format(value), value !== null && value === best ? h("span", { class: "best" }, icon("check"), h("span", { class: "sr" }, t("compare.best"))) : null)));
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, label(name)),
+      values.map((value) =>
+        h(
+          "td",
+          {},
+          value === null ? NOTHING : format(value),
+          value !== null && value === best
+            ? h("span", { class: "best" }, icon("check"), h("span", { class: "sr" }, t("compare.best")))
+            : null,
+        ),
+      ),
+    );
   });
   return table(t("compare.results"), ["", ...found.runs], rows, "numbers");
 }
@@ -118,8 +215,16 @@ function label(name) {
 }
 
 function differences(which, title, found) {
-  const rows = Object.entries(found[which]).map(([name, values]) => h("tr", {}, h("th", { scope: "row", class: "mono break" }, name), values.map((value) => h("td", { class: "break" }, value === null ? NOTHING : plain(value)))));
-  if (!rows.length) return h("section", { class: "panel" }, h("h2", {}, title), h("p", { class: "muted" }, t("compare.same")));
+  const rows = Object.entries(found[which]).map(([name, values]) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row", class: "mono break" }, name),
+      values.map((value) => h("td", { class: "break" }, value === null ? NOTHING : plain(value))),
+    ),
+  );
+  if (!rows.length)
+    return h("section", { class: "panel" }, h("h2", {}, title), h("p", { class: "muted" }, t("compare.same")));
   return table(title, ["", ...found.runs], rows);
 }
 
@@ -132,7 +237,13 @@ function plain(value) {
 // The last samples of each run; prompts that several have stand together.
 function samples(names, pasts) {
   const last = pasts.map((past) => past.events.filter((event) => event.kind === "samples").at(-1));
-  if (!last.some(Boolean)) return h("section", { class: "panel" }, h("h2", {}, t("run.samples")), h("p", { class: "muted" }, t("compare.no_samples")));
+  if (!last.some(Boolean))
+    return h(
+      "section",
+      { class: "panel" },
+      h("h2", {}, t("run.samples")),
+      h("p", { class: "muted" }, t("compare.no_samples")),
+    );
   const prompts = new Map();
   last.forEach((event, index) => {
     for (const sample of event?.data.samples ?? []) {
@@ -145,6 +256,11 @@ function samples(names, pasts) {
     "section",
     { class: "panel" },
     h("h2", {}, t("run.samples")),
-    [...prompts.values()].map(({ sample, answers }) => card(sample, answers.flatMap((text, index) => (last[index] ? [{ title: title(index), text }] : [])))),
+    [...prompts.values()].map(({ sample, answers }) =>
+      card(
+        sample,
+        answers.flatMap((text, index) => (last[index] ? [{ title: title(index), text }] : [])),
+      ),
+    ),
   );
 }

@@ -28,7 +28,12 @@ export async function show(root) {
       "div",
       { class: "page-head" },
       h("h1", {}, t("common.page.home")),
-      h("div", { class: "actions" }, tryButton(fault, "button"), h("a", { class: "button primary", href: "#/new" }, icon("add"), t("common.page.new"))),
+      h(
+        "div",
+        { class: "actions" },
+        tryButton(fault, "button"),
+        h("a", { class: "button primary", href: "#/new" }, icon("add"), t("common.page.new")),
+      ),
     ),
     said,
     fault,
@@ -67,8 +72,19 @@ function fillWelcome(box, fault) {
   box.append(
     h("h2", {}, t("home.welcome")),
     h("p", {}, t("home.welcome.text")),
-    h("ol", { class: "steps" }, step(t("home.step.data"), t("home.step.data.text")), step(t("home.step.train"), t("home.step.train.text")), step(t("home.step.use"), t("home.step.use.text"))),
-    h("div", { class: "actions" }, tryButton(fault, "button primary big"), h("a", { class: "button big", href: "#/new" }, t("home.own"))),
+    h(
+      "ol",
+      { class: "steps" },
+      step(t("home.step.data"), t("home.step.data.text")),
+      step(t("home.step.train"), t("home.step.train.text")),
+      step(t("home.step.use"), t("home.step.use.text")),
+    ),
+    h(
+      "div",
+      { class: "actions" },
+      tryButton(fault, "button primary big"),
+      h("a", { class: "button big", href: "#/new" }, t("home.own")),
+    ),
     h("p", { class: "muted small" }, t("home.try.text")),
   );
 }
@@ -80,7 +96,8 @@ function tryButton(fault, look) {
     clear(fault);
     const here = location.hash;
     const job = await busy(button, start());
-    if (job && !job.run) clear(fault, h("section", { class: "panel" }, h("h2", {}, t("home.try.failed")), problems(job.problems)));
+    if (job && !job.run)
+      clear(fault, h("section", { class: "panel" }, h("h2", {}, t("home.try.failed")), problems(job.problems)));
     else if (job && location.hash === here) location.hash = runLink(job.run);
   });
   return button;
@@ -105,7 +122,13 @@ function runList(said) {
   let order = [];
 
   const compare = h("a", { class: "button", hidden: true }, icon("chart"), h("span"));
-  const filter = h("input", { type: "search", placeholder: t("home.filter"), "aria-label": t("home.filter"), oninput: sift, hidden: true });
+  const filter = h("input", {
+    type: "search",
+    placeholder: t("home.filter"),
+    "aria-label": t("home.filter"),
+    oninput: sift,
+    hidden: true,
+  });
   const body = h("tbody");
   const column = (name, look = "") => h("th", { scope: "col", class: look }, name);
   const table = h(
@@ -115,12 +138,33 @@ function runList(said) {
     h(
       "thead",
       {},
-      h("tr", {}, column(h("span", { class: "sr" }, t("home.choose"))), column(t("home.run")), column(t("home.state")), column(t("home.progress")), column(t("home.loss")), column(t("home.validation"), "number"), column(t("home.updated"))),
+      h(
+        "tr",
+        {},
+        column(h("span", { class: "sr" }, t("home.choose"))),
+        column(t("home.run")),
+        column(t("home.state")),
+        column(t("home.progress")),
+        column(t("home.loss")),
+        column(t("home.validation"), "number"),
+        column(t("home.updated")),
+      ),
     ),
     body,
   );
   const nothing = h("p", { class: "muted", hidden: true }, t("home.filter.none"));
-  const element = h("section", { class: "panel", "aria-labelledby": "runs-title", hidden: true }, h("div", { class: "panel-head" }, h("h2", { id: "runs-title" }, t("home.list")), h("div", { class: "actions" }, filter, compare)), h("div", { class: "table-scroll" }, table), nothing);
+  const element = h(
+    "section",
+    { class: "panel", "aria-labelledby": "runs-title", hidden: true },
+    h(
+      "div",
+      { class: "panel-head" },
+      h("h2", { id: "runs-title" }, t("home.list")),
+      h("div", { class: "actions" }, filter, compare),
+    ),
+    h("div", { class: "table-scroll" }, table),
+    nothing,
+  );
 
   function tellChosen() {
     compare.hidden = chosen.size < 2;
@@ -155,8 +199,13 @@ function runList(said) {
     }
     for (const run of runs) {
       const row = rows.get(run.name);
-      if (!row) rows.set(run.name, runRow(run, heard_s, (wanted) => choose(run.name, wanted)));
-      else if (row.update(run, heard_s)) said.textContent = t("home.said", { run: run.name, state: t(`common.state.${run.state}`) });
+      if (!row)
+        rows.set(
+          run.name,
+          runRow(run, heard_s, (wanted) => choose(run.name, wanted)),
+        );
+      else if (row.update(run, heard_s))
+        said.textContent = t("home.said", { run: run.name, state: t(`common.state.${run.state}`) });
     }
     arrange(sorted(runs).map((run) => run.name));
     filter.hidden = runs.length <= MANY;
@@ -203,10 +252,29 @@ function runRow(first, first_s, onChoose) {
   const element = h(
     "tr",
     { dataset: { run: run.name } },
-    h("td", { class: "choose" }, h("input", { type: "checkbox", "aria-label": t("home.choose_run", { run: run.name }), onchange: (event) => onChoose(event.target.checked) })),
-    h("th", { scope: "row", class: "name" }, h("a", { class: "break", href: runLink(run.name) }, run.name), recipe, problem),
+    h(
+      "td",
+      { class: "choose" },
+      h("input", {
+        type: "checkbox",
+        "aria-label": t("home.choose_run", { run: run.name }),
+        onchange: (event) => onChoose(event.target.checked),
+      }),
+    ),
+    h(
+      "th",
+      { scope: "row", class: "name" },
+      h("a", { class: "break", href: runLink(run.name) }, run.name),
+      recipe,
+      problem,
+    ),
     state,
-    h("td", { class: "progress", dataset: { label: t("home.progress") } }, bar, h("span", { class: "small row" }, amount, rest)),
+    h(
+      "td",
+      { class: "progress", dataset: { label: t("home.progress") } },
+      bar,
+      h("span", { class: "small row" }, amount, rest),
+    ),
     h("td", { class: "loss", dataset: { label: t("home.loss") } }, loss, curve),
     best,
     when,
@@ -216,7 +284,8 @@ function runRow(first, first_s, onChoose) {
     clear(state, stateChip(run.state));
     bar.value = share(run);
     bar.hidden = run.step === 0 && run.state !== "running";
-    amount.textContent = run.step || run.num_steps ? steps(run) : run.state === "running" ? t("run.before.running") : "";
+    amount.textContent =
+      run.step || run.num_steps ? steps(run) : run.state === "running" ? t("run.before.running") : "";
     recipe.textContent = recipeText(run);
     problem.textContent = problem.title = run.problem ?? "";
     problem.hidden = !run.problem;
@@ -272,7 +341,14 @@ function queueList(box) {
             h(
               "span",
               { class: "actions" },
-              index ? act("first", t("home.queue.first"), t("home.queue.first_run", { run: name }), `runs/${part(name)}/first`) : null,
+              index
+                ? act(
+                    "first",
+                    t("home.queue.first"),
+                    t("home.queue.first_run", { run: name }),
+                    `runs/${part(name)}/first`,
+                  )
+                : null,
               act("close", t("home.queue.out"), t("home.queue.out_run", { run: name }), `runs/${part(name)}/stop`),
             ),
           ),
@@ -284,7 +360,17 @@ function queueList(box) {
 }
 
 function act(picture, text, label, path) {
-  return h("button", { type: "button", class: "button small", "aria-label": label, onclick: (event) => busy(event.currentTarget, post(path)) }, icon(picture), text);
+  return h(
+    "button",
+    {
+      type: "button",
+      class: "button small",
+      "aria-label": label,
+      onclick: (event) => busy(event.currentTarget, post(path)),
+    },
+    icon(picture),
+    text,
+  );
 }
 
 function jobList(box) {
@@ -300,8 +386,25 @@ function jobList(box) {
           h(
             "li",
             {},
-            h("span", {}, h("strong", {}, t(`common.job.${job.kind}`)), " ", job.run ? h("a", { href: runLink(job.run), class: "break" }, job.run) : null, h("span", { class: "muted small block break" }, job.log?.at(-1) ?? "")),
-            h("button", { type: "button", class: "button small", "aria-label": t("home.jobs.cancel_one", { job: t(`common.job.${job.kind}`) }), onclick: (event) => cancel(event.currentTarget, job) }, icon("stop"), t("common.cancel")),
+            h(
+              "span",
+              {},
+              h("strong", {}, t(`common.job.${job.kind}`)),
+              " ",
+              job.run ? h("a", { href: runLink(job.run), class: "break" }, job.run) : null,
+              h("span", { class: "muted small block break" }, job.log?.at(-1) ?? ""),
+            ),
+            h(
+              "button",
+              {
+                type: "button",
+                class: "button small",
+                "aria-label": t("home.jobs.cancel_one", { job: t(`common.job.${job.kind}`) }),
+                onclick: (event) => cancel(event.currentTarget, job),
+              },
+              icon("stop"),
+              t("common.cancel"),
+            ),
           ),
         ),
       ),
@@ -310,23 +413,52 @@ function jobList(box) {
 }
 
 async function cancel(button, job) {
-  const done = await busy(button, del(`jobs/${part(job.id)}`).then(() => true));
+  const done = await busy(
+    button,
+    del(`jobs/${part(job.id)}`).then(() => true),
+  );
   if (done) toast(t("home.jobs.cancelled"));
 }
 
 function machineList(box) {
   const draw = whenNew(({ devices, disk }) => {
     const meter = (name, used, total, text, picture) =>
-      h("div", { class: "stack" }, h("span", { class: "row" }, icon(picture), h("strong", { class: "break" }, name)), h("progress", { class: used / total > 0.95 ? "full" : "", max: 1, value: total ? used / total : 0, "aria-label": `${name}: ${text}` }), h("span", { class: "muted small number" }, text));
-    const memory = (device) => t(device.kind === "gpu" ? "home.memory.gpu" : "home.memory.cpu", { free: bytes(device.free_bytes), total: bytes(device.total_bytes), used: percent(1 - device.free_bytes / device.total_bytes) });
+      h(
+        "div",
+        { class: "stack" },
+        h("span", { class: "row" }, icon(picture), h("strong", { class: "break" }, name)),
+        h("progress", {
+          class: used / total > 0.95 ? "full" : "",
+          max: 1,
+          value: total ? used / total : 0,
+          "aria-label": `${name}: ${text}`,
+        }),
+        h("span", { class: "muted small number" }, text),
+      );
+    const memory = (device) =>
+      t(device.kind === "gpu" ? "home.memory.gpu" : "home.memory.cpu", {
+        free: bytes(device.free_bytes),
+        total: bytes(device.total_bytes),
+        used: percent(1 - device.free_bytes / device.total_bytes),
+      });
     clear(
       box,
       h("h2", { id: "machine-title" }, t("home.machine")),
       h(
         "div",
         { class: "grid" },
-        devices.map((device) => meter(device.name, device.total_bytes - device.free_bytes, device.total_bytes, memory(device), "memory")),
-        disk ? meter(t("home.disk"), disk.total_bytes - disk.free_bytes, disk.total_bytes, t("home.memory.disk", { free: bytes(disk.free_bytes), total: bytes(disk.total_bytes) }), "disk") : null,
+        devices.map((device) =>
+          meter(device.name, device.total_bytes - device.free_bytes, device.total_bytes, memory(device), "memory"),
+        ),
+        disk
+          ? meter(
+              t("home.disk"),
+              disk.total_bytes - disk.free_bytes,
+              disk.total_bytes,
+              t("home.memory.disk", { free: bytes(disk.free_bytes), total: bytes(disk.total_bytes) }),
+              "disk",
+            )
+          : null,
       ),
     );
   });

@@ -33,11 +33,25 @@ export async function show(root, { path }) {
   const said = h("p", { class: "sr", role: "status" });
   const fault = h("div");
   const panel = (look = "") => h("section", { class: `panel ${look}` });
-  const [progress, demo, samplesPanel, eventsPanel, outputs, receipt, recipePanel, logPanel] = [panel(), panel("demo"), panel(), panel(), panel(), panel(), panel(), panel()];
+  const [progress, demo, samplesPanel, eventsPanel, outputs, receipt, recipePanel, logPanel] = [
+    panel(),
+    panel("demo"),
+    panel(),
+    panel(),
+    panel(),
+    panel(),
+    panel(),
+    panel(),
+  ];
   const curvesPanel = panel("curves");
   demo.hidden = receipt.hidden = true;
   root.append(
-    h("div", { class: "page-head" }, h("div", {}, h("div", { class: "row" }, h("h1", {}, name), state), recipe), actions),
+    h(
+      "div",
+      { class: "page-head" },
+      h("div", {}, h("div", { class: "row" }, h("h1", {}, name), state), recipe),
+      actions,
+    ),
     said,
     fault,
     progress,
@@ -83,19 +97,37 @@ export async function show(root, { path }) {
   const showProgress = whenNew(() => {
     bar.value = share(run);
     bar.hidden = !run.num_steps;
-    amount.textContent = run.step || run.num_steps ? t("run.step_is", { steps: steps(run) }) : t(`run.before.${run.state === "queued" ? "queued" : run.state === "running" ? "running" : "other"}`);
+    amount.textContent =
+      run.step || run.num_steps
+        ? t("run.step_is", { steps: steps(run) })
+        : t(`run.before.${run.state === "queued" ? "queued" : run.state === "running" ? "running" : "other"}`);
     const rows = [
       [t("run.fact.loss"), number(run.loss)],
-      [t("run.fact.best"), run.best ? t("run.fact.best_at", { loss: number(run.best[1]), step: count(run.best[0]) }) : null],
+      [
+        t("run.fact.best"),
+        run.best ? t("run.fact.best_at", { loss: number(run.best[1]), step: count(run.best[0]) }) : null,
+      ],
       [t("run.fact.speed"), run.tokens_per_s ? t("run.fact.tokens_per_s", { tokens: count(run.tokens_per_s) }) : null],
       [t("run.fact.memory"), planned(run)],
       [t("run.fact.time"), run.seconds ? duration(run.seconds) : null],
       [t("run.fact.started"), run.started_s ? date(run.started_s) : null],
       [t("run.fact.attempts"), attempts(run)],
     ];
-    clear(facts, rows.filter(([, text]) => text && text !== "–").map(([label, text]) => h("div", {}, h("dt", {}, label), h("dd", { class: "number" }, text))));
+    clear(
+      facts,
+      rows
+        .filter(([, text]) => text && text !== "–")
+        .map(([label, text]) => h("div", {}, h("dt", {}, label), h("dd", { class: "number" }, text))),
+    );
     const found = run.problems?.length ? run.problems : [];
-    clear(wrong, found.length ? problems(found) : run.problem ? h("p", { class: "notice break" }, icon("warn"), run.problem) : null);
+    clear(
+      wrong,
+      found.length
+        ? problems(found)
+        : run.problem
+          ? h("p", { class: "notice break" }, icon("warn"), run.problem)
+          : null,
+    );
   });
 
   function tick() {
@@ -134,7 +166,9 @@ export async function show(root, { path }) {
   function follow(job) {
     if (job?.state !== "running" || followed === job.id) return;
     followed = job.id;
-    watch(job).then(() => root.isConnected && renew()).catch(told);
+    watch(job)
+      .then(() => root.isConnected && renew())
+      .catch(told);
   }
 
   // ---------------------------------------------------------------------------------------------- what can be done
@@ -148,9 +182,18 @@ export async function show(root, { path }) {
   function buttons() {
     const link = (href, picture, text) => h("a", { class: "button", href }, icon(picture), text);
     return [
-      ACTIVE.includes(run.state) && asked !== run.state ? button("stop", run.state === "running" ? t("run.stop") : t("run.withdraw"), stop, "danger") : null,
+      ACTIVE.includes(run.state) && asked !== run.state
+        ? button("stop", run.state === "running" ? t("run.stop") : t("run.withdraw"), stop, "danger")
+        : null,
       run.state === "queued" ? button("first", t("run.first"), (node) => act(node, "first")) : null,
-      RESUMABLE.includes(run.state) ? button("play", run.state === "new" ? t("run.start") : t("run.resume"), (node) => act(node, "resume"), "primary") : null,
+      RESUMABLE.includes(run.state)
+        ? button(
+            "play",
+            run.state === "new" ? t("run.start") : t("run.resume"),
+            (node) => act(node, "resume"),
+            "primary",
+          )
+        : null,
       !["queued", "new", "damaged"].includes(run.state) ? button("longer", t("run.extend"), extend) : null,
       run.outputs?.length ? link(`#/chat${search({ target: name })}`, "chat", t("run.chat")) : null,
       run.outputs?.length ? link(`#/export/${part(name)}`, "export", t("run.export")) : null,
@@ -187,10 +230,21 @@ export async function show(root, { path }) {
       return;
     }
     const total = h("input", { type: "number", min: 1, step: "any", value: run.num_steps ?? "" });
-    const unit = h("select", { onchange: () => (total.value = unit.value === "steps" ? (run.num_steps ?? "") : "") }, h("option", { value: "steps" }, t("run.extend.steps")), h("option", { value: "epochs" }, t("run.extend.epochs")));
+    const unit = h(
+      "select",
+      { onchange: () => (total.value = unit.value === "steps" ? (run.num_steps ?? "") : "") },
+      h("option", { value: "steps" }, t("run.extend.steps")),
+      h("option", { value: "epochs" }, t("run.extend.epochs")),
+    );
     const answer = await dialog({
       title: t("run.extend"),
-      body: h("div", { class: "stack" }, h("p", {}, t("run.extend.text")), field({ label: t("run.extend.unit"), input: unit }), field({ label: t("run.extend.total"), input: total })),
+      body: h(
+        "div",
+        { class: "stack" },
+        h("p", {}, t("run.extend.text")),
+        field({ label: t("run.extend.unit"), input: unit }),
+        field({ label: t("run.extend.total"), input: total }),
+      ),
       actions: [
         { label: t("common.cancel"), value: null },
         { label: t("run.extend.save"), value: "save" },
@@ -209,7 +263,12 @@ export async function show(root, { path }) {
   update();
   await history.start();
   const endOverview = onOverview((now) => {
-    curves.offer(now.runs.filter((each) => each.name !== name && each.step > 0).map((each) => each.name).sort());
+    curves.offer(
+      now.runs
+        .filter((each) => each.name !== name && each.step > 0)
+        .map((each) => each.name)
+        .sort(),
+    );
     const mine = now.runs.find((each) => each.name === name);
     if (!mine) return;
     const before = run.state;

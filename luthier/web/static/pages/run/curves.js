@@ -52,13 +52,41 @@ export class Curves {
   // ---------------------------------------------------------------------------------------------- tools
 
   tools() {
-    const smooth = h("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: 0, "aria-label": t("run.smooth"), oninput: () => this.setSmooth(Number(smooth.value)) });
-    this.log_switch = h("button", { type: "button", class: "button small", "aria-pressed": "false", onclick: () => this.setLog(!this.log) }, t("run.log_scale"));
-    const bound = (label) => h("input", { type: "number", min: 0, step: 1, class: "bound", "aria-label": label, onchange: () => this.typed() });
+    const smooth = h("input", {
+      type: "range",
+      min: 0,
+      max: 0.98,
+      step: 0.02,
+      value: 0,
+      "aria-label": t("run.smooth"),
+      oninput: () => this.setSmooth(Number(smooth.value)),
+    });
+    this.log_switch = h(
+      "button",
+      { type: "button", class: "button small", "aria-pressed": "false", onclick: () => this.setLog(!this.log) },
+      t("run.log_scale"),
+    );
+    const bound = (label) =>
+      h("input", {
+        type: "number",
+        min: 0,
+        step: 1,
+        class: "bound",
+        "aria-label": label,
+        onchange: () => this.typed(),
+      });
     this.from = bound(t("run.from_step"));
     this.to = bound(t("run.to_step"));
-    this.all_button = h("button", { type: "button", class: "button small", disabled: true, onclick: () => this.zoomTo(null, null) }, t("run.all_steps"));
-    this.more = h("select", { "aria-label": t("run.overlay"), onchange: () => this.pick() }, h("option", { value: "" }, t("run.overlay.none")));
+    this.all_button = h(
+      "button",
+      { type: "button", class: "button small", disabled: true, onclick: () => this.zoomTo(null, null) },
+      t("run.all_steps"),
+    );
+    this.more = h(
+      "select",
+      { "aria-label": t("run.overlay"), onchange: () => this.pick() },
+      h("option", { value: "" }, t("run.overlay.none")),
+    );
     this.shown = h("span", { class: "row" });
     return h(
       "div",
@@ -107,7 +135,11 @@ export class Curves {
 
   tellOthers() {
     const names = this.others.filter((name) => !this.overlays.has(name));
-    clear(this.more, h("option", { value: "" }, t("run.overlay.none")), names.map((name) => h("option", { value: name }, name)));
+    clear(
+      this.more,
+      h("option", { value: "" }, t("run.overlay.none")),
+      names.map((name) => h("option", { value: name }, name)),
+    );
   }
 
   async pick() {
@@ -129,7 +161,17 @@ export class Curves {
     clear(
       this.shown,
       [...this.overlays.keys()].map((name) =>
-        h("button", { type: "button", class: "button small", "aria-label": t("run.overlay.off", { run: name }), onclick: () => this.drop(name) }, h("span", { class: "break" }, name), icon("close")),
+        h(
+          "button",
+          {
+            type: "button",
+            class: "button small",
+            "aria-label": t("run.overlay.off", { run: name }),
+            onclick: () => this.drop(name),
+          },
+          h("span", { class: "break" }, name),
+          icon("close"),
+        ),
       ),
     );
     this.remake();
@@ -158,7 +200,9 @@ export class Curves {
   chart(name) {
     if (!this.charts.has(name)) {
       const made = this.make(name);
-      const after = [...this.charts].filter(([other]) => rank(other) > rank(name)).map(([, each]) => each.chart.element);
+      const after = [...this.charts]
+        .filter(([other]) => rank(other) > rank(name))
+        .map(([, each]) => each.chart.element);
       const next = [...this.grid.children].find((element) => after.includes(element));
       if (next) next.before(made.chart.element);
       this.charts.set(name, made);
@@ -168,9 +212,19 @@ export class Curves {
 
   // curves: the names in their order; those of other runs follow.
   make(name) {
-    const curves = (CHARTS.find(([each]) => each === name)?.[1] ?? measureCurves(name)).map(([curve, points]) => ({ curve, points: Boolean(points) }));
-    const own = curves.map(({ curve, points }, index) => ({ label: title(curve), color: palette(index), points, smooth: !STEADY.includes(name) }));
-    const others = [...this.overlays.keys()].flatMap((run, index) => [{ label: run, color: palette(curves.length + index), smooth: !STEADY.includes(name), points: curves[0].points }]);
+    const curves = (CHARTS.find(([each]) => each === name)?.[1] ?? measureCurves(name)).map(([curve, points]) => ({
+      curve,
+      points: Boolean(points),
+    }));
+    const own = curves.map(({ curve, points }, index) => ({
+      label: title(curve),
+      color: palette(index),
+      points,
+      smooth: !STEADY.includes(name),
+    }));
+    const others = [...this.overlays.keys()].flatMap((run, index) => [
+      { label: run, color: palette(curves.length + index), smooth: !STEADY.includes(name), points: curves[0].points },
+    ]);
     const made = chart(this.grid, {
       title: title(name),
       series: [...own, ...others],
@@ -195,10 +249,13 @@ export class Curves {
 
   // Which chart a curve is in.
   home(curve) {
-    return CHARTS.find(([, curves]) => curves.some(([name]) => name === curve))?.[0] ?? curve.replace(/^validation\./, "");
+    return (
+      CHARTS.find(([, curves]) => curves.some(([name]) => name === curve))?.[0] ?? curve.replace(/^validation\./, "")
+    );
   }
 
-  // ---------------------------------------------------------------------------------------------- what History draws on
+  // ---------------------------------------------------------------------------------------------- what History draws
+  // on
 
   all(found) {
     this.tables = found;
@@ -241,5 +298,9 @@ function measureCurves(name) {
 function title(name) {
   if (has(`run.curve.${name}`)) return t(`run.curve.${name}`);
   const [, kind, rest] = /^(validation\.measure|measure|term)\.(.*)$/.exec(name) ?? [null, null, name];
-  return kind === "validation.measure" ? t("run.curve.of_validation", { name: rest }) : kind === "term" ? t("run.curve.of_term", { name: rest }) : rest;
+  return kind === "validation.measure"
+    ? t("run.curve.of_validation", { name: rest })
+    : kind === "term"
+      ? t("run.curve.of_term", { name: rest })
+      : rest;
 }

@@ -1,7 +1,7 @@
 // What happened in a run, in plain words.
 //
-// What goes in: events as the log has them. What comes out: a list, the last one first; what an earlier attempt did that
-// counts no more is struck through.
+// What goes in: events as the log has them. What comes out: a list, the last one first; what an earlier attempt did
+// that counts no more is struck through.
 
 import { h, clear, icon, said } from "../../lib/dom.js";
 import { t, has } from "../../lib/i18n.js";
@@ -18,9 +18,22 @@ const WORDS = {
   started: ({ data }) => ({ steps: count(data.num_steps) }),
   resumed: ({ data, attempt }) => ({ step: count(data.from_step ?? 0), attempt }),
   rehearsal: () => ({}),
-  data: ({ data }) => ({ train: count(data.train), validation: count(data.validation ?? 0), excluded: count(sum(Object.values(data.excluded ?? {}))), tokens: count(data.tokens) }),
-  model: ({ data }) => ({ trainable: count(data.trainable), total: count(data.total), percent: percent(data.trainable / data.total, 1) }),
-  plan: ({ data }) => ({ device: data.backend?.device ?? "?", dtype: data.backend?.dtype ?? "?", memory: bytes(data.memory?.peak_bytes) }),
+  data: ({ data }) => ({
+    train: count(data.train),
+    validation: count(data.validation ?? 0),
+    excluded: count(sum(Object.values(data.excluded ?? {}))),
+    tokens: count(data.tokens),
+  }),
+  model: ({ data }) => ({
+    trainable: count(data.trainable),
+    total: count(data.total),
+    percent: percent(data.trainable / data.total, 1),
+  }),
+  plan: ({ data }) => ({
+    device: data.backend?.device ?? "?",
+    dtype: data.backend?.dtype ?? "?",
+    memory: bytes(data.memory?.peak_bytes),
+  }),
   validation: ({ data, step }) => ({ step: count(step), loss: number(data.loss ?? data.reward) }),
   reference: ({ data }) => ({ sequences: count(data.sequences) }),
   rewards: ({ data }) => ({ rows: count(data.rows), real: number(data.real) }),
@@ -30,15 +43,32 @@ const WORDS = {
   checkpoint: ({ step }) => ({ step: count(step) }),
   best: ({ data, step }) => ({ step: count(step), loss: number(data.loss) }),
   fault: ({ data, step }) => ({ step: count(step), what: data.what }),
-  revised: ({ data }) => ({ changes: (data.changes ?? []).map(([field, old, now]) => `${field}: ${plain(old)} → ${plain(now)}`).join("; ") }),
+  revised: ({ data }) => ({
+    changes: (data.changes ?? []).map(([field, old, now]) => `${field}: ${plain(old)} → ${plain(now)}`).join("; "),
+  }),
   note: ({ data }) => ({ text: data.text }),
   interrupted: ({ step }) => ({ step: count(step) }),
   failed: ({ data }) => ({ problem: data.problem ? said([data.problem]) : "" }),
-  died: ({ data }) => ({ how: data.signal ? t("run.died.signal", { signal: data.signal }) : data.code === null || data.code === undefined ? t("run.died.unknown") : t("run.died.code", { code: data.code }) }),
+  died: ({ data }) => ({
+    how: data.signal
+      ? t("run.died.signal", { signal: data.signal })
+      : data.code === null || data.code === undefined
+        ? t("run.died.unknown")
+        : t("run.died.code", { code: data.code }),
+  }),
   finished: ({ data }) => ({ steps: count(data.steps), tokens: count(data.tokens), time: duration(data.seconds) }),
   samples: ({ data, step }) => ({ step: count(step), samples: count(data.samples?.length ?? 0) }),
 };
-const LOOKS = { alarm: "warn", best: "check", died: "bad", failed: "bad", fault: "warn", finished: "good", interrupted: "warn", revised: "warn" };
+const LOOKS = {
+  alarm: "warn",
+  best: "check",
+  died: "bad",
+  failed: "bad",
+  fault: "warn",
+  finished: "good",
+  interrupted: "warn",
+  revised: "warn",
+};
 
 function sum(values) {
   return values.reduce((total, value) => total + value, 0);
@@ -59,9 +89,23 @@ export class Events {
     this.everything = false;
     this.limit = AT_FIRST;
     this.list = h("ol", { class: "events" });
-    this.more = h("button", { type: "button", class: "button small", hidden: true, onclick: () => this.show(this.limit * 4) }, icon("down"), t("run.events.more"));
+    this.more = h(
+      "button",
+      { type: "button", class: "button small", hidden: true, onclick: () => this.show(this.limit * 4) },
+      icon("down"),
+      t("run.events.more"),
+    );
     const all = h("input", { type: "checkbox", onchange: () => this.setEverything(all.checked) });
-    parent.append(h("div", { class: "panel-head" }, h("h2", {}, t("run.events")), h("label", { class: "check small" }, all, t("run.events.all"))), this.list, this.more);
+    parent.append(
+      h(
+        "div",
+        { class: "panel-head" },
+        h("h2", {}, t("run.events")),
+        h("label", { class: "check small" }, all, t("run.events.all")),
+      ),
+      this.list,
+      this.more,
+    );
   }
 
   setEverything(value) {
@@ -112,12 +156,21 @@ function line({ event, superseded }) {
   return h(
     "li",
     { class: superseded ? "superseded" : "", dataset: { kind: event.kind, seq: event.seq } },
-    h("time", { class: "muted small number", datetime: new Date(event.time_s * 1000).toISOString(), title: date(event.time_s) }, clock(event.time_s)),
+    h(
+      "time",
+      { class: "muted small number", datetime: new Date(event.time_s * 1000).toISOString(), title: date(event.time_s) },
+      clock(event.time_s),
+    ),
     h(
       "div",
       { class: "break", dataset: look ? { look } : {} },
       look ? icon(look === "good" || look === "check" ? "check" : "warn") : null,
-      h("span", {}, inWords(event), superseded ? h("span", { class: "muted small" }, ` ${t("run.event.superseded")}`) : null),
+      h(
+        "span",
+        {},
+        inWords(event),
+        superseded ? h("span", { class: "muted small" }, ` ${t("run.event.superseded")}`) : null,
+      ),
       event.kind === "died" && event.data.said?.length ? h("pre", { class: "text" }, event.data.said.join("\n")) : null,
     ),
   );

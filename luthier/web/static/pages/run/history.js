@@ -1,8 +1,8 @@
 // What has happened in a run, kept whole while more comes.
 //
-// What goes in: the server's thinned history, and the events behind it as they come. What comes out: for each curve the
-// points (step, value) it has now, told to whoever draws: all anew, or one more, or taken back to a step. What an earlier attempt did
-// behind the step that a later one went on from counts no more.
+// What goes in: the server's thinned history, and the events behind it as they come. What comes out: for each curve
+// the points (step, value) it has now, told to whoever draws: all anew, or one more, or taken back to a step. What an
+// earlier attempt did behind the step that a later one went on from counts no more.
 
 import { get, part, stream } from "../../lib/api.js";
 
@@ -14,9 +14,8 @@ const BATCH_MS = 6;
 
 export const STEP_SERIES = ["loss", "lr", "grad_norm", "tokens_per_s", "memory_bytes"];
 
-// draw: {all(tables), point(name, step, value), cut(step)}; tables: Map of name to [steps, values]. onEvents(events): all but
-// those of steps, the ones of the past first; null: those so far
-// count no more. onState: of the line.
+// draw: {all(tables), point(name, step, value), cut(step)}; tables: Map of name to [steps, values]. onEvents(events):
+// all but those of steps, the ones of the past first; null: those so far count no more. onState: of the line.
 export class History {
   constructor(name, draw, { onEvents, onState }) {
     this.path = `runs/${part(name)}`;
@@ -152,7 +151,8 @@ export function* points(event) {
   } else if (kind === "validation") {
     yield* validationPoints(data);
   } else if (kind === "rollout") {
-    for (const name of ["reward", "kl", "entropy", "answer_tokens"]) if (typeof data[name] === "number") yield [`rollout.${name}`, data[name]];
+    for (const name of ["reward", "kl", "entropy", "answer_tokens"])
+      if (typeof data[name] === "number") yield [`rollout.${name}`, data[name]];
   }
 }
 
@@ -161,21 +161,25 @@ function* validationPoints(data) {
   if (typeof data.reward === "number") yield ["validation.reward", data.reward];
   const terms = Object.entries(data.terms ?? {});
   if (terms.length > 1) for (const [name, value] of terms) yield [`term.${name}`, value];
-  for (const [name, value] of Object.entries(data.measures ?? {})) yield [`validation.measure.${name}`, value?.mean ?? value];
+  for (const [name, value] of Object.entries(data.measures ?? {}))
+    yield [`validation.measure.${name}`, value?.mean ?? value];
 }
 
 // A history as tables: name to [steps, values].
 export function tables(past) {
   const found = new Map();
   const { step, ...series } = past.series;
-  for (const [name, values] of Object.entries(series)) if (name !== "epoch" && values.some((value) => value !== null)) found.set(name, [step, values]);
+  for (const [name, values] of Object.entries(series))
+    if (name !== "epoch" && values.some((value) => value !== null)) found.set(name, [step, values]);
   const add = (name, at, value) => {
     if (!found.has(name)) found.set(name, [[], []]);
     const [xs, ys] = found.get(name);
     xs.push(at);
     ys.push(value);
   };
-  for (const { step: at, ...data } of past.validation) for (const [name, value] of validationPoints(data)) add(name, at, value);
-  for (const event of past.events) if (event.kind === "rollout") for (const [name, value] of points(event)) add(name, event.step, value);
+  for (const { step: at, ...data } of past.validation)
+    for (const [name, value] of validationPoints(data)) add(name, at, value);
+  for (const event of past.events)
+    if (event.kind === "rollout") for (const [name, value] of points(event)) add(name, event.step, value);
   return found;
 }

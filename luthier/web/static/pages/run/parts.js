@@ -18,12 +18,23 @@ export function demoOutcome(panel, job) {
   if (panel.hidden) return;
   const found = job.result;
   const [agreed, asked] = found.merged_agrees;
-  const score = (label, value, look) => h("div", { class: `score ${look}` }, h("span", { class: "score-value number" }, percent(value)), h("span", { class: "muted" }, label));
+  const score = (label, value, look) =>
+    h(
+      "div",
+      { class: `score ${look}` },
+      h("span", { class: "score-value number" }, percent(value)),
+      h("span", { class: "muted" }, label),
+    );
   clear(
     panel,
     h("h2", {}, t("run.demo")),
     h("p", {}, t("run.demo.text")),
-    h("div", { class: "row scores" }, score(t("run.demo.base"), found.base_score, ""), score(t("run.demo.tuned"), found.tuned_score, "good")),
+    h(
+      "div",
+      { class: "row scores" },
+      score(t("run.demo.base"), found.base_score, ""),
+      score(t("run.demo.tuned"), found.tuned_score, "good"),
+    ),
     h("p", { class: "muted" }, t("run.demo.merged", { agreed, asked })),
     h(
       "div",
@@ -35,7 +46,12 @@ export function demoOutcome(panel, job) {
         ]),
       ),
     ),
-    h("div", { class: "actions" }, h("a", { class: "button primary", href: `#/chat${search({ target: job.run })}` }, icon("chat"), t("run.chat")), h("a", { class: "button", href: `#/new${search({ from: job.run })}` }, icon("add"), t("run.demo.own"))),
+    h(
+      "div",
+      { class: "actions" },
+      h("a", { class: "button primary", href: `#/chat${search({ target: job.run })}` }, icon("chat"), t("run.chat")),
+      h("a", { class: "button", href: `#/new${search({ from: job.run })}` }, icon("add"), t("run.demo.own")),
+    ),
   );
 }
 
@@ -52,8 +68,25 @@ export function outputs(panel, found) {
         h(
           "li",
           {},
-          h("span", {}, h("strong", {}, each.what), " ", h("span", { class: "muted number" }, bytes(each.bytes)), h("span", { class: "muted small block break mono" }, each.path)),
-          h("a", { class: "button small", href: `api/files/download${search({ path: each.path })}`, download: true, "aria-label": t("run.download_one", { what: each.what }) }, icon("download"), t("run.download")),
+          h(
+            "span",
+            {},
+            h("strong", {}, each.what),
+            " ",
+            h("span", { class: "muted number" }, bytes(each.bytes)),
+            h("span", { class: "muted small block break mono" }, each.path),
+          ),
+          h(
+            "a",
+            {
+              class: "button small",
+              href: `api/files/download${search({ path: each.path })}`,
+              download: true,
+              "aria-label": t("run.download_one", { what: each.what }),
+            },
+            icon("download"),
+            t("run.download"),
+          ),
         ),
       ),
     ),
@@ -86,7 +119,17 @@ export function receipt(panel, found) {
         "table",
         { class: "table" },
         h("caption", { class: "sr" }, t("run.receipt")),
-        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("run.receipt.status")), h("th", { scope: "col" }, t("run.receipt.promise")), h("th", { scope: "col" }, t("run.receipt.found")))),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", { scope: "col" }, t("run.receipt.status")),
+            h("th", { scope: "col" }, t("run.receipt.promise")),
+            h("th", { scope: "col" }, t("run.receipt.found")),
+          ),
+        ),
         h(
           "tbody",
           {},
@@ -96,7 +139,16 @@ export function receipt(panel, found) {
               h(
                 "tr",
                 { dataset: { check: check.name } },
-                h("td", {}, h("span", { class: "state mark", dataset: { state: check.status } }, icon(MARKS[check.status]), t(`run.check.${check.status.replace(" ", "_")}`))),
+                h(
+                  "td",
+                  {},
+                  h(
+                    "span",
+                    { class: "state mark", dataset: { state: check.status } },
+                    icon(MARKS[check.status]),
+                    t(`run.check.${check.status.replace(" ", "_")}`),
+                  ),
+                ),
                 h("th", { scope: "row", class: "break" }, check.sentence || check.text || check.name),
                 h("td", { class: "break muted" }, [check.evidence, check.bound].filter(Boolean).join(" — ")),
               ),
@@ -104,15 +156,42 @@ export function receipt(panel, found) {
         ),
       ),
     ),
-    found.markdown ? h("details", {}, h("summary", {}, t("run.receipt.whole")), h("pre", { class: "text", tabindex: "0" }, found.markdown)) : null,
+    found.markdown
+      ? h(
+          "details",
+          {},
+          h("summary", {}, t("run.receipt.whole")),
+          h("pre", { class: "text", tabindex: "0" }, found.markdown),
+        )
+      : null,
   );
 }
 
 export function recipe(panel, { name, yaml }) {
-  const copy = h("button", { type: "button", class: "button small", onclick: () => copied(copy, yaml) }, icon("copy"), t("common.copy"));
+  const copy = h(
+    "button",
+    { type: "button", class: "button small", onclick: () => copied(copy, yaml) },
+    icon("copy"),
+    t("common.copy"),
+  );
   clear(
     panel,
-    h("details", { class: "fold" }, h("summary", {}, t("run.recipe")), h("div", { class: "stack" }, h("div", { class: "actions" }, copy, h("a", { class: "button small", href: `#/new${search({ from: name })}` }, icon("add"), t("run.again_new"))), h("pre", { class: "text", tabindex: "0" }, yaml))),
+    h(
+      "details",
+      { class: "fold" },
+      h("summary", {}, t("run.recipe")),
+      h(
+        "div",
+        { class: "stack" },
+        h(
+          "div",
+          { class: "actions" },
+          copy,
+          h("a", { class: "button small", href: `#/new${search({ from: name })}` }, icon("add"), t("run.again_new")),
+        ),
+        h("pre", { class: "text", tabindex: "0" }, yaml),
+      ),
+    ),
   );
 }
 

@@ -17,7 +17,17 @@ export class Samples {
     this.latest = true;
     this.later.addEventListener("change", () => (this.latest = this.later.value === String(this.steps().at(-1))));
     panel.append(
-      h("div", { class: "panel-head" }, h("h2", {}, t("run.samples")), h("div", { class: "row small" }, h("label", { class: "check" }, t("run.samples.earlier"), this.earlier), h("label", { class: "check" }, t("run.samples.later"), this.later))),
+      h(
+        "div",
+        { class: "panel-head" },
+        h("h2", {}, t("run.samples")),
+        h(
+          "div",
+          { class: "row small" },
+          h("label", { class: "check" }, t("run.samples.earlier"), this.earlier),
+          h("label", { class: "check" }, t("run.samples.later"), this.later),
+        ),
+      ),
       this.body,
     );
   }
@@ -33,7 +43,8 @@ export class Samples {
   add(events) {
     let found = false;
     for (const event of events) {
-      if (event.kind === "resumed") for (const step of this.at.keys()) if (step > (event.data.from_step ?? 0)) this.at.delete(step);
+      if (event.kind === "resumed")
+        for (const step of this.at.keys()) if (step > (event.data.from_step ?? 0)) this.at.delete(step);
       if (event.kind !== "samples") continue;
       this.at.set(event.step ?? event.data.step, event.data.samples);
       found = true;
@@ -42,7 +53,11 @@ export class Samples {
     this.panel.hidden = false;
     const steps = this.steps();
     const kept = [this.earlier.value, this.latest ? "" : this.later.value];
-    for (const each of [this.earlier, this.later]) clear(each, steps.map((step) => h("option", { value: step }, t("run.samples.step", { step: count(step) }))));
+    for (const each of [this.earlier, this.later])
+      clear(
+        each,
+        steps.map((step) => h("option", { value: step }, t("run.samples.step", { step: count(step) }))),
+      );
     this.earlier.value = steps.map(String).includes(kept[0]) ? kept[0] : steps[0];
     this.later.value = steps.map(String).includes(kept[1]) ? kept[1] : steps.at(-1);
     this.draw();
@@ -54,9 +69,23 @@ export class Samples {
   }
 
   draw() {
-    const [one, two] = [this.earlier, this.later].map((each) => ({ step: Number(each.value), samples: this.at.get(Number(each.value)) ?? [] }));
+    const [one, two] = [this.earlier, this.later].map((each) => ({
+      step: Number(each.value),
+      samples: this.at.get(Number(each.value)) ?? [],
+    }));
     const sides = one.step === two.step ? [two] : [one, two];
-    clear(this.body, two.samples.map((sample, index) => card(sample, sides.map(({ step, samples }) => ({ title: t("run.samples.step", { step: count(step) }), text: samples[index]?.answer })))));
+    clear(
+      this.body,
+      two.samples.map((sample, index) =>
+        card(
+          sample,
+          sides.map(({ step, samples }) => ({
+            title: t("run.samples.step", { step: count(step) }),
+            text: samples[index]?.answer,
+          })),
+        ),
+      ),
+    );
   }
 }
 
@@ -69,8 +98,22 @@ export function card(sample, texts) {
     h(
       "div",
       { class: "answers" },
-      texts.map(({ title, text }) => h("div", {}, h("h3", { class: "muted small" }, title), h("p", { class: "answer" }, text ?? t("run.samples.missing")))),
-      sample.reference ? h("div", {}, h("h3", { class: "muted small" }, t("run.samples.reference")), h("p", { class: "answer reference" }, sample.reference)) : null,
+      texts.map(({ title, text }) =>
+        h(
+          "div",
+          {},
+          h("h3", { class: "muted small" }, title),
+          h("p", { class: "answer" }, text ?? t("run.samples.missing")),
+        ),
+      ),
+      sample.reference
+        ? h(
+            "div",
+            {},
+            h("h3", { class: "muted small" }, t("run.samples.reference")),
+            h("p", { class: "answer reference" }, sample.reference),
+          )
+        : null,
     ),
   );
 }
