@@ -3,70 +3,39 @@
 // What goes in: a run's name; the server's overview says its state and the time left, its own stream every event. What
 // comes out: a page that is the same whenever and wherever it is opened.
 
-import { h, clear, refill, icon, problems, busy, dialog, field, toast, whenNew } from "../lib/dom.js";
+import { h, clear, problems, whenNew } from "../lib/dom.js";
 import { t } from "../lib/i18n.js";
-import { get, post, part, search, watch } from "../lib/api.js";
-import { bytes, count, date, duration, number, percent } from "../lib/format.js";
+import { get, part, watch } from "../lib/api.js";
+import { percent } from "../lib/format.js";
 import { onOverview } from "../lib/overview.js";
-import { compareLink, leftText, recipeText, share, stateChip, steps } from "../lib/runs.js";
-import { History } from "./run/history.js";
+import { recipeText, share, stateChip } from "../lib/runs.js";
+import { ACTIVE, Controls } from "./run/controls.js";
 import { Curves } from "./run/curves.js";
 import { Events } from "./run/events.js";
+import { History } from "./run/history.js";
+import { Progress } from "./run/progress.js";
 import { Samples } from "./run/samples.js";
 import * as parts from "./run/parts.js";
-
-const RESUMABLE = ["new", "interrupted", "failed", "died"];
-const ACTIVE = ["running", "queued"];
 
 export async function show(root, { path }) {
   const name = path[0] ?? "";
   const place = `runs/${part(name)}`;
   let run = await get(place);
   let heard_s = Date.now() / 1000;
-  let shown = false;
-  let asked = null;
-  // What was asked of the run and has not come about yet: the state that it had then.
+  const on = frame(root, name);
 
-  const state = h("span");
-  const recipe = h("p", { class: "muted break" });
-  const actions = h("div", { class: "actions" });
-  const said = h("p", { class: "sr", role: "status" });
-  const fault = h("div");
-  const panel = (look = "") => h("section", { class: `panel ${look}` });
-  const [progress, demo, samplesPanel, eventsPanel, outputs, receipt, recipePanel, logPanel] = [
-    panel(),
-    panel("demo"),
-    panel(),
-    panel(),
-    panel(),
-    panel(),
-    panel(),
-    panel(),
-  ];
-  const curvesPanel = panel("curves");
-  demo.hidden = receipt.hidden = true;
-  root.append(
-    h(
-      "div",
-      { class: "page-head" },
-      h("div", {}, h("div", { class: "row" }, h("h1", {}, name), state), recipe),
-      actions,
-    ),
-    said,
-    fault,
-    progress,
-    demo,
-    curvesPanel,
-    samplesPanel,
-    h("div", { class: "grid wide" }, eventsPanel, h("div", { class: "column" }, outputs, receipt)),
-    recipePanel,
-    logPanel,
-  );
-  curvesPanel.append(h("h2", {}, t("run.curves")));
-
-  const curves = new Curves(curvesPanel, { onZoom: (from, to) => history.zoom(from, to).catch(told) });
-  const events = new Events(eventsPanel);
-  const samples = new Samples(samplesPanel);
+  const progress = new Progress(on.progress);
+  const controls = new Controls(on.controls, name, {
+    onAnswer: (state) => {
+      clear(on.fault);
+      run = { ...run, state };
+      update();
+    },
+    onLonger: () => renew().catch(told),
+  });
+  const curves = new Curves(on.curves, { onZoom: (from, to) => history.zoom(from, to).catch(told) });
+  const events = new Events(on.events);
+  const samples = new Samples(on.samples);
   const history = new History(name, curves, {
     onEvents: (found) => {
       for (const each of [events, samples]) found ? each.add(found) : each.forget();
@@ -77,76 +46,31 @@ export async function show(root, { path }) {
   // A torn line is told in the header, and what was missed comes when it stands again.
   function told(error) {
     if (!Array.isArray(error.problems)) throw error;
-    if (error.status !== 0) clear(fault, problems(error.problems));
+    if (error.status !== 0) clear(on.fault, problems(error.problems));
   }
 
   // ---------------------------------------------------------------------------------------------- what is shown
 
-  const showState = whenNew(() => {
-    clear(state, stateChip(asked === run.state && run.state === "running" ? "stopping" : run.state));
-    refill(actions, buttons());
-  });
-
-  const bar = h("progress", { max: 1, "aria-label": t("run.progress") });
-  const amount = h("strong", { class: "number" });
-  const rest = h("span", { class: "number left" });
-  const facts = h("dl", { class: "tiles" });
-  const wrong = h("div");
-  progress.append(h("div", { class: "row spread" }, amount, rest), bar, facts, wrong);
-
-  const showProgress = whenNew(() => {
-    bar.value = share(run);
-    bar.hidden = !run.num_steps;
-    amount.textContent =
-      run.step || run.num_steps
-        ? t("run.step_is", { steps: steps(run) })
-        : t(`run.before.${run.state === "queued" ? "queued" : run.state === "running" ? "running" : "other"}`);
-    const rows = [
-      [t("run.fact.loss"), number(run.loss)],
-      [
-        t("run.fact.best"),
-        run.best ? t("run.fact.best_at", { loss: number(run.best[1]), step: count(run.best[0]) }) : null,
-      ],
-      [t("run.fact.speed"), run.tokens_per_s ? t("run.fact.tokens_per_s", { tokens: count(run.tokens_per_s) }) : null],
-      [t("run.fact.memory"), planned(run)],
-      [t("run.fact.time"), run.seconds ? duration(run.seconds) : null],
-      [t("run.fact.started"), run.started_s ? date(run.started_s) : null],
-      [t("run.fact.attempts"), attempts(run)],
-    ];
-    clear(
-      facts,
-      rows
-        .filter(([, text]) => text && text !== "–")
-        .map(([label, text]) => h("div", {}, h("dt", {}, label), h("dd", { class: "number" }, text))),
-    );
-    const found = run.problems?.length ? run.problems : [];
-    clear(
-      wrong,
-      found.length
-        ? problems(found)
-        : run.problem
-          ? h("p", { class: "notice break" }, icon("warn"), run.problem)
-          : null,
-    );
-  });
-
-  function tick() {
-    rest.textContent = leftText(run, heard_s);
-    // So that a tab in the background tells.
-    if (shown) document.title = `${run.state === "running" ? `${percent(share(run))} · ` : ""}${name} · Luthier`;
-  }
+  const showState = whenNew((state) => clear(on.state, stateChip(state)));
+  const showOutputs = whenNew((found) => parts.outputs(on.outputs, found));
+  const showRecipe = whenNew((found) => parts.recipe(on.recipe, found));
+  const showDemo = whenNew((job) => parts.demoOutcome(on.demo, job));
+  const showReceipt = whenNew((found) => parts.receipt(on.receipt, found));
 
   function update() {
-    recipe.textContent = recipeText(run);
-    showState([run.state, asked, run.outputs]);
-    showProgress(run);
+    on.about.textContent = recipeText(run);
+    controls.show(run);
+    showState(controls.stopping ? "stopping" : run.state);
+    progress.show(run);
     tick();
   }
 
-  const showOutputs = whenNew((found) => parts.outputs(outputs, found));
-  const showRecipe = whenNew((found) => parts.recipe(recipePanel, found));
-  const showDemo = whenNew((job) => parts.demoOutcome(demo, job));
-  const showReceipt = whenNew((found) => parts.receipt(receipt, found));
+  function tick() {
+    progress.tick(run, heard_s);
+    // So that a tab in the background tells.
+    if (root.isConnected)
+      document.title = `${run.state === "running" ? `${percent(share(run))} · ` : ""}${name} · Luthier`;
+  }
 
   // What the page has not in its streams: results, receipt, problems.
   async function renew() {
@@ -171,124 +95,29 @@ export async function show(root, { path }) {
       .catch(told);
   }
 
-  // ---------------------------------------------------------------------------------------------- what can be done
-
-  function button(picture, text, action, look = "") {
-    const node = h("button", { type: "button", class: `button ${look}` }, icon(picture), text);
-    node.addEventListener("click", () => action(node));
-    return node;
-  }
-
-  function buttons() {
-    const link = (href, picture, text) => h("a", { class: "button", href }, icon(picture), text);
-    return [
-      ACTIVE.includes(run.state) && asked !== run.state
-        ? button("stop", run.state === "running" ? t("run.stop") : t("run.withdraw"), stop, "danger")
-        : null,
-      run.state === "queued" ? button("first", t("run.first"), (node) => act(node, "first")) : null,
-      RESUMABLE.includes(run.state)
-        ? button(
-            "play",
-            run.state === "new" ? t("run.start") : t("run.resume"),
-            (node) => act(node, "resume"),
-            "primary",
-          )
-        : null,
-      !["queued", "new", "damaged"].includes(run.state) ? button("longer", t("run.extend"), extend) : null,
-      run.outputs?.length ? link(`#/chat${search({ target: name })}`, "chat", t("run.chat")) : null,
-      run.outputs?.length ? link(`#/export/${part(name)}`, "export", t("run.export")) : null,
-      link(compareLink([name]), "chart", t("common.page.compare")),
-    ];
-  }
-
-  async function act(node, verb, body) {
-    clear(fault);
-    const before = run.state;
-    const done = await busy(node, post(`${place}/${verb}`, body));
-    if (!done) return false;
-    run = { ...run, state: done.state };
-    asked = verb === "stop" && done.state === before ? before : null;
-    update();
-    return true;
-  }
-
-  async function stop(node) {
-    if (await act(node, "stop")) toast(run.state === "running" ? t("run.stop.asked") : t("run.withdraw.done"));
-  }
-
-  async function extend(node) {
-    if (run.state === "running") {
-      const answer = await dialog({
-        title: t("run.extend"),
-        body: h("p", {}, t("run.extend.running")),
-        actions: [
-          { label: t("common.cancel"), value: null },
-          { label: t("run.stop"), value: "stop", kind: "primary" },
-        ],
-      });
-      if (answer === "stop") await stop(node);
-      return;
-    }
-    const total = h("input", { type: "number", min: 1, step: "any", value: run.num_steps ?? "" });
-    const unit = h(
-      "select",
-      { onchange: () => (total.value = unit.value === "steps" ? (run.num_steps ?? "") : "") },
-      h("option", { value: "steps" }, t("run.extend.steps")),
-      h("option", { value: "epochs" }, t("run.extend.epochs")),
-    );
-    const answer = await dialog({
-      title: t("run.extend"),
-      body: h(
-        "div",
-        { class: "stack" },
-        h("p", {}, t("run.extend.text")),
-        field({ label: t("run.extend.unit"), input: unit }),
-        field({ label: t("run.extend.total"), input: total }),
-      ),
-      actions: [
-        { label: t("common.cancel"), value: null },
-        { label: t("run.extend.save"), value: "save" },
-        { label: t("run.extend.go"), value: "go", kind: "primary" },
-      ],
-    });
-    if (answer === null || total.value === "") return;
-    if (!(await act(node, "extend", { [unit.value]: Number(total.value) }))) return;
-    toast(t("run.extend.done"), "good");
-    if (answer === "go") await act(node, "resume");
-    await renew();
-  }
-
   // ---------------------------------------------------------------------------------------------- live
 
-  update();
-  await history.start();
-  const endOverview = onOverview((now) => {
-    curves.offer(
-      now.runs
-        .filter((each) => each.name !== name && each.step > 0)
-        .map((each) => each.name)
-        .sort(),
-    );
+  function hear(now) {
+    curves.offer(now.runs.filter((each) => each.name !== name && each.step > 0).map((each) => each.name));
     const mine = now.runs.find((each) => each.name === name);
     if (!mine) return;
     const before = run.state;
     run = { ...run, ...mine };
     heard_s = now.heard_s;
-    if (asked !== null && asked !== run.state) asked = null;
-    if (before !== run.state) {
-      said.textContent = t("home.said", { run: name, state: t(`common.state.${run.state}`) });
-      // Its stream ended with the attempt before.
-      if (ACTIVE.includes(run.state)) history.follow();
-      renew().catch(told);
-    }
     update();
-  });
-  const endLog = parts.log(logPanel, name, () => ACTIVE.includes(run.state));
-  const clock = setInterval(tick, 1000);
-  shown = true;
+    if (before === run.state) return;
+    on.said.textContent = t("home.said", { run: name, state: t(`common.state.${run.state}`) });
+    // Its stream ended with the attempt before.
+    if (ACTIVE.includes(run.state)) history.follow();
+    renew().catch(told);
+  }
 
+  update();
+  await history.start();
+  const endOverview = onOverview(hear);
+  const endLog = parts.log(on.log, name, () => ACTIVE.includes(run.state));
+  const clock = setInterval(tick, 1000);
   return () => {
-    shown = false;
     history.end();
     curves.destroy();
     endOverview();
@@ -297,19 +126,45 @@ export async function show(root, { path }) {
   };
 }
 
+// Where everything goes.
+function frame(root, name) {
+  const panel = (look = "") => h("section", { class: `panel ${look}` });
+  const on = {
+    state: h("span"),
+    about: h("p", { class: "muted break" }),
+    controls: h("div", { class: "actions" }),
+    said: h("p", { class: "sr", role: "status" }),
+    fault: h("div"),
+    progress: panel(),
+    demo: panel(),
+    curves: panel(),
+    samples: panel(),
+    events: panel(),
+    outputs: panel(),
+    receipt: panel(),
+    recipe: panel(),
+    log: panel(),
+  };
+  on.curves.append(h("h2", {}, t("run.curves")));
+  const title = h("div", {}, h("div", { class: "row" }, h("h1", {}, name), on.state), on.about);
+  root.append(
+    h("div", { class: "page-head" }, title, on.controls),
+    on.said,
+    on.fault,
+    on.progress,
+    on.demo,
+    on.curves,
+    on.samples,
+    h("div", { class: "grid wide" }, on.events, h("div", { class: "column" }, on.outputs, on.receipt)),
+    on.recipe,
+    on.log,
+  );
+  return on;
+}
+
 // The demonstration that made the run, if one did; with its result once it has one.
 async function demoJob(name) {
   const { jobs } = await get("jobs");
   const job = jobs.find((each) => each.kind === "demo" && each.run === name);
   return job ? get(`jobs/${part(job.id)}`) : null;
-}
-
-function planned(run) {
-  const peak = run.plan?.memory?.peak_bytes;
-  return peak ? bytes(peak) : null;
-}
-
-function attempts(run) {
-  const number = Array.isArray(run.attempts) ? run.attempts.length : run.attempts;
-  return number > 1 ? count(number) : null;
 }

@@ -126,8 +126,9 @@ export class Curves {
 
   // ---------------------------------------------------------------------------------------------- overlays
 
-  // names: of runs that can be laid over.
-  offer(names) {
+  // found: names of runs that can be laid over.
+  offer(found) {
+    const names = found.toSorted();
     if (names.join("/") === this.others.join("/")) return;
     this.others = names;
     this.tellOthers();
