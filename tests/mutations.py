@@ -1396,8 +1396,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a mistyped path is looked for on a hub": Mutation(
         "models/hub.py",
-        "if revision is None and Path(first).is_dir():",
-        "if revision is None and Path(first).is_file():",
+        "if revision is None and os.path.isdir(home / first):",
+        "if revision is None and os.path.isfile(home / first):",
         "test_session.py::test_a_mistyped_run_asks_no_network_and_names_the_runs",
     ),
     "the structure is not printed": Mutation(
