@@ -30,6 +30,7 @@ UPLOADS = "uploads"
 UPLOAD_BYTES = 2 * 2**30
 """Of one file. Larger ones are copied rather than sent through a browser; chosen, not tuned."""
 MOST_ROWS, MOST_FIRST = 200, 1_000_000
+BODY = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string"}}}}}
 NAMES = pydantic.TypeAdapter(dict[str, str])
 
 
@@ -57,6 +58,7 @@ def routes(house: House, most_bytes: int = UPLOAD_BYTES) -> APIRouter:
 def _taken(router: APIRouter, house: House) -> None:
     @router.get("/files")
     def listing(dir: str = ".") -> dict[str, Any]:
+        """What a folder below the home folder holds."""
         folder = _there(house, dir)
         if not folder.is_relative_to(house.home):
             raise RunError(Problem("web.outside", value=dir[:200], values={"home": house.home}))
@@ -142,12 +144,13 @@ def _unreadable(path: str, error: OSError) -> RunError:
 def _sent(router: APIRouter, house: House, most_bytes: int) -> None:
     @router.post("/files/paste")
     def paste(asked: Pasted) -> dict[str, Any]:
+        """A new file of pasted text."""
         data = asked.text.encode("utf-8", "replace")
         with workspace.Incoming(house.inside(UPLOADS), _named(asked), most_bytes, len(data)) as file:
             file.write(data)
             return _kept(house, file)
 
-    @router.put("/files/{name:path}")
+    @router.put("/files/{name:path}", openapi_extra=BODY)
     async def upload(name: str, request: Request) -> Any:
         """The body as it is becomes the file; `name-2.json` where the name is taken."""
         said = request.headers.get("content-length", "")

@@ -92,14 +92,17 @@ def routes(house: House) -> APIRouter:
 def _tables(router: APIRouter) -> None:
     @router.get("/fields")
     def fields() -> dict[str, Any]:
+        """Every field of a recipe, by section, with its help in the language of the request."""
         return {"sections": [_section(name, kinds) for name, kinds in SECTIONS.items()]}
 
     @router.get("/presets")
-    def settings_to_start_from() -> dict[str, Any]:
+    def starting_points() -> dict[str, Any]:
+        """Three sets of settings to start from, as changes to a recipe."""
         return {"presets": presets.listing()}
 
     @router.get("/formats")
     def formats() -> dict[str, Any]:
+        """The formats of data files, and the names that columns and roles can be given."""
         known = [{"name": name, "required": form.required, "optional": form.optional} for name, form in FORMATS.items()]
         return {"formats": known, "targets": sorted(TARGETS), "roles": ROLES}
 
@@ -122,6 +125,7 @@ def _recipes(router: APIRouter, house: House) -> None:
 
     @router.post("/recipe")
     def read(asked: RecipeAsked) -> dict[str, Any]:
+        """A recipe with changes laid over it, what it means, and all that is wrong with it."""
         text, unsaid = _text(asked.yaml, asked.values, asked.changes)
         reading = load.read(text, say("config.where.recipe"))
         name, problems = _name(house, reading)
@@ -138,6 +142,7 @@ def _recipes(router: APIRouter, house: House) -> None:
 
     @router.post("/plan")
     def plan(asked: PlanAsked) -> dict[str, Any]:
+        """Memory and time of a recipe, before any weight is loaded."""
         given = asked.recipe
         text, unsaid = _text(given, None, asked.changes) if isinstance(given, str) else _text("", given, asked.changes)
         reading = load.read(text, say("config.where.recipe"))
@@ -192,9 +197,11 @@ def _told(problem: Problem) -> dict[str, Any]:
 def _models(router: APIRouter, house: House) -> None:
     @router.get("/models")
     def models() -> dict[str, Any]:
+        """The base models on this machine."""
         found = library.find(house.home, house.runs_dir, environment())
         return {"models": [each.to_json() for each in found]}
 
     @router.get("/models/about")
     def about(path: Annotated[str, Query(min_length=1)]) -> dict[str, Any]:
+        """One base model, by what a recipe calls it; of one on a hub the configuration is fetched."""
         return library.about(path, environment(), house.home, house.runs_dir).to_json()
