@@ -30,7 +30,7 @@ from luthier.web.answers import Answer
 from luthier.web.house import House
 
 TEXT_CHARACTERS = 64 * 2**10
-"""Of a recipe: one with every field's help as a comment has 18,000. So many settings take a second or two to be read."""
+"""Of a recipe: one with every field's help as a comment has 18,000. So many settings take 1.5 s to be read."""
 PATIENCE_S = 30.0
 """How old an answer of a hub or a GPU's driver may be while a recipe is edited; chosen, not tuned."""
 ROLES = ("system", "user", "assistant", "tool", "function_call")
