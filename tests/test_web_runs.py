@@ -233,6 +233,31 @@ def test_damaged_folders_hide_none_of_the_others(page: Any, here: House) -> None
             assert page.get(f"/api/runs/{name}/{part}").status_code == 200
 
 
+ODD = [
+    '"kind": "step", "step": 1, "data": {"loss": Infinity, "lr": "x", "tokens": 1e400, "measures": 3}',
+    '"kind": "step", "step": 1e3, "data": {}',
+    '"kind": "step", "step": 2, "data": {"loss": 1.0, "num_steps": "many", "memory_bytes": -Infinity}',
+    '"kind": "validation", "step": 2, "data": {"loss": "low", "terms": NaN}',
+    '"kind": "resumed", "step": null, "data": {"from_step": "2", "reason": 7}',
+    '"kind": "unheard-of", "step": 3, "data": {"num_steps": true}',
+    '"kind": "finished", "step": 3, "data": {"tokens": "many", "seconds": null, "outputs": 1}',
+    '"kind": "failed", "step": 3, "data": {"problem": "x"}',
+]
+
+
+@pytest.mark.parametrize("count", range(1, len(ODD) + 1))
+def test_odd_events_are_shown_as_far_as_they_mean_anything(page: Any, here: House, count: int) -> None:
+    with written(here):
+        pass
+    head = '{{"format": 1, "run": "first", "seq": {}, "attempt": 1, "time_s": 1.5, {}}}\n'
+    lines = [head.format(number, event) for number, event in enumerate(ODD[:count], start=1)]
+    (here.runs_dir / "first" / "events.jsonl").write_text("".join(lines) + head.format(10**30, ODD[0]))
+    for path in ("runs", "runs/first", "runs/first/history"):
+        answer = page.get(f"/api/{path}")
+        assert answer.status_code == 200 and answer.json()
+    assert answer.json()["last"] == (count if count != 2 else 1), "a step is a whole number, and there are not so many"
+
+
 def test_a_run_that_is_gone_leaves_the_list(page: Any, here: House) -> None:
     with written(here):
         pass
@@ -426,6 +451,23 @@ def test_events_go_on_behind_the_last_that_a_browser_had(live: httpx.Client, her
     assert events == [each.to_json() for each in RunFolder(here.runs_dir / "first").events()[first - 1 :]]
     again = told(live, f"runs/first/events?after={last}", lambda event: event.get("event") == "end")
     assert again == found
+
+
+def test_a_fault_ends_a_stream_instead_of_leaving_it_silent(
+    live: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boards.Board, "disk", lambda self: 1 // 0)
+    with pytest.raises(httpx.RemoteProtocolError):
+        told(live, "overview", lambda event: True)
+
+
+def test_the_list_is_shown_where_the_order_cannot_be_read(page: Any, here: House, place: Path) -> None:
+    submitted(page)
+    order = queue.folder() / "order.sqlite"
+    order.unlink()
+    order.mkdir()
+    (line,) = page.get("/api/runs").json()["runs"]
+    assert (line["state"], line["place"]) == ("queued", None)
 
 
 def test_events_of_what_is_no_run(live: httpx.Client) -> None:

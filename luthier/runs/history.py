@@ -275,7 +275,9 @@ class History:
     def summary(self) -> Summary:
         steps = self.steps
         finished = next((event.data for event in reversed(self.others) if event.kind == "finished"), {})
-        validation = tuple((event.step or 0, event.data.get("loss")) for event in self.all_of("validation"))
+        told = {name: value for name, value in finished.items() if isinstance(value, (int, float))}
+        losses = [(event.step or 0, event.data.get("loss")) for event in self.all_of("validation")]
+        validation = tuple((step, loss if isinstance(loss, (int, float)) else None) for step, loss in losses)
         scored = [(step, loss) for step, loss in validation if step and loss is not None]
         return Summary(
             attempts=tuple(_attempt(number, self._attempts[number]) for number in sorted(self._attempts)),
@@ -286,12 +288,12 @@ class History:
             loss=steps.last("loss"),
             validation=validation,
             best=min(scored, key=lambda pair: pair[1], default=None),
-            tokens=int(finished.get("tokens") or steps.tokens),
-            seconds=float(finished.get("seconds") or steps.seconds),
-            peak_memory_bytes=finished.get("peak_memory_bytes") or int(steps.memory) or None,
+            tokens=int(told.get("tokens") or steps.tokens),
+            seconds=float(told.get("seconds") or steps.seconds),
+            peak_memory_bytes=int(told.get("peak_memory_bytes") or 0) or int(steps.memory) or None,
             faults=len(self.all_of("fault")),
             ended=self.ended,
-            computed_tokens=finished.get("computed_tokens") or int(steps.computed) or None,
+            computed_tokens=int(told.get("computed_tokens") or 0) or int(steps.computed) or None,
         )
 
     def seconds_left(self) -> float | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier import disk, machine, queue
-from luthier.errors import UserError
+from luthier.errors import RunError, UserError
 from luthier.runs import commands
 from luthier.runs.files import plain
 from luthier.runs.store import RunFolder
@@ -50,12 +50,12 @@ class Board:
         except OSError:
             names = []
         self._tails.forget_all_but(set(names))
-        waiting = {path: place for place, path in enumerate(queue.ordered(), start=1)}
+        waiting = _places()
         found = [self._run(name, waiting) for name in names]
         return sorted(found, key=lambda run: run["updated_s"] or 0.0, reverse=True)
 
     def run(self, name: str) -> dict[str, Any]:
-        return self._run(name, {path: place for place, path in enumerate(queue.ordered(), start=1)})
+        return self._run(name, _places())
 
     def _run(self, name: str, waiting: dict[Path, int]) -> dict[str, Any]:
         tail = self._tails.of(name)
@@ -121,10 +121,12 @@ class Board:
     async def _watch(self, spoken: Language) -> AsyncIterator[bytes]:
         self._watched[spoken] += 1
         if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._keep_looking())
+            self._look = self._bell.rung_at_the_end_of(self._keep_looking())
         told = b""
         try:
             while not self._closed:
+                if self._look is not None and self._look.done():
+                    self._look.result()  # a fault, which ends this stream too
                 latest = self._latest.get(spoken, told)
                 if latest is not told:
                     told = latest
@@ -156,6 +158,14 @@ class Board:
         self._bell.ring()
 
 
+def _places() -> dict[Path, int]:
+    """Of the runs that wait. Where the order cannot be read, the runs are shown without their places."""
+    try:
+        return {path: place for place, path in enumerate(queue.ordered(), start=1)}
+    except RunError:
+        return {}
+
+
 def _facts(run: RunFolder) -> dict[str, Any] | UserError:
     try:
         config = run.config()
@@ -175,8 +185,9 @@ def _ending(tail: Tail, state: str) -> str | None:
         return None
     if last["kind"] == "died":
         return "\n".join(commands.how_it_died(last["data"]))
-    problem = last["data"].get("problem") or {}
-    return "\n".join(str(problem[part]) for part in ("rule", "remedy") if problem.get(part)) or None
+    problem = last["data"].get("problem")
+    told = [problem.get(part) for part in ("rule", "remedy")] if isinstance(problem, dict) else []
+    return "\n".join(str(part) for part in told if part) or None
 
 
 def _device(name: str, kind: str, free: int, total: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import time
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -76,6 +76,12 @@ class Bell:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+
+    def rung_at_the_end_of(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start the work; who waits is woken when it ends, too."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self.ring())
+        return task
 
     def ring(self) -> None:
         self._event.set()
@@ -161,7 +167,7 @@ class Tail:
         good = []
         for line, event in zip(lines, parsed(lines), strict=True):
             start, self._position = self._position, self._position + len(line) + 1
-            if event is None or event.seq <= (self._seqs[-1] if self._seqs else 0):
+            if event is None or not (self._seqs[-1] if self._seqs else 0) < event.seq < 2**63:
                 continue
             self._seqs.append(event.seq)
             self._starts.append(start)
@@ -207,9 +213,11 @@ class Tail:
         self._watchers += 1
         self._over = False
         if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._keep_looking())
+            self._look = self._bell.rung_at_the_end_of(self._keep_looking())
         try:
             while not self._closed:
+                if self._look is not None and self._look.done():
+                    self._look.result()  # a fault, which ends this stream too
                 if generation != self._generation:
                     generation, row = self._generation, 0
                     yield RESET
@@ -321,8 +329,7 @@ def _thinned(losses: np.ndarray[Any, Any], points: int) -> np.ndarray[Any, Any]:
 
 
 def _values(column: np.ndarray[Any, Any], whole: bool) -> list[Any]:
-    found = [None if value != value else value for value in column.tolist()]
-    return [None if value is None else int(value) for value in found] if whole else found
+    return [(int(value) if whole else value) if math.isfinite(value) else None for value in column.tolist()]
 
 
 class Tails:
