@@ -35,6 +35,8 @@ HOSTILE = [
     "{{ constructor.constructor('window.hurt=1')() }} ${window.hurt=1} <b>&lt;",
     "\x07\x1b[31mred\x00",
 ]
+DRAWN = ".fit:not(.asked), .verdict .strong, .editor, .step > .problems, #start"
+"""What stands on a step once the server has answered."""
 BIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -133,7 +135,9 @@ def test_from_a_file_to_a_finished_run(seen: Seen, place: Path) -> None:  # noqa
     page.locator(".model .fit.good").first.wait_for()
     seen.upload("numbers.jsonl", jsonl(ROWS))
     seen.checked()
-    counts = {each.locator("dt").inner_text(): each.locator("dd").inner_text() for each in page.locator(".counts > div").all()}
+    counts = {
+        each.locator("dt").inner_text(): each.locator("dd").inner_text() for each in page.locator(".counts > div").all()
+    }
     assert (counts["rows read"], counts["to learn from"], counts["to test on"]) == ("160", "152", "8")
     page.locator(".histogram .bin").first.wait_for()
     page.get_by_role("button", name="Show the rows").click()
@@ -163,7 +167,9 @@ def test_from_a_file_to_a_finished_run(seen: Seen, place: Path) -> None:  # noqa
     # The next run begins afresh, and its name is a free one.
     seen.step("model", "?data=uploads/numbers.jsonl")
     seen.step("start")
-    expect(seen.field("run.name").locator("input")).to_have_attribute("placeholder", "nano-sft-numbers-2", timeout=SLOW_MS)
+    expect(seen.field("run.name").locator("input")).to_have_attribute(
+        "placeholder", "nano-sft-numbers-2", timeout=SLOW_MS
+    )
 
 
 def test_a_file_is_dropped_pasted_or_picked(seen: Seen, place: Path) -> None:  # noqa: F811
@@ -172,7 +178,8 @@ def test_a_file_is_dropped_pasted_or_picked(seen: Seen, place: Path) -> None:  #
     (place / "own" / "mine.jsonl").write_text(jsonl(ROWS), encoding="utf-8")
     seen.step("data")
     transfer = page.evaluate_handle(
-        "text => { const data = new DataTransfer(); data.items.add(new File([text], 'dropped.jsonl')); return data; }", jsonl(ROWS)
+        "text => { const data = new DataTransfer(); data.items.add(new File([text], 'dropped.jsonl')); return data; }",
+        jsonl(ROWS),
     )
     page.locator(".drop").dispatch_event("drop", {"dataTransfer": transfer})
     page.locator(".source", has_text="dropped.jsonl").wait_for()
@@ -188,7 +195,11 @@ def test_a_file_is_dropped_pasted_or_picked(seen: Seen, place: Path) -> None:  #
     page.locator(".source", has_text="pasted.csv").wait_for()
     seen.step("settings")
     made = page.locator(".editor textarea").input_value()
-    assert re.findall(r"[\w/]+\.(?:jsonl|csv)", made) == ["uploads/dropped.jsonl", "own/mine.jsonl", "uploads/pasted.csv"]
+    assert re.findall(r"[\w/]+\.(?:jsonl|csv)", made) == [
+        "uploads/dropped.jsonl",
+        "own/mine.jsonl",
+        "uploads/pasted.csv",
+    ]
     assert (place / "uploads" / "pasted.csv").read_text(encoding="utf-8").startswith("instruction,output")
 
 
@@ -244,7 +255,9 @@ def test_a_plan_that_does_not_fit_is_mended_with_one_button(seen: Seen, place: P
     seen.page.locator("#take-remedy").click()
     seen.page.get_by_role("heading", name="It fits", exact=True).wait_for()
     seen.step("settings")
-    assert loads(seen.text(), "recipe.yaml") == load({"model": "large", "data": {"train": "a.jsonl", "max_tokens": 256}, "tune": "full"}, change.split())
+    assert loads(seen.text(), "recipe.yaml") == load(
+        {"model": "large", "data": {"train": "a.jsonl", "max_tokens": 256}, "tune": "full"}, change.split()
+    )
 
 
 def test_a_model_that_fits_in_no_way_says_so(seen: Seen, place: Path) -> None:  # noqa: F811
@@ -288,6 +301,7 @@ def test_form_and_text_follow_each_other(seen: Seen, place: Path) -> None:  # no
     seen.recipe("model: nano\ndata: {train: a.jsonl}\ntune: {kind: lora, rank: 4}\n")
     page.locator("[data-section=tune] > summary").click()
     rank = seen.field("tune.rank").locator("input.amount")
+    page.locator(".strip:not(.asking) .memory-bar").wait_for()
     expect(rank).to_have_value("4", timeout=SLOW_MS)
     rank.fill("32")
     seen.says("rank: 32")
@@ -297,7 +311,9 @@ def test_form_and_text_follow_each_other(seen: Seen, place: Path) -> None:  # no
     seen.field("tune.rank").locator(".problem", has_text="whole number").wait_for()
     number = next(at for at, line in enumerate(seen.text().split("\n"), 1) if "rank" in line)
     page.get_by_role("button", name=f"Go to line {number}").click()
-    assert "rank: many" in page.evaluate("() => { const t = document.activeElement; return t.value.slice(t.selectionStart, t.selectionEnd); }")
+    assert "rank: many" in page.evaluate(
+        "() => { const t = document.activeElement; return t.value.slice(t.selectionStart, t.selectionEnd); }"
+    )
     # A text that cannot be read stops the form, which goes on once it can.
     page.locator(".editor textarea").fill("model: nano\n  data: [\n")
     page.locator(".recipe .problem").first.wait_for()
@@ -328,10 +344,14 @@ def test_a_problem_leads_to_its_field(seen: Seen) -> None:
     seen.step("plan")
     page.get_by_role("button", name="Go to: Learning rate").click()
     page.wait_for_url(re.compile("#/new/settings$"))
+    page.locator(".mend li", has_text="Learning rate").wait_for()
     expect(seen.field("optim.lr").locator("input.amount")).to_be_focused(timeout=SLOW_MS)
     seen.step("plan")
     page.get_by_role("button", name="Go to: Rows that are wrong").click()
     page.wait_for_url(re.compile("#/new/data$"))
+    page.locator("h1").focus()
+    page.locator(".mend button", has_text="Rows that are wrong").click()
+    expect(seen.field("data.bad_rows").locator("input").first).to_be_focused(timeout=SLOW_MS)
 
 
 # ------------------------------------------------------------------------------------------------ nothing lost
@@ -410,7 +430,7 @@ def test_nothing_stands_in_anyones_way(browser: Any, url: str, language: str, sc
         window.page.locator(f"[data-section={section}] > summary").click()
     for step in ("settings", "model", "data", "plan", "start"):
         window.step(step)
-        window.page.locator(":is(.fit:not(.muted), .fit:has-text('配方'), .fit:has-text('recipe'), .verdict .strong, .editor, .step > .problems, #start):visible").first.wait_for()
+        window.page.locator(f":is({DRAWN}):visible").first.wait_for()
         assert serious(window.page) == [], step
         assert window.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), step
     context.close()

@@ -1,5 +1,5 @@
-// Which column of a file is which, and who speaks in its turns: mended where the file's own names are not those that are
-// read.
+// Which column of a file is which, and who speaks in its turns: mended where the file's own names are not those that
+// are read.
 //
 // What goes in: what the first rows of the file look like, and the formats that are known. What comes out: `format`,
 // `columns` and `roles` of the file in the recipe.
@@ -23,7 +23,15 @@ export function columns(source, peek, save) {
 
   function draw() {
     const format = formatOf(draft.format);
-    clear(place, h("p", { class: "help" }, t("new.columns.help")), proposal(), layout(), format ? ways(format) : null, format ? mapping(format) : null, speakers());
+    clear(
+      place,
+      h("p", { class: "help" }, t("new.columns.help")),
+      proposal(),
+      layout(),
+      format ? ways(format) : null,
+      format ? mapping(format) : null,
+      speakers(),
+    );
   }
 
   // What the names most likely mean: shown, and taken with one button.
@@ -31,7 +39,10 @@ export function columns(source, peek, save) {
     const guessed = unheard.filter((each) => each.guess !== null && !(each.name in draft.roles));
     const named = peek.proposal !== null && Object.keys(draft.columns).length === 0 ? peek.proposal : null;
     if (!named && !guessed.length) return null;
-    const lines = [...Object.entries(named?.columns ?? {}).map(([name, column]) => `${name} ← ${column}`), ...guessed.map((each) => `${each.name} → ${each.guess}`)];
+    const lines = [
+      ...Object.entries(named?.columns ?? {}).map(([name, column]) => `${name} ← ${column}`),
+      ...guessed.map((each) => `${each.name} → ${each.guess}`),
+    ];
     function take() {
       if (named) {
         draft.format = named.format;
@@ -50,8 +61,16 @@ export function columns(source, peek, save) {
         "div",
         { class: "stack" },
         h("p", {}, t("new.columns.proposed")),
-        h("ul", { class: "plain-list" }, lines.map((line) => h("li", {}, h("code", { dir: "auto" }, line)))),
-        h("div", { class: "actions" }, h("button", { type: "button", class: "button primary", onclick: take }, t("new.columns.take"))),
+        h(
+          "ul",
+          { class: "plain-list" },
+          lines.map((line) => h("li", {}, h("code", { dir: "auto" }, line))),
+        ),
+        h(
+          "div",
+          { class: "actions" },
+          h("button", { type: "button", class: "button primary", onclick: take }, t("new.columns.take")),
+        ),
       ),
     );
   }
@@ -59,8 +78,16 @@ export function columns(source, peek, save) {
   function layout() {
     const id = unique("format");
     const known = state.formats.formats.map((each) => each.name);
-    const names = ["auto", ...known, ...(draft.format === "auto" || known.includes(draft.format) ? [] : [draft.format])];
-    const input = h("select", { id, value: draft.format, onchange: choose }, names.map((name) => h("option", { value: name }, formatName(name))));
+    const names = [
+      "auto",
+      ...known,
+      ...(draft.format === "auto" || known.includes(draft.format) ? [] : [draft.format]),
+    ];
+    const input = h(
+      "select",
+      { id, value: draft.format, onchange: choose },
+      names.map((name) => h("option", { value: name }, formatName(name))),
+    );
     function choose() {
       draft.format = input.value;
       draft.columns = {};
@@ -76,7 +103,11 @@ export function columns(source, peek, save) {
   function ways(format) {
     if (format.required.length < 2) return null;
     const id = unique("way");
-    const input = h("select", { id, value: String(way), onchange: choose }, format.required.map((keys, at) => h("option", { value: at }, keys.join(" + "))));
+    const input = h(
+      "select",
+      { id, value: String(way), onchange: choose },
+      format.required.map((keys, at) => h("option", { value: at }, keys.join(" + "))),
+    );
     function choose() {
       way = Number(input.value);
       draft.columns = {};
@@ -88,7 +119,12 @@ export function columns(source, peek, save) {
 
   function mapping(format) {
     const needed = format.required[way] ?? format.required[0];
-    return h("div", { class: "mapping" }, needed.map((name) => pick(name, true)), format.optional.map((name) => pick(name, false)));
+    return h(
+      "div",
+      { class: "mapping" },
+      needed.map((name) => pick(name, true)),
+      format.optional.map((name) => pick(name, false)),
+    );
   }
 
   function pick(name, needed) {
@@ -96,33 +132,74 @@ export function columns(source, peek, save) {
     const fields = peek.fields.map((each) => each.name);
     const now = draft.columns[name] ?? (fields.includes(name) ? name : "");
     const options = [h("option", { value: "" }, t(needed ? "new.columns.choose" : "new.columns.none"))];
-    for (const each of peek.fields) options.push(h("option", { value: each.name }, each.values[0] ? t("new.columns.like", { name: each.name, value: each.values[0].slice(0, 40) }) : each.name));
+    for (const each of peek.fields)
+      options.push(
+        h(
+          "option",
+          { value: each.name },
+          each.values[0] ? t("new.columns.like", { name: each.name, value: each.values[0].slice(0, 40) }) : each.name,
+        ),
+      );
     if (now && !fields.includes(now)) options.push(h("option", { value: now }, now));
-    const input = h("select", { id, value: now, "aria-invalid": needed && !now ? "true" : null, onchange: choose }, options);
+    const input = h(
+      "select",
+      { id, value: now, "aria-invalid": needed && !now ? "true" : null, onchange: choose },
+      options,
+    );
     function choose() {
       if (!input.value || input.value === name) delete draft.columns[name];
       else draft.columns[name] = input.value;
       if (input.value) input.removeAttribute("aria-invalid");
       write();
     }
-    return h("div", { class: "field" }, h("label", { for: id }, h("code", {}, name), " ", h("span", { class: "muted small" }, t(needed ? "new.columns.needed" : "new.columns.optional"))), input);
+    return h(
+      "div",
+      { class: "field" },
+      h(
+        "label",
+        { for: id },
+        h("code", {}, name),
+        " ",
+        h("span", { class: "muted small" }, t(needed ? "new.columns.needed" : "new.columns.optional")),
+      ),
+      input,
+    );
   }
 
   function speakers() {
     if (!peek.speakers.length) return null;
-    return h("div", { class: "stack" }, h("h3", {}, t("new.roles")), h("div", { class: "mapping" }, peek.speakers.map(speaker)));
+    return h(
+      "div",
+      { class: "stack" },
+      h("h3", {}, t("new.roles")),
+      h("div", { class: "mapping" }, peek.speakers.map(speaker)),
+    );
   }
 
   function speaker(each) {
     const id = unique("role");
     const now = draft.roles[each.name] ?? each.role ?? "";
-    const input = h("select", { id, value: now, "aria-invalid": now ? null : "true", onchange: choose }, [now ? null : h("option", { value: "" }, t("new.roles.choose")), state.formats.roles.map((role) => h("option", { value: role }, role))]);
+    const input = h("select", { id, value: now, "aria-invalid": now ? null : "true", onchange: choose }, [
+      now ? null : h("option", { value: "" }, t("new.roles.choose")),
+      state.formats.roles.map((role) => h("option", { value: role }, role)),
+    ]);
     function choose() {
       draft.roles[each.name] = input.value;
       input.removeAttribute("aria-invalid");
       write();
     }
-    return h("div", { class: "field" }, h("label", { for: id }, h("code", { dir: "auto" }, each.name), " ", h("span", { class: "muted small" }, t("new.roles.is"))), input);
+    return h(
+      "div",
+      { class: "field" },
+      h(
+        "label",
+        { for: id },
+        h("code", { dir: "auto" }, each.name),
+        " ",
+        h("span", { class: "muted small" }, t("new.roles.is")),
+      ),
+      input,
+    );
   }
 
   draw();
@@ -140,5 +217,10 @@ function formatOf(name) {
 // Which of a format's sets of names a mapping is of.
 function wayOf(draft) {
   const given = Object.keys(draft.columns);
-  return Math.max(formatOf(draft.format)?.required.findIndex((keys) => given.length > 0 && given.every((name) => keys.includes(name))) ?? 0, 0);
+  return Math.max(
+    formatOf(draft.format)?.required.findIndex(
+      (keys) => given.length > 0 && given.every((name) => keys.includes(name)),
+    ) ?? 0,
+    0,
+  );
 }

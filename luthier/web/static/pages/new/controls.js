@@ -1,7 +1,7 @@
 // A control for each field of a recipe, made from what the server says about the field.
 //
-// What goes in: the name of a field. What comes out: its label, control, help, range, what is wrong with it and what the
-// last change of it did to memory and time; kept up to date from the recipe, except while somebody is typing in it.
+// What goes in: the name of a field. What comes out: its label, control, help, range, what is wrong with it and what
+// the last change of it did to memory and time; kept up to date from the recipe, except while somebody is typing in it.
 
 import { clear, h, unique } from "../../lib/dom.js";
 import { t } from "../../lib/i18n.js";
@@ -23,6 +23,8 @@ const MOST_BUTTONS = 4;
 
 const WAIT_MS = 250;
 
+const PLAIN = /^[A-Za-z_][\w./<>-]*$/;
+
 // A field as the chosen kind of its section has it: its bounds and default may be others. Null where the kind has none.
 function fieldOf(name) {
   const field = state.fields.get(name);
@@ -38,11 +40,26 @@ export function control(name, { folded = true } = {}) {
   const places = {
     effect: h("p", { class: "effect", role: "status", "aria-live": "polite" }),
     problems: h("div", { class: "field-problem", id: `${id}-problem`, "aria-live": "polite", hidden: true }),
-    reset: h("button", { type: "button", class: "button plain small reset", onclick: () => change({ [name]: null }) }, t("new.reset")),
+    reset: h(
+      "button",
+      { type: "button", class: "button plain small reset", onclick: () => change({ [name]: null }) },
+      t("new.reset"),
+    ),
   };
   const [first, ...rest] = sentences(field.help);
-  const help = h("div", { class: "help", id: `${id}-help` }, first, rest.length && folded ? more(rest.join(" ")) : ` ${rest.join(" ")}`);
-  const head = [made.group ? h("span", { class: "setting-name" }, labelOf(name)) : h("label", { class: "setting-name", for: id }, labelOf(name)), h("code", { class: "muted small", "aria-hidden": "true" }, name), places.reset];
+  const help = h(
+    "div",
+    { class: "help", id: `${id}-help` },
+    first,
+    rest.length && folded ? more(rest.join(" ")) : ` ${rest.join(" ")}`,
+  );
+  const head = [
+    made.group
+      ? h("span", { class: "setting-name" }, labelOf(name))
+      : h("label", { class: "setting-name", for: id }, labelOf(name)),
+    h("code", { class: "muted small", "aria-hidden": "true" }, name),
+    places.reset,
+  ];
   const node = h(
     made.group ? "fieldset" : "div",
     { class: "field setting", dataset: { field: name } },
@@ -86,10 +103,17 @@ function more(text) {
 
 function range(field) {
   const { minimum, maximum } = field;
-  const least = minimum === null ? null : t(field.exclusive_minimum ? "new.range.above" : "new.range.least", { minimum: said(minimum) });
-  const most = maximum === null ? null : t(field.exclusive_maximum ? "new.range.below" : "new.range.most", { maximum: said(maximum) });
+  const least =
+    minimum === null
+      ? null
+      : t(field.exclusive_minimum ? "new.range.above" : "new.range.least", { minimum: said(minimum) });
+  const most =
+    maximum === null
+      ? null
+      : t(field.exclusive_maximum ? "new.range.below" : "new.range.most", { maximum: said(maximum) });
   const words = [[least, most].filter(Boolean).join(t("new.range.and"))].filter(Boolean);
-  if (!field.required && field.default !== null && field.type !== "switch") words.push(t("new.default", { value: said(field.default) }));
+  if (!field.required && field.default !== null && field.type !== "switch")
+    words.push(t("new.default", { value: said(field.default) }));
   else if (field.unset) words.push(field.unset);
   return words.length ? h("p", { class: "range muted small" }, words.join(" · ")) : null;
 }
@@ -101,28 +125,70 @@ function make(field, id) {
   if (field.type === "choice" && field.choices.length <= MOST_BUTTONS) return buttons(field, id);
   if (field.type === "choice") return list(field, id);
   if (field.type === "whole" || field.type === "number") return amount(field, id);
+  if (field.type === "list" && field.takes === field.choices.join(" | ")) return several(field, id);
   return words(field, id);
 }
 
 function toggle(field, id) {
-  const input = h("input", { type: "checkbox", role: "switch", class: "switch", id, onchange: () => change({ [field.name]: input.checked }) });
+  const input = h("input", {
+    type: "checkbox",
+    role: "switch",
+    class: "switch",
+    id,
+    onchange: () => change({ [field.name]: input.checked }),
+  });
   const node = h("div", { class: "switch-row" }, input);
   return { node, inputs: [input], show: (_, settledValue) => (input.checked = settledValue === true) };
 }
 
 function buttons(field, id) {
-  const inputs = field.choices.map((choice) => h("input", { type: "radio", name: id, value: choice, onchange: () => change({ [field.name]: choice }) }));
+  const inputs = field.choices.map((choice) =>
+    h("input", { type: "radio", name: id, value: choice, onchange: () => change({ [field.name]: choice }) }),
+  );
   const node = h(
     "div",
     { class: "segments" },
     inputs.map((input) => h("label", { class: "segment" }, input, h("span", {}, choiceName(input.value)))),
   );
   inputs[0].id = id;
-  return { node, inputs, group: true, show: (_, value) => inputs.forEach((input) => (input.checked = input.value === String(value))) };
+  return {
+    node,
+    inputs,
+    group: true,
+    show: (_, value) => inputs.forEach((input) => (input.checked = input.value === String(value))),
+  };
+}
+
+// Words of which any number may be chosen.
+function several(field, id) {
+  const inputs = field.choices.map((choice) =>
+    h("input", {
+      type: "checkbox",
+      value: choice,
+      onchange: () => change({ [field.name]: inputs.filter((input) => input.checked).map((input) => input.value) }),
+    }),
+  );
+  const node = h(
+    "div",
+    { class: "segments" },
+    inputs.map((input) => h("label", { class: "segment" }, input, h("span", {}, input.value))),
+  );
+  inputs[0].id = id;
+  return {
+    node,
+    inputs,
+    group: true,
+    show: (_, value) =>
+      inputs.forEach((input) => (input.checked = Array.isArray(value) && value.includes(input.value))),
+  };
 }
 
 function list(field, id) {
-  const node = h("select", { id, onchange: () => change({ [field.name]: node.value }) }, field.choices.map((choice) => h("option", { value: choice }, choiceName(choice))));
+  const node = h(
+    "select",
+    { id, onchange: () => change({ [field.name]: node.value }) },
+    field.choices.map((choice) => h("option", { value: choice }, choiceName(choice))),
+  );
   return { node, inputs: [node], show: (_, value) => value !== null && (node.value = value) };
 }
 
@@ -140,7 +206,12 @@ function later(field, input) {
     input.dataset.shown = text;
     if (text === "") change({ [field.name]: null });
     else if (field.type === "text") change({ [field.name]: text });
-    else enter(field.name, text);
+    // The brackets of a list need not be typed.
+    else
+      enter(
+        field.name,
+        field.type === "list" && !text.startsWith("[") && !field.choices.includes(text) ? `[${text}]` : text,
+      );
   }
   input.addEventListener("input", () => {
     clearTimeout(timer);
@@ -158,13 +229,26 @@ function put(input, text) {
 
 function amount(field, id) {
   const whole = field.type === "whole";
-  const input = h("input", { type: "text", inputmode: whole ? "numeric" : "decimal", autocomplete: "off", spellcheck: "false", class: "amount", id });
+  const input = h("input", {
+    type: "text",
+    inputmode: whole ? "numeric" : "decimal",
+    autocomplete: "off",
+    spellcheck: "false",
+    class: "amount",
+    id,
+  });
   later(field, input);
   const slider = sliderOf(field);
   const node = h("div", { class: "amount-row" }, input);
   if (slider) {
     const { from, to, of = (value) => value, marks = (at) => at, step } = slider;
-    const bar = h("input", { type: "range", min: of(from), max: of(to), step, "aria-label": t("new.slider", { field: labelOf(field.name) }) });
+    const bar = h("input", {
+      type: "range",
+      min: of(from),
+      max: of(to),
+      step,
+      "aria-label": t("new.slider", { field: labelOf(field.name) }),
+    });
     bar.addEventListener("input", () => {
       input.value = said(marks(Number(bar.value)));
       input.dispatchEvent(new Event("input"));
@@ -199,7 +283,11 @@ function words(field, id) {
   later(field, input);
   const parts = [input];
   if (field.choices.length) {
-    const options = h("datalist", { id: `${id}-list` }, field.choices.map((choice) => h("option", { value: choice })));
+    const options = h(
+      "datalist",
+      { id: `${id}-list` },
+      [...new Set(field.choices)].map((choice) => h("option", { value: choice })),
+    );
     input.setAttribute("list", options.id);
     parts.push(options);
   }
@@ -207,8 +295,9 @@ function words(field, id) {
     node: h("div", { class: "words" }, parts),
     inputs: [input],
     show(given, value) {
-      put(input, given === undefined || given === null ? "" : said(given));
-      input.placeholder = value === null || value === undefined || value === "" ? field.takes : said(value);
+      put(input, given === undefined || given === null ? "" : plainly(given));
+      const empty = value === null || value === undefined || value === "" || plainly(value) === "";
+      input.placeholder = empty ? field.takes : plainly(value);
     },
   };
 }
@@ -216,9 +305,24 @@ function words(field, id) {
 // A value as people type it in a recipe.
 export function said(value) {
   if (typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3) return value.toExponential();
-  if (Array.isArray(value)) return `[${value.map(said).join(", ")}]`;
-  if (value !== null && typeof value === "object") return `{${Object.entries(value).map(([name, each]) => `${name}: ${said(each)}`).join(", ")}}`;
+  if (Array.isArray(value)) return `[${value.map(within).join(", ")}]`;
+  if (value !== null && typeof value === "object")
+    return `{${Object.entries(value)
+      .map(([name, each]) => `${within(name)}: ${within(each)}`)
+      .join(", ")}}`;
   return String(value);
+}
+
+// Within a list, text that YAML would read otherwise needs quotes.
+function within(value) {
+  return typeof value === "string" && !PLAIN.test(value) ? JSON.stringify(value) : said(value);
+}
+
+// A list without its brackets, nothing for what is empty.
+function plainly(value) {
+  const text = said(value);
+  if (text === "{}") return "";
+  return Array.isArray(value) ? text.slice(1, -1) : text;
 }
 
 // ------------------------------------------------------------------------------------------------ groups
@@ -234,7 +338,10 @@ export function controls(place, names, options) {
     there = now;
     for (const each of shown) each.stop();
     shown = own.map((name) => control(name, options));
-    clear(place, shown.map((each) => each.node));
+    clear(
+      place,
+      shown.map((each) => each.node),
+    );
   }
   update();
   const stop = subscribe(update);

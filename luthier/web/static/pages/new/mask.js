@@ -1,7 +1,7 @@
 // Rows as the model will see them, with what it learns marked: a job `show`, a few rows at a time.
 //
-// What goes in: the recipe. What comes out: one row after the other. What is learned is coloured, and underlined between
-// brackets, so that it is told apart without colour too; control tokens have a frame.
+// What goes in: the recipe. What comes out: one row after the other. What is learned is coloured, and underlined
+// between brackets, so that it is told apart without colour too; control tokens have a frame.
 
 import { job } from "../../lib/api.js";
 import { clear, h, icon, unique } from "../../lib/dom.js";
@@ -15,16 +15,52 @@ const AT_ONCE = 10;
 
 export function mask(place) {
   const id = unique("row");
-  const at = h("input", { type: "number", min: 1, step: 1, value: 1, id, class: "amount", onchange: () => go(Number(at.value)) });
-  const back = h("button", { type: "button", class: "button small", onclick: () => go(row - 1) }, icon("back"), t("new.mask.back"));
-  const next = h("button", { type: "button", class: "button small", onclick: () => go(row + 1) }, t("new.mask.next"), icon("next"));
+  const at = h("input", {
+    type: "number",
+    min: 1,
+    step: 1,
+    value: 1,
+    id,
+    class: "amount",
+    onchange: () => go(Number(at.value)),
+  });
+  const back = h(
+    "button",
+    { type: "button", class: "button small", onclick: () => go(row - 1) },
+    icon("back"),
+    t("new.mask.back"),
+  );
+  const next = h(
+    "button",
+    { type: "button", class: "button small", onclick: () => go(row + 1) },
+    t("new.mask.next"),
+    icon("next"),
+  );
   const of = h("span", { class: "muted" });
   const state_ = h("p", { class: "muted small", role: "status", "aria-live": "polite" });
   const wrong = h("div", { class: "problems", role: "alert", hidden: true });
   const shown = h("div", { class: "mask", tabindex: "0", role: "region", "aria-label": t("new.mask") });
   const begin = h("button", { type: "button", class: "button", onclick: () => go(1) }, t("new.mask.show"));
-  const bar = h("div", { class: "row mask-bar", hidden: true }, back, h("label", { for: id }, t("new.mask.row")), at, of, next);
-  clear(place, h("h2", {}, t("new.mask")), h("p", { class: "help" }, t("new.mask.help")), h("div", { class: "actions" }, begin), bar, legend(), state_, wrong, shown);
+  const bar = h(
+    "div",
+    { class: "row mask-bar", hidden: true },
+    back,
+    h("label", { for: id }, t("new.mask.row")),
+    at,
+    of,
+    next,
+  );
+  clear(
+    place,
+    h("h2", {}, t("new.mask")),
+    h("p", { class: "help" }, t("new.mask.help")),
+    h("div", { class: "actions" }, begin),
+    bar,
+    legend(),
+    state_,
+    wrong,
+    shown,
+  );
   const keyed = place.querySelector(".mask-legend");
   keyed.hidden = true;
 
@@ -142,20 +178,42 @@ function sequence(each) {
   return h(
     "div",
     { class: "sequence" },
-    h("p", { class: "muted small" }, h("code", { dir: "auto" }, each.where), " ", t("new.mask.tokens", { tokens: count(each.tokens), learned: count(each.learned) }), each.sequences > 1 ? ` ${t("new.mask.part", { part: each.sequence, parts: each.sequences })}` : ""),
+    h(
+      "p",
+      { class: "muted small" },
+      h("code", { dir: "auto" }, each.where),
+      " ",
+      t("new.mask.tokens", { tokens: count(each.tokens), learned: count(each.learned) }),
+      each.sequences > 1 ? ` ${t("new.mask.part", { part: each.sequence, parts: each.sequences })}` : "",
+    ),
     h("p", { class: "mask-text" }, each.pieces.map(piece)),
   );
 }
 
 // Each piece stands for itself, so that letters written from right to left do not turn the pieces around them.
 function piece({ text, kind, weight }) {
-  const attributes = { class: kind, dir: "auto", title: kind === "trained" && weight !== 1 ? t("new.mask.weight", { weight }) : null };
+  const attributes = {
+    class: kind,
+    dir: "auto",
+    title: kind === "trained" && weight !== 1 ? t("new.mask.weight", { weight }) : null,
+  };
   const shown = visible(text);
   if (kind !== "trained") return h("bdi", attributes, shown);
-  return h("mark", attributes, h("span", { class: "sr" }, t("new.mask.begins")), h("bdi", {}, shown), h("span", { class: "sr" }, t("new.mask.ends")));
+  return h(
+    "mark",
+    attributes,
+    h("span", { class: "sr" }, t("new.mask.begins")),
+    h("bdi", {}, shown),
+    h("span", { class: "sr" }, t("new.mask.ends")),
+  );
 }
 
 // Control characters as signs; a line's end as a sign and a line's end.
 function visible(text) {
-  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (char) => `⟨${char.codePointAt(0).toString(16).padStart(4, "0")}⟩`).replaceAll("\n", "↵\n");
+  return text
+    .replace(
+      /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
+      (char) => `⟨${char.codePointAt(0).toString(16).padStart(4, "0")}⟩`,
+    )
+    .replaceAll("\n", "↵\n");
 }

@@ -29,7 +29,14 @@ export async function show(place) {
   const fits = new Map();
 
   function other() {
-    const input = h("input", { type: "text", id: unique("other"), autocomplete: "off", spellcheck: "false", dir: "auto", placeholder: "Qwen/Qwen2.5-0.5B-Instruct" });
+    const input = h("input", {
+      type: "text",
+      id: unique("other"),
+      autocomplete: "off",
+      spellcheck: "false",
+      dir: "auto",
+      placeholder: "Qwen/Qwen2.5-0.5B-Instruct",
+    });
     const button = h("button", { type: "submit", class: "button" }, t("new.model.look"));
     const answer = h("div", { class: "problems", role: "alert", hidden: true });
     async function look(event) {
@@ -73,12 +80,22 @@ export async function show(place) {
 
   function draw() {
     const chosen = settled("model.path");
-    clear(list, models.map((model) => card(model, model.path === chosen)));
+    clear(
+      list,
+      models.map((model) => card(model, model.path === chosen)),
+    );
   }
 
   function card(model, isChosen) {
     const id = unique("model");
-    const input = h("input", { type: "radio", name: group, id, checked: isChosen, disabled: !model.supported && !isChosen, onchange: () => change({ "model.path": model.path }) });
+    const input = h("input", {
+      type: "radio",
+      name: group,
+      id,
+      checked: isChosen,
+      disabled: !model.supported && !isChosen,
+      onchange: () => change({ "model.path": model.path }),
+    });
     return h(
       "label",
       { class: `model card${model.supported ? "" : " unsupported"}`, for: id, dataset: { path: model.path } },
@@ -86,7 +103,12 @@ export async function show(place) {
       h(
         "span",
         { class: "model-text" },
-        h("span", { class: "model-name" }, h("bdi", {}, model.name), h("span", { class: "badge" }, t(`new.model.source.${model.source}`))),
+        h(
+          "span",
+          { class: "model-name" },
+          h("bdi", {}, model.name),
+          h("span", { class: "badge" }, t(`new.model.source.${model.source}`)),
+        ),
         note(model),
         h("span", { class: "model-facts" }, facts(model)),
         model.name === model.path ? null : h("span", { class: "path muted small", dir: "auto" }, model.path),
@@ -101,7 +123,9 @@ export async function show(place) {
   }
 
   function fact(label, value) {
-    return value === null || value === undefined || value === "" ? null : h("span", { class: "fact" }, h("span", { class: "muted" }, label), " ", value);
+    return value === null || value === undefined || value === ""
+      ? null
+      : h("span", { class: "fact" }, h("span", { class: "muted" }, label), " ", value);
   }
 
   function facts(model) {
@@ -111,20 +135,33 @@ export async function show(place) {
       fact(t("new.model.size"), model.bytes === null ? null : bytes(model.bytes)),
       fact(t("new.model.context"), model.context === null ? null : count(model.context)),
       fact(t("new.model.licence"), model.licence),
-      model.template === null || model.template === undefined ? null : fact(t("new.model.template"), t(model.template ? "new.yes" : "new.no_template")),
+      model.template === null || model.template === undefined
+        ? null
+        : fact(t("new.model.template"), t(model.template ? "new.yes" : "new.no_template")),
     ];
   }
 
   function fit(model) {
-    if (!model.supported) return h("span", { class: "fit bad" }, icon("warn"), model.problem?.rule ?? t("new.model.unsupported"));
+    if (!model.supported)
+      return h("span", { class: "fit bad" }, icon("warn"), model.problem?.rule ?? t("new.model.unsupported"));
     const known = fits.get(model.path);
-    if (known === undefined) return h("span", { class: "fit muted" }, t("new.model.fit.asked"));
-    if (known.problems && state.problems.some((each) => each.field !== "data.train" && stepOf(each.field) !== "model")) return h("span", { class: "fit muted" }, t("new.model.fit.recipe"));
+    if (known === undefined) return h("span", { class: "fit muted asked" }, t("new.model.fit.asked"));
+    if (known.problems && state.problems.some((each) => each.field !== "data.train" && stepOf(each.field) !== "model"))
+      return h("span", { class: "fit muted" }, t("new.model.fit.recipe"));
     if (known.problems) return h("span", { class: "fit bad" }, icon("warn"), known.problems[0].rule);
     const { memory, remedy } = known;
-    const values = { need: bytes(memory.peak_bytes), free: bytes(memory.free_bytes), changes: remedy?.changes.join(", ") };
+    const values = {
+      need: bytes(memory.peak_bytes),
+      free: bytes(memory.free_bytes),
+      changes: remedy?.changes.join(", "),
+    };
     if (memory.fits) return h("span", { class: "fit good" }, icon("check"), t("new.model.fit.yes", values));
-    return h("span", { class: "fit bad" }, icon("warn"), t(remedy ? "new.model.fit.change" : "new.model.fit.no", values));
+    return h(
+      "span",
+      { class: "fit bad" },
+      icon("warn"),
+      t(remedy ? "new.model.fit.change" : "new.model.fit.no", values),
+    );
   }
 
   // One after the other: each plan takes the server's time, and the first ones are looked at first.
@@ -141,15 +178,21 @@ export async function show(place) {
         fits.set(model.path, { problems: error.problems });
       }
       if (gone) return;
-      const old = [...list.querySelectorAll(".model")].find((each) => each.dataset.path === model.path)?.querySelector(".fit");
+      const old = [...list.querySelectorAll(".model")]
+        .find((each) => each.dataset.path === model.path)
+        ?.querySelector(".fit");
       old?.replaceWith(fit(model));
     }
   }
 
   function update() {
-    showProblems(complaints, wrong("model"));
+    showProblems(
+      complaints,
+      wrong("model").filter((each) => stepOf(each.field) === "model"),
+    );
     const chosen = settled("model.path");
-    for (const each of list.querySelectorAll(".model")) each.querySelector("input").checked = each.dataset.path === chosen;
+    for (const each of list.querySelectorAll(".model"))
+      each.querySelector("input").checked = each.dataset.path === chosen;
   }
 
   models = (await get("models")).models;

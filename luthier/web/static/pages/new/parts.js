@@ -28,7 +28,9 @@ const SETTING = /(?<![\w.])((?:model|data|method|tune|optim|run)\.[a-z_]+|method
 
 function settings(text) {
   const found = [...text.matchAll(SETTING)].map(([, name, value]) => ({ name, value }));
-  return found.filter(({ name }, index) => state.fields.has(name) && found.findIndex((each) => each.name === name) === index);
+  return found.filter(
+    ({ name }, index) => state.fields.has(name) && found.findIndex((each) => each.name === name) === index,
+  );
 }
 
 // One problem as the command line says it. Settings that its remedy names can be taken with a button; `jump` adds one
@@ -36,11 +38,23 @@ function settings(text) {
 export function problem(each, { jump = false } = {}) {
   const subject = each.field && each.value ? `${each.field} = ${each.value}` : each.field || each.value;
   const head = [each.where, subject].filter(Boolean).join(": ");
-  const known = each.field && (state.fields.has(plain(each.field)) || ["model", "data", "method", "tune"].includes(each.field));
+  const known =
+    each.field && (state.fields.has(plain(each.field)) || ["model", "data", "method", "tune"].includes(each.field));
   const buttons = settings(each.remedy).map(({ name, value }) =>
-    h("button", { type: "button", class: "button small", onclick: () => enter(name, value) }, t("new.apply", { setting: `${name}=${value}` })),
+    h(
+      "button",
+      { type: "button", class: "button small", onclick: () => enter(name, value) },
+      t("new.apply", { setting: `${name}=${value}` }),
+    ),
   );
-  if (jump && known) buttons.unshift(h("button", { type: "button", class: "button small", onclick: () => go(stepOf(each.field), each.field) }, t("new.jump", { field: labelOf(each.field) })));
+  if (jump && known)
+    buttons.unshift(
+      h(
+        "button",
+        { type: "button", class: "button small", onclick: () => go(stepOf(each.field), each.field) },
+        t("new.jump", { field: labelOf(each.field) }),
+      ),
+    );
   return h(
     "div",
     { class: `problem ${each.severity ?? ""}`, dataset: { id: each.id } },
@@ -61,7 +75,10 @@ export function showProblems(place, list, options) {
   const text = JSON.stringify(list);
   if (place.dataset.shown === text) return;
   place.dataset.shown = text;
-  clear(place, list.map((each) => problem(each, options)));
+  clear(
+    place,
+    list.map((each) => problem(each, options)),
+  );
   place.hidden = list.length === 0;
 }
 
@@ -77,7 +94,9 @@ export function partName(part) {
 export function timeOf(plan) {
   const speed = plan?.speed;
   if (!speed) return t("new.time.unknown");
-  return speed.run_s === null ? t("new.time.step", { time: duration(speed.step_s) }) : t("new.time.run", { time: duration(speed.run_s) });
+  return speed.run_s === null
+    ? t("new.time.step", { time: duration(speed.step_s) })
+    : t("new.time.run", { time: duration(speed.run_s) });
 }
 
 function signed(value, text) {
@@ -98,15 +117,18 @@ export function effectText({ before, after }) {
   if (Math.abs(memory) >= 1e5) words.push(t("new.effect.memory", { change: signed(memory, bytes(Math.abs(memory))) }));
   if (before.speed && after.speed) {
     const whole = before.speed.run_s !== null && after.speed.run_s !== null;
-    const change = whole ? share(before.speed.run_s, after.speed.run_s) : share(before.speed.step_s, after.speed.step_s);
+    const change = whole
+      ? share(before.speed.run_s, after.speed.run_s)
+      : share(before.speed.step_s, after.speed.step_s);
     if (change !== null) words.push(t(whole ? "new.effect.time" : "new.effect.step", { change }));
   }
-  if (before.memory.fits !== after.memory.fits) words.push(t(after.memory.fits ? "new.effect.fits" : "new.effect.fits_not"));
+  if (before.memory.fits !== after.memory.fits)
+    words.push(t(after.memory.fits ? "new.effect.fits" : "new.effect.fits_not"));
   return words.length ? words.join(" · ") : t("new.effect.none");
 }
 
-// Memory as a bar: one piece for each part, of what is free, or of what is needed where that is more. `parts`: of what is
-// needed, so that small parts are seen as well.
+// Memory as a bar: one piece for each part, of what is free, or of what is needed where that is more. `parts`: of what
+// is needed, so that small parts are seen as well.
 export function memoryBar(plan, { small = false, parts = false } = {}) {
   const { memory } = plan;
   const whole = parts ? memory.peak_bytes : Math.max(memory.free_bytes, memory.peak_bytes);
@@ -116,7 +138,11 @@ export function memoryBar(plan, { small = false, parts = false } = {}) {
     return piece;
   });
   const label = t("new.memory", { need: bytes(memory.peak_bytes), free: bytes(memory.free_bytes) });
-  const bar = h("div", { class: `memory-bar${small ? " small" : ""}`, role: "img", "aria-label": parts ? t("new.plan.parts") : label }, pieces);
+  const bar = h(
+    "div",
+    { class: `memory-bar${small ? " small" : ""}`, role: "img", "aria-label": parts ? t("new.plan.parts") : label },
+    pieces,
+  );
   if (!memory.fits) {
     const limit = h("span", { class: "limit" });
     limit.style.left = `${(100 * memory.free_bytes) / whole}%`;

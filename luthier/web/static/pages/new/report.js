@@ -1,7 +1,7 @@
 // The report on the data: a job `check`, and what it says.
 //
-// What goes in: the recipe. What comes out: the report, made anew when the model, the data or the method has changed; what
-// it counted goes to the plan.
+// What goes in: the recipe. What comes out: the report, made anew when the model, the data or the method has changed;
+// what it counted goes to the plan.
 
 import { del, get, job, part, watch } from "../../lib/api.js";
 import { clear, h, icon } from "../../lib/dom.js";
@@ -36,7 +36,7 @@ export function report(place, told) {
       const done = await job("check", { recipe: state.text }, (now) => {
         if (own !== turn) return;
         running = now.id;
-        if (state.check?.id !== now.id) note({ check: { id: now.id, of, rows: null } });
+        if (state.check?.id !== now.id) note({ check: { id: now.id, of, rows: null, stops: false } });
       });
       if (own === turn) finish(done);
     } catch (error) {
@@ -70,7 +70,14 @@ export function report(place, told) {
     running = null;
     again.disabled = false;
     clear(verdict, h("p", { class: "bad strong" }, icon("warn"), t("new.check.refused")));
-    clear(body, h("div", { class: "problems" }, problems.map((each) => problem(each, { jump: true }))));
+    clear(
+      body,
+      h(
+        "div",
+        { class: "problems" },
+        problems.map((each) => problem(each, { jump: true })),
+      ),
+    );
     told(null);
   }
 
@@ -79,15 +86,35 @@ export function report(place, told) {
     if (gone) return;
     if (!done.result?.files) return refused(done.problems);
     again.disabled = false;
-    checkDone(counted(done.result));
+    checkDone(
+      counted(done.result),
+      done.result.findings.some((each) => each.severity === "error"),
+    );
     told(done.result);
     draw(done.result);
   }
 
   function draw(result) {
     const stops = result.findings.some((each) => each.severity === "error");
-    clear(verdict, h("p", { class: `strong ${stops ? "bad" : "good"}` }, icon(stops ? "warn" : "check"), t(stops ? "new.check.stops" : "new.check.clean")));
-    clear(body, numbers(result), findings(result), lengths(result.statistics), learnt(result.statistics), answers(result.statistics), files(result), leftOut(result));
+    clear(
+      verdict,
+      h(
+        "p",
+        { class: `strong ${stops ? "bad" : "good"}` },
+        icon(stops ? "warn" : "check"),
+        t(stops ? "new.check.stops" : "new.check.clean"),
+      ),
+    );
+    clear(
+      body,
+      numbers(result),
+      findings(result),
+      lengths(result.statistics),
+      learnt(result.statistics),
+      answers(result.statistics),
+      files(result),
+      leftOut(result),
+    );
   }
 
   // The recipe changes with every letter: the check waits for a pause.
@@ -127,7 +154,12 @@ function counted(result) {
   const rows = tokens?.lengths.rows;
   if (!rows) return null;
   const { lengths, learnt: scored } = tokens;
-  return { longest: lengths.longest, tokens: lengths.total / rows, scored: Math.max(scored / rows, 1), rows: Math.max(result.train, 1) };
+  return {
+    longest: lengths.longest,
+    tokens: lengths.total / rows,
+    scored: Math.max(scored / rows, 1),
+    rows: Math.max(result.train, 1),
+  };
 }
 
 // ------------------------------------------------------------------------------------------------ pieces
@@ -143,18 +175,32 @@ function numbers(result) {
     ["validation", result.validation],
   ];
   if (result.statistics.tokens) facts.push(["tokens", result.statistics.tokens.lengths.total]);
-  return h("dl", { class: "counts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, t(`new.check.${name}`)), h("dd", {}, count(value)))));
+  return h(
+    "dl",
+    { class: "counts" },
+    facts.map(([name, value]) => h("div", {}, h("dt", {}, t(`new.check.${name}`)), h("dd", {}, count(value)))),
+  );
 }
 
 function findings(result) {
   const list = result.findings;
   if (!list.length) return h("p", { class: "muted" }, t("new.check.nothing"));
-  return h("div", { class: "stack" }, h("h3", {}, t("new.check.findings", { count: list.length })), h("ul", { class: "findings problems" }, list.map(finding)));
+  return h(
+    "div",
+    { class: "stack" },
+    h("h3", {}, t("new.check.findings", { count: list.length })),
+    h("ul", { class: "findings problems" }, list.map(finding)),
+  );
 }
 
 function finding(each) {
   const box = problem(each, { jump: true });
-  const head = h("p", { class: "finding-head" }, h("strong", { class: "severity" }, t(`new.severity.${each.severity}`)), each.rows ? ` · ${t("new.check.rows", { rows: count(each.rows) })}` : "");
+  const head = h(
+    "p",
+    { class: "finding-head" },
+    h("strong", { class: "severity" }, t(`new.severity.${each.severity}`)),
+    each.rows ? ` · ${t("new.check.rows", { rows: count(each.rows) })}` : "",
+  );
   box.lastChild.prepend(head);
   return h("li", {}, box);
 }
@@ -170,7 +216,15 @@ function lengths(statistics) {
     { class: "stack" },
     h("h3", {}, t("new.check.lengths")),
     histogram(shown.histogram, { label, bound: tokens?.max_tokens ?? null }),
-    h("p", { class: "muted small" }, t("new.check.percentiles", { shortest: count(shown.shortest), longest: count(shown.longest), marks: marks.join(", ") })),
+    h(
+      "p",
+      { class: "muted small" },
+      t("new.check.percentiles", {
+        shortest: count(shown.shortest),
+        longest: count(shown.longest),
+        marks: marks.join(", "),
+      }),
+    ),
     tokens ? null : h("p", { class: "muted small" }, statistics.why_no_tokens),
   );
 }
@@ -193,7 +247,15 @@ function answers(statistics) {
   const list = statistics.labels.length ? statistics.labels : statistics.frequent;
   if (!list.length) return null;
   const label = t(statistics.labels.length ? "new.check.labels" : "new.check.frequent");
-  return h("div", { class: "stack" }, h("h3", {}, label), bars(list.slice(0, ANSWERS_SHOWN).map((each) => [each.answer, each.rows]), label));
+  return h(
+    "div",
+    { class: "stack" },
+    h("h3", {}, label),
+    bars(
+      list.slice(0, ANSWERS_SHOWN).map((each) => [each.answer, each.rows]),
+      label,
+    ),
+  );
 }
 
 function files(result) {
@@ -204,7 +266,19 @@ function files(result) {
     h(
       "ul",
       { class: "plain-list" },
-      result.files.map((file) => h("li", {}, h("bdi", { class: "strong break" }, file.path), " ", h("span", { class: "muted" }, [file.format, file.bytes ? bytes(file.bytes) : "", file.why].filter(Boolean).join(" · ")))),
+      result.files.map((file) =>
+        h(
+          "li",
+          {},
+          h("bdi", { class: "strong break" }, file.path),
+          " ",
+          h(
+            "span",
+            { class: "muted" },
+            [file.format, file.bytes ? bytes(file.bytes) : "", file.why].filter(Boolean).join(" · "),
+          ),
+        ),
+      ),
     ),
   );
 }
@@ -216,7 +290,13 @@ function leftOut(result) {
     "div",
     { class: "stack" },
     h("h3", {}, t("new.check.left_out", { count: count(result.excluded.length) })),
-    h("ul", { class: "plain-list" }, shown.map((each) => h("li", {}, h("code", { dir: "auto" }, each.where), " ", h("bdi", {}, each.reason)))),
-    shown.length < result.excluded.length ? h("p", { class: "muted small" }, t("new.check.more", { count: count(result.excluded.length - shown.length) })) : null,
+    h(
+      "ul",
+      { class: "plain-list" },
+      shown.map((each) => h("li", {}, h("code", { dir: "auto" }, each.where), " ", h("bdi", {}, each.reason))),
+    ),
+    shown.length < result.excluded.length
+      ? h("p", { class: "muted small" }, t("new.check.more", { count: count(result.excluded.length - shown.length) }))
+      : null,
   );
 }

@@ -1,8 +1,8 @@
 // The recipe of a new run while it is being made.
 //
-// What goes in: edits, of the recipe's text or of single settings. What comes out: the text as written, which is the one
-// truth; and what the server derives from it: values, defaults, problems, the plan. Every step of the page reads and
-// writes through here only. The text outlives a reload of the page, but not the browser's tab.
+// What goes in: edits, of the recipe's text or of single settings. What comes out: the text as written, which is the
+// one truth; and what the server derives from it: values, defaults, problems, the plan. Every step of the page reads
+// and writes through here only. The text outlives a reload of the page, but not the browser's tab.
 
 import { get, key, post } from "../../lib/api.js";
 import { language } from "../../lib/i18n.js";
@@ -16,8 +16,9 @@ const NO_DATA = "data.json";
 // Stands for the data of a plan that is asked for before there are any.
 
 const FRESH = { text: FIRST, lost: "", key: "", check: null, unfolded: [], browsed: "" };
-// text: the recipe. lost: the text before a change of the form left its comments out. key: of the start, so that two clicks make one run. check: {id: of the job, of: what was checked,
-// rows: what it counted}. unfolded: sections that stand open. browsed: the folder looked at last.
+// text: the recipe. lost: the text before a change of the form left its comments out. key: of the start, so that two
+// clicks make one run. check: {id: of the job, of: what was checked, rows: what it counted, stops: whether training
+// would}. unfolded: sections that stand open. browsed: the folder looked at last.
 
 export const state = {
   ...FRESH,
@@ -64,7 +65,10 @@ export function restore() {
 
 function keep() {
   try {
-    sessionStorage.setItem(KEPT, JSON.stringify(Object.fromEntries(Object.keys(FRESH).map((name) => [name, state[name]]))));
+    sessionStorage.setItem(
+      KEPT,
+      JSON.stringify(Object.fromEntries(Object.keys(FRESH).map((name) => [name, state[name]]))),
+    );
   } catch (error) {
     if (!(error instanceof DOMException)) throw error;
   }
@@ -222,7 +226,9 @@ export function sources() {
 
 export function listed(value) {
   const list = value === undefined || value === null ? [] : Array.isArray(value) ? value : [value];
-  return list.map((each) => (typeof each === "string" ? { path: each } : each)).filter((each) => each && typeof each === "object");
+  return list
+    .map((each) => (typeof each === "string" ? { path: each } : each))
+    .filter((each) => each && typeof each === "object");
 }
 
 // The name under which a field is documented: places in lists are left out, and files for validation have the fields of
@@ -243,7 +249,8 @@ export function wrong(name) {
 // All that is wrong, without what is said twice.
 export function everything() {
   const found = [...state.problems];
-  for (const each of state.planProblems) if (!found.some((known) => known.id === each.id && known.field === each.field)) found.push(each);
+  for (const each of state.planProblems)
+    if (!found.some((known) => known.id === each.id && known.field === each.field)) found.push(each);
   return found;
 }
 
@@ -253,7 +260,12 @@ export const hasData = () => sources().length > 0;
 // What the check of the data depends on: another model counts tokens otherwise, another method reads rows otherwise.
 export function checkedOf() {
   const { data, method } = state.values;
-  return JSON.stringify([written("model.path"), data, typeof method === "string" ? method : method?.kind, state.values.run?.seed]);
+  return JSON.stringify([
+    written("model.path"),
+    data,
+    typeof method === "string" ? method : method?.kind,
+    state.values.run?.seed,
+  ]);
 }
 
 // ------------------------------------------------------------------------------------------------ the plan
@@ -300,8 +312,13 @@ async function plan() {
   tell("plan");
 }
 
-// The check has been made: the plan takes what it counted.
-export function checkDone(rows) {
-  note({ check: { ...state.check, rows } });
+// The check has been made: the plan takes what it counted. stops: whether training would stop at these data.
+export function checkDone(rows, stops) {
+  note({ check: { ...state.check, rows, stops } });
   replan([]);
+}
+
+// Whether the last check says that training would stop, and is of the data as they are named now.
+export function dataStop() {
+  return Boolean(state.check?.stops) && state.check.of === checkedOf();
 }
