@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -423,6 +425,23 @@ def test_the_overview_says_what_changes(live: httpx.Client, here: House) -> None
 
     told(live, "overview", enough)
     assert seen[0] == []
+
+
+def test_logs_that_take_long_to_read_hide_none_of_the_others(
+    page: Any, here: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest come first, the rest with the next looks; who asks for the list gets it whole."""
+    for age, name in enumerate(("old", "newer", "newest")):
+        with written(here, name) as run:
+            history_of(run)
+        os.utime(run.path / "events.jsonl", (age + 1, age + 1))
+    true = tails.Tail.refresh
+    monkeypatch.setattr(tails.Tail, "refresh", lambda tail: time.sleep(0 if tail.is_read else 0.02) or true(tail))
+    monkeypatch.setattr(boards, "FIRST_READ_S", 0.01)
+    for names in (["newest"], ["newest", "newer"], ["newest", "newer", "old"]):
+        found = here.board.overview()["runs"]
+        assert {each["name"] for each in found} == set(names)
+    assert len(client(house(here.home)).get("/api/runs").json()["runs"]) == 3
 
 
 def test_two_who_watch_see_the_same_each_in_their_language(live: httpx.Client, here: House) -> None:

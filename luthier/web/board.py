@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -25,6 +26,9 @@ from luthier.web.jobs import Jobs
 from luthier.web.tail import KEEPALIVE, Bell, Stream, Tail, Tails
 
 LOOK_S = 1.0
+FIRST_READ_S = 0.5
+"""Of one look, for logs that nobody has read yet: with hundreds of long ones the newest are shown at once, and the
+others follow."""
 GPUS_S = 5.0
 """Between two questions to the driver, each of which starts a program."""
 SHARES = 200
@@ -43,15 +47,21 @@ class Board:
 
     # --------------------------------------------------------------------------------------------- runs
 
-    def runs(self) -> list[dict[str, Any]]:
-        """All runs, the last one that did something first."""
+    def runs(self, patience_s: float = math.inf) -> list[dict[str, Any]]:
+        """All runs, the last one that did something first.
+
+        Args:
+            patience_s: for logs that were never read before; the runs of the rest, which are older, are left out.
+        """
         try:
             names = [each.name for each in os.scandir(self.runs_dir) if (Path(each) / "recipe.yaml").is_file()]
         except OSError:
             names = []
         self._tails.forget_all_but(set(names))
-        waiting = _places()
-        found = [self._run(name, waiting) for name in names]
+        waiting, end_s, found = _places(), time.monotonic() + patience_s, []
+        for tail in sorted(map(self._tails.of, names), key=Tail.written_s, reverse=True):
+            if tail.is_read or time.monotonic() < end_s:
+                found.append(self._run(tail.run.name, waiting))
         return sorted(found, key=lambda run: run["updated_s"] or 0.0, reverse=True)
 
     def run(self, name: str) -> dict[str, Any]:
@@ -113,7 +123,7 @@ class Board:
 
     def overview(self) -> dict[str, Any]:
         jobs = [job.to_json() for job in self._jobs.listed()]
-        return {"runs": self.runs(), "devices": self.devices(), "disk": self.disk(), "jobs": jobs}
+        return {"runs": self.runs(FIRST_READ_S), "devices": self.devices(), "disk": self.disk(), "jobs": jobs}
 
     def stream(self) -> Stream:
         return Stream(self._watch(language()))

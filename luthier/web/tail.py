@@ -113,6 +113,7 @@ class Tail:
     Attributes:
         history: what it comes to.
         told: its last MOST_TOLD events that are no steps, effective or not.
+        is_read: whether anybody has read it yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -122,7 +123,7 @@ class Tail:
         self._bell = Bell()
         self._watchers = 0
         self._look: asyncio.Task[None] | None = None
-        self._over = self._closed = False
+        self.is_read = self._over = self._closed = False
         self._active_s = -math.inf
         self._generation = 0
         self._numbers: Numbers | None = None
@@ -140,6 +141,7 @@ class Tail:
     def refresh(self) -> None:
         """Read what was added. From any thread."""
         with self._lock:
+            self.is_read = True
             try:
                 with open(self._log, "rb") as file:
                     self._read(file)
@@ -148,6 +150,13 @@ class Tail:
                     self._begin()
             except OSError:
                 return  # a disk that does not answer now may do so later
+
+    def written_s(self) -> float:
+        """When something was last written; 0 where nothing was."""
+        try:
+            return os.stat(self._log).st_mtime
+        except OSError:
+            return 0.0
 
     def _read(self, file: BinaryIO) -> None:
         size = os.fstat(file.fileno()).st_size
