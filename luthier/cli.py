@@ -260,7 +260,7 @@ def data_show(
 
 def is_recipe(argument: str) -> bool:
     """Whether an argument of `data check` is a recipe or an override, and not a data file."""
-    return "=" in argument or argument.endswith((".yaml", ".yml"))
+    return ("=" in argument and not os.path.exists(argument)) or argument.endswith((".yaml", ".yml"))
 
 
 # ---------------------------------------------------------------------------------------------------- runs
@@ -594,6 +594,7 @@ def demo(context: typer.Context, directory: Dir = "runs") -> Outcome:
 
 
 def merge(
+    context: typer.Context,
     targets: Annotated[
         list[str], typer.Argument(metavar="RUN|ADAPTER[=STRENGTH]...", help="shell.option.merge_targets")
     ],
@@ -606,7 +607,8 @@ def merge(
     from luthier.export import merge as merging
     from luthier.runs import receipt_page
 
-    done = merging.merge([with_strength(each) for each in targets], out, base=base, force=force, device=device)
+    told, given = writing(context.obj), [with_strength(each) for each in targets]
+    done = merging.merge(given, out, base=base, force=force, device=device, on_progress=told)
     shown = [say("export.merged", path=done.path), "", *receipt_page.check_lines(done.receipt.checks)]
     return Outcome(
         {"path": str(done.path), "receipt": done.receipt.to_json()}, shown, FAILED if done.receipt.failed else OK
@@ -710,13 +712,16 @@ def serve(  # noqa: PLR0913  one parameter for each option
     sequences: Annotated[int, typer.Option("--sequences", min=1, help="shell.option.sequences")] = 64,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="shell.option.timeout")] = 600,
     grace: Annotated[float, typer.Option("--grace", min=1, help="shell.option.grace")] = 30,
+    end_with_stdin: Annotated[bool, typer.Option("--end-with-stdin", help="shell.option.end_with_stdin")] = False,
 ) -> Outcome:
     load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
+    from luthier.serving import start
     from luthier.serving.limits import Limits
-    from luthier.serving.start import serve as start
 
+    if end_with_stdin:
+        start.end_with_stdin()
     limits = Limits(body_bytes=max_body, queue=queue, sequences=sequences, time_s=timeout, grace_s=grace)
-    number = start(
+    number = start.serve(
         targets,
         host=host,
         port=port,
@@ -731,6 +736,31 @@ def serve(  # noqa: PLR0913  one parameter for each option
         on_download=downloading(context.obj),
     )
     return Outcome({"ended_by": number}, [], 128 + number if number else OK)
+
+
+def ui(
+    context: typer.Context,
+    host: Annotated[str, typer.Option("--host", help="shell.option.ui_host")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="shell.option.port")] = 7860,
+    directory: Dir = "runs",
+    base_path: Annotated[str, typer.Option("--base-path", metavar="PATH", help="shell.option.base_path")] = "/",
+    token_file: Annotated[
+        str | None, typer.Option("--token-file", metavar="FILE", help="shell.option.token_file")
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="shell.option.no_open")] = False,
+) -> Outcome:
+    from luthier.web.start import ui as start
+
+    page = start(
+        directory,
+        host=host,
+        port=port,
+        base_path=base_path,
+        token_file=token_file,
+        open_page=not no_open,
+        log=context.obj.logs,
+    )
+    return Outcome({"ended_by": page.ended_by}, [], 128 + page.ended_by if page.ended_by else OK)
 
 
 def answered(answer: Answer) -> Outcome:
@@ -872,6 +902,7 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "runs verify": runs_verify,
     "runs reproduce": runs_reproduce,
     "serve": serve,
+    "ui": ui,
     "cache list": cache_list,
     "cache clear": cache_clear,
     "doctor": doctor,

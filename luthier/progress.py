@@ -11,7 +11,6 @@ import io
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TextIO, cast
@@ -24,12 +23,10 @@ from rich.text import Text
 
 from luthier.planner import in_words
 from luthier.runs.events import FIRST_OF_ATTEMPT, Event
+from luthier.runs.history import Pace
 from luthier.runs.tables import count, decimal, duration, size
 from luthier.text import say
 
-WINDOW_STEPS = 50
-"""Steps that the speed is taken over: long enough to even out rows of different length, short enough to follow a
-machine that slows down. Chosen, not tuned."""
 REFRESHES_PER_SECOND = 4.0
 """Of the bar. Each costs about a millisecond of one core."""
 LINE_SECONDS = 10.0
@@ -40,33 +37,6 @@ CLOSE_SECONDS = 2.0
 NARROWEST_BAR = 10
 PARTS = ("step", "loss", "left", "speed", "memory")
 """In order of importance: where a terminal is narrow, the last ones go first."""
-
-
-class Pace:
-    """Steps per second of one attempt, over the last WINDOW_STEPS steps."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[int, float]] = deque(maxlen=WINDOW_STEPS + 1)
-        self._first_step_s: float | None = None
-
-    def restart(self) -> None:
-        """A new attempt: what an older one took says nothing about this machine, and the pause between them is no
-        training time."""
-        self._seen.clear()
-        self._first_step_s = None
-
-    def add(self, event: Event) -> None:
-        assert event.step is not None
-        rate, tokens = event.data.get("tokens_per_s"), event.data.get("tokens")
-        self._first_step_s = tokens / rate if rate and tokens else None
-        self._seen.append((event.step, event.time_s))
-
-    def seconds_left(self, steps: int) -> float | None:
-        """Time for `steps` more steps; None before the first step. From a single step, its own duration counts."""
-        if len(self._seen) < 2:
-            return None if self._first_step_s is None else self._first_step_s * steps
-        (old_step, old_s), (new_step, new_s) = self._seen[0], self._seen[-1]
-        return steps * (new_s - old_s) / max(new_step - old_step, 1)
 
 
 class Progress:

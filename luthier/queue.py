@@ -61,15 +61,18 @@ def folder() -> Path:
 # ------------------------------------------------------------------------------------------------- putting in
 
 
-def submit(config: RunConfig) -> RunFolder:
+def submit(config: RunConfig, home: Path | None = None) -> RunFolder:
     """Make the run's folder, or take the unfinished one of that name, and put it at the end of the queue. One that
     waits already keeps its place.
+
+    Args:
+        home: where the recipe's relative paths start from; the working folder.
 
     Raises:
         RunError: somebody is writing the run, it is finished, or its recipe differs and `run.on_change` is stop.
     """
     with RunFolder.claim(config, config_load.dump(config)) as run:
-        _mark(run, Path.cwd())
+        _mark(run, home or Path.cwd())
     return RunFolder(run.path)
 
 
@@ -79,10 +82,10 @@ def again(run: RunFolder) -> RunFolder:
     Raises:
         RunError: somebody is writing it, or it is finished.
     """
-    with run.at_home() as there:
-        RunFolder.refuse_finished(there.placed())
-        with RunFolder.open(there.path, write=True) as writer:
-            _mark(writer, Path.cwd())
+    there = RunFolder(run.path.absolute())
+    RunFolder.refuse_finished(there.placed())
+    with RunFolder.open(there.path, write=True) as writer:
+        _mark(writer, there.home)
     return run
 
 

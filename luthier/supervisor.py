@@ -257,15 +257,22 @@ def _again(run: RunFolder, home: str) -> None:
         queue.again(RunFolder(run.path.absolute()))
 
 
-def last_lines(path: Path) -> list[str]:
+def last_lines(path: Path, most: int = SAID_LINES) -> list[str]:
     """What the run's processes said last."""
+    return [line for line in last_words(path).splitlines() if line.strip()][-most:]
+
+
+def last_words(path: Path, most_bytes: int = SAID_BYTES) -> str:
+    """The end of the run's log, in whole lines, without what is secret."""
     try:
         with open(path / "log", "rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - SAID_BYTES, 0))
-            text = file.read().decode("utf-8", errors="replace")
+            start = max(file.seek(0, os.SEEK_END) - most_bytes, 0)
+            file.seek(start)
+            content = file.read()
     except OSError:
-        return []
-    return [files.redact(line) for line in text.splitlines() if line.strip()][-SAID_LINES:]
+        return ""
+    lines = content.decode("utf-8", errors="replace").splitlines(keepends=True)
+    return files.redact("".join(lines[1 if start and len(lines) > 1 else 0 :]))
 
 
 # ------------------------------------------------------------------------------------------------- the process

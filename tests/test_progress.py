@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 import luthier.progress
-from luthier.progress import LINE_SECONDS, WINDOW_STEPS, Pace, Progress, _Bar
+from luthier.progress import LINE_SECONDS, Progress, _Bar
 from luthier.runs.events import Event
+from luthier.runs.history import WINDOW_STEPS, Pace
 from luthier.text import set_language
 
 

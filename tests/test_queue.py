@@ -132,7 +132,7 @@ def test_on_a_cpu_memory_and_cores_decide(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_on_gpus_the_emptiest_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = (Gpu("x", 10 * GB, (9, 0)), Gpu("x", 40 * GB, (9, 0)), Gpu("x", 20 * GB, (9, 0)))
+    there = tuple(Gpu("x", free * GB, (9, 0), 40 * GB) for free in (10, 40, 20))
     monkeypatch.setattr(machine, "gpus", lambda: there)
     assert Running().room(15 * GB, 1) == (1,)
     assert Running().room(15 * GB, 2) == (1, 2)

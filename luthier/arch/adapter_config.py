@@ -8,6 +8,7 @@ arithmetic and is not built here is refused by name, an unknown setting too. Tor
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from luthier.errors import ModelError, Problem
 
 CONFIG_FILE = "adapter_config.json"
 DORA = "use_dora"
+STRONGEST = 1.5
+"""What an adapter may be overstated to while one talks to it: beyond, answers fall apart rather than say more."""
 PEFT_DEFAULT = 8
 """What PEFT means by an absent `r` or `lora_alpha`."""
 
@@ -169,7 +172,7 @@ def named_base(folder: Path) -> str | None:
 def adapter_folder(path: Path) -> Path:
     """The folder with the adapter's files: the given one, or the `adapter` folder of a run."""
     inside = path / "adapter"
-    return inside if not (path / CONFIG_FILE).is_file() and inside.is_dir() else path
+    return inside if not os.path.isfile(path / CONFIG_FILE) and os.path.isdir(inside) else path
 
 
 def to_json(arch: Architecture, lora: Lora, base: str) -> dict[str, Any]:
@@ -254,7 +257,7 @@ def stored_modules(arch: Architecture, saved: Sequence[str]) -> list[str]:
 
 
 def _parse(folder: Path, path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(Problem("models.no_adapter", str(folder)))
     try:
         given = json.loads(path.read_text(encoding="utf-8"))

@@ -40,6 +40,8 @@ FORMATS = (
     "text",
 )
 """Built-in data formats; anything else must be the user's own `module:function`."""
+TEMPLATES = ("model", "chatml", "alpaca")
+"""The base model's own chat template and built-in ones; anything else must be a Jinja file."""
 Policy = Literal["keep", "drop_mlp", "drop_layer", "offload"]
 """What a layer keeps for its backward pass. keep: all that a matmul made; drop_mlp: of the MLP its input alone;
 drop_layer: the layer's input alone; offload: as keep, in the host's memory where the device is a GPU."""

@@ -18,7 +18,7 @@ from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.errors import Problem, RunError
 from luthier.runs import events, files, manifest, receipt, receipt_page
-from luthier.runs.events import Summary
+from luthier.runs.history import Summary, summarise
 from luthier.runs.recipe import difference, flatten
 from luthier.runs.store import RunFolder, RunInfo, index
 from luthier.runs.tables import NOTHING, Answer, columns, count, decimal, duration, size, span
@@ -116,12 +116,15 @@ def show(run: RunFolder) -> Answer:
 def said(run: RunFolder) -> list[str]:
     """How the last attempt died and what it said last; empty where it did not."""
     last = next(iter(run.events()[-1:]), None)
-    if last is None or last.kind != "died":
-        return []
-    code, signal = last.data.get("code"), last.data.get("signal")
+    return ["", *how_it_died(last.data)] if last is not None and last.kind == "died" else []
+
+
+def how_it_died(data: Mapping[str, Any]) -> list[str]:
+    """The data of a `died` event for people."""
+    code, signal = data.get("code"), data.get("signal")
     how = say("queue.died_unknown") if code is None else say("queue.died_code", code=code)
     how = say("queue.died_signal", signal=signal) if signal else how
-    return ["", say("queue.died", how=how), *(f"    {line}" for line in last.data.get("said") or ())]
+    return [say("queue.died", how=how), *(f"    {line}" for line in data.get("said") or ())]
 
 
 def _progress(summary: Summary) -> str:
@@ -281,7 +284,7 @@ def _length(config: RunConfig, run: RunFolder, field: str) -> float:
         RunError: it is known in the other unit only, because the run never started.
     """
     everything = run.events()
-    summary = events.summarise(everything)
+    summary = summarise(everything)
     known = (event.data.get("steps_per_epoch") for event in reversed(everything))
     per_epoch: int | None = next((steps for steps in known if steps), None)
     steps, epochs = config.optim.steps, config.optim.epochs

@@ -33,8 +33,8 @@ from luthier.runs import manifest
 from luthier.runs.store import RunFolder
 from luthier.serving.beside import answer
 from luthier.serving.door import Keys
-from luthier.serving.house import bind
 from luthier.serving.limits import Limits
+from luthier.serving.listen import bind
 from luthier.serving.relay import Dialect, Upstream
 from luthier.serving.tools import Style, style_of
 from luthier.serving.voices import public

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.text.config_help import HELP
+from luthier.text.config_help import HELP, PRESETS, UNSET
 
 MESSAGES: dict[str, tuple[str, str]] = {
     # ------------------------------------------------------------------------------------------------ places, values
@@ -720,4 +720,4 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
 }
 
-TEXT: dict[str, tuple[str, str]] = {**MESSAGES, **HELP}
+TEXT: dict[str, tuple[str, str]] = {**MESSAGES, **HELP, **UNSET, **PRESETS}

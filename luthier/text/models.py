@@ -54,6 +54,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "Every model of this family has it: copy or download config.json again.",
         "该系列的模型都有此字段：请重新复制或下载 config.json。",
     ),
+    "models.config_most.rule": (
+        "no model has so much; at most {most} can be read",
+        "没有模型会这么大；最多可读 {most}",
+    ),
+    "models.config_most.remedy": (
+        "The file is damaged: fetch the model again.",
+        "该文件已损坏：请重新获取模型。",
+    ),
     "models.config_integer.rule": (
         "must be a whole number, {least} or more",
         "必须是不小于 {least} 的整数",

@@ -60,8 +60,12 @@ class Differences:
     default_eps: float = DEFAULT_NORM_EPS
 
 
+MOST_LAYERS = 10_000
+"""A hundred times those of the largest models."""
+
+
 def num_layers(fields: Fields) -> int:
-    return fields.integer("num_hidden_layers")
+    return fields.integer("num_hidden_layers", most=MOST_LAYERS)
 
 
 def architecture(fields: Fields, family: str, differences: Differences) -> Architecture:
