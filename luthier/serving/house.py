@@ -68,4 +68,3 @@ def dressed(app: Any, desk: Desk, keys: Keys, limits: Limits, log: TextIO) -> Se
         timeout_keep_alive=30,
     )
     return Server(config, door.close)
-
