@@ -776,8 +776,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "merged weights are twice as large": Mutation(
         "export/merge.py",
-        "tensors = ((name, source.tensor(name)) for name in source.names)",
-        "tensors = ((name, source.tensor(name).float() * 2) for name in source.names)",
+        "yield name, source.tensor(name)\n",
+        "yield name, source.tensor(name).float() * 2\n",
         "test_merge.py::test_a_merged_folder_is_an_ordinary_model",
     ),
     "a merge that disagrees is written": Mutation(

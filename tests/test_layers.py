@@ -264,7 +264,9 @@ def test_imports_only_lower_ranks(name: str) -> None:
     assert not wrong, f"luthier.{name} (rank {RANKS[top(name)]}) must not import {wrong}"
     # The version is all that anyone needs of the surface.
     if SURFACE in own_imports(name):
-        assert name in ("cli", "runs.manifest", "runs.receipt", "doctor", "web.app", "web.runs"), f"{name} imports the public surface"
+        assert name in ("cli", "runs.manifest", "runs.receipt", "doctor", "web.app", "web.runs"), (
+            f"{name} imports the public surface"
+        )
 
 
 def test_files_of_a_folder_have_an_order() -> None:
