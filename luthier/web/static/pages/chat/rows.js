@@ -15,7 +15,8 @@ const ENDINGS = { sft: "", preference: "-preferences", labelled: "-votes" };
 export async function keep(kind, row) {
   const file = (state.file.trim() || KEPT_NAME) + ENDINGS[kind];
   const told = await post("chat/rows", { file, kind, ...row });
-  state.files = [...state.files.filter((each) => each.path !== told.path), { ...told, kind }];
+  const place = state.files.findIndex((each) => each.path === told.path);
+  state.files.splice(place < 0 ? state.files.length : place, 1, { ...told, kind });
   save();
   return told;
 }

@@ -49,13 +49,14 @@ export class Conversation {
 
   // A piece of text that has just been written.
   write(answer, piece) {
-    const { text } = this.cards.get(answer);
     answer.text += piece;
-    text.append(piece);
+    // Its column may have been removed meanwhile.
+    this.cards.get(answer)?.text.append(piece);
   }
 
   // What stands around an answer, after its state has changed.
   settle(answer) {
+    if (!this.cards.has(answer)) return;
     const { node, text, foot, fault, place, index } = this.cards.get(answer);
     node.dataset.state = answer.state;
     node.setAttribute("aria-busy", String(answer.state === "writing"));
