@@ -21,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from luthier.data.strict_json import shorten
 from luthier.planner import in_words
 from luthier.runs.events import FIRST_OF_ATTEMPT, Event
 from luthier.runs.history import Pace
@@ -35,6 +36,8 @@ LINE_SHARE = 0.05
 CLOSE_SECONDS = 2.0
 """How long the end of a run waits for what is still to be written."""
 NARROWEST_BAR = 10
+ANSWER_WIDTH = 90
+"""Characters of a sample's answer: a line of a terminal with what stands before it."""
 PARTS = ("step", "loss", "left", "speed", "memory")
 """In order of importance: where a terminal is narrow, the last ones go first."""
 
@@ -221,6 +224,12 @@ def _plan(event: Event) -> str:
     )
 
 
+def _samples(event: Event) -> str:
+    """A line of each answer; `luthier runs show` has all of it."""
+    answers = (shorten(each["answer"], ANSWER_WIDTH) for each in event.data.get("samples") or ())
+    return "\n".join(say("runs.progress.sample", step=count(event.step), answer=answer) for answer in answers)
+
+
 def _fault(event: Event) -> str:
     rows = event.data.get("rows") or []
     shown = ", ".join(str(row) for row in rows[:5]) + (f" … ({len(rows)})" if len(rows) > 5 else "")
@@ -249,6 +258,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     "model": _model,
     "plan": _plan,
     "resumed": lambda e: say("runs.progress.resumed", step=count(e.data.get("from_step")), attempt=e.attempt),
+    "samples": _samples,
     "fault": _fault,
     "revised": _revised,
     "note": lambda e: say("runs.progress.note", text=e.data.get("text", "")),
@@ -256,7 +266,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     "failed": lambda e: say("runs.progress.failed", step=count(e.step)),
     "finished": _finished,
 }
-STYLES = {"fault": "yellow", "note": "dim", "revised": "yellow", "failed": "red", "finished": "green"}
+STYLES = {"samples": "dim", "fault": "yellow", "note": "dim", "revised": "yellow", "failed": "red", "finished": "green"}
 
 
 class _Bar:

@@ -54,9 +54,7 @@ def prompts(store: Sequences) -> list[list[int]]:
     chosen = []
     for index in range(min(NUM_PROMPTS, len(store))):
         row = store[index]
-        learnt = np.flatnonzero(row.weights)
-        first = int(learnt[0]) if len(learnt) and learnt[0] > 1 else max(len(row.ids) // 2, 1)
-        chosen.append([int(token) for token in row.ids[:first][-PROMPT_TOKENS:]])
+        chosen.append([int(token) for token in row.ids[: row.opening][-PROMPT_TOKENS:]])
     return chosen
 
 

@@ -50,7 +50,7 @@ from luthier.engine import backend, checkpoint, loop, optim, rehearsal
 from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
 from luthier.engine.ranks import Ranks, joined
-from luthier.errors import DataError, Problem, RunError, UserError
+from luthier.errors import ConfigError, DataError, Problem, RunError, UserError
 from luthier.models import adapters, quantize, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
@@ -60,6 +60,7 @@ from luthier.runs import manifest, receipt, reporters, slots
 from luthier.runs.events import Event
 from luthier.runs.recipe import Difference, run_name
 from luthier.runs.store import RunFolder
+from luthier.samples import Sample, Sampler, questions
 from luthier.session import ADAPTER, Base, find_base, pinned, with_heads
 from luthier.text import say
 
@@ -186,6 +187,8 @@ def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder
     teacher = teaching.find(config, on_download)
     rendering = parent.with_template(config, came_from, base.folder)
     data = prepare(rendering, base)
+    if config.run.samples and data.validation is None:  # `auto` holds nothing out of few rows
+        raise ConfigError(Problem("config.samples_of_nothing", field="run.samples", value=str(config.run.samples)))
     teaching.hold_to(teacher, base.arch.spec, data.renderer)
     went_in = _manifest(config, base, data, came_from, teacher, own_loss)
     notes = [*parent.notes(came_from, went_in.base, rendering.data.template), *_repeated(original, went_in)]
@@ -560,6 +563,7 @@ def assemble(
         locate=data.train.locate,
         ranks=ranks,
         updated=method.updated if isinstance(config.method, Online) else None,
+        samples=_samples(config, given, decoder, method, room, ranks) if config.run.samples else None,
     )
     desk.emit("rehearsal", {"kernel_kills": machine.kernel_kills()})
     rehearsal.rehearse(job, state)
@@ -574,6 +578,25 @@ def assemble(
     desk.emit("model", {**shape, "percent": counts.percent})
     desk.emit("plan", desk.run.read_json("plan.json"))
     return job, state
+
+
+def _samples(
+    config: RunConfig, given: Given, decoder: Decoder, method: Any, room: tightening.Tightening, ranks: Ranks
+) -> Callable[[], Mapping[int, Sample]]:
+    """What answers some of the held-out examples; a method that learns from answers has written them already."""
+    if isinstance(config.method, Online):
+        return lambda: method.samples(config.run.samples)
+    data, run = given.data, config.run
+    assert data.validation is not None, "refused where nothing is held out"
+    return Sampler(
+        decoder,
+        ADAPTER if isinstance(given.tune, Lora) else None,
+        data.renderer,
+        questions(data.validation, run.samples, run.sample_tokens),
+        run.sample_tokens,
+        lambda: room.plan.memory.activations + room.plan.memory.head,
+        ranks,
+    )
 
 
 def _method_given(

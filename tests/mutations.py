@@ -44,6 +44,49 @@ MUTATIONS: dict[str, Mutation] = {
         "_save_due(state.step, job):\n",
         "test_loop.py::test_read_late_no_checkpoint_and_no_validation_comes_before_the_judgement",
     ),
+    # ------------------------------------------------------------------------------------------------ samples
+    "every rank answers rank 0's share": Mutation(
+        "samples.py",
+        "for place in range(ranks.index, len(asked), ranks.size)",
+        "for place in range(0, len(asked), ranks.size)",
+        "test_ranks.py::test_a_whole_run_is_the_same_on_2_ranks_and_written_by_one",
+    ),
+    "memory that runs out for an answer ends the run": Mutation(
+        "engine/loop.py",
+        "        if not memory.ran_out(error):\n            raise\n        reason",
+        "        raise\n        reason",
+        "test_samples.py::test_memory_that_runs_out_costs_the_answers_only",
+    ),
+    "an answer that nobody wanted is shown as the data's": Mutation(
+        "samples.py",
+        "ids[opening : _end(row)] if row.side >= 0 else None",
+        "ids[opening : _end(row)]",
+        "test_samples.py::test_each_method_asks_what_it_learns_from",
+    ),
+    "the question of a later turn is shown with the answers to it": Mutation(
+        "samples.py",
+        "return row.opening + int(behind[0]) if len(behind) else len(row.ids)",
+        "return len(row.ids)",
+        "test_samples.py::test_each_method_asks_what_it_learns_from",
+    ),
+    "half of a secret stays in a shortened text": Mutation(
+        "samples.py",
+        "    text = files.redact(text)\n",
+        "",
+        "test_samples.py::test_a_long_text_is_shortened_and_no_half_of_a_secret_stays",
+    ),
+    "answers come without the adapter": Mutation(
+        "samples.py",
+        "            adapter=self._adapter,\n            cache_tokens",
+        "            cache_tokens",
+        "test_samples.py::test_the_answers_are_those_that_transformers_gives_before_and_after",
+    ),
+    "the cache is as large as memory": Mutation(
+        "samples.py",
+        "return min(room_for(lengths), max(spare, room_for([max(lengths, default=0)])))",
+        "return room_for(lengths)",
+        "test_samples.py::test_keys_and_values_take_half_of_what_a_step_has_or_what_one_answer_needs",
+    ),
     # ------------------------------------------------------------------------------------------------ judged answers
     "the better and the worse answer are mixed up": Mutation(
         "methods/groups.py",

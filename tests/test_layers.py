@@ -39,6 +39,7 @@ RANKS: dict[str, float] = {
     "sampling": 3,
     "generate": 5,
     "writing": 5.5,
+    "samples": 5.5,
     "methods": 6,
     "scoring": 5.5,
     "session": 6,

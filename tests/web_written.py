@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.config import load as config_load
-from luthier.runs.events import KINDS
 from luthier.runs.files import FORMAT
 from luthier.runs.store import RunFolder
-
-KINDS.setdefault("samples", (False, "samples [{prompt, reference, answer}]"))
 
 TOKENS = 2048
 RATE = 4096.0

@@ -632,6 +632,12 @@ class RunSection(Section):
     """Checkpoints kept besides the best one."""
     validate_every: int | None = Field(default=None, ge=1)
     """Steps between validations; None: four per run and at the end."""
+    samples: int = Field(default=0, ge=0, le=64)
+    """Held-out examples that the model answers at each validation, for people to read. 0, because every token of an
+    answer is a pass through the model, which only who reads the answers should pay for; at most what
+    `luthier.generate` writes at once."""
+    sample_tokens: int = Field(default=128, ge=1)
+    """Most tokens of such an answer: enough to see how it begins and whether it ends. Chosen, not tuned."""
     report: tuple[Literal["tensorboard", "wandb", "swanlab"], ...] = ()
     """Live trackers besides the run folder; each needs its package."""
     on_change: Literal["stop", "continue"] = "stop"

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from luthier.batch import Batch, Floats, Step
 from luthier.config.schema import Grpo, Policy
+from luthier.data.renderer import RowRenderer
 from luthier.data.rollouts import POLICY, Rollout, RolloutBatch, packed
 from luthier.data.rounds import Prompts, Rounds, answer_seed
 from luthier.engine import measures
@@ -35,6 +36,7 @@ from luthier.methods.alarms import Alarms
 from luthier.methods.round import Round
 from luthier.methods.writing import Ask
 from luthier.models.decoder import Decoder, Scores, Want
+from luthier.samples import Sample, sample
 from luthier.scoring import trial
 from luthier.scoring.rewards import Answer, Rewards, Scored, reasons
 from luthier.scoring.verifiers import Asked
@@ -78,7 +80,7 @@ class Setting:
     Attributes:
         adapter: name of the adapter that trains; None trains base weights.
         prompts, held_out: rows that ask; rounds: which of them when.
-        decode: ids -> text. stop_ids: tokens that end an answer.
+        renderer: turns answers into text, and knows the tokens that end one.
         reference: for the divergence; None where the recipe weighs it with 0.
         call_tokens: as in `luthier.data.prefix.shared`.
     """
@@ -89,8 +91,7 @@ class Setting:
     held_out: Prompts | None
     rounds: Rounds
     rewards: Rewards
-    decode: Callable[[Sequence[int]], str]
-    stop_ids: Sequence[int]
+    renderer: RowRenderer
     reference: Reference | None
     emit: Emit
     call_tokens: int | None
@@ -114,6 +115,7 @@ class Online:
         self._seconds: dict[str, float] = {}
         self._bound, self._coarse = math.inf, False
         self._differences: list[Tensor] = []
+        self._held_out: list[Rollout] = []
 
     # -------------------------------------------------------------------------------------------------- the loop's
 
@@ -235,7 +237,8 @@ class Online:
 
     def _write(self, model: Decoder, asks: Sequence[Ask], greedy: bool = False) -> list[Rollout]:
         setting = self.setting
-        return writing.write(model, setting.adapter, asks, setting.stop_ids, self.method.max_new_tokens, greedy=greedy)
+        stops, most = setting.renderer.stop_ids, self.method.max_new_tokens
+        return writing.write(model, setting.adapter, asks, stops, most, greedy=greedy)
 
     def _judge(self, rollouts: Sequence[Rollout], prompts: Prompts) -> list[Scored]:
         answers = [Answer(self._text(each), _asked(prompts, each.uid)) for each in rollouts]
@@ -243,7 +246,7 @@ class Online:
 
     def _text(self, rollout: Rollout) -> str:
         ids = rollout.answer[:-1] if rollout.ended else rollout.answer
-        return self.setting.decode(ids.tolist())
+        return self.setting.renderer.decode(ids.tolist())
 
     def _micro(self, made: Round, step: int) -> tuple[RolloutBatch, ...]:
         """Answers that anything can be learnt from; where there is none, one that changes nothing."""
@@ -437,7 +440,17 @@ class Online:
         found = gain(values, self.alarms.held_out_before)
         self._raise(self.alarms.held_out(values, found), -1)
         tokens = float(np.mean([len(each.answer) for each in rollouts]))
+        self._held_out = rollouts
         return {**found, "measures": measured(found), "rewards": values, "answer_tokens": tokens}
+
+    def samples(self, count: int) -> dict[int, Sample]:
+        """The first of the answers that `evaluate` judged last."""
+        prompts, renderer = self.setting.held_out, self.setting.renderer
+        assert prompts is not None
+        return {
+            each.uid: sample(renderer, each.prompt.tolist(), prompts.rows[each.uid].answer, self._text(each))
+            for each in self._held_out[:count]
+        }
 
 
 _Group = tuple[list[Rollout], list[Scored]]

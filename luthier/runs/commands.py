@@ -18,6 +18,7 @@ from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.errors import Problem, RunError
 from luthier.runs import events, files, manifest, receipt, receipt_page
+from luthier.runs.events import Event
 from luthier.runs.history import Summary, summarise
 from luthier.runs.recipe import difference, flatten
 from luthier.runs.store import RunFolder, RunInfo, index
@@ -80,6 +81,7 @@ def show(run: RunFolder) -> Answer:
     config, summary = run.config(), run.summary()
     state = run.state_of(summary.ended)
     checks = receipt.recorded(run)
+    answered = next((e for e in reversed(events.effective(run.events())) if e.kind == "samples"), None)
     given = manifest.load(run) if run.has("manifest.json") else None
     value = {
         "name": run.name,
@@ -90,6 +92,7 @@ def show(run: RunFolder) -> Answer:
         "checkpoints": run.checkpoints(),
         "best": run.bests(),
         "checks": [dataclasses.asdict(check) for check in checks],
+        "samples": {"step": answered.step, **answered.data} if answered else None,
         "manifest": given.to_json() if given else None,
     }
     writer = f" ({say('runs.show.writer', **run.holder())})" if state == "running" else ""
@@ -109,8 +112,25 @@ def show(run: RunFolder) -> Answer:
         ("faults", str(summary.faults) if summary.faults else None),
     ]
     rows = [[say(f"runs.show.{name}"), text] for name, text in facts if text]
-    table = [*columns(["", ""], rows)[1:], *said(run)]
+    table = [*columns(["", ""], rows)[1:], *_answers(answered), *said(run)]
     return Answer(files.plain(value), (*table, *([""] if checks else []), *receipt_page.check_lines(checks)))
+
+
+def _answers(event: Event | None) -> list[str]:
+    """What the model answered at the last validation; texts of several lines keep them."""
+    if event is None:
+        return []
+    lines = ["", say("runs.show.samples", step=count(event.step))]
+    for each in event.data["samples"]:
+        texts = [(say(f"runs.show.sample_{part}"), each[part]) for part in ("prompt", "reference", "answer")]
+        rows = [
+            [name if not at else "", line]
+            for name, text in texts
+            if text is not None
+            for at, line in enumerate(text.splitlines() or [NOTHING])
+        ]
+        lines += ["", *(f"    {line}" for line in columns(["", ""], rows)[1:])]
+    return lines
 
 
 def said(run: RunFolder) -> list[str]:

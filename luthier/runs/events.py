@@ -46,6 +46,11 @@ KINDS: dict[str, tuple[bool, str]] = {
         "loss, terms {name: loss}; measures {name: {mean, count, low, high: 95 % interval}} where the method has some; "
         "or reward, low, high, gain... of its own answers",
     ),
+    "samples": (
+        False,
+        "samples [{prompt, reference, answer}]: what the model answers to the first held-out examples, as texts, each "
+        "shortened to 2000 characters; reference is null where there is none",
+    ),
     "reference": (True, "sequences, source (run, cache, computed): what the reference thinks of every answer is known"),
     "rewards": (
         False,

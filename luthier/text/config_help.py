@@ -693,6 +693,17 @@ HELP: dict[str, tuple[str, str]] = {
         "sooner when the model begins to memorise, and takes time from training.",
         "每隔多少步在验证数据上测试一次。留空则测试四次，结束时再测一次。越小越早发现死记硬背，但会占用训练时间。",
     ),
+    "config.help.run.samples": (
+        "How many of the held-out rows the model answers at each test on them, so that you can read how its answers "
+        "change: `luthier runs show` has the last ones, and the run's event log all of them. Nothing that is learnt "
+        "depends on it. 4 is a good number to begin with; each costs the time of an answer.",
+        "每次验证时让模型回答几行留出的数据，便于阅读回答如何变化：`luthier runs show` 显示最近一次的回答，运行的事件"
+        "日志保存全部。训练结果不受影响。可以从 4 开始；每个都要花写一个回答的时间。",
+    ),
+    "config.help.run.sample_tokens": (
+        "The most tokens of each such answer. Where your answers are longer, raise it to see how they end.",
+        "每个这样的回答最多多少个词元。如果你的回答更长，调大它才能看到结尾。",
+    ),
     "config.help.run.report": (
         "Also send the curves to tensorboard, wandb or swanlab, each of which must be installed. The run folder "
         "has everything in any case.",

@@ -472,6 +472,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "runs.show.attempts": ("attempts", "运行次数"),
     "runs.show.faults": ("updates left out", "跳过的更新"),
     "runs.show.checks": ("receipt", "凭证"),
+    "runs.show.samples": ("answers to held-out examples after step {step}", "第 {step} 步之后对留出样本的回答"),
+    "runs.show.sample_prompt": ("prompt", "提示"),
+    "runs.show.sample_reference": ("in the data", "数据中的回答"),
+    "runs.show.sample_answer": ("answer", "模型的回答"),
     "runs.compare.same": ("The recipes are the same.", "配方相同。"),
     "runs.compare.field": ("field", "字段"),
     "runs.compare.result": ("result", "结果"),
@@ -518,6 +522,7 @@ TEXT: dict[str, tuple[str, str]] = {
         "step {step}  validation loss {loss}  best so far",
         "第 {step} 步  验证损失 {loss}  目前最佳",
     ),
+    "runs.progress.sample": ("step {step}  answer: {answer}", "第 {step} 步  回答：{answer}"),
     "runs.progress.fault": (
         "step {step}  the {what} is not finite: update left out; rows {rows}",
         "第 {step} 步  {what} 不是有限数：跳过更新；数据行 {rows}",
