@@ -1802,6 +1802,84 @@ MUTATIONS: dict[str, Mutation] = {
         "list(self._mixes)[:0]",
         "test_serve.py::test_of_many_mixes_the_last_are_kept",
     ),
+    "an answer that is not streamed goes on when its client is gone": Mutation(
+        "serving/client.py",
+        "await asyncio.wait({task, gone},",
+        "await asyncio.wait({task},",
+        "test_web_talk.py::test_a_client_that_goes_away_ends_its_answer",
+    ),
+    "a model outlives the page's server": Mutation(
+        "serving/start.py",
+        "os.kill(os.getpid(), signal.SIGTERM)",
+        "pass",
+        "test_web_talk.py::test_models_end_with_a_server_that_is_killed",
+    ),
+    "the name of a model can be an option": Mutation(
+        "web/served.py",
+        'wanted.template, "--", wanted.target]',
+        "wanted.template, wanted.target]",
+        "test_web_talk.py::test_what_cannot_be_loaded_says_why_in_the_language_of_who_asks",
+    ),
+    "a run is asked with the prompt of another": Mutation(
+        "web/talk.py",
+        "if error.code != OTHER_PROMPT:",
+        "if True:",
+        "test_web_talk.py::test_a_run_with_another_prompt_gets_a_process_of_its_own",
+    ),
+    "rows of two kinds are mixed": Mutation(
+        "web/talk.py",
+        "if lines and _keys(lines[0]) != row.keys():",
+        "if False:",
+        "test_web_talk.py::test_answers_that_are_kept_are_rows_that_training_reads",
+    ),
+    "a row is written behind a torn one": Mutation(
+        "web/talk.py",
+        "file.write(torn + json.dumps(",
+        "file.write(json.dumps(",
+        "test_web_talk.py::test_answers_that_are_kept_are_rows_that_training_reads",
+    ),
+    "rows that training cannot read are kept": Mutation(
+        "web/talk.py",
+        "wellformed.parse(FORMATS[FORMAT_OF[asked.kind]].parse, row)",
+        "FORMATS[FORMAT_OF[asked.kind]].parse(row)",
+        "test_web_talk.py::test_rows_that_training_could_not_read_are_not_written",
+    ),
+    "an export of another run is shown as this one's": Mutation(
+        "web/ship.py",
+        'if receipt.get("kind") in KINDS and',
+        "if receipt or",
+        "test_web_ship.py::test_sizes_are_known_before_anything_is_made",
+    ),
+    "a GGUF file is told without its vocabulary": Mutation(
+        "export/sizes.py",
+        "each: words + recipe.num_bytes(",
+        "each: recipe.num_bytes(",
+        "test_web_ship.py::test_sizes_of_a_model_are_by_its_tensors_alone",
+    ),
+    "a column goes on with the answers of another": Mutation(
+        "web/static/pages/chat/state.js",
+        "turn.answers[index] ?? turn.answers.find",
+        "turn.answers.find",
+        "test_web_pages_chat.py::test_a_run_and_its_base_answer_side_by_side_and_each_goes_on_with_its_own",
+    ),
+    "the strength of an adapter is left at 1": Mutation(
+        "web/static/pages/chat/ask.js",
+        "if (names.length === 1 && names[0][1] === 1)",
+        "if (names.length > 0)",
+        "test_web_pages_chat.py::test_adapters_are_stacked_with_strengths_and_nothing_is_loaded_for_it",
+    ),
+    "the worse answer is preferred": Mutation(
+        "web/static/pages/chat/turns.js",
+        "{ messages, chosen: answer.text, rejected }",
+        "{ messages, chosen: rejected, rejected: answer.text }",
+        "test_web_pages_chat.py::test_good_answers_become_rows",
+    ),
+    "something is sent to a hub that was not seen": Mutation(
+        "web/static/pages/export/hub.js",
+        "  function anew() {\n    send.hidden = true;\n",
+        "  function anew() {\n",
+        "test_web_pages_chat.py::test_nothing_is_sent_to_a_hub_before_it_was_seen",
+    ),
     "a parameter that is not known is ignored": Mutation(
         "serving/protocol.py",
         'extra="forbid"',
@@ -2451,6 +2529,42 @@ MUTATIONS: dict[str, Mutation] = {
         'else if (state === "open" && waits) open();',
         "",
         "test_web_pages_run.py::test_a_page_opened_while_the_server_is_away_comes_when_it_is_back",
+    ),
+    # ------------------------------------------------------------------------------------------------ a new run
+    "a recipe in the making is lost with a reload": Mutation(
+        "web/static/pages/new/state.js",
+        """  state.text = text;
+  state.key = "";
+  keep();
+""",
+        """  state.text = text;
+  state.key = "";
+""",
+        "test_web_pages_new.py::test_a_reload_keeps_everything",
+    ),
+    "the plan does not know the rows that were counted": Mutation(
+        "web/static/pages/new/state.js",
+        "const rows = state.check?.of === checkedOf() ? state.check.rows : null;",
+        "const rows = null;",
+        "test_web_pages_new.py::test_from_a_file_to_a_finished_run",
+    ),
+    "the form writes into a text that cannot be read": Mutation(
+        "web/static/pages/new/controls.js",
+        "each.disabled = !state.readable;",
+        "each.disabled = false;",
+        "test_web_pages_new.py::test_form_and_text_follow_each_other",
+    ),
+    "a row steers the page that shows it": Mutation(
+        "web/static/pages/new/mask.js",
+        '(char) => `⟨${char.codePointAt(0).toString(16).padStart(4, "0")}⟩`,',
+        "(char) => char,",
+        "test_web_pages_new.py::test_hostile_rows_are_text",
+    ),
+    "a remedy is said and not made": Mutation(
+        "web/static/pages/new/plan.js",
+        "onclick: () => change(found.changes)",
+        "onclick: () => change([])",
+        "test_web_pages_new.py::test_a_plan_that_does_not_fit_is_mended_with_one_button",
     ),
     # ------------------------------------------------------------------------------------------------ recipes, files
     "a field's bound is let in though it is out": Mutation(

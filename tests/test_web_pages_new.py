@@ -164,7 +164,9 @@ def test_from_a_file_to_a_finished_run(seen: Seen, place: Path) -> None:  # noqa
     assert run.state == "finished"
     config = load(run.path / "recipe.yaml")
     assert (config.optim.steps, config.tune.kind, config.data.train[0].path) == (2, "lora", "uploads/numbers.jsonl")
-    # The next run begins afresh, and its name is a free one.
+    # Another one begins with its recipe, or afresh; its name is a free one.
+    seen.step("settings", "?from=nano-sft-numbers")
+    seen.says("steps: 2")
     seen.step("model", "?data=uploads/numbers.jsonl")
     seen.step("start")
     expect(seen.field("run.name").locator("input")).to_have_attribute(

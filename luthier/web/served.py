@@ -33,7 +33,8 @@ from luthier.web.refusals import Busy
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+(?=/v1)")
 """In the line by which `luthier serve` says that it answers."""
-LOOK_S = 0.1
+LOOK_S, LATER_S = 0.1, 0.5
+"""Between two looks at a process that is loading, and at one that answers."""
 SAID_LINES, SAID_BYTES = 10, 16 * 2**10
 END_S = 10.0
 """That a process is given to end by itself; answers under way end with their clients."""
@@ -127,7 +128,7 @@ class Served:
                 (self._folder / "key").unlink()
                 self.address = found.group()
                 await self._begin()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S if self.state == "loading" else LATER_S)
         self.state, self.problems, self._last = "failed", self._why(), self._said(SAID_LINES)
         shutil.rmtree(self._folder, ignore_errors=True)
 

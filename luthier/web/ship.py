@@ -32,6 +32,7 @@ def routes(house: House) -> APIRouter:
 
     @router.get("/runs/{name}/exports")
     def exports(name: str) -> dict[str, Any]:
+        """What there is of a run, with files and checks, and the sizes of what can be made of it."""
         run = house.run(name)
         sizes = importlib.import_module("luthier.export.sizes")  # loads llama.cpp's tables, which nothing else needs
         found = sizes.sizes(run)

@@ -149,45 +149,55 @@ def routes(house: House) -> APIRouter:
 
     @router.get("/chat")
     async def listed() -> dict[str, Any]:
+        """What is open: the names of its voices, and whether it can be asked."""
         return {"open": [each.to_json() for each in opened.all]}
 
     @router.post("/chat")
     async def open_one(asked: OpenRequest) -> dict[str, Any]:
+        """Load a model or a run; what shares its base with one that is open goes on that."""
         return (await opened.open(asked)).to_json()
 
     @router.get("/chat/characters")
     def of_user() -> dict[str, Any]:
+        """Those of `characters.yaml` in the page's folder."""
         known = characters.known(house.home)
         return {"characters": [each.model_dump(exclude_none=True) for each in known]}
 
     @router.post("/chat/rows")
     def keep(asked: RowRequest) -> dict[str, Any]:
+        """Write a row to train on behind those of a file in `uploads`."""
         return append(house, asked)
 
     @router.delete("/chat/{id}")
     async def close(id: str) -> dict[str, Any]:
+        """End a model's process and free its memory."""
         await opened.close(opened.find(id))
         return {"id": id, "closed": True}
 
     @router.post("/chat/{id}/adapters")
     async def load(id: str, asked: AdapterRequest) -> dict[str, Any]:
+        """Put the adapter of a run on."""
         served = opened.find(id)
         await served.load(house.run(asked.run).path)
         return served.to_json()
 
     @router.delete("/chat/{id}/adapters/{name}")
     async def unload(id: str, name: str) -> dict[str, Any]:
+        """Take an adapter off, once it has finished what it is writing."""
         served = opened.find(id)
         await served.unload(name)
         return served.to_json()
 
     @router.post("/chat/{id}/mix")
     async def mix(id: str, asked: MixRequest) -> dict[str, Any]:
+        """The voice of adapters with strengths; nothing is loaded for it."""
         served = opened.find(id)
         return {"voice": await served.mix(asked.strengths), "voices": served.voices}
 
     @router.post("/chat/{id}/completions")
     async def complete(id: str, request: Request) -> Response:
+        """A chat request of OpenAI's API, with the name of a voice as `model`; streamed or whole, and told apart from
+        the page's other answers by its errors, which have OpenAI's shape too."""
         return await relay(opened.find(id), request)
 
     return router

@@ -20,6 +20,8 @@ const GAP_PX = 16;
 
 let asking = null;
 // What is being asked; it goes on while another page is looked at.
+const wanted = new Map();
+// Models that were asked for here, and which of their voices are to get columns once they are ready.
 
 export async function show(root, { query }) {
   restore();
@@ -30,17 +32,24 @@ export async function show(root, { query }) {
   const turnsBox = h("div", { class: "turns" });
   const said = h("p", { class: "sr", role: "status" });
   const renew = h("button", { type: "button", class: "button", onclick: begin }, icon("add"), t("chat.new"));
-  const wanted = new Map();
-  // Models that this page has asked for, and which of their voices are to get columns once they are ready.
 
   const conversation = new Conversation(turnsBox, { onAgain: again, onChange: () => rows.draw() });
   const rows = new Rows(rowsBox, { onSaved: tellSaved, onFault: tellFault });
   const more = h("span");
-  const columns = new Columns(columnsBox, { add: more, onChange: look });
+  const columns = new Columns(columnsBox, { add: more, onChange: rearranged });
   const settings = new Settings(settingsBox, { onChange: look });
   const models = new Models(modelsBox, { onOpen: opened, onAsked: (id, names) => wanted.set(id, names) });
   const composer = compose();
-  root.append(h("div", { class: "page-head" }, h("h1", {}, t("chat.title")), h("div", { class: "actions" }, more, renew)), said, modelsBox, settingsBox, columnsBox, turnsBox, composer.element, rowsBox);
+  root.append(
+    h("div", { class: "page-head" }, h("h1", {}, t("chat.title")), h("div", { class: "actions" }, more, renew)),
+    said,
+    modelsBox,
+    settingsBox,
+    columnsBox,
+    turnsBox,
+    composer.element,
+    rowsBox,
+  );
   conversation.draw();
   if (asking) Object.assign(asking, { shown: conversation, follow });
   rows.draw();
@@ -53,12 +62,20 @@ export async function show(root, { query }) {
       const model = open.find((each) => each.id === id);
       if (model?.state !== "ready") continue;
       wanted.delete(id);
-      if (!state.columns.length && !model.adapters.includes(model.base)) addColumn({ chat: id, base: model.base, strengths: {} });
-      for (const name of names) if (model.adapters.includes(name)) addColumn({ chat: id, base: model.base, strengths: { [name]: 1 } });
+      if (!state.columns.length && !model.adapters.includes(model.base))
+        addColumn({ chat: id, base: model.base, strengths: {} });
+      for (const name of names)
+        if (model.adapters.includes(name)) addColumn({ chat: id, base: model.base, strengths: { [name]: 1 } });
       if (!state.columns.some((each) => each.chat === id)) addColumn({ chat: id, base: model.base, strengths: {} });
     }
     rejoin(open);
     columns.update(open);
+    look();
+  }
+
+  function rearranged() {
+    conversation.draw();
+    rows.draw();
     look();
   }
 
@@ -122,9 +139,19 @@ export async function show(root, { query }) {
   // ---------------------------------------------------------------------------------------------- the question
 
   function compose() {
-    const input = h("textarea", { rows: 2, value: state.draft, "aria-label": t("chat.question"), placeholder: t("chat.question") });
+    const input = h("textarea", {
+      rows: 2,
+      value: state.draft,
+      "aria-label": t("chat.question"),
+      placeholder: t("chat.question"),
+    });
     const go = h("button", { type: "submit", class: "button primary" }, t("chat.send"));
-    const end = h("button", { type: "button", class: "button danger", hidden: true, onclick: stop }, icon("stop"), t("chat.stop"));
+    const end = h(
+      "button",
+      { type: "button", class: "button danger", hidden: true, onclick: stop },
+      icon("stop"),
+      t("chat.stop"),
+    );
     const hint = h("p", { class: "small muted" });
     input.addEventListener("input", () => {
       state.draft = input.value;
@@ -141,7 +168,12 @@ export async function show(root, { query }) {
       event.preventDefault();
       send();
     };
-    const element = h("form", { class: "composer panel", onsubmit: submit }, h("div", { class: "composer-row" }, input, h("div", { class: "actions" }, end, go)), hint);
+    const element = h(
+      "form",
+      { class: "composer panel", onsubmit: submit },
+      h("div", { class: "composer-row" }, input, h("div", { class: "actions" }, end, go)),
+      hint,
+    );
     return { element, input, go, end, hint };
   }
 
@@ -186,7 +218,18 @@ export async function show(root, { query }) {
 }
 
 function fresh(column) {
-  return { voice: label(column), text: "", original: null, state: "writing", finish: null, tokens: null, seconds: 0, problems: [], vote: null, saved: {} };
+  return {
+    voice: label(column),
+    text: "",
+    original: null,
+    state: "writing",
+    finish: null,
+    tokens: null,
+    seconds: 0,
+    problems: [],
+    vote: null,
+    saved: {},
+  };
 }
 
 // Writes one answer to its end. The page that shows it may be another one by then.

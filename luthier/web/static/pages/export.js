@@ -21,14 +21,31 @@ export async function show(root, { path }) {
   const place = `runs/${part(name)}/exports`;
   let told = await get(place);
   const made = h("section", { class: "panel", "aria-labelledby": "made-title" });
-  const work = { merge: new Work({ onDone: look }), gguf: new Work({ onDone: look }), lora: new Work({ onDone: look }), push: new Work({ onDone: () => {} }) };
+  const work = {
+    merge: new Work({ onDone: look }),
+    gguf: new Work({ onDone: look }),
+    lora: new Work({ onDone: look }),
+    push: new Work({ onDone: () => {} }),
+  };
   clear(
     root,
-    h("div", { class: "page-head" }, h("h1", {}, t("export.title", { run: name })), h("div", { class: "actions" }, h("a", { class: "button", href: runLink(name) }, icon("back"), t("export.to_run")), h("a", { class: "button", href: `#/chat?target=${part(name)}` }, icon("chat"), t("export.to_chat")))),
+    h(
+      "div",
+      { class: "page-head" },
+      h("h1", {}, t("export.title", { run: name })),
+      h(
+        "div",
+        { class: "actions" },
+        h("a", { class: "button", href: runLink(name) }, icon("back"), t("export.to_run")),
+        h("a", { class: "button", href: `#/chat?target=${part(name)}` }, icon("chat"), t("export.to_chat")),
+      ),
+    ),
     made,
     told.merged ? panel("merge", t("export.merge"), t("export.merge.text"), mergeForm()) : null,
     told.gguf.length ? panel("gguf", t("export.gguf"), t("export.gguf.text"), ggufForm(told, work.gguf, start)) : null,
-    told.lora_gguf.length ? panel("lora", t("export.lora"), t("export.lora.text"), loraForm(told, work.lora, start)) : null,
+    told.lora_gguf.length
+      ? panel("lora", t("export.lora"), t("export.lora.text"), loraForm(told, work.lora, start))
+      : null,
     told.problems.length ? panel("cannot", t("export.cannot"), null, problems(told.problems)) : null,
     panel("push", t("export.hub"), t("export.hub.text"), hubForm(told, work.push, start)),
   );
@@ -36,7 +53,13 @@ export async function show(root, { path }) {
   join();
 
   function panel(id, title, text, body) {
-    return h("section", { class: "panel", "aria-labelledby": `${id}-title`, dataset: { make: id } }, h("h2", { id: `${id}-title` }, title), text ? h("p", { class: "muted" }, text) : null, body);
+    return h(
+      "section",
+      { class: "panel", "aria-labelledby": `${id}-title`, dataset: { make: id } },
+      h("h2", { id: `${id}-title` }, title),
+      text ? h("p", { class: "muted" }, text) : null,
+      body,
+    );
   }
 
   function draw() {
@@ -65,12 +88,20 @@ export async function show(root, { path }) {
   function mergeForm() {
     const strength = h("input", { type: "number", min: 0, max: 1.5, step: 0.05, value: 1 });
     const button = h("button", { type: "submit", class: "button primary" }, t("export.merge.go"));
-    const anyway = h("button", { type: "button", class: "button danger", hidden: true, onclick: () => merge(anyway, true) }, t("export.merge.force"));
+    const anyway = h(
+      "button",
+      { type: "button", class: "button danger", hidden: true, onclick: () => merge(anyway, true) },
+      t("export.merge.force"),
+    );
 
     async function merge(control, force) {
       anyway.hidden = true;
       const value = Number(strength.value);
-      const done = await start(control, work.merge, "merge", { ...(value === 1 ? {} : { strength: value }), ...(force ? { force } : {}), out: told.out.merged });
+      const done = await start(control, work.merge, "merge", {
+        ...(value === 1 ? {} : { strength: value }),
+        ...(force ? { force } : {}),
+        out: told.out.merged,
+      });
       anyway.hidden = !done?.problems.some((each) => each.id === NO_MERGE);
     }
 
@@ -78,8 +109,24 @@ export async function show(root, { path }) {
       event.preventDefault();
       merge(button, false);
     };
-    const room = h("p", { class: `small ${told.merged.bytes > told.free_bytes ? "bad" : ""}` }, t("export.room", { size: bytes(told.merged.bytes), free: bytes(told.free_bytes) }));
-    return h("form", { class: "stack", onsubmit: submit }, room, h("details", {}, h("summary", {}, t("export.more")), h("label", { class: "check" }, t("export.strength"), strength)), h("div", { class: "actions" }, button, anyway), work.merge.element);
+    const room = h(
+      "p",
+      { class: `small ${told.merged.bytes > told.free_bytes ? "bad" : ""}` },
+      t("export.room", { size: bytes(told.merged.bytes), free: bytes(told.free_bytes) }),
+    );
+    return h(
+      "form",
+      { class: "stack", onsubmit: submit },
+      room,
+      h(
+        "details",
+        {},
+        h("summary", {}, t("export.more")),
+        h("label", { class: "check" }, t("export.strength"), strength),
+      ),
+      h("div", { class: "actions" }, button, anyway),
+      work.merge.element,
+    );
   }
 }
 
@@ -89,6 +136,18 @@ async function choose(root) {
   const finished = runs.filter((run) => run.state === "finished");
   root.append(
     h("h1", {}, t("export.choose")),
-    h("section", { class: "panel" }, finished.length ? h("ul", { class: "queue" }, finished.map((run) => h("li", {}, h("a", { class: "break", href: `#/export/${part(run.name)}` }, run.name)))) : h("p", { class: "muted" }, t("export.none"))),
+    h(
+      "section",
+      { class: "panel" },
+      finished.length
+        ? h(
+            "ul",
+            { class: "queue" },
+            finished.map((run) =>
+              h("li", {}, h("a", { class: "break", href: `#/export/${part(run.name)}` }, run.name)),
+            ),
+          )
+        : h("p", { class: "muted" }, t("export.none")),
+    ),
   );
 }

@@ -14,7 +14,8 @@ async function voiceOf(column) {
   return (await post(`chat/${part(column.chat)}/mix`, { strengths: Object.fromEntries(names) })).voice;
 }
 
-// onText gets each piece of text. Resolves with {finish, tokens, seconds}; finish: stop, or length where the answer was cut off.
+// onText gets each piece of text. Resolves with {finish, tokens, seconds}; finish: stop, or length where the answer was
+// cut off.
 export async function ask(column, messages, ways, { signal, onText }) {
   const model = await voiceOf(column);
   signal.throwIfAborted();

@@ -27,7 +27,9 @@ export function asked(place, index) {
 }
 
 export function unsaved() {
-  return state.turns.flatMap((turn, place) => turn.answers.map((answer, index) => ({ answer, place, index }))).filter(({ answer }) => answer?.vote && answer.saved.labelled !== `${answer.vote} ${answer.text}`);
+  return state.turns
+    .flatMap((turn, place) => turn.answers.map((answer, index) => ({ answer, place, index })))
+    .filter(({ answer }) => answer?.vote && answer.saved.labelled !== `${answer.vote} ${answer.text}`);
 }
 
 export class Rows {
@@ -53,7 +55,19 @@ export class Rows {
       this.box,
       h("h2", {}, t("chat.rows")),
       h("p", { class: "muted" }, t("chat.rows.text")),
-      h("div", { class: "row rows-name" }, field({ label: t("chat.rows.file"), input: name }), votes.length ? h("button", { type: "button", class: "button", onclick: (event) => this.saveVotes(event.currentTarget, votes) }, icon("check"), t("chat.rows.votes", { count: votes.length })) : null),
+      h(
+        "div",
+        { class: "row rows-name" },
+        field({ label: t("chat.rows.file"), input: name }),
+        votes.length
+          ? h(
+              "button",
+              { type: "button", class: "button", onclick: (event) => this.saveVotes(event.currentTarget, votes) },
+              icon("check"),
+              t("chat.rows.votes", { count: votes.length }),
+            )
+          : null,
+      ),
       state.files.length
         ? h(
             "ul",
@@ -62,12 +76,28 @@ export class Rows {
               h(
                 "li",
                 {},
-                h("span", { class: "break" }, h("code", {}, each.path), " ", h("span", { class: "muted small" }, t(`chat.rows.${each.kind}`, { count: count(each.rows) }))),
+                h(
+                  "span",
+                  { class: "break" },
+                  h("code", {}, each.path),
+                  " ",
+                  h("span", { class: "muted small" }, t(`chat.rows.${each.kind}`, { count: count(each.rows) })),
+                ),
                 h(
                   "span",
                   { class: "actions" },
-                  h("a", { class: "button small", href: `#/new${search({ data: each.path })}` }, icon("play"), t("chat.rows.train")),
-                  h("a", { class: "button small", href: `api/files/download${search({ path: each.path })}`, download: "" }, icon("download"), t("chat.rows.download")),
+                  h(
+                    "a",
+                    { class: "button small", href: `#/new${search({ data: each.path })}` },
+                    icon("play"),
+                    t("chat.rows.train"),
+                  ),
+                  h(
+                    "a",
+                    { class: "button small", href: `api/files/download${search({ path: each.path })}`, download: "" },
+                    icon("download"),
+                    t("chat.rows.download"),
+                  ),
                 ),
               ),
             ),
@@ -80,7 +110,10 @@ export class Rows {
     button.disabled = true;
     try {
       for (const { answer, place, index } of votes) {
-        await keep("labelled", { messages: [...asked(place, index), { role: "assistant", content: answer.text }], label: answer.vote === "up" });
+        await keep("labelled", {
+          messages: [...asked(place, index), { role: "assistant", content: answer.text }],
+          label: answer.vote === "up",
+        });
         answer.saved.labelled = `${answer.vote} ${answer.text}`;
       }
       this.saved(t("chat.rows.votes_kept", { count: votes.length }));

@@ -1,6 +1,7 @@
 // How answers are made: system prompt, characters, sampling.
 //
-// What goes in: what a person sets. What comes out: `system` and `ways` of the state, which the next question is asked with.
+// What goes in: what a person sets. What comes out: `system` and `ways` of the state, which the next question is asked
+// with.
 
 import { get } from "../../lib/api.js";
 import { clear, field, h, problems } from "../../lib/dom.js";
@@ -47,21 +48,40 @@ export class Settings {
         "div",
         { class: "stack chat-settings" },
         this.fault,
-        this.characters.length ? field({ label: t("chat.character"), help: t("chat.character.help"), input: this.choice() }) : null,
+        this.characters.length
+          ? field({ label: t("chat.character"), help: t("chat.character.help"), input: this.choice() })
+          : null,
         field({ label: t("chat.system"), help: this.characters.length ? null : t("chat.system.help"), input: system }),
-        h("div", { class: "ways" }, WAYS.map((way) => this.way(...way)), this.stops()),
+        h(
+          "div",
+          { class: "ways" },
+          WAYS.map((way) => this.way(...way)),
+          this.stops(),
+        ),
       ),
     );
   }
 
   choice() {
-    const pick = h("select", { onchange: () => this.take(this.characters.find((each) => each.name === pick.value) ?? null) }, h("option", { value: NONE }, t("chat.character.none")), this.characters.map((each) => h("option", { value: each.name, selected: each.name === state.character }, each.name)));
+    const pick = h(
+      "select",
+      { onchange: () => this.take(this.characters.find((each) => each.name === pick.value) ?? null) },
+      h("option", { value: NONE }, t("chat.character.none")),
+      this.characters.map((each) =>
+        h("option", { value: each.name, selected: each.name === state.character }, each.name),
+      ),
+    );
     return pick;
   }
 
   // A character brings its instruction, what it says first, and ways of its own.
   take(character) {
-    this.set({ character: character?.name ?? NONE, system: character?.system ?? "", greeting: character?.greeting ?? "", ways: { ...state.ways, ...(character?.sampling ?? {}) } });
+    this.set({
+      character: character?.name ?? NONE,
+      system: character?.system ?? "",
+      greeting: character?.greeting ?? "",
+      ways: { ...state.ways, ...(character?.sampling ?? {}) },
+    });
     this.draw();
     this.box.querySelector("select").focus();
   }
@@ -90,7 +110,10 @@ export class Settings {
       type: "text",
       value: (state.ways.stop ?? []).join(" | "),
       oninput: () => {
-        const stop = input.value.split("|").map((each) => each.trim()).filter(Boolean);
+        const stop = input.value
+          .split("|")
+          .map((each) => each.trim())
+          .filter(Boolean);
         const ways = { ...state.ways };
         if (stop.length) ways.stop = stop;
         else delete ways.stop;

@@ -1,7 +1,7 @@
 // What the chat page remembers: who answers, what was said, and how.
 //
-// What goes in: changes. What comes out: one state that all parts of the page read, kept for as long as the browser's tab
-// is open, so that neither a reload nor a torn line loses a conversation.
+// What goes in: changes. What comes out: one state that all parts of the page read, kept for as long as the browser's
+// tab is open, so that neither a reload nor a torn line loses a conversation.
 
 export const MOST_COLUMNS = 3;
 export const KEPT_NAME = "chat";
@@ -12,7 +12,17 @@ const SAVE_MS = 300;
 // turns: [{text, answers: [answer per column]}]. An answer: {voice, text, original, state: writing|done|stopped|failed,
 // finish, tokens, seconds, problems, vote: up|down|null, saved: {sft, preference, labelled}}; original: before it was
 // edited. ways: sampling that is set. files: what was kept, {path, kind, rows}.
-const FRESH = { columns: [], turns: [], system: "", character: "", greeting: "", ways: { temperature: 0 }, file: KEPT_NAME, files: [], draft: "" };
+const FRESH = {
+  columns: [],
+  turns: [],
+  system: "",
+  character: "",
+  greeting: "",
+  ways: { temperature: 0 },
+  file: KEPT_NAME,
+  files: [],
+  draft: "",
+};
 
 export const state = structuredClone(FRESH);
 
@@ -41,7 +51,8 @@ export function restore() {
   } catch (error) {
     if (!(error instanceof DOMException || error instanceof SyntaxError)) throw error;
   }
-  for (const answer of state.turns.flatMap((turn) => turn.answers)) if (answer?.state === "writing") answer.state = "stopped";
+  for (const answer of state.turns.flatMap((turn) => turn.answers))
+    if (answer?.state === "writing") answer.state = "stopped";
 }
 
 export function forgetConversation() {
@@ -82,15 +93,17 @@ export function rejoin(open) {
   for (const column of state.columns) {
     if (open.some((each) => each.id === column.chat)) continue;
     const names = Object.keys(column.strengths);
-    const found = ready.find((each) => names.every((name) => each.adapters.includes(name)) && (names.length || each.base === column.base));
+    const found = ready.find(
+      (each) => names.every((name) => each.adapters.includes(name)) && (names.length || each.base === column.base),
+    );
     if (found) Object.assign(column, { chat: found.id, base: found.base });
   }
 }
 
 // ------------------------------------------------------------------------------------------------ what was said
 
-// What a column is asked in its turn: the conversation as it went there. A column that was not there yet goes on from the
-// first one's answer.
+// What a column is asked in its turn: the conversation as it went there. A column that was not there yet goes on from
+// the first answer that is.
 export function messages(index, turns = state.turns) {
   const made = state.system.trim() ? [{ role: "system", content: state.system }] : [];
   turns.forEach((turn, place) => {

@@ -18,7 +18,18 @@ export function checksTable(checks) {
       "table",
       { class: "table checks" },
       h("caption", { class: "sr" }, t("export.checks")),
-      h("thead", {}, h("tr", {}, column("export.check.held"), column("export.check.promise"), column("export.check.found"), column("export.check.bound"))),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          column("export.check.held"),
+          column("export.check.promise"),
+          column("export.check.found"),
+          column("export.check.bound"),
+        ),
+      ),
       h("tbody", {}, checks.map(row)),
     ),
   );
@@ -28,7 +39,16 @@ function row(check) {
   return h(
     "tr",
     { dataset: { check: check.name, status: check.status } },
-    h("td", {}, h("span", { class: "state", dataset: { state: STATES[check.status] } }, icon(PICTURES[check.status]), t(`export.check.${STATES[check.status]}`))),
+    h(
+      "td",
+      {},
+      h(
+        "span",
+        { class: "state", dataset: { state: STATES[check.status] } },
+        icon(PICTURES[check.status]),
+        t(`export.check.${STATES[check.status]}`),
+      ),
+    ),
     h("th", { scope: "row" }, check.sentence || check.text || check.name),
     h("td", {}, check.evidence || "–"),
     h("td", {}, check.bound || "–"),

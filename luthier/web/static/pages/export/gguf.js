@@ -25,19 +25,60 @@ export function ggufForm(told, work, start) {
 
   function row(each) {
     const id = unique("type");
-    const box = h("input", { type: "checkbox", id, checked: each.type === FIRST, disabled: each.needs_extra, onchange: count });
+    const box = h("input", {
+      type: "checkbox",
+      id,
+      checked: each.type === FIRST,
+      disabled: each.needs_extra,
+      onchange: count,
+    });
     boxes.set(each.type, box);
-    const help = each.needs_extra ? t("export.gguf.needs_extra") : has(`export.type.${each.type}`) ? t(`export.type.${each.type}`) : "";
-    return h("tr", {}, h("td", {}, box), h("th", { scope: "row" }, h("label", { for: id }, h("code", {}, each.type))), h("td", { class: "number" }, bytes(each.bytes)), h("td", { class: "muted small" }, help));
+    const help = each.needs_extra
+      ? t("export.gguf.needs_extra")
+      : has(`export.type.${each.type}`)
+        ? t(`export.type.${each.type}`)
+        : "";
+    return h(
+      "tr",
+      {},
+      h("td", {}, box),
+      h("th", { scope: "row" }, h("label", { for: id }, h("code", {}, each.type))),
+      h("td", { class: "number" }, bytes(each.bytes)),
+      h("td", { class: "muted small" }, help),
+    );
   }
 
-  const table = (list) => h("div", { class: "table-scroll" }, h("table", { class: "table types" }, h("thead", { class: "sr" }, h("tr", {}, ["export.gguf.choose", "export.gguf.type", "export.size", "export.gguf.about"].map((id) => h("th", { scope: "col" }, t(id))))), h("tbody", {}, list.map(row))));
+  const table = (list) =>
+    h(
+      "div",
+      { class: "table-scroll" },
+      h(
+        "table",
+        { class: "table types" },
+        h(
+          "thead",
+          { class: "sr" },
+          h(
+            "tr",
+            {},
+            ["export.gguf.choose", "export.gguf.type", "export.size", "export.gguf.about"].map((id) =>
+              h("th", { scope: "col" }, t(id)),
+            ),
+          ),
+        ),
+        h("tbody", {}, list.map(row)),
+      ),
+    );
   const usual = USUAL.flatMap((name) => told.gguf.filter((each) => each.type === name));
   const others = told.gguf.filter((each) => !USUAL.includes(each.type)).sort((a, b) => a.bytes - b.bytes);
 
   function submit(event) {
     event.preventDefault();
-    start(button, work, "export", { types: chosen().map((each) => each.type), ollama: ollama.checked, out: told.out.gguf });
+    start(button, work, "export", {
+      types: chosen().map((each) => each.type),
+      ollama: ollama.checked,
+      out: told.out.gguf,
+    });
   }
 
   const form = h(
@@ -46,7 +87,12 @@ export function ggufForm(told, work, start) {
     told.extras.gguf ? null : h("p", { class: "notice" }, icon("info"), h("span", {}, t("export.gguf.no_extra"))),
     table(usual),
     h("details", {}, h("summary", {}, t("export.gguf.others", { count: others.length })), table(others)),
-    h("label", { class: "check" }, ollama, h("span", {}, t("export.ollama"), h("span", { class: "muted small block" }, t("export.ollama.help")))),
+    h(
+      "label",
+      { class: "check" },
+      ollama,
+      h("span", {}, t("export.ollama"), h("span", { class: "muted small block" }, t("export.ollama.help"))),
+    ),
     total,
     h("div", { class: "actions" }, button),
     work.element,
@@ -57,7 +103,11 @@ export function ggufForm(told, work, start) {
 
 // The adapter alone, for a llama.cpp that has the base.
 export function loraForm(told, work, start) {
-  const kind = h("select", { "aria-label": t("export.lora.type") }, told.lora_gguf.map((each) => h("option", { value: each.type }, `${each.type} · ${bytes(each.bytes)}`)));
+  const kind = h(
+    "select",
+    { "aria-label": t("export.lora.type") },
+    told.lora_gguf.map((each) => h("option", { value: each.type }, `${each.type} · ${bytes(each.bytes)}`)),
+  );
   const button = h("button", { type: "submit", class: "button" }, t("export.lora.write"));
   const submit = (event) => {
     event.preventDefault();

@@ -18,11 +18,28 @@ export function madeCard(each) {
     h(
       "div",
       { class: "row spread" },
-      h("div", {}, h("h3", {}, t(`export.what.${each.what}`)), h("p", { class: "muted small break" }, `${each.name} · ${bytes(each.bytes)} · ${ago(each.made_s)}`)),
-      h("a", { class: "button", href: download(each.path), download: "", "aria-label": t("export.download_one", { name: each.name }) }, icon("download"), t("export.download")),
+      h(
+        "div",
+        {},
+        h("h3", {}, t(`export.what.${each.what}`)),
+        h("p", { class: "muted small break" }, `${each.name} · ${bytes(each.bytes)} · ${ago(each.made_s)}`),
+      ),
+      h(
+        "a",
+        {
+          class: "button",
+          href: download(each.path),
+          download: "",
+          "aria-label": t("export.download_one", { name: each.name }),
+        },
+        icon("download"),
+        t("export.download"),
+      ),
     ),
     each.forced ? h("p", { class: "notice" }, icon("warn"), h("span", {}, t("export.forced"))) : null,
-    each.checks.length ? h("details", { open: failed }, h("summary", {}, checksLine(each.checks)), checksTable(each.checks)) : null,
+    each.checks.length
+      ? h("details", { open: failed }, h("summary", {}, checksLine(each.checks)), checksTable(each.checks))
+      : null,
     h("details", {}, h("summary", {}, t("export.files", { count: each.files.length })), filesTable(each.files)),
   );
 }
@@ -35,8 +52,23 @@ function filesTable(files) {
       "table",
       { class: "table" },
       h("caption", { class: "sr" }, t("export.files", { count: files.length })),
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("export.file")), h("th", { scope: "col" }, t("export.size")))),
-      h("tbody", {}, files.map((file) => h("tr", {}, h("th", { scope: "row" }, h("a", { class: "break", href: download(file.path), download: "" }, file.name)), h("td", { class: "number" }, bytes(file.bytes))))),
+      h(
+        "thead",
+        {},
+        h("tr", {}, h("th", { scope: "col" }, t("export.file")), h("th", { scope: "col" }, t("export.size"))),
+      ),
+      h(
+        "tbody",
+        {},
+        files.map((file) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, h("a", { class: "break", href: download(file.path), download: "" }, file.name)),
+            h("td", { class: "number" }, bytes(file.bytes)),
+          ),
+        ),
+      ),
     ),
   );
 }

@@ -24,7 +24,12 @@ export class Work {
     this.running = true;
     clear(this.element);
     try {
-      return this.ended(await busy(button, job(kind, fields, (now) => this.show(now)).catch((error) => this.refused(error))));
+      return this.ended(
+        await busy(
+          button,
+          job(kind, fields, (now) => this.show(now)).catch((error) => this.refused(error)),
+        ),
+      );
     } finally {
       this.running = false;
     }
@@ -48,8 +53,16 @@ export class Work {
 
   show(now) {
     if (now.state !== "running") return;
-    const percent = now.log.map((line) => PERCENT.exec(line)?.[1]).filter(Boolean).at(-1);
-    const text = percent === undefined ? t("export.preparing") : percent === "100" ? t("export.checking") : t("export.writing", { percent });
+    const percent = now.log
+      .map((line) => PERCENT.exec(line)?.[1])
+      .filter(Boolean)
+      .at(-1);
+    const text =
+      percent === undefined
+        ? t("export.preparing")
+        : percent === "100"
+          ? t("export.checking")
+          : t("export.writing", { percent });
     // Kept while it runs: what is redrawn loses the keyboard.
     if (!this.bar?.isConnected) this.begin(now);
     if (percent === undefined || percent === "100") this.bar.removeAttribute("value");
@@ -62,8 +75,21 @@ export class Work {
     this.bar = h("progress", { max: 1, "aria-label": t(`common.job.${now.kind}`) });
     this.text = h("span");
     this.time = h("span", { class: "muted number", "aria-live": "off" });
-    const cancel = h("button", { type: "button", class: "button small", onclick: (event) => busy(event.currentTarget, del(`jobs/${part(now.id)}`)) }, icon("stop"), t("common.cancel"));
-    clear(this.element, this.bar, h("div", { class: "row spread small" }, h("span", { class: "row" }, this.text, this.time), cancel));
+    const cancel = h(
+      "button",
+      {
+        type: "button",
+        class: "button small",
+        onclick: (event) => busy(event.currentTarget, del(`jobs/${part(now.id)}`)),
+      },
+      icon("stop"),
+      t("common.cancel"),
+    );
+    clear(
+      this.element,
+      this.bar,
+      h("div", { class: "row spread small" }, h("span", { class: "row" }, this.text, this.time), cancel),
+    );
   }
 
   ended(now) {
@@ -78,6 +104,16 @@ export class Work {
   report(result) {
     const checks = result.receipt?.checks ?? [];
     const bad = checks.some((each) => each.status === "fail");
-    clear(this.element, h("p", { class: bad ? "bad" : "good" }, icon(bad ? "warn" : "check"), " ", t(bad ? "export.done_bad" : "export.done", { path: (result.path ?? "").split("/").at(-1) })), checksTable(checks));
+    clear(
+      this.element,
+      h(
+        "p",
+        { class: bad ? "bad" : "good" },
+        icon(bad ? "warn" : "check"),
+        " ",
+        t(bad ? "export.done_bad" : "export.done", { path: (result.path ?? "").split("/").at(-1) }),
+      ),
+      checksTable(checks),
+    );
   }
 }
