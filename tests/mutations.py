@@ -124,6 +124,42 @@ MUTATIONS: dict[str, Mutation] = {
         "/ (1 - noise)",
         "test_losses_preference.py::test_robust_is_unbiased",
     ),
+    "a pair that is told apart without bound is no number": Mutation(
+        "losses/preference.py",
+        "return loss_G - smoothing * F.logsigmoid(-logits_G) if smoothing else loss_G",
+        "return loss_G - smoothing * F.logsigmoid(-logits_G)",
+        "test_losses_preference.py::test_at_their_ends",
+    ),
+    "ipo compares sums": Mutation(
+        "methods/preference.py",
+        'return method.length_normalised or "ipo" in (method.kind, method.loss)',
+        "return method.length_normalised",
+        "test_losses_preference.py::test_dpo_is_trl_s",
+    ),
+    "a reward model's rewards lie anywhere": Mutation(
+        "methods/reward.py",
+        " + self._centre * losses.off_centre(better, worse)",
+        "",
+        "test_preference.py::test_rewards_by_hand",
+    ),
+    "answers marked bad count as good ones": Mutation(
+        "losses/preference.py",
+        "torch.where(side_Q > 0, wanted, unwanted)",
+        "torch.where(side_Q < 0, wanted, unwanted)",
+        "test_losses_preference.py::test_kto_is_trl_s",
+    ),
+    "a loss of one's own of pairs may be a mean": Mutation(
+        "losses/own.py",
+        "if not torch.allclose(whole, alone, rtol=CLOSE, atol=CLOSE):",
+        "if False:",
+        "test_own_loss.py::test_what_is_wrong_with_a_loss_of_answers_is_said",
+    ),
+    "a loss of one's own loses what stands beside it": Mutation(
+        "methods/preference.py",
+        "weight = method.beta if isinstance(method, Orpo) else 1.0",
+        "weight = method.beta if isinstance(method, Orpo) and method.loss is None else 1.0",
+        "test_own_loss.py::test_a_usual_loss_written_by_the_user_is_ours",
+    ),
     # ------------------------------------------------------------------------------------------------ several devices
     "gradients are averaged over ranks": Mutation(
         "engine/ranks.py",

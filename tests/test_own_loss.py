@@ -75,6 +75,35 @@ def dpo(chosen, rejected, ref_chosen, ref_rejected):
     return -torch.nn.functional.logsigmoid(0.1 * (chosen - ref_chosen - rejected + ref_rejected))
 
 
+def two_sided(chosen, rejected):
+    return -torch.nn.functional.logsigmoid(0.5 * (chosen - rejected) - 0.2)
+
+
+def odds(chosen, rejected):
+    odds = [each - torch.log(-torch.expm1(each)) for each in (chosen, rejected)]
+    return -torch.nn.functional.logsigmoid(odds[0] - odds[1])
+
+
+def to_a_target(chosen, rejected, ref_chosen, ref_rejected):
+    return (chosen - ref_chosen - rejected + ref_rejected - 5) ** 2
+
+
+def marked(logp, ref, side, z0):
+    return 1 - torch.sigmoid(side * 0.1 * (logp - ref - z0))
+
+
+def order(chosen, rejected, margin):
+    return -torch.nn.functional.logsigmoid(chosen - rejected - margin)
+
+
+def of_the_reference(chosen, rejected, ref_chosen, ref_rejected):
+    return (ref_chosen - ref_rejected) ** 2
+
+
+def cut(chosen, rejected):
+    return torch.relu(1 - (chosen - rejected).detach()) * chosen
+
+
 def against_the_mean(chosen, rejected, ref_chosen, ref_rejected):
     return (chosen - rejected - (chosen - rejected).mean()) ** 2
 """
@@ -135,13 +164,46 @@ def test_what_cannot_be_trained_on_is_said_before_step_1(module, recipe, runs_di
 
 
 def test_good_ones_pass(module) -> None:
-    own.try_on_tokens(f"{module}:likelihood")
-    own.try_on_tokens(f"{module}:focal")
-    own.try_on_pairs(f"{module}:dpo")
-    with pytest.raises(ConfigError, match="how a step is split"):
-        own.try_on_pairs(f"{module}:against_the_mean")
-    with pytest.raises(ConfigError, match=r"raised .*TypeError"):
-        own.try_on_pairs(f"{module}:focal")
+    own.try_on(f"{module}:likelihood", "sft")
+    own.try_on(f"{module}:focal", "pretrain")
+    for function, kinds in GOOD.items():
+        for kind in kinds:
+            own.try_on(f"{module}:{function}", kind)
+
+
+GOOD = {
+    "dpo": ("dpo", "ipo"),
+    "to_a_target": ("dpo", "ipo"),
+    "two_sided": ("simpo", "orpo", "cpo"),
+    "odds": ("orpo",),
+    "marked": ("kto",),
+    "order": ("reward",),
+}
+
+
+def test_every_method_that_takes_one_tries_it() -> None:
+    assert {*FIELDS["method.loss"].kinds} == {*own.CALLED_WITH}
+    assert {name for kind, names in own.CALLED_WITH.items() if kind not in ("sft", "pretrain") for name in names} == {
+        *own.TRIED_ON
+    }
+    assert {kind for kinds in GOOD.values() for kind in kinds} == {*own.CALLED_WITH} - {"sft", "pretrain"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "said"),
+    [
+        ("dpo", "against_the_mean", "how a step is split"),
+        ("dpo", "focal", r"raised .*TypeError.*\n.*dpo calls it with \(chosen, rejected, ref_chosen, ref_rejected\)"),
+        ("kto", "order", r"kto calls it with \(logp, ref, side, z0\)"),
+        ("ipo", "of_the_reference", "does not depend on the model"),
+        ("simpo", "cut", "gradient is not that of its value"),
+        ("reward", "two_sided", r"reward calls it with \(chosen, rejected, margin\)"),
+        ("orpo", "likelihood", r"orpo calls it with \(chosen, rejected\)"),
+    ],
+)
+def test_what_is_wrong_with_a_loss_of_answers_is_said(module, kind, function, said) -> None:
+    with pytest.raises(ConfigError, match=said):
+        own.try_on(f"{module}:{function}", kind)
 
 
 def test_the_likelihood_written_by_the_user_is_ours(module, recipe) -> None:
@@ -181,12 +243,51 @@ def test_names_and_functions(recipe) -> None:
     assert "module:function" in FIELDS["method.loss"].takes and "hinge" in FIELDS["method.loss"].choices
 
 
-def test_dpo_written_by_the_user_is_ours(module, recipe, write_rows) -> None:
-    pairs = [
-        {"prompt": f"Say {WORDS[i % 12]}", "chosen": WORDS[i % 5], "rejected": " ".join(WORDS[i % 7 : i % 7 + 2])}
+@pytest.mark.parametrize(
+    ("method", "function"),
+    [
+        ({"kind": "dpo"}, "dpo"),
+        ({"kind": "simpo", "beta": 0.5, "gamma": 0.2, "sft_weight": 0.3}, "two_sided"),
+        ({"kind": "orpo", "beta": 0.7}, "odds"),
+        ({"kind": "ipo", "beta": 0.1}, "to_a_target"),
+        ({"kind": "kto", "wanted_weight": 1.5}, "marked"),
+        ({"kind": "reward", "centre": 0.1}, "order"),
+    ],
+)
+def test_a_usual_loss_written_by_the_user_is_ours(module, recipe, write_rows, method, function) -> None:
+    """With all that stands beside it: weights, the likelihood of the better answers, means in place of sums."""
+    marked = method["kind"] == "kto"
+    rows = [
+        {"prompt": f"Say {WORDS[i % 12]}", "completion": " ".join(WORDS[i % 5 : i % 5 + 3]), "label": bool(i % 3)}
+        if marked
+        else {"prompt": f"Say {WORDS[i % 12]}", "chosen": WORDS[i % 5], "rejected": " ".join(WORDS[i % 7 : i % 7 + 2])}
         for i in range(12)
     ]
-    recipe["data"]["train"] = str(write_rows("pairs.json", pairs))
-    ours = luthier.train(recipe, {"method": "dpo", "run.name": "ours"})
-    theirs = luthier.train(recipe, {"method.kind": "dpo", "method.loss": f"{module}:dpo", "run.name": "theirs"})
+    recipe["data"]["train"] = str(write_rows("judged.json", rows))
+    ours = luthier.train({**recipe, "method": method}, {"run.name": "ours"})
+    plain = {key: value for key, value in method.items() if key != "gamma"}
+    own_loss = {**plain, "loss": f"{module}:{function}"}
+    theirs = luthier.train({**recipe, "method": own_loss}, {"run.name": "theirs"})
     assert losses(theirs) == pytest.approx(losses(ours), rel=1e-4)
+    assert losses(ours)[-1] != losses(ours)[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "field"),
+    [
+        ({"kind": "dpo", "label_smoothing": 0.1}, "method.label_smoothing"),
+        ({"kind": "simpo", "gamma": 0.5}, "method.gamma"),
+    ],
+)
+def test_options_of_the_usual_loss_are_refused_beside_it(recipe, method, field) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_load.load({**recipe, "method": {**method, "loss": "a:b"}})
+    (problem,) = caught.value.problems
+    assert (problem.id, problem.field) == ("config.own_loss_has_no_options", field)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "ppo", "distill"])
+def test_methods_that_take_none_say_which_do(recipe, kind) -> None:
+    more = {"teacher": "nano"} if kind == "distill" else {"rewards": "exact"}
+    with pytest.raises(ConfigError, match=rf"method of kind {kind} has no loss; it belongs to .*kto, reward"):
+        config_load.load({**recipe, "method": {"kind": kind, "loss": "a:b", **more}})

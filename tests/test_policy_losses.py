@@ -6,6 +6,7 @@ import inspect
 import math
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -131,6 +132,29 @@ def test_adapted_by_hand() -> None:
     assert policy.adapted(0.1, 1.0, 1.0, 64, 640) == 0.1
 
 
+def test_at_their_ends() -> None:
+    """A token that became e^50 times likelier, or less likely: a gain is cut and a loss counts in full; nothing that is
+    kept within bounds overflows. One token, no token, an answer without tokens among others."""
+    logp = f64(50.0, 50.0, -50.0, -50.0).requires_grad_()
+    loss = policy.surrogate(logp, torch.zeros_like(logp), f64(1, -1, 1, -1), 0.2, 0.3)
+    assert loss.tolist() == pytest.approx([-1.3, math.exp(50), 0.0, 0.8], abs=1e-12)
+    (gradient,) = torch.autograd.grad(loss.sum(), logp)
+    assert gradient.tolist() == pytest.approx([0.0, math.exp(50), 0.0, 0.0], abs=1e-12)
+    assert policy.advantages(f64(4), f64(3), 0.5, 0.5).tolist() == [1.0]
+    assert policy.sequence_ratio(f64(math.log(2)), f64(0), torch.tensor([1]), 2).tolist() == pytest.approx([2.0])
+    none = f64()
+    for empty in (
+        policy.surrogate(none, none, none, 0.2, 0.3),
+        policy.sequence_ratio(none, none, torch.zeros(0, dtype=torch.long), 2),
+        policy.value_loss(none, none, none, 0.2),
+        policy.whitened(none),
+        *(each(none, none) for each in policy.ESTIMATORS.values()),
+    ):
+        assert empty.shape == (0,)
+    same = f64(-1.0, -2.0)
+    assert all(not each(same, same).any() for each in policy.ESTIMATORS.values())
+
+
 # ---------------------------------------------------------------------------------------------------- derivatives
 
 
@@ -192,7 +216,7 @@ class _Lists(dict[str, list[float]]):
         return self[key]
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo"])
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize(("beta", "corrected"), [(0.0, False), (0.3, False), (0.3, True)])
 def test_loss_is_trls(loss_type: str, level: str, beta: float, corrected: bool) -> None:
@@ -200,6 +224,7 @@ def test_loss_is_trls(loss_type: str, level: str, beta: float, corrected: bool) 
     lengths, most = torch.tensor([5, 3, 1, 4]), 6
     mask = (torch.arange(5)[None] < lengths[:, None]).double()
     logp, old, reference = (-torch.rand(4, 5).double() * 2 for _ in range(3))
+    logp.requires_grad_()
     advantage = torch.randn(4).double()
     prompt = torch.zeros(4, 2, dtype=torch.long)
     inputs = {
@@ -227,8 +252,42 @@ def test_loss_is_trls(loss_type: str, level: str, beta: float, corrected: bool) 
     kl = policy.penalty("k3", logp[there], reference[there], ratio)
     ours = ours + beta * (kl if corrected else policy.k3(logp[there], reference[there]))
     weights = 1 / lengths[owner].double() if loss_type == "grpo" else torch.ones(13)
-    denom = {"grpo": 4, "dapo": 13, "dr_grpo": 4 * most}[loss_type]
-    torch.testing.assert_close((ours * weights).sum() / denom, theirs, atol=1e-12, rtol=1e-9)
+    denom = {"grpo": 4, "bnpo": 13, "dapo": 13, "dr_grpo": 4 * most}[loss_type]
+    mine = (ours * weights).sum() / denom
+    torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-9)
+    gradients = [torch.autograd.grad(each, logp, retain_graph=True)[0] for each in (mine, theirs)]
+    torch.testing.assert_close(*gradients, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_advantages_are_trls(scale: policy.Scale) -> None:
+    """TRL's own, from its `_generate_and_score_completions` on rewards that are given: usual ones, equal ones, and ones
+    that failed in part or all."""
+    grpo = pytest.importorskip("trl.trainer.grpo_trainer")
+    none = math.nan
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 4.0], [0.7] * 4, [1.0, none, none, 3.0], [none] * 4])
+    ids = [[1, 2]] * 16
+    everything = mock.MagicMock(
+        accelerator=SimpleNamespace(device="cpu", gather=lambda x: x, process_index=0),
+        model=torch.nn.Module(),
+        environment_factories=None, environments=None, tools=None, pad_to_multiple_of=None,
+        mask_truncated_completions=False, use_vllm=False, beta=0.0, num_generations=4, num_iterations=1,
+        scale_rewards=scale,
+        multi_objective_aggregation="sum_then_normalize", reward_weights=torch.ones(1), reward_func_names=["worth"],
+        _metrics={"train": _Lists()}, _pending_extra_logs={}, _pending_metrics={},
+        args=SimpleNamespace(
+            per_device_train_batch_size=16, steps_per_generation=1, gradient_accumulation_steps=1,
+            gradient_checkpointing_kwargs=None,
+        ),
+    )  # fmt: skip
+    everything.model.is_gradient_checkpointing = False
+    everything._tokenizer.pad_token_id = 0
+    everything._generate.return_value = (ids, ids, None, [""] * 16, None, {}, None, None)
+    everything._calculate_rewards.return_value = rewards.view(-1, 1)
+    inputs = [{"prompt": ""}] * 16
+    theirs = grpo.GRPOTrainer._generate_and_score_completions(everything, inputs)["advantages"]
+    assert theirs.abs().max() > 1
+    torch.testing.assert_close(policy.group_advantages(rewards, scale).view(-1), theirs, rtol=1e-6, atol=1e-7)
 
 
 def test_deviation_is_trls() -> None:

@@ -235,6 +235,19 @@ def test_rewards_are_the_same_shared_or_doubled(tmp_path: Path) -> None:
     assert set(said[0].each) >= {"accuracy", "margin", "confidence"}
 
 
+def test_rewards_by_hand(tmp_path: Path) -> None:
+    """Of each pair log(1 + exp(worse + margin - better)) and the square of both, from each answer's own number."""
+    store, decoder = Store(3, ends=True), rewarded()
+    scores = []
+    for row in store.rows:
+        (batch,) = pack.microbatches([dataclasses.replace(row, group=-1)], 10**6)
+        scores.append(float(decoder(batch, Want(None, value=True), adapter="a").value.detach()))
+    better, worse = np.asarray(scores[::2]), np.asarray(scores[1::2])
+    expected = np.log1p(np.exp(worse + 0.5 * np.arange(3) - better)) + 0.3 * (better + worse) ** 2
+    loss, _, _ = taken(methods.build(Reward(centre=0.3), given(store, tmp_path)), decoder, step_of(store, 10**6))
+    assert loss == pytest.approx(expected.mean(), rel=1e-5)
+
+
 # ------------------------------------------------------------------------------------------------- against TRL
 
 

@@ -141,7 +141,15 @@ def robust_needs_share(config: RunConfig) -> Values | None:
 
 def ipo_is_by_means(config: RunConfig) -> Values | None:
     method = config.method
-    return {} if isinstance(method, Dpo) and method.loss == "ipo" and method.length_normalised else None
+    means = isinstance(method, Dpo) and "ipo" in (method.kind, method.loss)
+    return {} if means and changed(method, "length_normalised") else None
+
+
+def own_loss_has_no_options(config: RunConfig) -> Values | None:
+    method = config.method
+    own = ":" in str(getattr(method, "loss", None))
+    found = changed(method, *(key for key in ("label_smoothing", "gamma") if key in type(method).model_fields))
+    return {"fields": ", ".join(f"method.{key}" for key in found)} if own and found else None
 
 
 def rewards_and_weights(config: RunConfig) -> Values | None:
@@ -356,6 +364,7 @@ RULES: dict[str, Rule] = {
     "smoothing_without_two_ways": Rule(("method.label_smoothing", "method.loss"), smoothing_without_two_ways),
     "robust_needs_share": Rule(("method.loss", "method.label_smoothing"), robust_needs_share),
     "ipo_is_by_means": Rule(("method.length_normalised", "method.loss"), ipo_is_by_means),
+    "own_loss_has_no_options": Rule(("method.label_smoothing", "method.gamma", "method.loss"), own_loss_has_no_options),
     "rewards_and_weights": Rule(("method.reward_weights", "method.rewards"), rewards_and_weights),
     "answers_without_dropout": Rule(("tune.dropout", "method.kind"), answers_without_dropout),
     "answers_alone": Rule(("run.devices", "method.kind"), answers_alone),

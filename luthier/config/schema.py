@@ -291,6 +291,8 @@ class Reward(Judged):
     centre: float = Field(default=0.01, ge=0)
     """Weight of the square of what the rewards of a pair add up to: pairs leave open where rewards lie. 0.01 as in
     Eisenstein et al. 2023, arXiv 2312.09244."""
+    loss: OwnFunction | None = None
+    """None is the paper's; or the user's own (`luthier.losses.own`), beside which `centre` counts as well."""
 
 
 class Pairs(Judged):
@@ -320,7 +322,7 @@ class Ipo(Dpo):
     """`dpo` with `loss: ipo`."""
 
     kind: Literal["ipo"] = "ipo"  # type: ignore[assignment]
-    loss: Literal["ipo"] = "ipo"
+    loss: Literal["ipo"] | OwnFunction = "ipo"
 
 
 class Simpo(Pairs):
@@ -331,6 +333,8 @@ class Simpo(Pairs):
     """2.0, the lowest of the paper's: means over tokens differ by less than sums."""
     gamma: float = Field(default=1.0, ge=0)
     """The lead that the better answer is to have: half of beta, as in the paper."""
+    loss: OwnFunction | None = None
+    """None is the paper's; or the user's own (`luthier.losses.own`)."""
 
 
 class Cpo(Pairs):
@@ -338,7 +342,7 @@ class Cpo(Pairs):
     2401.08417)."""
 
     kind: Literal["cpo"] = "cpo"
-    loss: Literal["sigmoid", "hinge"] = "sigmoid"
+    loss: Literal["sigmoid", "hinge"] | OwnFunction = "sigmoid"
     sft_weight: float = Field(default=1.0, ge=0)
 
 
@@ -349,6 +353,8 @@ class Orpo(Judged):
     kind: Literal["orpo"] = "orpo"
     beta: float = Field(default=0.1, gt=0)
     """Weight of the odds beside the likelihood: lambda in the paper."""
+    loss: OwnFunction | None = None
+    """None is the odds; or the user's own (`luthier.losses.own`), with the same weight."""
 
 
 class Kto(Judged):
@@ -361,6 +367,8 @@ class Kto(Judged):
     """Weight of answers marked good. Weight times number should be of one size for good and bad (section 4.2)."""
     unwanted_weight: float = Field(default=1.0, gt=0)
     """Weight of answers marked bad."""
+    loss: OwnFunction | None = None
+    """None is the paper's; or the user's own (`luthier.losses.own`), with the same weights."""
 
 
 Estimator = Literal["k1", "k2", "k3"]

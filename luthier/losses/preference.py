@@ -27,7 +27,8 @@ def sigmoid(delta_G: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
     ("conservative DPO", Mitchell 2023), which no longer falls for ever.
     """
     logits_G = beta * delta_G
-    return -(1 - smoothing) * F.logsigmoid(logits_G) - smoothing * F.logsigmoid(-logits_G)
+    loss_G = -(1 - smoothing) * F.logsigmoid(logits_G)
+    return loss_G - smoothing * F.logsigmoid(-logits_G) if smoothing else loss_G
 
 
 def robust(delta_G: Tensor, beta: float, noise: float) -> Tensor:
@@ -71,7 +72,7 @@ def odds_ratio(mean_chosen_G: Tensor, mean_rejected_G: Tensor) -> Tensor:
     return -F.logsigmoid(log_odds(mean_chosen_G) - log_odds(mean_rejected_G))
 
 
-def kto(ratio_Q: Tensor, side_Q: Tensor, z0: Tensor, beta: float, weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+def kto(ratio_Q: Tensor, side_Q: Tensor, z0: Tensor, beta: float) -> Tensor:
     """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306, eq. 8): 1 - sigma(beta (ratio - z0)) for
     an answer that is wanted, 1 - sigma(beta (z0 - ratio)) for one that is not.
 
@@ -79,11 +80,13 @@ def kto(ratio_Q: Tensor, side_Q: Tensor, z0: Tensor, beta: float, weights: tuple
         ratio_Q: log p(answer) - log r(answer).
         side_Q: 1 wanted, -1 not.
         z0: the policy's divergence from the reference, at least 0; a constant (`divergence`).
-        weights: of wanted and unwanted answers.
     """
-    value_Q = torch.sigmoid(side_Q * beta * (ratio_Q - z0))
-    wanted, unwanted = weights
-    return torch.where(side_Q > 0, wanted, unwanted).to(ratio_Q.dtype) * (1 - value_Q)
+    return 1 - torch.sigmoid(side_Q * beta * (ratio_Q - z0))
+
+
+def by_side(side_Q: Tensor, wanted: float, unwanted: float) -> Tensor:
+    """How much an answer counts: one number where it is wanted, another where it is not."""
+    return torch.where(side_Q > 0, wanted, unwanted).to(side_Q.dtype)
 
 
 def divergence(ratio_Q: Tensor) -> Tensor:
@@ -92,12 +95,13 @@ def divergence(ratio_Q: Tensor) -> Tensor:
     return ratio_Q.detach().mean().clamp_min(0)
 
 
-def reward(chosen_G: Tensor, rejected_G: Tensor, margin_G: Tensor, centre: float = 0.0) -> Tensor:
+def reward(chosen_G: Tensor, rejected_G: Tensor, margin_G: Tensor) -> Tensor:
     """Bradley-Terry, with how much better the better answer is: -log sigma(chosen - rejected - margin) (Touvron et al.
-    2023, arXiv 2307.09288, eq. 2).
+    2023, arXiv 2307.09288, eq. 2)."""
+    return -F.logsigmoid(chosen_G - rejected_G - margin_G)
 
-    centre: weight of (chosen + rejected)^2, which settles what the data leaves open: where rewards lie (Eisenstein et
-    al. 2023, arXiv 2312.09244).
-    """
-    loss_G = -F.logsigmoid(chosen_G - rejected_G - margin_G)
-    return loss_G + centre * (chosen_G + rejected_G) ** 2 if centre else loss_G
+
+def off_centre(chosen_G: Tensor, rejected_G: Tensor) -> Tensor:
+    """(chosen + rejected)^2, which settles what pairs leave open: where rewards lie (Eisenstein et al. 2023, arXiv
+    2312.09244)."""
+    return (chosen_G + rejected_G) ** 2

@@ -1,6 +1,6 @@
 """Training methods: each turns a micro-batch into a `Loss`."""
 
-from luthier.config.schema import Distill, Judged, Kto, Method, Pretrain, Reward, Sft
+from luthier.config.schema import Distill, Kto, Method, Orpo, Pairs, Pretrain, Reward, Sft
 from luthier.kernels.divergence import How
 from luthier.methods.distill import Distilled
 from luthier.methods.given import Given
@@ -33,12 +33,12 @@ def build(method: Method, given: Given) -> Supervised | Preference | RewardModel
         return RewardModel(method, given)
     if isinstance(method, Kto):
         return KahnemanTversky(method, given)
-    if isinstance(method, Judged):
+    if isinstance(method, (Pairs, Orpo)):
         return Preference(method, given)
     if isinstance(method, Distill):
         assert given.teacher is not None, "found before anything is planned"
         how = How(method.divergence == "reverse", method.temperature, method.sft_weight)
         return Distilled(given.adapter, given.seed, given.policies, given.bottom, teacher=given.teacher, how=how)
     if isinstance(method, (Sft, Pretrain)) and method.loss is not None:
-        return OwnLoss(given.adapter, given.seed, given.policies, given.bottom, name=method.loss)
+        return OwnLoss(given.adapter, given.seed, given.policies, given.bottom, method=method)
     return METHODS[method.kind](given.adapter, given.seed, given.policies, given.bottom)

@@ -28,6 +28,7 @@ from luthier.kernels.host import to_device
 from luthier.losses import preference as losses
 from luthier.methods import groups, reference
 from luthier.methods.given import Given
+from luthier.methods.own import own_or
 from luthier.methods.passes import Passes
 from luthier.methods.preference import PREFERENCE, Referred
 from luthier.models.decoder import Decoder
@@ -76,6 +77,7 @@ class KahnemanTversky(Passes):
     def __init__(self, method: Kto, given: Given) -> None:
         super().__init__(given.adapter, given.seed, given.policies, given.bottom)
         self._method, self._ranks, self._call_tokens = method, given.ranks, given.call_tokens
+        self._loss = own_or(method, lambda logp, ref, side, z0: losses.kto(logp - ref, side, z0, method.beta))
         self._others = Others(given.train)
         self._reference = Referred(given, needed=True, more={OTHERS: self._others})
         self._z0 = 0.0
@@ -111,12 +113,14 @@ class KahnemanTversky(Passes):
         logp_M = self.logp(model, batch, step)
         if batch.group is None:  # a filler
             return Loss({PREFERENCE: (logp_M * 0).sum()}, {})
-        side = batch.per_owner[SIDE]
+        method, side = self._method, batch.per_owner[SIDE]
         z0 = batch.per_owner.get(Z0, self._everywhere(batch))
-        ratio_Q = groups.over_rows(logp_M, batch) - self._placed(self._reference.of(batch, step), logp_M)
-        weights = self._method.wanted_weight, self._method.unwanted_weight
-        loss_Q = losses.kto(ratio_Q, self._placed(side, logp_M), self._placed(z0, logp_M), self._method.beta, weights)
-        each = _watched(self._method.beta * ratio_Q.detach(), self._method.beta * z0, side)
+        logp_Q, reference_Q = groups.over_rows(logp_M, batch), self._placed(self._reference.of(batch, step), logp_M)
+        side_Q = self._placed(side, logp_M)
+        loss_Q = losses.by_side(side_Q, method.wanted_weight, method.unwanted_weight) * self._loss(
+            logp_Q, reference_Q, side_Q, self._placed(z0, logp_M)
+        )
+        each = _watched(method.beta * (logp_Q - reference_Q).detach(), method.beta * z0, side)
         return Loss({PREFERENCE: loss_Q.sum()}, {}, {PREFERENCE: float(len(side))}, each)
 
     def _everywhere(self, batch: Batch) -> Floats:

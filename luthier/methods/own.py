@@ -1,7 +1,7 @@
-"""The user's own loss of tokens (`method.loss: module:function` of sft and pretrain).
+"""The user's own loss (`method.loss: module:function`), see `luthier.losses.own`.
 
-What goes in: a micro-batch and the function, see `luthier.losses.own`. What comes out: its sum, term `nll`, so that it
-is divided by the step's weights as the usual loss is.
+What goes in: the function's name. What comes out: the function, as methods call it; and for sft and pretrain the method
+itself, whose sum is the term `nll`, so that it is divided by the step's weights as the usual loss is.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from luthier.batch import TERM, Batch
-from luthier.config.schema import Method, Policy
-from luthier.data.own import line_of, spelt
+from luthier.config.schema import Kinded, Policy, Pretrain, Sft
 from luthier.engine import memory
 from luthier.engine.loop import Loss
-from luthier.errors import Problem, TrainingFailed
+from luthier.errors import TrainingFailed
 from luthier.kernels.host import to_device
 from luthier.losses import own
 from luthier.methods.supervised import Supervised
@@ -25,7 +24,7 @@ from luthier.models.decoder import Decoder
 
 
 class OwnLoss(Supervised):
-    """Args: as of `Supervised`, and the function's name."""
+    """Args: as of `Supervised`, and the section that names the function."""
 
     def __init__(
         self,
@@ -34,10 +33,10 @@ class OwnLoss(Supervised):
         policies: Sequence[Policy] = (),
         bottom: Bottom | None = None,
         *,
-        name: str,
+        method: Sft | Pretrain,
     ) -> None:
         super().__init__(adapter, seed, policies, bottom)
-        self.function = guarded(name)
+        self.function = guarded(method)
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
         assert isinstance(model, Decoder)
@@ -48,8 +47,10 @@ class OwnLoss(Supervised):
         return Loss({TERM: total}, {"likelihood": (likelihood, float(batch.weights[TERM].sum()))})
 
 
-def guarded(name: str) -> Callable[..., Tensor]:
+def guarded(method: Kinded) -> Callable[..., Tensor]:
     """The user's function; what it raises during training ends the run in words."""
+    name = named(method)
+    assert name is not None
     function = own.load(name)
 
     def called(*given: Any) -> Tensor:
@@ -58,22 +59,30 @@ def guarded(name: str) -> Callable[..., Tensor]:
         except Exception as error:
             if memory.ran_out(error):  # the loop knows what to do
                 raise
-            values = {"reason": spelt(error), "line": line_of(error)}
-            raise TrainingFailed(
-                Problem("config.own_loss_raised", field=own.FIELD, value=name, values=values)
-            ) from error
+            raise TrainingFailed(own.raised(name, method.kind, error)) from error
 
     return called
 
 
-def tried(method: Method) -> dict[str, Any]:
+def named(method: Kinded) -> str | None:
+    """What a section calls the user's own loss; None where the loss is one of ours."""
+    name: str | None = getattr(method, "loss", None)
+    return name if own.is_own(name) else None
+
+
+def own_or(method: Kinded, usual: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The user's own loss, where a section names one."""
+    return usual if named(method) is None else guarded(method)
+
+
+def tried(method: Kinded) -> dict[str, Any]:
     """The user's own loss and the file it comes from, tried; empty where the loss is one of ours.
 
     Raises:
         ConfigError: it cannot be used.
     """
-    name: str | None = getattr(method, "loss", None)
-    if not own.is_own(name):
+    name = named(method)
+    if name is None:
         return {}
-    (own.try_on_tokens if method.kind in ("sft", "pretrain") else own.try_on_pairs)(name)
+    own.try_on(name, method.kind)
     return {name: own.source(name)}

@@ -18,16 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from luthier.batch import EXAMPLES, SIDE, TERM, Batch, Floats, Step
-from luthier.config.schema import Cpo, Dpo, Judged, Orpo, Pairs, Simpo
+from luthier.config.schema import Cpo, Dpo, Orpo, Pairs, Simpo
 from luthier.data import pack
 from luthier.engine.loop import Loss
 from luthier.errors import Problem, TrainingFailed
 from luthier.kernels.host import to_device
-from luthier.losses import own as losses_own
 from luthier.losses import preference as losses
 from luthier.methods import groups, reference
 from luthier.methods.given import Given
-from luthier.methods.own import guarded
+from luthier.methods.own import own_or
 from luthier.methods.passes import Passes
 from luthier.models.decoder import Decoder
 from luthier.runs import files
@@ -53,9 +52,15 @@ class Numbers(NamedTuple):
         """log p - log r, of both answers."""
         return self.chosen - self.ref_chosen, self.rejected - self.ref_rejected
 
-    def means(self, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
-        """Per token."""
-        return chosen / self.chosen_tokens.clamp_min(1), rejected / self.rejected_tokens.clamp_min(1)
+    def per_token(self) -> Numbers:
+        """Means over the tokens of an answer in place of sums."""
+        chosen, rejected = self.chosen_tokens.clamp_min(1), self.rejected_tokens.clamp_min(1)
+        return self._replace(
+            chosen=self.chosen / chosen,
+            rejected=self.rejected / rejected,
+            ref_chosen=self.ref_chosen / chosen,
+            ref_rejected=self.ref_rejected / rejected,
+        )
 
 
 class Judgement(NamedTuple):
@@ -69,73 +74,59 @@ class Judgement(NamedTuple):
 Objective = Callable[[Numbers], Judgement]
 
 
-def objective(method: Judged) -> Objective:
-    """The loss of a pair that a section of the recipe asks for."""
-    if isinstance(method, Dpo) and losses_own.is_own(method.loss):
-        return _own(method, guarded(method.loss))
-    match method:
-        case Dpo():
-            return lambda numbers: _dpo(method, numbers)
-        case Simpo():
-            return lambda numbers: _simpo(method, numbers)
-        case Cpo():
-            return lambda numbers: _cpo(method, numbers)
-        case Orpo():
-            return lambda numbers: _orpo(method, numbers)
-    raise AssertionError(f"{method.kind} does not learn from pairs of log-probabilities")
-
-
-def _own(method: Dpo, function: Callable[..., Tensor]) -> Objective:
-    """A loss of the user's own. What an answer is worth is told as for the usual one."""
+def objective(method: Pairs | Orpo) -> Objective:
+    """The loss of a pair that a section of the recipe asks for, ours or the user's own."""
+    loss_of = own_or(method, _usual(method))
+    given = 4 if isinstance(method, Dpo) else 2
+    weight = method.beta if isinstance(method, Orpo) else 1.0
 
     def judge(numbers: Numbers) -> Judgement:
-        chosen, rejected = numbers.ratios()
-        loss = function(numbers.chosen, numbers.rejected, numbers.ref_chosen, numbers.ref_rejected)
-        return Judgement(loss, method.beta * chosen, method.beta * rejected)
+        compared = numbers.per_token() if by_means(method) else numbers
+        chosen, rejected = compared.ratios()
+        return Judgement(weight * loss_of(*compared[:given]), method.beta * chosen, method.beta * rejected)
 
     return judge
 
 
-def _dpo(method: Dpo, numbers: Numbers) -> Judgement:
-    chosen, rejected = numbers.ratios()
-    if method.length_normalised or method.loss == "ipo":
-        chosen, rejected = numbers.means(chosen, rejected)
-    delta, beta = chosen - rejected, method.beta
+def by_means(method: Pairs | Orpo) -> bool:
+    """Whether answers are compared by the means over their tokens, or else by the sums."""
+    if isinstance(method, Dpo):
+        return method.length_normalised or "ipo" in (method.kind, method.loss)
+    return isinstance(method, (Simpo, Orpo))
+
+
+def _usual(method: Pairs | Orpo) -> Callable[..., Tensor]:
+    """Of (chosen, rejected) and, with a reference, what it thinks of both, [G] each."""
+    match method:
+        case Dpo():
+            return lambda chosen, rejected, ref_chosen, ref_rejected: _of_delta(
+                method, (chosen - ref_chosen) - (rejected - ref_rejected)
+            )
+        case Simpo():
+            return lambda chosen, rejected: losses.simpo(
+                chosen, rejected, method.beta, method.gamma, method.label_smoothing
+            )
+        case Cpo():
+            return lambda chosen, rejected: _of_delta(method, chosen - rejected)
+        case Orpo():
+            return losses.odds_ratio
+    raise AssertionError(f"{method.kind} does not learn from pairs of log-probabilities")
+
+
+def _of_delta(method: Dpo | Cpo, delta_G: Tensor) -> Tensor:
     match method.loss:
-        case "sigmoid":
-            loss = losses.sigmoid(delta, beta, method.label_smoothing)
         case "robust":
-            loss = losses.robust(delta, beta, method.label_smoothing)
+            return losses.robust(delta_G, method.beta, method.label_smoothing)
         case "hinge":
-            loss = losses.hinge(delta, beta)
+            return losses.hinge(delta_G, method.beta)
         case "ipo":
-            loss = losses.ipo(delta, beta)
-    return Judgement(loss, beta * chosen, beta * rejected)
+            return losses.ipo(delta_G, method.beta)
+    return losses.sigmoid(delta_G, method.beta, method.label_smoothing)
 
 
-def _simpo(method: Simpo, numbers: Numbers) -> Judgement:
-    chosen, rejected = numbers.means(numbers.chosen, numbers.rejected)
-    loss = losses.simpo(chosen, rejected, method.beta, method.gamma, method.label_smoothing)
-    return Judgement(loss, method.beta * chosen, method.beta * rejected)
-
-
-def _cpo(method: Cpo, numbers: Numbers) -> Judgement:
-    delta, beta = numbers.chosen - numbers.rejected, method.beta
-    hinge = method.loss == "hinge"
-    loss = losses.hinge(delta, beta) if hinge else losses.sigmoid(delta, beta, method.label_smoothing)
-    return Judgement(loss, beta * numbers.chosen, beta * numbers.rejected)
-
-
-def _orpo(method: Orpo, numbers: Numbers) -> Judgement:
-    chosen, rejected = numbers.means(numbers.chosen, numbers.rejected)
-    return Judgement(method.beta * losses.odds_ratio(chosen, rejected), method.beta * chosen, method.beta * rejected)
-
-
-def imitation_weight(method: Judged) -> float:
+def imitation_weight(method: Pairs | Orpo) -> float:
     """How much the likelihood of the better answers weighs beside the pairs."""
-    if isinstance(method, Orpo):
-        return 1.0
-    return method.sft_weight if isinstance(method, Pairs) else 0.0
+    return 1.0 if isinstance(method, Orpo) else method.sft_weight
 
 
 def watched(chosen_reward: Tensor, rejected_reward: Tensor, **more: Tensor) -> dict[str, Tensor]:
@@ -212,7 +203,7 @@ def _number(value_G: Tensor) -> Floats:
 class Preference(Passes):
     """sum over pairs of the loss that the recipe asks for."""
 
-    def __init__(self, method: Judged, given: Given) -> None:
+    def __init__(self, method: Pairs | Orpo, given: Given) -> None:
         super().__init__(given.adapter, given.seed, given.policies, given.bottom)
         self._objective = objective(method)
         self._imitation = imitation_weight(method)

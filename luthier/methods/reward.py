@@ -20,6 +20,7 @@ from luthier.kernels.host import to_device
 from luthier.losses import preference as losses
 from luthier.methods import groups
 from luthier.methods.given import Given
+from luthier.methods.own import own_or
 from luthier.methods.passes import Passes
 from luthier.methods.preference import PREFERENCE, watched
 from luthier.models.decoder import Want
@@ -31,6 +32,7 @@ class RewardModel(Passes):
     def __init__(self, method: Reward, given: Given) -> None:
         super().__init__(given.adapter, given.seed, given.policies, given.bottom)
         self._centre = method.centre
+        self._order = own_or(method, losses.reward)
 
     def prepare(self, step: Step, model: nn.Module) -> Step:
         return dataclasses.replace(step, denom={PREFERENCE: step.denom[EXAMPLES]})
@@ -40,11 +42,11 @@ class RewardModel(Passes):
         assert value_M is not None
         if batch.group is None:  # a filler
             return Loss({PREFERENCE: (value_M * 0).sum()}, {})
-        chosen, rejected = groups.over_sides(groups.over_rows(value_M, batch), batch)
+        better, worse = groups.over_sides(groups.over_rows(value_M, batch), batch)
         margins = batch.per_owner[MARGIN] * (batch.per_owner[SIDE] > 0)
         margin, _ = groups.over_sides(to_device(margins, value_M.device).to(value_M.dtype), batch)
-        loss = losses.reward(chosen, rejected, margin, self._centre)
+        loss = self._order(better, worse, margin) + self._centre * losses.off_centre(better, worse)
         # How sure it is of the order that it takes to be right: as often as that, it should be.
-        sure = torch.sigmoid((chosen - rejected).abs())
-        each = watched(chosen, rejected, confidence=sure)
+        sure = torch.sigmoid((better - worse).abs())
+        each = watched(better, worse, confidence=sure)
         return Loss({PREFERENCE: loss.sum()}, {}, {PREFERENCE: float(len(loss))}, each)

@@ -296,15 +296,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "config.own_loss_raised.rule": ("raised {reason} ({line})", "抛出 {reason}（{line}）"),
     "config.own_loss_raised.remedy": (
-        "Mend the function. sft and pretrain call it with (logp, weights, owners), dpo with (chosen, rejected, "
-        "ref_chosen, ref_rejected).",
-        "请修改该函数。sft 和 pretrain 以 (logp, weights, owners) 调用它，dpo 以 (chosen, rejected, ref_chosen, "
-        "ref_rejected) 调用它。",
+        "Mend the function; {kind} calls it with ({arguments}).",
+        "请修改该函数；{kind} 以 ({arguments}) 调用它。",
     ),
     "config.own_loss_shape.rule": ("gave {got} where {want} is wanted", "返回了 {got}，应为 {want}"),
     "config.own_loss_shape.remedy": (
-        "For sft and pretrain give the sum over tokens, a tensor of shape (); for dpo the loss of each pair.",
-        "sft 和 pretrain 应返回对词元求和的标量张量（形状为 ()）；dpo 应返回每对的损失。",
+        "For sft and pretrain give the sum over tokens, a tensor of shape (); for others the loss of each pair or "
+        "answer.",
+        "sft 和 pretrain 应返回对词元求和的标量张量（形状为 ()）；其他方法应返回每对（或每个回答）的损失。",
     ),
     "config.own_loss_finite.rule": ("gave {value} for ordinary numbers", "对普通数值返回了 {value}"),
     "config.own_loss_finite.remedy": (
@@ -727,6 +726,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "config.robust_needs_share.remedy": (
         "Set method.label_smoothing, for example to 0.1, or method.loss=sigmoid.",
         "请设置 method.label_smoothing，例如 0.1，或设置 method.loss=sigmoid。",
+    ),
+    "config.own_loss_has_no_options.rule": (
+        "a loss of your own has no place for {fields}",
+        "自定义损失用不到 {fields}",
+    ),
+    "config.own_loss_has_no_options.remedy": (
+        "Take it away, and write the number into the function.",
+        "请删去它，并把数值直接写进函数里。",
     ),
     "config.ipo_is_by_means.rule": (
         "ipo compares means over the tokens of an answer anyway",

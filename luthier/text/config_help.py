@@ -227,11 +227,11 @@ HELP: dict[str, tuple[str, str]] = {
     "config.help.method.loss": (
         "dpo: how a pair is counted. `sigmoid` suits most data. `ipo` and `hinge` stop pulling once a pair is told "
         "apart well enough, which helps where the model forgets how to write. `robust` is for data in which a known "
-        "share of the pairs (`label_smoothing`) is the wrong way round. cpo has `sigmoid` and `hinge`. sft, pretrain "
-        "and dpo also take a function of your own, `module:function`; it is tried on a few numbers first.",
+        "share of the pairs (`label_smoothing`) is the wrong way round. cpo has `sigmoid` and `hinge`. All of these "
+        "methods also take a function of your own, `module:function`; it is tried on a few numbers first.",
         "dpo：成对回答如何计算损失。`sigmoid` 适合多数数据。`ipo` 和 `hinge` 在两个回答已分得足够开时就不再用力，适"
         "合模型越训越不会写的情况。`robust` 用于已知有一定比例（`label_smoothing`）标反了的数据。cpo 有 `sigmoid` "
-        "和 `hinge` 两种。sft、pretrain 和 dpo 还可以用您自己的函数 `模块:函数`，会先用几个数值试算。",
+        "和 `hinge` 两种。这些方法都还可以用您自己的函数 `模块:函数`，会先用几个数值试算。",
     ),
     "config.help.method.beta": (
         "How strongly judged answers pull. For dpo, ipo and kto it is also how closely the model is held to what it "
