@@ -164,7 +164,10 @@ def test_from_a_file_to_a_finished_run(seen: Seen, place: Path) -> None:  # noqa
     assert run.state == "finished"
     config = load(run.path / "recipe.yaml")
     assert (config.optim.steps, config.tune.kind, config.data.train[0].path) == (2, "lora", "uploads/numbers.jsonl")
-    # Another one begins with its recipe, or afresh; its name is a free one.
+    # Another one begins afresh, or with the recipe of this one; its name is a free one.
+    seen.step("settings")
+    page.reload()
+    expect(page.locator(".editor textarea")).not_to_have_value(re.compile("numbers"), timeout=SLOW_MS)
     seen.step("settings", "?from=nano-sft-numbers")
     seen.says("steps: 2")
     seen.step("model", "?data=uploads/numbers.jsonl")
@@ -410,9 +413,9 @@ def test_a_server_that_is_gone_is_said_and_nothing_is_lost(seen: Seen) -> None:
     seen.field("tune.rank").locator("input.amount").fill("32")
     page.locator(".trouble .problem").wait_for()
     page.context.set_offline(False)
+    expect(page.locator(".trouble .problem")).to_have_count(0, timeout=SLOW_MS)
     seen.field("tune.rank").locator("input.amount").fill("64")
     seen.says("rank: 64")
-    expect(page.locator(".trouble .problem")).to_have_count(0, timeout=SLOW_MS)
 
 
 # ------------------------------------------------------------------------------------------------ for everybody

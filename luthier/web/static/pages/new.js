@@ -8,12 +8,14 @@ import { get, part } from "../lib/api.js";
 import { clear, h, icon, problems as problemsOf } from "../lib/dom.js";
 import { bytes } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
+import { onState } from "../lib/overview.js";
 import { labelOf, memoryBar, timeOf } from "./new/parts.js";
 import {
   change,
   dataStop,
   everything,
   hasData,
+  isCutOff,
   refresh,
   replace,
   restore,
@@ -61,7 +63,7 @@ export async function show(root, { path, query }) {
     trouble.dataset.shown = text;
     clear(trouble, state.trouble.length ? problemsOf(state.trouble) : null);
   }
-  const stop = subscribe(update);
+  const stops = [subscribe(update), onState((line) => line === "open" && isCutOff() && refresh())];
   const module = await import(`./new/${step}.js`);
   const leave = await module.show(body, { open: field });
   update();
@@ -71,7 +73,7 @@ export async function show(root, { path, query }) {
   if (field) setTimeout(() => reveal(root, field));
   return () => {
     window.removeEventListener("luthier:field", jump);
-    stop();
+    stops.forEach((stop) => stop());
     leave();
   };
 }

@@ -83,6 +83,7 @@ export function note(facts) {
 
 export function startOver() {
   Object.assign(state, FRESH, { effect: null });
+  keep();
   return read({});
 }
 
@@ -118,7 +119,7 @@ function read(body, names = []) {
   clearTimeout(typing);
   edits += 1;
   const edit = edits;
-  queue = queue.then(async () => {
+  const made = queue.then(async () => {
     try {
       let before, answer;
       do {
@@ -135,7 +136,9 @@ function read(body, names = []) {
     }
     if (edit === edits) tell("recipe");
   });
-  return queue;
+  // A fault is its own edit's, which throws it; those that follow are made all the same.
+  queue = made.catch(() => undefined);
+  return made;
 }
 
 function take(answer, changed) {
@@ -157,8 +160,11 @@ function write(text) {
   keep();
 }
 
-// Reads the recipe as it stands: after a reload, or in another language.
+// Reads the recipe as it stands: after a reload, in another language, or once the server can be reached again.
 export const refresh = () => read({});
+
+// Whether something could not be asked.
+export const isCutOff = () => [...state.trouble, ...state.planProblems].some((each) => each.id === "web.unreachable");
 
 // The recipe's text as somebody types it.
 export function typed(text) {
