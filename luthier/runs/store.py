@@ -42,6 +42,7 @@ FILES: dict[str, str] = {
     "lock": "held by the one writer",
     "stop": "asks the writer to save and stop",
     "queued": "waits for its turn: since when, and where its relative paths start from",
+    "stage.json": "of a stage in the queue: the run that has to be finished before it",
     "log": "what its processes said, where the queue started them",
 }
 State = Literal["new", "queued", "running", "finished", "interrupted", "failed", "died"]
@@ -174,9 +175,10 @@ class RunFolder:
             self.write_text("recipe.yaml", text)
 
     def _clear(self) -> None:
-        """Take away what a start that failed before its first step wrote: nothing in it binds the next one."""
+        """Take away what a start that failed before its first step wrote: nothing in it binds the next one. What it
+        has to wait for is the queue's to say."""
         with files.user_errors(self.path):
-            for name in FILES.keys() - {"lock", "log"}:
+            for name in FILES.keys() - {"lock", "log", "stage.json"}:
                 if (self.path / name).is_file():
                     (self.path / name).unlink()
 
