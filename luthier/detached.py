@@ -32,6 +32,8 @@ def main(path: str) -> int:
         if not run.has_begun:
             staged.look_ahead(run, look)
         staged.make_ready(run)
+        if not run.has("queued"):  # withdrawn meanwhile
+            return OK
         with Progress(sys.stderr, terminal=False, colour=False) as listen:
             resume(path, on_event=listen)
     except LuthierError as error:

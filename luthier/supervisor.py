@@ -263,8 +263,8 @@ def settle(child: Child) -> None:
         if run.locked:
             return
         queue.withdraw(run)  # it may have ended before it was the run's writer
-        if run.state in ("finished", "interrupted", "failed") or _told(run):
-            return
+        if code == 0 or run.state in ("finished", "interrupted", "failed") or _told(run):
+            return  # 0: or it was withdrawn before it had begun
         with RunFolder.open(child.path, write=True) as writer:
             facts = {"code": code, "signal": _signal(code), "said": last_lines(child.path)}
             writer.emit("died", facts, step=writer.summary().step)

@@ -238,7 +238,9 @@ def _devices(config: RunConfig, saved: Mapping[str, Any] | None) -> int:
 
 
 def resume(path: Path | str, *, on_event: Listener | None = None) -> Run:
-    """Go on with an unfinished run, as its folder says."""
+    """Go on with an unfinished run, as its folder says. A stage of the queue that trains on a merged model has that
+    made first, where it is missing."""
+    staged.make_ready(RunFolder.open(path))
     with RunFolder.open(path).at_home() as folder:
         return train(folder.placed(), on_event=on_event)
 

@@ -20,7 +20,7 @@ import torch
 import waiting
 from safetensors.torch import load_file
 
-from luthier import cli, machine, queue, staged, supervisor
+from luthier import cli, detached, machine, queue, staged, supervisor
 from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.config.stages import Stage
@@ -201,7 +201,7 @@ def end(name: str, kind: str, doing: Doing, **facts: Any) -> None:
     if kind != "died":  # of which it can say nothing
         with RunFolder.open(Path("runs") / name, write=True) as writer:
             writer.emit(kind, facts)
-    doing.code = 0
+    doing.code = -signal.SIGKILL if kind == "died" else 0
 
 
 def listed() -> list[tuple[str, tuple[str, str] | None]]:
@@ -351,6 +351,23 @@ def test_wrong_rows_of_a_later_stage_are_told_in_its_own_run(begun: dict[str, Do
         assert not again.has("events.jsonl")
     queue.again(b)
     assert listed()[2] == ("all-b", ("all-a", "queued"))
+
+
+def test_a_stage_that_is_withdrawn_while_it_is_made_ready_is_not_trained(
+    begun: dict[str, Doing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = queue.submit(recipe("a"))
+    trained: list[str] = []
+    monkeypatch.setattr(detached, "resume", lambda path, on_event: trained.append(path))
+    monkeypatch.setattr(staged, "make_ready", queue.withdraw)
+    assert detached.main(str(run.path)) == 0 and not trained
+    child = supervisor.Child(run.path, Doing())
+    child.process.code = 0
+    supervisor.settle(child)
+    assert run.state == "new" and not run.events()
+    queue.again(run)
+    monkeypatch.setattr(staged, "make_ready", lambda run: None)
+    assert detached.main(str(run.path)) == 0 and trained == [str(run.path)]
 
 
 def test_a_stage_is_planned_before_what_it_is_trained_on_is_there(place: Path) -> None:
