@@ -80,8 +80,10 @@ def train(
         from luthier import queue
 
         if config is None:
-            raise UserError(Problem("queue.staged", where=recipe or ""))
-        return queued(queue.submit(settle(config)))
+            from luthier import staged
+
+            return queued(staged.submit(parts))
+        return queued([queue.submit(settle(config))])
     from luthier.training import train as start
 
     with progress(context.obj) as listen:
@@ -301,7 +303,7 @@ def runs_resume(context: typer.Context, run: RunArgument, directory: Dir = "runs
     if detach:
         from luthier import queue
 
-        return queued(queue.again(folder))
+        return queued([queue.again(folder)])
     from luthier.training import resume
 
     with progress(context.obj) as listen:
@@ -320,24 +322,30 @@ def runs_extend(
 
 
 def runs_stop(run: RunArgument, directory: Dir = "runs") -> Outcome:
+    from luthier import queue
     from luthier.runs import commands
 
     folder = find(run, directory)
     if folder.state == "queued":
-        from luthier import queue
-
         queue.withdraw(folder)
-        return Outcome({"run": folder.name, "state": folder.state}, [say("queue.withdrawn", name=folder.name)])
-    return answered(commands.stop(folder))
+        value, lines = {"run": folder.name, "state": folder.state}, [say("queue.withdrawn", name=folder.name)]
+    else:
+        asked = commands.stop(folder)
+        value, lines = asked.value, [*asked.lines()]
+    behind = queue.behind(folder.path)
+    lines += [say("queue.left_waiting", name=path.name, path=path) for path in behind]
+    return Outcome({**value, "behind": [str(path) for path in behind]}, lines)
 
 
 def runs_watch(context: typer.Context, run: RunArgument, directory: Dir = "runs") -> Outcome:
     folder = find(run, directory)
-    from luthier.runs import commands, events
+    from luthier.runs import commands, events, turns
 
     print(say("queue.watching", name=folder.name), file=context.obj.logs, flush=True)
     if folder.state == "queued":
-        print(say("queue.watch_waits", name=folder.name), file=context.obj.logs, flush=True)
+        first = turns.waits_for(folder.path)
+        why = say("queue.turn") if first is None else commands.awaited(first.name, turns.state(first))
+        print(say("queue.watch_waits", name=folder.name, why=why), file=context.obj.logs, flush=True)
     with progress(context.obj) as listen, contextlib.suppress(KeyboardInterrupt):
         for event in events.follow(folder.path / "events.jsonl", ended=lambda: not folder.active):
             listen(event)
@@ -352,31 +360,47 @@ def runs_queue(
     directory: Dir = "runs",
 ) -> Outcome:
     from luthier import queue
-    from luthier.runs import tables
+    from luthier.runs import commands, tables
+
+    def why(after: dict[str, str] | None) -> str:
+        return say("queue.turn") if after is None else commands.awaited(after["name"], after["state"])
 
     if first is not None:
         queue.first(find(first, directory))
     waiting = queue.listing()
     if not waiting:
         return Outcome({"waiting": []}, [say("queue.empty")])
-    header = [say("queue.place"), say("queue.run"), say("queue.waited"), say("queue.folder")]
+    header = [say("queue.place"), say("queue.run"), say("queue.waited"), say("queue.waits_for"), say("queue.folder")]
     rows = [
-        [str(place), each["name"], tables.span(time.time() - each["asked_s"]), each["run"]]
+        [str(place), each["name"], tables.span(time.time() - each["asked_s"]), why(each["after"]), each["run"]]
         for place, each in enumerate(waiting, start=1)
     ]
     return Outcome({"waiting": waiting}, tables.columns(header, rows, right=(0,)))
 
 
-def queued(run: RunFolder) -> Outcome:
-    """What to say of a run that was put into the queue; whoever starts it is there afterwards."""
+def queued(runs: Sequence[RunFolder]) -> Outcome:
+    """What to say of a run that was put into the queue, or of the stages of a recipe; whoever starts them is there
+    afterwards."""
     from luthier import queue, supervisor
 
-    waiting = [each["run"] for each in queue.listing()]
-    supervisor.ensure(run.path.parent)
-    place = waiting.index(str(run.path.resolve())) + 1
-    value = {"run": run.name, "path": str(run.path), "state": "queued", "place": place}
-    lines = [say("queue.put", name=run.name, place=place), say("queue.next", path=run.path)]
-    return Outcome(value, lines)
+    listed = {each["run"]: (place, each["after"]) for place, each in enumerate(queue.listing(), start=1)}
+    for folder in {run.path.parent for run in runs}:
+        supervisor.ensure(folder)
+    values: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for run in runs:
+        path, state = str(run.path.resolve()), run.state
+        place, after = listed.get(path, (None, None))
+        values.append({"run": run.name, "path": str(run.path), "state": "queued" if place else state, "place": place})
+        if place is None:
+            lines.append(say("queue.not_put", name=run.name, state=say(f"runs.state.{state}")))
+        elif after is None:
+            lines.append(say("queue.put", name=run.name, place=place))
+        else:
+            lines.append(say("queue.put_behind", name=run.name, place=place, after=after["name"]))
+        values[-1]["after"] = after
+    lines.append(say("queue.next", path=next((run.path for run in runs if run.active), runs[-1].path)))
+    return Outcome(values[0] if len(runs) == 1 else {"stages": values}, lines)
 
 
 def runs_verify(run: RunArgument, directory: Dir = "runs") -> Outcome:

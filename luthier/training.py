@@ -107,13 +107,19 @@ def _train_stages(
     if backend.placed() is not None:  # each would merge, and skip, by itself
         raise RunError(Problem("runs.stages_placed", field="stages"))
 
-    def look(config: RunConfig) -> None:
-        prepare(config, find_base(config.model, on_download))
-
     def run(config: RunConfig) -> Run:
         return _train(config, on_event, on_download)
 
-    return staged.carry_out(stages, run, look, on_stage)[stages[-1].name]
+    return staged.carry_out(stages, run, lambda config: look(config, on_download), on_stage)[stages[-1].name]
+
+
+def look(config: RunConfig, on_download: Progress | None = None) -> None:
+    """Read and check the rows of a recipe, as its run will.
+
+    Raises:
+        DataError, ModelError: rows, template or tokenizer cannot be used.
+    """
+    prepare(config, find_base(config.model, on_download))
 
 
 def _train(
@@ -232,7 +238,9 @@ def _devices(config: RunConfig, saved: Mapping[str, Any] | None) -> int:
 
 
 def resume(path: Path | str, *, on_event: Listener | None = None) -> Run:
-    """Go on with an unfinished run, as its folder says."""
+    """Go on with an unfinished run, as its folder says. A stage of the queue that trains on a merged model has that
+    made first, where it is missing."""
+    staged.make_ready(RunFolder.open(path))
     with RunFolder.open(path).at_home() as folder:
         return train(folder.placed(), on_event=on_event)
 

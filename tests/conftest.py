@@ -413,3 +413,17 @@ def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return proof.next_token_logits(session.decoder, proof.Probe.load(run).prompts, session.adapter)
 
     monkeypatch.setattr(proof, "reload_in_fresh_process", reload)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright, one for all files: a process can have one driver. Without one, tests are skipped."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -18,7 +18,7 @@ from accessibility import serious
 from test_web_pages_run import HOSTILE, LOOKS, Window
 from test_web_talk import folder  # noqa: F401  a fixture
 from waiting import until
-from web_house import GUARD, browser, server  # noqa: F401  fixtures
+from web_house import GUARD, server
 
 from luthier.data.formats import Message
 from luthier.sampling import Sampling
@@ -86,7 +86,7 @@ class Chat(Window):
 
 
 @pytest.fixture
-def chat(browser: Any, url: str) -> Iterator[Chat]:  # noqa: F811
+def chat(browser: Any, url: str) -> Iterator[Chat]:
     opened = Chat(browser, url)
     yield opened
     opened.close()
@@ -269,7 +269,7 @@ def test_an_adapter_comes_and_goes_in_a_chat_that_is_open(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize(("locale", "scheme", "width"), LOOKS)
-def test_anybody_can_use_both_pages(browser: Any, url: str, locale: str, scheme: str, width: int) -> None:  # noqa: F811
+def test_anybody_can_use_both_pages(browser: Any, url: str, locale: str, scheme: str, width: int) -> None:
     window = Chat(browser, url, locale=locale, color_scheme=scheme, viewport={"width": width, "height": 844})
     page = window.go("chat?target=first")
     page.locator("[data-column='1']").wait_for(timeout=LOADING_MS)

@@ -16,7 +16,7 @@ import pytest
 from accessibility import serious
 from playwright.sync_api import expect
 from waiting import until
-from web_house import browser, place, server  # noqa: F401  fixtures
+from web_house import place, server  # noqa: F401  fixtures
 
 from luthier.config.fields import FIELDS
 from luthier.config.load import load, loads
@@ -103,7 +103,7 @@ def url(place: Path) -> Iterator[str]:  # noqa: F811
 
 
 @pytest.fixture
-def seen(browser: Any, url: str) -> Iterator[Seen]:  # noqa: F811
+def seen(browser: Any, url: str) -> Iterator[Seen]:
     context = browser.new_context(locale="en-US", viewport={"width": 1280, "height": 900})
     window = Seen(context, url)
     yield window
@@ -422,7 +422,7 @@ def test_a_server_that_is_gone_is_said_and_nothing_is_lost(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize(("language", "scheme", "width"), [("en-US", "light", 1280), ("zh-CN", "dark", 390)])
-def test_nothing_stands_in_anyones_way(browser: Any, url: str, language: str, scheme: str, width: int) -> None:  # noqa: F811
+def test_nothing_stands_in_anyones_way(browser: Any, url: str, language: str, scheme: str, width: int) -> None:
     """axe-core finds nothing serious, and no step is wider than the screen."""
     context = browser.new_context(locale=language, color_scheme=scheme, viewport={"width": width, "height": 844})
     window = Seen(context, url)

@@ -22,7 +22,7 @@ import pytest
 import web_written as written
 from accessibility import serious
 from waiting import until
-from web_house import browser, place, server  # noqa: F401  fixtures
+from web_house import place, server  # noqa: F401  fixtures
 
 from luthier import queue
 from luthier.runs.store import RunFolder
@@ -38,7 +38,7 @@ ROWS = "[data-chart=loss] .chart-table tbody tr"
 class Window:
     """A browser's window on the page. faults: what went wrong in it."""
 
-    def __init__(self, browser: Any, url: str, **look: Any) -> None:  # noqa: F811
+    def __init__(self, browser: Any, url: str, **look: Any) -> None:
         self.context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}, **look})
         self.url, self.faults = url, list[str]()
         self.page = self.context.new_page()
@@ -91,7 +91,7 @@ def url(place: Path) -> Iterator[str]:  # noqa: F811
 
 
 @pytest.fixture
-def window(browser: Any, url: str) -> Iterator[Window]:  # noqa: F811
+def window(browser: Any, url: str) -> Iterator[Window]:
     opened = Window(browser, url)
     yield opened
     opened.close()
@@ -132,7 +132,7 @@ def test_a_run_is_seen_as_it_goes(window: Window, runs: Path) -> None:
     page.get_by_text("Finished: 30 steps").wait_for()
 
 
-def test_a_browser_that_is_closed_in_the_middle_misses_nothing(browser: Any, url: str, runs: Path) -> None:  # noqa: F811
+def test_a_browser_that_is_closed_in_the_middle_misses_nothing(browser: Any, url: str, runs: Path) -> None:
     run = written.begun(runs, "first", 30)
     written.go_on(run, 1, 5, 30)
     before = Window(browser, url)
@@ -327,7 +327,7 @@ def test_a_run_of_a_hundred_thousand_steps_is_drawn_in_a_few_points(window: Wind
 # ------------------------------------------------------------------------------------------------ several people
 
 
-def test_two_browsers_see_the_same_and_either_can_stop(browser: Any, url: str, runs: Path) -> None:  # noqa: F811
+def test_two_browsers_see_the_same_and_either_can_stop(browser: Any, url: str, runs: Path) -> None:
     run = written.begun(runs, "first", 30)
     written.go_on(run, 1, 4, 30)
     one, two = Window(browser, url), Window(browser, url, locale="zh-CN")
@@ -586,7 +586,7 @@ def test_names_and_texts_with_markup_show_as_text(window: Window, runs: Path) ->
 
 @pytest.mark.parametrize(("language", "scheme", "width"), LOOKS)
 def test_nothing_stands_in_anyones_way(
-    browser: Any,  # noqa: F811
+    browser: Any,
     url: str,
     runs: Path,
     language: str,

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -24,7 +22,6 @@ from luthier.web.page import Page
 
 GUARD = {"X-Luthier": "1"}
 HERE = "http://127.0.0.1:7860"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def house(folder: Path, base: str = "/", tokens: tuple[str, ...] = ()) -> House:
@@ -60,16 +57,3 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium, driven by Playwright; the test is skipped where none is installed."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()

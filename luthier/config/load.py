@@ -92,7 +92,9 @@ def _stages(shared: Tree, overrides: Overrides, origin: str) -> tuple[Stage, ...
         problems += [each for each in (*found, *wrong) if each not in problems]
         if config is not None and not found:
             planned = staging.planned(config, draft.start, came)
-            made[draft.name] = Stage(draft.name, draft.from_, draft.start, config, planned)
+            stage = Stage(draft.name, draft.from_, draft.start, config, planned)
+            problems += staging.same_run(stage, list(made.values()), draft)
+            made[draft.name] = stage
     if problems:
         raise ConfigError(problems)
     return tuple(made.values())

@@ -17,7 +17,7 @@ from typing import Any
 from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.errors import Problem, RunError
-from luthier.runs import events, files, manifest, receipt, receipt_page
+from luthier.runs import events, files, manifest, receipt, receipt_page, turns
 from luthier.runs.events import Event
 from luthier.runs.history import Summary, summarise
 from luthier.runs.recipe import difference, flatten
@@ -95,13 +95,15 @@ def show(run: RunFolder) -> Answer:
         "samples": {"step": answered.step, **answered.data} if answered else None,
         "manifest": given.to_json() if given else None,
     }
-    writer = f" ({say('runs.show.writer', **run.holder())})" if state == "running" else ""
+    behind = f" ({say('runs.show.writer', **run.holder())})" if state == "running" else ""
+    if state == "queued" and (first := turns.waits_for(run.path)) is not None:
+        behind = f" ({say('runs.show.waits_for', run=awaited(first.name, turns.state(first)))})"
     facts: list[tuple[str, str | None]] = [
         ("folder", str(run.path)),
         ("model", config.model.path),
         ("data", ", ".join(source.path for source in config.data.train)),
         ("method", f"{config.method.kind}, {config.tune.kind}"),
-        ("state", say(f"runs.state.{state}") + writer),
+        ("state", say(f"runs.state.{state}") + behind),
         ("progress", _progress(summary)),
         ("loss", decimal(summary.loss)),
         ("validation", _validation(summary)),
@@ -145,6 +147,11 @@ def how_it_died(data: Mapping[str, Any]) -> list[str]:
     how = say("queue.died_unknown") if code is None else say("queue.died_code", code=code)
     how = say("queue.died_signal", signal=signal) if signal else how
     return [say("queue.died", how=how), *(f"    {line}" for line in data.get("said") or ())]
+
+
+def awaited(name: str, state: str) -> str:
+    """A run that another one waits for, and how far it is."""
+    return f"{name} ({say(f'runs.state.{state}')})"
 
 
 def _progress(summary: Summary) -> str:

@@ -43,6 +43,7 @@ FILES: dict[str, str] = {
     "lock": "held by the one writer",
     "stop": "asks the writer to save and stop",
     "queued": "waits for its turn: since when, and where its relative paths start from",
+    "stage.json": "of a stage in the queue: the run that has to be finished before it",
     "log": "what its processes said, where the queue started them",
 }
 State = Literal["new", "queued", "running", "finished", "interrupted", "failed", "died"]
@@ -175,9 +176,10 @@ class RunFolder:
             self.write_text("recipe.yaml", text)
 
     def _clear(self) -> None:
-        """Take away what a start that failed before its first step wrote: nothing in it binds the next one."""
+        """Take away what a start that failed before its first step wrote: nothing in it binds the next one. What it
+        has to wait for is the queue's to say."""
         with files.user_errors(self.path):
-            for name in FILES.keys() - {"lock", "log"}:
+            for name in FILES.keys() - {"lock", "log", "stage.json"}:
                 if (self.path / name).is_file():
                     (self.path / name).unlink()
 
@@ -271,12 +273,12 @@ class RunFolder:
     def at_home(self) -> Iterator[Self]:
         """Work in the run's `home`, so that relative paths and the user's own modules are found, wherever the command
         was given; yields the run as seen from there. Changes the working directory of the process meanwhile."""
-        home = self.home
+        home, path = self.home, self.path.absolute()
         if home == Path.cwd():
             yield self
             return
         with contextlib.chdir(home):
-            yield type(self)(self.path.absolute())
+            yield type(self)(path)
 
     @property
     def has_begun(self) -> bool:

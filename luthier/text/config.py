@@ -457,6 +457,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "config.stage_twice.rule": ("an earlier stage has this name", "前面已有同名阶段"),
     "config.stage_twice.remedy": ("Give each stage a name of its own.", "请给每个阶段不同的名称。"),
+    "config.stage_run_twice.rule": (
+        "the run of stage {other} has this name, in the same folder",
+        "阶段 {other} 的运行在同一目录下已使用此名称",
+    ),
+    "config.stage_run_twice.remedy": (
+        "Take run.name away from the stage: it is named after the recipe's run and the stage.",
+        "请从该阶段删去 run.name：它会按配方的运行名称和阶段名称自动命名。",
+    ),
     "config.stage_start.rule": ("a stage starts in one of these ways: {choices}", "阶段的开始方式只能是：{choices}"),
     "config.stage_start.remedy": (
         "continue trains on what the stage before made; merge puts its adapter into the base first; fresh starts from "

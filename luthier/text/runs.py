@@ -215,6 +215,7 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     # ------------------------------------------------------------------------------------------ words
     "runs.state.new": ("not started", "未开始"),
+    "runs.state.gone": ("no longer there", "已不存在"),
     "runs.state.queued": ("waiting", "排队中"),
     "runs.state.running": ("running", "进行中"),
     "runs.state.finished": ("finished", "已完成"),
@@ -448,6 +449,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "runs.list.updated": ("last sign of life", "最近活动"),
     "runs.list.ago": ("{time} ago", "{time} 前"),
     "runs.show.writer": ("written by process {pid} on {host}", "由 {host} 上的进程 {pid} 写入"),
+    "runs.show.waits_for": ("for {run}", "等待 {run}"),
     "runs.show.folder": ("folder", "目录"),
     "runs.show.model": ("model", "模型"),
     "runs.show.data": ("data", "数据"),
