@@ -134,7 +134,7 @@ def submit(stages: Sequence[Stage]) -> list[RunFolder]:
         if before is not None:
             after, planned = turns.follow(before.folder, stage.folder), config_load.resolved(stage.planned)
             turn = Turn(stage.name, stage.start, after, planned)
-        queue.submit(config_load.settle(stage.config), turn)
+        queue.submit(config_load.settle(stage.config), turn=turn)
     return [RunFolder(stage.folder) for stage in stages]
 
 

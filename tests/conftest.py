@@ -415,9 +415,10 @@ def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proof, "reload_in_fresh_process", reload)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, driven by Playwright, one for all files: a process can have one driver. Without one, tests are skipped."""
+    """Chromium, driven by Playwright; without one, tests are skipped. It ends with its file: a process can have one
+    driver, whose event loop counts as running until then."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("no Chromium is installed")

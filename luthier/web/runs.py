@@ -277,5 +277,5 @@ def _config_of(recipe: str | Mapping[str, Any]) -> RunConfig:
     if found.problems:
         raise ConfigError(found.problems)
     if found.config is None:
-        raise ConfigError(Problem("queue.staged", where="recipe.yaml"))
+        raise ConfigError(Problem("web.staged", where="recipe.yaml"))
     return found.config
