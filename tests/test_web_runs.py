@@ -147,7 +147,7 @@ def test_a_finished_run_is_not_made_again(page: Any, here: House) -> None:
         (RECIPE.replace("first", "--json"), "runs.name", "run.name"),
         (RECIPE.replace("{name: first}", "{name: first, dir: /tmp}"), "web.other_dir", "run.dir"),
         (RECIPE.replace("{name: first}", "{name: first, dir: ..}"), "web.other_dir", "run.dir"),
-        ("stages: [{name: a, model: nano, data: {train: rows.json}}]\n", "queue.staged", ""),
+        ("stages: [{name: a, model: nano, data: {train: rows.json}}]\n", "web.staged", ""),
         ("{", "config.yaml_syntax", ""),
         ("", "config.missing", "model"),
     ],
