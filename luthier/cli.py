@@ -500,6 +500,7 @@ def answer(  # noqa: PLR0913  one parameter for each option
     template: Template = "model",
     device: Device = "auto",
     n: Annotated[int, typer.Option("--n", min=1, help="shell.option.n")] = 1,
+    judge: Annotated[str | None, typer.Option("--judge", metavar="RUN", help="shell.option.judge")] = None,
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -513,7 +514,9 @@ def answer(  # noqa: PLR0913  one parameter for each option
     session = session_of(context, target, device=device, template=template, compare=compare)
     from luthier.answering import answer_file
     from luthier.chat import comparable
+    from luthier.session import open_judge
 
+    judging = open_judge(judge, device=device) if judge else None
     loaded = [session.load(each) for each in adapter or ()]
     # A bare model is there for the adapters; it answers where it is asked for, or there is nothing else.
     voices = loaded if loaded and session.adapter is None else [session.label, *loaded]
@@ -527,7 +530,7 @@ def answer(  # noqa: PLR0913  one parameter for each option
             told_s = time.monotonic()
             print(say("chat.file_at", rows=rows), file=context.obj.logs, flush=True)
 
-    done = answer_file(session, Path(source), Path(output), ways, n=n, voices=voices, on_row=tell)
+    done = answer_file(session, Path(source), Path(output), ways, n=n, voices=voices, judge=judging, on_row=tell)
     for problem in done.bad:
         print(problem, file=context.obj.logs)
     bad = [problem.to_json() for problem in done.bad]

@@ -77,7 +77,7 @@ def judges(config: RunConfig) -> dict[str, rewards.ScoreModel]:
 
 def _asking(judge: Judge) -> rewards.ScoreModel:
     def score(answers: Sequence[rewards.Answer]) -> list[float]:
-        return judge.score([(list(each.asked.prompt), each.text) for each in answers])
+        return judge.score([(each.asked.chat or each.asked.prompt, each.text) for each in answers])
 
     return score
 

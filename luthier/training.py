@@ -61,7 +61,7 @@ from luthier.runs.events import Event
 from luthier.runs.recipe import Difference, run_name
 from luthier.runs.store import RunFolder
 from luthier.samples import Sample, Sampler, questions
-from luthier.session import ADAPTER, Base, find_base, pinned, with_heads
+from luthier.session import ADAPTER, Base, find_base, pinned, with_heads, writes
 from luthier.text import say
 
 Recipe = str | Path | Mapping[str, Any] | RunConfig | None
@@ -186,6 +186,8 @@ def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder
     if isinstance(config.tune, Qlora):
         quantize.require()
     base = with_heads(_base(config, RunFolder.begun(config), on_download), config)
+    if not isinstance(config.method, Reward):
+        writes(base.arch, base.path)
     came_from = parent.find(config.tune)
     tune = _with_score(adapter_config.settle(parent.placed(config.tune, came_from), base.arch), base)
     count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
@@ -706,7 +708,7 @@ def _start(job: loop.Job, state: TrainState, given: Given, lost: Sequence[Proble
         job.emit("note", {"text": line})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)
-        proof.Probe(prompts, proof.next_token_logits(job.model, prompts, None)).save(job.run)
+        proof.Probe(prompts, proof.said(job.model, prompts, None)).save(job.run)
     receipt.record(job.run, *checks.laws(data.laws, len(data.train), data.train.truncated))
 
 

@@ -77,7 +77,8 @@ MEMBERS: dict[type, dict[str, str]] = {
         "events": "-> 'list[Event]'",
         "export": "(self, gguf: 'Sequence[str]', out: 'Path | str | None' = None, *, check: 'bool' = True) -> 'Path'",
         "generate": (
-            "(self, source: 'Path | str', target: 'Path | str', *, n: 'int' = 1, **sampling: 'Any') -> 'Answered'"
+            "(self, source: 'Path | str', target: 'Path | str', *, n: 'int' = 1, judge: 'Path | str | None' = None, "
+            "**sampling: 'Any') -> 'Answered'"
         ),
         "merge": "(self, out: 'Path | str | None' = None, *, force: 'bool' = False) -> 'Path'",
         "model_path": "-> 'Path | None'",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from luthier.arch.values import is_valued
 from luthier.config.schema import Qlora
 from luthier.errors import ModelError, Problem
 from luthier.export import agreement, card, receipt
@@ -95,7 +96,7 @@ def _fill(
     named = str(made.base["path"])
     text = say("export.card.text", base=receipt.public(named))
     licence = card.licence_of(source.folder)
-    page = card.page("model", text, card.hub_id(named), made, licence)
+    page = card.page("model", text, card.hub_id(named), made, licence, is_valued(source.arch))
     files.write_text(fresh / card.NAME, "\n".join(page) + "\n")
     return made
 
@@ -116,15 +117,13 @@ def _agreements(
     """What was written against the adapters on the base that they are merged into and, where that is not the base that
     they were trained beside, against the model as it was trained."""
     exported_BV = agreement.exported_logits(expected, written)
-    first = agreement.compare(source, expected, exported_BV)
     if beside is None:
-        return [first.check()]
-    exact = first.check(text=say("export.check.arithmetic"))
+        return [agreement.check(source, expected, exported_BV)]
+    exact = agreement.check(source, expected, exported_BV, text=say("export.check.arithmetic"))
     name, text = "agreement_as_trained", say("export.check.as_trained", base=beside.base)
     if trained is None:
         return [exact, Check(name, "not run", "", say("export.as_trained.missing"), text)]
-    bounds = agreement.Bounds(agreement.AS_TRAINED_KL, agreement.ROUNDED_TIE, agreement.AS_TRAINED_TOP1)
-    return [exact, agreement.compare(source, trained, exported_BV, bounds).check(name, text)]
+    return [exact, agreement.check(source, trained, exported_BV, name, text, as_trained=True)]
 
 
 def base_check(source: Source) -> Check:

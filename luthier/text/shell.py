@@ -197,6 +197,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "要写入的文件（JSON 行）；再次执行同一命令会继续。",
     ),
     "shell.option.n": ("How many answers to each.", "每个提示回答几次。"),
+    "shell.option.judge": (
+        "A reward model (method: reward): each answer gets its reward, and the best one comes first.",
+        "奖励模型（method: reward）：给每个回答打分，最好的排在最前。",
+    ),
     "shell.option.adapter": (
         "A further run, or a PEFT folder, of the same base to answer with; may be given several times.",
         "用来回答的同一基础模型的另一次运行或 PEFT 目录；可多次给出。",

@@ -12,11 +12,22 @@ from typing import Any, Literal
 
 from luthier.arch.families.fields import Fields
 from luthier.arch.families.rotary import rope
-from luthier.arch.spec import IN_FRONT, Architecture, Attention, DecoderSpec, Layer, Mlp, Norms, Part, Rope, Unit
+from luthier.arch.spec import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    IN_FRONT,
+    Architecture,
+    Attention,
+    DecoderSpec,
+    Layer,
+    Mlp,
+    Norms,
+    Part,
+    Rope,
+    Unit,
+)
 
-EMBEDDING = "model.embed_tokens"
-FINAL_NORM = "model.norm"
-HEAD = "lm_head"
 DEFAULT_NORM_EPS = 1e-6
 """What transformers assumes for these families where the file says nothing."""
 
