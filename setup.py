@@ -11,20 +11,32 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-PARTS = {"luthier.data._native": "luthier/data/native.c", "luthier.kernels._step": "luthier/kernels/step.c"}
+PARTS = {
+    "luthier.data._native": ("luthier/data/native.c",),
+    "luthier.kernels._step": ("luthier/kernels/step.c", "luthier/kernels/numbers.h"),
+    "luthier.kernels._chains": ("luthier/kernels/chains.c", "luthier/kernels/numbers.h"),
+    "luthier.kernels._attend": ("luthier/kernels/attend.c", "luthier/kernels/numbers.h"),
+}
+"""Name -> its source, and what that includes."""
+
+
+def checksum(sources):
+    return zlib.crc32(b"".join(Path(each).read_bytes() for each in sources))
+
 
 setup(
     ext_modules=[
         Extension(
             name,
             [source],
-            define_macros=[("SOURCE", f"{zlib.crc32(Path(source).read_bytes())}u")],
+            depends=list(included),
+            define_macros=[("SOURCE", f"{checksum((source, *included))}u")],
             extra_compile_args=[] if os.name == "nt" else ["-O3"],
             libraries=[] if os.name == "nt" else ["m"],
             optional=True,
             py_limited_api=True,
         )
-        for name, source in PARTS.items()
+        for name, (source, *included) in PARTS.items()
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from luthier.submit import submit
     from luthier.training import reproduce, resume, train
     from luthier.tuner import Tuner
+    from luthier.web.start import ui
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ __all__ = [
     "serve",
     "submit",
     "train",
+    "ui",
 ]
 
 _HOMES = {
@@ -70,6 +72,7 @@ _HOMES = {
     "serve": "luthier.serving.start",
     "submit": "luthier.submit",
     "train": "luthier.training",
+    "ui": "luthier.web.start",
 }
 
 

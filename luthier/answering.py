@@ -3,7 +3,8 @@
 What goes in: an open session and a file of prompts: conversations, prompts or plain text, in any layout that training
 reads. What comes out: JSON lines in its order, each with the prompt, the answers, why they ended and how long they are.
 A row that has its line is not answered again, so that the same command goes on after it was stopped. No answer depends
-on which others are written beside it, except where the rounding of products of other sizes tips a choice.
+on which others are written beside it, except where the rounding of products of other sizes tips a choice. With a judge,
+each answer has its reward, and the best one of a row comes first.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from luthier.data.readers import Fault
 from luthier.disk import write_json
 from luthier.errors import DataError, Problem, RunError
 from luthier.generate import MAX_SEQUENCES
+from luthier.models.reward import Judge
 from luthier.sampling import Sampling
-from luthier.session import Conversation, Session
+from luthier.session import Conversation, Session, chat_of
 from luthier.writing import Ask, Writer, Writing
 
 BASE = "base"
@@ -62,11 +64,17 @@ class _Row:
     def done(self) -> bool:
         return all(writing.request.finish is not None for _, _, writing in self.writings)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, judge: Judge | None) -> dict[str, Any]:
+        """Raises DataError where the judge's template refuses the conversation."""
         answers = [
             {"voice": voice, **dataclasses.asdict(writing.close()), "seed": seed}
             for voice, seed, writing in self.writings
         ]
+        if judge is not None:
+            chat = chat_of(self.asked.prompt)
+            rewards = judge.score([(chat, each["text"]) for each in answers])
+            answers = [{**each, "reward": reward} for each, reward in zip(answers, rewards, strict=True)]
+            answers.sort(key=lambda each: -each["reward"])
         return {"row": self.asked.number, "prompt": _plain(self.asked.prompt), "answers": answers}
 
 
@@ -78,6 +86,7 @@ def answer_file(
     *,
     n: int = 1,
     voices: Sequence[str] = (),
+    judge: Judge | None = None,
     on_row: Callable[[int], None] | None = None,
 ) -> Answered:
     """Answer every row of `source` into `target`, going on where it stops. Beside it, a file tells how the answers were
@@ -87,6 +96,7 @@ def answer_file(
         sampling: every answer has a seed of its own, made of this one's, the row and which of the `n` it is.
         n: answers of each voice to each row; they differ where the temperature is above 0.
         voices: who answers, of the session's voices, or `base`; empty for what the session was opened with.
+        judge: gives every answer its reward.
         on_row: called with the number of rows answered so far.
 
     Raises:
@@ -99,6 +109,7 @@ def answer_file(
         "sampling": dataclasses.asdict(sampling),
         "n": n,
         "voices": {voice: session.fingerprint(*who) for voice, who in speakers.items()},
+        "judge": None if judge is None else judge.fingerprint(),
     }
     bad: list[Problem] = []
     made = kept = 0
@@ -108,8 +119,8 @@ def answer_file(
             for each in _rows(session, source, target, before, _Manner(sampling, n, speakers), bad):
                 if each is None:
                     kept += 1
-                else:
-                    out.write(json.dumps(each.to_json(), ensure_ascii=False) + "\n")
+                elif (line := _line(each, judge, bad)) is not None:
+                    out.write(line + "\n")
                     out.flush()
                     made += 1
                 if on_row is not None:
@@ -148,6 +159,15 @@ def _rows(
     while writer.step():
         yield from _ended(queued)
     yield from _ended(queued)
+
+
+def _line(row: _Row, judge: Judge | None, bad: list[Problem]) -> str | None:
+    """A row as it is written; None, and a problem more, where it cannot be judged."""
+    try:
+        return json.dumps(row.to_json(judge), ensure_ascii=False)
+    except DataError as error:
+        bad += [dataclasses.replace(problem, where=row.asked.where) for problem in error.problems]
+    return None
 
 
 def _ended(queued: deque[_Row]) -> Iterator[_Row]:
@@ -239,7 +259,7 @@ def _before(target: Path, how: dict[str, Any]) -> dict[int, Any]:
         write_json(how_file(target), how)
         return {}
     try:
-        then = json.loads(how_file(target).read_bytes())
+        then = {"judge": None, **json.loads(how_file(target).read_bytes())}
         different = [name for name in how if then[name] != how[name]]
         content = target.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]

@@ -46,6 +46,13 @@ class Rendered:
     side: int = 0
     margin: float = 0.0
 
+    @property
+    def opening(self) -> int:
+        """Tokens that an answer follows: those before the first learnt one; of a plain text, which is learnt from its
+        second token on, half of it."""
+        learnt = np.flatnonzero(self.weights)
+        return int(learnt[0]) if len(learnt) and learnt[0] > 1 else max(len(self.ids) // 2, 1)
+
 
 @dataclass(frozen=True)
 class Segments:

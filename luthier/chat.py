@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier import columns
+from luthier.arch.adapter_config import STRONGEST
 from luthier.data.formats import Message
 from luthier.errors import Problem, RunError, UserError
 from luthier.sampling import Sampling
@@ -29,8 +30,6 @@ COMMAND = re.compile(r"(/[a-z]+)(?:\s+(.*))?", re.DOTALL)
 """A word behind a slash at the start of a line is meant for the chat, not for the model."""
 AGAIN_S = 1.0
 """A second Ctrl-C within this time means the chat, not the next answer. Chosen, not tuned."""
-STRONGEST = 1.5
-"""What an adapter may be overstated to: beyond, answers fall apart rather than say more."""
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 History = tuple[Message, ...]

@@ -19,7 +19,7 @@ from luthier.models.decoder import Decoder
 from luthier.runs import manifest
 from luthier.runs.receipt import Check, Status
 from luthier.runs.store import RunFolder
-from luthier.session import Base, Session, open_session, output_folder, run_base
+from luthier.session import Base, Session, open_any, output_folder, run_base
 from luthier.text import say
 
 
@@ -58,7 +58,7 @@ def base_untouched(probe: proof.Probe, decoder: Decoder | None) -> Check:
     bound = say("engine.check_base_bound")
     if decoder is None:
         return Check("base_untouched", "not run", bound, say("engine.check_base_trained"))
-    after_BV = proof.next_token_logits(decoder, probe.prompts, None)
+    after_BV = proof.said(decoder, probe.prompts, None)
     difference = float(np.abs(probe.base_BV - after_BV).max())
     found = say("engine.check_base_found", prompts=len(probe.prompts), difference=difference)
     return Check("base_untouched", "pass" if np.array_equal(probe.base_BV, after_BV) else "fail", bound, found)
@@ -95,7 +95,7 @@ class Evidence:
 
     @cached_property
     def session(self) -> Session:
-        return open_session(self.run.path)
+        return open_any(self.run.path)
 
     @cached_property
     def probe(self) -> proof.Probe:
@@ -166,4 +166,4 @@ def _base_untouched_again(evidence: Evidence) -> Check:
 
 def _reload_again(evidence: Evidence) -> Check:
     session, probe = evidence.session, evidence.probe
-    return reload(probe, proof.next_token_logits(session.decoder, probe.prompts, session.adapter))
+    return reload(probe, proof.said(session.decoder, probe.prompts, session.adapter))

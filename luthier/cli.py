@@ -80,8 +80,10 @@ def train(
         from luthier import queue
 
         if config is None:
-            raise UserError(Problem("queue.staged", where=recipe or ""))
-        return queued(queue.submit(settle(config)))
+            from luthier import staged
+
+            return queued(staged.submit(parts))
+        return queued([queue.submit(settle(config))])
     from luthier.training import train as start
 
     with progress(context.obj) as listen:
@@ -260,7 +262,7 @@ def data_show(
 
 def is_recipe(argument: str) -> bool:
     """Whether an argument of `data check` is a recipe or an override, and not a data file."""
-    return "=" in argument or argument.endswith((".yaml", ".yml"))
+    return ("=" in argument and not os.path.exists(argument)) or argument.endswith((".yaml", ".yml"))
 
 
 # ---------------------------------------------------------------------------------------------------- runs
@@ -301,7 +303,7 @@ def runs_resume(context: typer.Context, run: RunArgument, directory: Dir = "runs
     if detach:
         from luthier import queue
 
-        return queued(queue.again(folder))
+        return queued([queue.again(folder)])
     from luthier.training import resume
 
     with progress(context.obj) as listen:
@@ -320,24 +322,30 @@ def runs_extend(
 
 
 def runs_stop(run: RunArgument, directory: Dir = "runs") -> Outcome:
+    from luthier import queue
     from luthier.runs import commands
 
     folder = find(run, directory)
     if folder.state == "queued":
-        from luthier import queue
-
         queue.withdraw(folder)
-        return Outcome({"run": folder.name, "state": folder.state}, [say("queue.withdrawn", name=folder.name)])
-    return answered(commands.stop(folder))
+        value, lines = {"run": folder.name, "state": folder.state}, [say("queue.withdrawn", name=folder.name)]
+    else:
+        asked = commands.stop(folder)
+        value, lines = asked.value, [*asked.lines()]
+    behind = queue.behind(folder.path)
+    lines += [say("queue.left_waiting", name=path.name, path=path) for path in behind]
+    return Outcome({**value, "behind": [str(path) for path in behind]}, lines)
 
 
 def runs_watch(context: typer.Context, run: RunArgument, directory: Dir = "runs") -> Outcome:
     folder = find(run, directory)
-    from luthier.runs import commands, events
+    from luthier.runs import commands, events, turns
 
     print(say("queue.watching", name=folder.name), file=context.obj.logs, flush=True)
     if folder.state == "queued":
-        print(say("queue.watch_waits", name=folder.name), file=context.obj.logs, flush=True)
+        first = turns.waits_for(folder.path)
+        why = say("queue.turn") if first is None else commands.awaited(first.name, turns.state(first))
+        print(say("queue.watch_waits", name=folder.name, why=why), file=context.obj.logs, flush=True)
     with progress(context.obj) as listen, contextlib.suppress(KeyboardInterrupt):
         for event in events.follow(folder.path / "events.jsonl", ended=lambda: not folder.active):
             listen(event)
@@ -352,31 +360,47 @@ def runs_queue(
     directory: Dir = "runs",
 ) -> Outcome:
     from luthier import queue
-    from luthier.runs import tables
+    from luthier.runs import commands, tables
+
+    def why(after: dict[str, str] | None) -> str:
+        return say("queue.turn") if after is None else commands.awaited(after["name"], after["state"])
 
     if first is not None:
         queue.first(find(first, directory))
     waiting = queue.listing()
     if not waiting:
         return Outcome({"waiting": []}, [say("queue.empty")])
-    header = [say("queue.place"), say("queue.run"), say("queue.waited"), say("queue.folder")]
+    header = [say("queue.place"), say("queue.run"), say("queue.waited"), say("queue.waits_for"), say("queue.folder")]
     rows = [
-        [str(place), each["name"], tables.span(time.time() - each["asked_s"]), each["run"]]
+        [str(place), each["name"], tables.span(time.time() - each["asked_s"]), why(each["after"]), each["run"]]
         for place, each in enumerate(waiting, start=1)
     ]
     return Outcome({"waiting": waiting}, tables.columns(header, rows, right=(0,)))
 
 
-def queued(run: RunFolder) -> Outcome:
-    """What to say of a run that was put into the queue; whoever starts it is there afterwards."""
+def queued(runs: Sequence[RunFolder]) -> Outcome:
+    """What to say of a run that was put into the queue, or of the stages of a recipe; whoever starts them is there
+    afterwards."""
     from luthier import queue, supervisor
 
-    waiting = [each["run"] for each in queue.listing()]
-    supervisor.ensure(run.path.parent)
-    place = waiting.index(str(run.path.resolve())) + 1
-    value = {"run": run.name, "path": str(run.path), "state": "queued", "place": place}
-    lines = [say("queue.put", name=run.name, place=place), say("queue.next", path=run.path)]
-    return Outcome(value, lines)
+    listed = {each["run"]: (place, each["after"]) for place, each in enumerate(queue.listing(), start=1)}
+    for folder in {run.path.parent for run in runs}:
+        supervisor.ensure(folder)
+    values: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for run in runs:
+        path, state = str(run.path.resolve()), run.state
+        place, after = listed.get(path, (None, None))
+        values.append({"run": run.name, "path": str(run.path), "state": "queued" if place else state, "place": place})
+        if place is None:
+            lines.append(say("queue.not_put", name=run.name, state=say(f"runs.state.{state}")))
+        elif after is None:
+            lines.append(say("queue.put", name=run.name, place=place))
+        else:
+            lines.append(say("queue.put_behind", name=run.name, place=place, after=after["name"]))
+        values[-1]["after"] = after
+    lines.append(say("queue.next", path=next((run.path for run in runs if run.active), runs[-1].path)))
+    return Outcome(values[0] if len(runs) == 1 else {"stages": values}, lines)
 
 
 def runs_verify(run: RunArgument, directory: Dir = "runs") -> Outcome:
@@ -476,6 +500,7 @@ def answer(  # noqa: PLR0913  one parameter for each option
     template: Template = "model",
     device: Device = "auto",
     n: Annotated[int, typer.Option("--n", min=1, help="shell.option.n")] = 1,
+    judge: Annotated[str | None, typer.Option("--judge", metavar="RUN", help="shell.option.judge")] = None,
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -489,7 +514,9 @@ def answer(  # noqa: PLR0913  one parameter for each option
     session = session_of(context, target, device=device, template=template, compare=compare)
     from luthier.answering import answer_file
     from luthier.chat import comparable
+    from luthier.session import open_judge
 
+    judging = open_judge(judge, device=device) if judge else None
     loaded = [session.load(each) for each in adapter or ()]
     # A bare model is there for the adapters; it answers where it is asked for, or there is nothing else.
     voices = loaded if loaded and session.adapter is None else [session.label, *loaded]
@@ -503,7 +530,7 @@ def answer(  # noqa: PLR0913  one parameter for each option
             told_s = time.monotonic()
             print(say("chat.file_at", rows=rows), file=context.obj.logs, flush=True)
 
-    done = answer_file(session, Path(source), Path(output), ways, n=n, voices=voices, on_row=tell)
+    done = answer_file(session, Path(source), Path(output), ways, n=n, voices=voices, judge=judging, on_row=tell)
     for problem in done.bad:
         print(problem, file=context.obj.logs)
     bad = [problem.to_json() for problem in done.bad]
@@ -594,6 +621,7 @@ def demo(context: typer.Context, directory: Dir = "runs") -> Outcome:
 
 
 def merge(
+    context: typer.Context,
     targets: Annotated[
         list[str], typer.Argument(metavar="RUN|ADAPTER[=STRENGTH]...", help="shell.option.merge_targets")
     ],
@@ -606,7 +634,8 @@ def merge(
     from luthier.export import merge as merging
     from luthier.runs import receipt_page
 
-    done = merging.merge([with_strength(each) for each in targets], out, base=base, force=force, device=device)
+    told, given = writing(context.obj), [with_strength(each) for each in targets]
+    done = merging.merge(given, out, base=base, force=force, device=device, on_progress=told)
     shown = [say("export.merged", path=done.path), "", *receipt_page.check_lines(done.receipt.checks)]
     return Outcome(
         {"path": str(done.path), "receipt": done.receipt.to_json()}, shown, FAILED if done.receipt.failed else OK
@@ -710,13 +739,16 @@ def serve(  # noqa: PLR0913  one parameter for each option
     sequences: Annotated[int, typer.Option("--sequences", min=1, help="shell.option.sequences")] = 64,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="shell.option.timeout")] = 600,
     grace: Annotated[float, typer.Option("--grace", min=1, help="shell.option.grace")] = 30,
+    end_with_stdin: Annotated[bool, typer.Option("--end-with-stdin", help="shell.option.end_with_stdin")] = False,
 ) -> Outcome:
     load(None, {"model": "-", "data.train": "-", "run.device": device})  # only to judge the device's name
+    from luthier.serving import start
     from luthier.serving.limits import Limits
-    from luthier.serving.start import serve as start
 
+    if end_with_stdin:
+        start.end_with_stdin()
     limits = Limits(body_bytes=max_body, queue=queue, sequences=sequences, time_s=timeout, grace_s=grace)
-    number = start(
+    number = start.serve(
         targets,
         host=host,
         port=port,
@@ -731,6 +763,31 @@ def serve(  # noqa: PLR0913  one parameter for each option
         on_download=downloading(context.obj),
     )
     return Outcome({"ended_by": number}, [], 128 + number if number else OK)
+
+
+def ui(
+    context: typer.Context,
+    host: Annotated[str, typer.Option("--host", help="shell.option.ui_host")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="shell.option.port")] = 7860,
+    directory: Dir = "runs",
+    base_path: Annotated[str, typer.Option("--base-path", metavar="PATH", help="shell.option.base_path")] = "/",
+    token_file: Annotated[
+        str | None, typer.Option("--token-file", metavar="FILE", help="shell.option.token_file")
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="shell.option.no_open")] = False,
+) -> Outcome:
+    from luthier.web.start import ui as start
+
+    page = start(
+        directory,
+        host=host,
+        port=port,
+        base_path=base_path,
+        token_file=token_file,
+        open_page=not no_open,
+        log=context.obj.logs,
+    )
+    return Outcome({"ended_by": page.ended_by}, [], 128 + page.ended_by if page.ended_by else OK)
 
 
 def answered(answer: Answer) -> Outcome:
@@ -872,6 +929,7 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "runs verify": runs_verify,
     "runs reproduce": runs_reproduce,
     "serve": serve,
+    "ui": ui,
     "cache list": cache_list,
     "cache clear": cache_clear,
     "doctor": doctor,

@@ -8,9 +8,11 @@ beside it. Every part has a twin in Python.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.machinery
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ Functions = Mapping[str, tuple[Any, list[Any]]]
 """Name, less the part's prefix -> what it gives, what it takes."""
 
 
-def library(folder: Path, name: str, source: Path, prefix: str, functions: Functions) -> ctypes.CDLL | None:
+def library(folder: Path, name: str, sources: Sequence[Path], prefix: str, functions: Functions) -> ctypes.CDLL | None:
     """A part as it lies in a folder under one of Python's own suffixes for compiled modules."""
     paths = [folder / f"{name}{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
     for path in filter(Path.exists, paths):
@@ -26,7 +28,7 @@ def library(folder: Path, name: str, source: Path, prefix: str, functions: Funct
             found = ctypes.CDLL(str(path))
             built_of = getattr(found, f"{prefix}source")
             built_of.restype = ctypes.c_uint32
-            if built_of() != zlib.crc32(source.read_bytes()):
+            if built_of() != zlib.crc32(b"".join(each.read_bytes() for each in sources)):
                 continue
             for each, (gives, takes) in functions.items():
                 function = getattr(found, prefix + each)
@@ -35,3 +37,9 @@ def library(folder: Path, name: str, source: Path, prefix: str, functions: Funct
             continue
         return found
     return None
+
+
+@functools.cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Threads for work that calls into the parts, where the interpreter's lock is given up."""
+    return ThreadPoolExecutor(threads, "luthier-compiled")

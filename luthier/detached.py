@@ -1,6 +1,7 @@
 """The process of a run that the queue started: trains it, and says in its event log what ended it.
 
-What goes in: the run's folder, as the only argument. What comes out: a trained run; lines for people on stderr, which
+What goes in: the run's folder, as the only argument. What comes out: a trained run, of a stage with what that is made
+of; lines for people on stderr, which
 is the run's `log`; where something cannot be used before the run has begun, an event that says what, because nobody
 sits before a terminal.
 """
@@ -11,6 +12,7 @@ import contextlib
 import sys
 from pathlib import Path
 
+from luthier import staged
 from luthier.config.load import environment
 from luthier.errors import LuthierError, RunError
 from luthier.outcome import OK, Outcome, outcome_of
@@ -18,7 +20,7 @@ from luthier.progress import Progress
 from luthier.runs.events import ENDS
 from luthier.runs.store import RunFolder
 from luthier.text import set_language
-from luthier.training import resume
+from luthier.training import look, resume
 
 
 def main(path: str) -> int:
@@ -27,6 +29,11 @@ def main(path: str) -> int:
     run = RunFolder(Path(path))
     before = len(run.events())
     try:
+        if not run.has_begun:
+            staged.look_ahead(run, look)
+        staged.make_ready(run)
+        if not run.has("queued"):  # withdrawn meanwhile
+            return OK
         with Progress(sys.stderr, terminal=False, colour=False) as listen:
             resume(path, on_event=listen)
     except LuthierError as error:

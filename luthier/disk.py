@@ -23,9 +23,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def free_bytes(where: Path) -> int:
     """Of the disk that a file or folder, which may not be there yet, will lie on."""
+    return room(where)[0]
+
+
+def room(where: Path) -> tuple[int, int]:
+    """Bytes free, and in all, of that disk."""
     # `os.path.isdir` is False, not an error, for what may not be looked at.
     folder = next(parent for parent in (where, *where.absolute().parents) if os.path.isdir(parent))
-    return shutil.disk_usage(folder).free
+    found = shutil.disk_usage(folder)
+    return found.free, found.total
 
 
 def fsync_file(path: Path) -> None:

@@ -66,7 +66,7 @@ def _save(job: Job, decoder: Decoder, tune: AnyTune, base: Base, renderer: Rende
 def _checks(job: Job, decoder: Decoder, tune: AnyTune) -> list[Check]:
     before = proof.Probe.load(job.run)
     adapter = ADAPTER if isinstance(tune, Lora) else None
-    probe = dataclasses.replace(before, tuned_BV=proof.next_token_logits(decoder, before.prompts, adapter))
+    probe = dataclasses.replace(before, tuned_BV=proof.said(decoder, before.prompts, adapter))
     probe.save(job.run)
     return [
         checks.base_untouched(probe, decoder if adapter else None),

@@ -268,6 +268,7 @@ def generate(
     *,
     adapter: str | None = None,
     on_token: Callable[[int, int], None] | None = None,
+    cache_tokens: int | None = None,
 ) -> list[Generated]:
     """Continue each prompt until a stop token or `sampling.max_tokens`.
 
@@ -275,6 +276,7 @@ def generate(
         prompts: lists of token ids, none empty. The n-th draws with the seed `sampling.seed` + n.
         adapter: adapter to apply; None is the base.
         on_token: called with (prompt index, token id) for each token that is not a stop token.
+        cache_tokens: room for prompts and answers; None has room for all that run at once.
 
     Returns:
         one `Generated` per prompt, in their order.
@@ -292,9 +294,11 @@ def generate(
     ]
     if not requests:
         return []
+    if cache_tokens is None:
+        cache_tokens = room_for(len(prompt) + sampling.max_tokens for prompt in prompts)
     generator = Generator(
         decoder,
-        cache_tokens=room_for(len(prompt) + sampling.max_tokens for prompt in prompts),
+        cache_tokens=cache_tokens,
         pack=False,  # memory that a training run has not planned for
     )
     for request in requests:

@@ -30,7 +30,7 @@ PROBE_ROWS, PROBE_WIDTH, PROBE_REPEATS = 512, 1024, 3
 """Shape of the product that is timed, here and by `luthier.engine.backend`: tokens of a small micro-batch times the
 width of a 0.5B model; 1.1 GFLOP, so that three repeats take tens of milliseconds on a slow core."""
 NVIDIA_SMI_TIMEOUT_S = 20
-QUERY = ("--query-gpu=name,memory.free,compute_cap", "--format=csv,noheader,nounits")
+QUERY = ("--query-gpu=name,memory.free,compute_cap,memory.total", "--format=csv,noheader,nounits")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Gpu:
     name: str
     free_bytes: int
     capability: tuple[int, int]
+    total_bytes: int
 
 
 def free_memory_bytes() -> int:
@@ -112,7 +113,7 @@ def has_bfloat16() -> bool:
 
 
 def float32_gflops() -> float:
-    """Rate of a matrix product in numpy, in GFLOP/s: the best of a few."""
+    """Rate of a matrix product in numpy, in GFLOP/s: the best of a few. Takes tens of milliseconds on a slow core."""
     x, w = np.ones((PROBE_ROWS, PROBE_WIDTH), np.float32), np.ones((PROBE_WIDTH, PROBE_WIDTH), np.float32)
     best_s = float("inf")
     for _ in range(PROBE_REPEATS + 1):  # the first one warms up
@@ -123,7 +124,8 @@ def float32_gflops() -> float:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """What `nvidia-smi` lists; nothing where it is not there or does not answer."""
+    """What `nvidia-smi` lists; nothing where it is not there or does not answer. The tool takes tens of milliseconds to
+    seconds."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
@@ -131,8 +133,11 @@ def gpus() -> tuple[Gpu, ...]:
         done = subprocess.run([tool, *QUERY], capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return ()
-    rows = re.findall(r"^(.+?), *(\d+), *(\d+)\.(\d+)\s*$", done.stdout, re.M)
-    return tuple(Gpu(name, int(free) * 2**20, (int(major), int(minor))) for name, free, major, minor in rows)
+    rows = re.findall(r"^(.+?), *(\d+), *(\d+)\.(\d+), *(\d+)\s*$", done.stdout, re.M)
+    return tuple(
+        Gpu(name, int(free) * 2**20, (int(major), int(minor)), int(total) * 2**20)
+        for name, free, major, minor, total in rows
+    )
 
 
 def _machine_bytes() -> int:

@@ -11,7 +11,6 @@ import io
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TextIO, cast
@@ -22,14 +21,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from luthier.data.strict_json import shorten
 from luthier.planner import in_words
 from luthier.runs.events import FIRST_OF_ATTEMPT, Event
+from luthier.runs.history import Pace
 from luthier.runs.tables import count, decimal, duration, size
 from luthier.text import say
 
-WINDOW_STEPS = 50
-"""Steps that the speed is taken over: long enough to even out rows of different length, short enough to follow a
-machine that slows down. Chosen, not tuned."""
 REFRESHES_PER_SECOND = 4.0
 """Of the bar. Each costs about a millisecond of one core."""
 LINE_SECONDS = 10.0
@@ -38,35 +36,10 @@ LINE_SHARE = 0.05
 CLOSE_SECONDS = 2.0
 """How long the end of a run waits for what is still to be written."""
 NARROWEST_BAR = 10
+ANSWER_WIDTH = 90
+"""Characters of a sample's answer: a line of a terminal with what stands before it."""
 PARTS = ("step", "loss", "left", "speed", "memory")
 """In order of importance: where a terminal is narrow, the last ones go first."""
-
-
-class Pace:
-    """Steps per second of one attempt, over the last WINDOW_STEPS steps."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[int, float]] = deque(maxlen=WINDOW_STEPS + 1)
-        self._first_step_s: float | None = None
-
-    def restart(self) -> None:
-        """A new attempt: what an older one took says nothing about this machine, and the pause between them is no
-        training time."""
-        self._seen.clear()
-        self._first_step_s = None
-
-    def add(self, event: Event) -> None:
-        assert event.step is not None
-        rate, tokens = event.data.get("tokens_per_s"), event.data.get("tokens")
-        self._first_step_s = tokens / rate if rate and tokens else None
-        self._seen.append((event.step, event.time_s))
-
-    def seconds_left(self, steps: int) -> float | None:
-        """Time for `steps` more steps; None before the first step. From a single step, its own duration counts."""
-        if len(self._seen) < 2:
-            return None if self._first_step_s is None else self._first_step_s * steps
-        (old_step, old_s), (new_step, new_s) = self._seen[0], self._seen[-1]
-        return steps * (new_s - old_s) / max(new_step - old_step, 1)
 
 
 class Progress:
@@ -251,6 +224,12 @@ def _plan(event: Event) -> str:
     )
 
 
+def _samples(event: Event) -> str:
+    """A line of each answer; `luthier runs show` has all of it."""
+    answers = (shorten(each["answer"], ANSWER_WIDTH) for each in event.data.get("samples") or ())
+    return "\n".join(say("runs.progress.sample", step=count(event.step), answer=answer) for answer in answers)
+
+
 def _fault(event: Event) -> str:
     rows = event.data.get("rows") or []
     shown = ", ".join(str(row) for row in rows[:5]) + (f" … ({len(rows)})" if len(rows) > 5 else "")
@@ -279,6 +258,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     "model": _model,
     "plan": _plan,
     "resumed": lambda e: say("runs.progress.resumed", step=count(e.data.get("from_step")), attempt=e.attempt),
+    "samples": _samples,
     "fault": _fault,
     "revised": _revised,
     "alarm": lambda e: say("runs.progress.alarm", step=count(e.step), text=e.data.get("text", "")),
@@ -288,6 +268,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     "finished": _finished,
 }
 STYLES = {
+    "samples": "dim",
     "fault": "yellow",
     "alarm": "yellow",
     "note": "dim",

@@ -22,13 +22,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from luthier.arch.values import is_valued
 from luthier.data.sequences import Sequences
 from luthier.errors import Problem, RunError
+from luthier.models import reward
 from luthier.models.cache import BLOCK, Cache, Place
 from luthier.models.decoder import Decoder, Part
 from luthier.runs import files
 from luthier.runs.store import RunFolder
-from luthier.session import open_session
+from luthier.session import open_any
 
 NUM_PROMPTS, PROMPT_TOKENS = 8, 256
 """Enough to notice a wrong file, small enough to cost nothing beside training. Chosen, not tuned."""
@@ -54,9 +56,7 @@ def prompts(store: Sequences) -> list[list[int]]:
     chosen = []
     for index in range(min(NUM_PROMPTS, len(store))):
         row = store[index]
-        learnt = np.flatnonzero(row.weights)
-        first = int(learnt[0]) if len(learnt) and learnt[0] > 1 else max(len(row.ids) // 2, 1)
-        chosen.append([int(token) for token in row.ids[:first][-PROMPT_TOKENS:]])
+        chosen.append([int(token) for token in row.ids[: row.opening][-PROMPT_TOKENS:]])
     return chosen
 
 
@@ -71,6 +71,15 @@ def next_token_logits(decoder: Decoder, prompts: Sequence[Sequence[int]], adapte
     parts = [Part(prompt, place, adapter) for prompt, place in zip(prompts, places, strict=True)]
     logits_BV = decoder.extend(parts, cache)
     return np.asarray(logits_BV.float().cpu().numpy(), dtype=np.float32)
+
+
+def said(decoder: Decoder, prompts: Sequence[Sequence[int]], adapter: str | None) -> Logits:
+    """What a model says after each prompt: logits [B, V] of the next token; before them the number of a scalar head."""
+    logits_BV = next_token_logits(decoder, prompts, adapter)
+    if not is_valued(decoder.arch):
+        return logits_BV
+    numbers_B = np.asarray(reward.scores(decoder, adapter, prompts), dtype=np.float32)
+    return np.concatenate([numbers_B[:, None], logits_BV], axis=1)
 
 
 def effect(base_BV: Logits, tuned_BV: Logits) -> Effect:
@@ -148,9 +157,9 @@ def reload_in_fresh_process(run: RunFolder) -> Logits | str:
 
 def main(path: str, result: str) -> None:
     """Load the run's saved output as any later command would, and write its logits on the probe prompts to a file."""
-    session = open_session(path)
+    session = open_any(path)
     chosen = Probe.load(RunFolder.open(path)).prompts
-    np.save(result, next_token_logits(session.decoder, chosen, session.adapter))
+    np.save(result, said(session.decoder, chosen, session.adapter))
 
 
 if __name__ == "__main__":

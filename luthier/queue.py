@@ -14,15 +14,16 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from luthier.config import load as config_load
 from luthier.config.schema import RunConfig
 from luthier.errors import Problem, RunError
-from luthier.runs import files
+from luthier.runs import files, turns
 from luthier.runs.store import RunFolder
+from luthier.runs.turns import Turn
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS waiting (run TEXT PRIMARY KEY, place REAL NOT NULL);
@@ -61,15 +62,24 @@ def folder() -> Path:
 # ------------------------------------------------------------------------------------------------- putting in
 
 
-def submit(config: RunConfig) -> RunFolder:
+def submit(config: RunConfig, home: Path | None = None, turn: Turn | None = None) -> RunFolder:
     """Make the run's folder, or take the unfinished one of that name, and put it at the end of the queue. One that
     waits already keeps its place.
+
+    Args:
+        home: where the recipe's relative paths start from; the working folder.
+        turn: of a stage that follows another one.
 
     Raises:
         RunError: somebody is writing the run, it is finished, or its recipe differs and `run.on_change` is stop.
     """
     with RunFolder.claim(config, config_load.dump(config)) as run:
-        _mark(run, Path.cwd())
+        if turn is not None:
+            run.write_json(turns.NAME, asdict(turn))
+        else:
+            with files.user_errors(run.path):
+                (run.path / turns.NAME).unlink(missing_ok=True)
+        _mark(run, home or Path.cwd())
     return RunFolder(run.path)
 
 
@@ -79,10 +89,10 @@ def again(run: RunFolder) -> RunFolder:
     Raises:
         RunError: somebody is writing it, or it is finished.
     """
-    with run.at_home() as there:
-        RunFolder.refuse_finished(there.placed())
-        with RunFolder.open(there.path, write=True) as writer:
-            _mark(writer, Path.cwd())
+    there = RunFolder(run.path.absolute())
+    RunFolder.refuse_finished(there.placed())
+    with RunFolder.open(there.path, write=True) as writer:
+        _mark(writer, there.home)
     return run
 
 
@@ -173,13 +183,21 @@ def _runs_in(place: Path) -> list[Path]:
         return []
 
 
+def behind(run: Path) -> list[Path]:
+    """Folders of the runs in the queue that wait for this one to be finished."""
+    here = run.resolve()
+    return [path for path in waiting() if (first := turns.before(path)) is not None and first.path.resolve() == here]
+
+
 def listing() -> list[dict[str, Any]]:
-    """[{run, name, asked_s}] of what waits, in order."""
+    """[{run, name, asked_s, after}] of what waits, in order; after: {run, name, state} of the run that has to be
+    finished first, None where the turn alone counts."""
     found = []
     for path in waiting():
-        mark = Mark.of(path)
+        mark, first = Mark.of(path), turns.waits_for(path)
         if mark is not None:
-            found.append({"run": str(path), "name": path.name, "asked_s": mark.asked_s})
+            after = None if first is None else {"run": str(first.path), "name": first.name, "state": turns.state(first)}
+            found.append({"run": str(path), "name": path.name, "asked_s": mark.asked_s, "after": after})
     return found
 
 

@@ -77,7 +77,7 @@ def judges(config: RunConfig) -> dict[str, rewards.ScoreModel]:
 
 def _asking(judge: Judge) -> rewards.ScoreModel:
     def score(answers: Sequence[rewards.Answer]) -> list[float]:
-        return judge.score([(list(each.asked.prompt), each.text) for each in answers])
+        return judge.score([(each.asked.chat or each.asked.prompt, each.text) for each in answers])
 
     return score
 
@@ -103,8 +103,7 @@ def build(
         held_out=held_out,
         rounds=rounds,
         rewards=open_rewards(config, judges(config)),
-        decode=rows.renderer.decode,
-        stop_ids=rows.renderer.stop_ids,
+        renderer=rows.renderer,
         reference=reference(config, base, tune, decoder, plan.backend) if method.kl else None,
         emit=emit,
         call_tokens=call_tokens,

@@ -21,7 +21,7 @@ from luthier.runs import receipt as receipts
 from luthier.runs.events import Event
 from luthier.runs.receipt import Receipt
 from luthier.runs.store import RunFolder
-from luthier.session import Conversation, Session, open_session
+from luthier.session import Conversation, Session, open_judge, open_session
 
 
 class Run:
@@ -126,9 +126,17 @@ class Run:
         """
         return pushing.push(self.path, repo, what=what, public=public, add=add, dry_run=dry_run)
 
-    def generate(self, source: Path | str, target: Path | str, *, n: int = 1, **sampling: Any) -> Answered:
-        """Answer every row of a file into another, as `luthier generate` does; goes on where it was stopped."""
-        return answer_file(self.session, Path(source), Path(target), Sampling(**sampling), n=n)
+    def generate(
+        self, source: Path | str, target: Path | str, *, n: int = 1, judge: Path | str | None = None, **sampling: Any
+    ) -> Answered:
+        """Answer every row of a file into another, as `luthier generate` does; goes on where it was stopped.
+
+        Args:
+            n: answers to each row.
+            judge: a reward model that puts the best of them first.
+        """
+        judging = open_judge(judge) if judge is not None else None
+        return answer_file(self.session, Path(source), Path(target), Sampling(**sampling), n=n, judge=judging)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.state})"

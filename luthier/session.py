@@ -416,15 +416,46 @@ def open_session(
         on_download: called with (bytes there, bytes in all) while a model comes from a hub.
 
     Raises:
-        ModelError: the target is neither, or cannot be loaded; RunError: the run has no weights yet, or was trained
-            with another template.
+        ModelError: the target is neither, cannot be loaded, or is a reward model; RunError: the run has no weights yet,
+            or was trained with another template.
+    """
+    return open_any(target, writes, device=device, compare=compare, template=template, on_download=on_download)
+
+
+def writes(arch: Architecture, target: str | Path) -> None:
+    """Raises ModelError where a model gives answers a number and writes none."""
+    if is_valued(arch):
+        raise ModelError(Problem("models.only_scores", where=str(target), values={"judge": str(target)}))
+
+
+def judges(arch: Architecture, target: str | Path) -> None:
+    """Raises ModelError where a model gives no numbers."""
+    if not is_valued(arch):
+        raise ModelError(Problem("models.no_score", where=str(target)))
+
+
+def open_any(
+    target: str | Path,
+    hold: Callable[[Architecture, str | Path], None] | None = None,
+    *,
+    device: str = "auto",
+    compare: bool = False,
+    template: str = "model",
+    on_download: Progress | None = None,
+) -> Session:
+    """As `open_session`, whatever the model is for.
+
+    Args:
+        hold: looks at the architecture before any weights are loaded.
     """
     path = run_path(target)
     if path is not None:
         with RunFolder.open(path).at_home() as run:
             own_template(run, template)
-            return _open_run(run, device, compare)
+            return _open_run(run, device, compare, hold)
     base, renderer = find_model(target, template, on_download)
+    if hold is not None:
+        hold(base.arch, target)
     chosen = backend.choose(device, "auto")
     chosen.apply()
     decoder = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
@@ -480,11 +511,15 @@ def output_folder(run: RunFolder) -> Path:
     raise RunError(Problem("runs.no_result", where=str(run.path), values={"name": run.name, "state": run.state}))
 
 
-def _open_run(run: RunFolder, device: str, compare: bool) -> Session:
+def _open_run(
+    run: RunFolder, device: str, compare: bool, hold: Callable[[Architecture, str | Path], None] | None
+) -> Session:
     output, asked = output_folder(run), run.config().model
     whole = output.name == "model"
     # A model tuned in full stands by itself: its base may be gone, unless it is to be compared with.
     base = None if whole and not compare else run_base(run)
+    if hold is not None:
+        hold(families.read(output) if base is None else base.arch, run.path)
     if device == "auto":
         chosen = backend.restore(run.read_json("plan.json")["backend"])[0]
     else:
@@ -509,10 +544,8 @@ def open_judge(target: str | Path, *, device: str = "auto") -> Judge:
     Raises:
         ModelError: the target is neither, or cannot be loaded; RunError: the run has no weights yet.
     """
-    session = open_session(target, device=device)
-    if not is_valued(session.decoder.arch):
-        raise ModelError(Problem("models.no_score", where=str(target)))
-    return Judge(session.decoder, session.renderer, session.adapter)
+    session = open_any(target, judges, device=device)
+    return Judge(session.decoder, session.renderer, session.adapter, session.fingerprint)
 
 
 def _as_trained(base: Base, tune: AnyTune, dtype: torch.dtype, device: str) -> Decoder:

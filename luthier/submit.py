@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier import queue, supervisor
+from luthier import queue, staged, supervisor
 from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.run import Run
@@ -20,11 +20,19 @@ def submit(
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> Run:
     """Put a run into the queue and return at once; it starts when there is room, in a process of its own that goes on
-    when this one ends. `luthier runs watch` follows it, `Run.state` says how far it is.
+    when this one ends. `luthier runs watch` follows it, `Run.state` says how far it is. Of a recipe with stages, every
+    one that is not finished: each starts once the one before it is; the last one's run is returned, and all are its
+    `stages`.
 
     Raises:
         ConfigError: the recipe cannot be used. RunError: somebody is writing the run, or it is finished.
     """
-    folder = queue.submit(load.settle(load.load(recipe, overrides)))
-    supervisor.ensure(folder.path.parent)
-    return Run(folder.path)
+    if stages := load.stages(recipe, overrides):
+        folders = staged.submit(stages)
+    else:
+        folders = [queue.submit(load.settle(load.load(recipe, overrides)))]
+    for place in {folder.path.parent for folder in folders}:
+        supervisor.ensure(place)
+    runs = [Run(folder.path) for folder in folders]
+    runs[-1].stages = {stage.name: run for stage, run in zip(stages, runs, strict=False)}
+    return runs[-1]

@@ -24,7 +24,7 @@ from luthier import machine, queue
 from luthier.config import load as config_load
 from luthier.errors import LuthierError, Problem, RunError
 from luthier.paper import outlook
-from luthier.runs import files, lock
+from luthier.runs import files, lock, turns
 from luthier.runs.events import FIRST_OF_ATTEMPT
 from luthier.runs.store import RunFolder
 
@@ -70,6 +70,9 @@ class Supervisor:
     children: dict[Path, Child] = field(default_factory=dict)
     _needed: dict[Path, int] = field(default_factory=dict)
     """By the plan, of runs that wait for room: it does not change while they do."""
+    _seen: dict[Path, tuple[tuple[int, int] | None, bool]] = field(default_factory=dict)
+    """Of runs that follow another one: how its log was when it was read last, and whether it said that it is finished.
+    """
     _refused_s: float = -math.inf
 
     def look(self) -> bool:
@@ -82,8 +85,10 @@ class Supervisor:
         waiting = queue.ordered()
         for path in waiting:
             run = RunFolder(path)
-            if path in self.children or run.locked or lock.held(path / "queued"):
+            if path in self.children or lock.held(path / "queued"):
                 self._adopt(path)
+            elif run.locked or self._waits(path):
+                continue  # somebody is just putting it in; or it waits for another run, and what comes later does not
             elif not self._start(run):
                 break  # in order: what comes later does not overtake
         return bool(waiting or self.children)
@@ -115,6 +120,18 @@ class Supervisor:
         if child.process is not None:
             return child.process.poll() is not None
         return not RunFolder(child.path).locked and not lock.held(child.path / "queued")
+
+    def _waits(self, path: Path) -> bool:
+        """Whether another run has to be finished first. Its log is read again only once it has changed."""
+        first = turns.before(path)
+        if first is None:
+            return False
+        if first.active:
+            return True
+        written = _written(first.path / "events.jsonl")
+        if path not in self._seen or self._seen[path][0] != written:
+            self._seen[path] = written, turns.done(first)
+        return not self._seen[path][1]
 
     # --------------------------------------------------------------------------------------------- starting
 
@@ -194,8 +211,9 @@ def _environment(gpus: Sequence[int]) -> dict[str, str]:
 def _needed(run: RunFolder) -> int:
     """Bytes on each device by the plan; 0 where it cannot be planned: then the run says best what is wrong."""
     try:
+        turn = turns.of(run.path)
         with run.at_home() as there:
-            return outlook.plan(there.config()).memory.peak_bytes
+            return outlook.plan(there.config() if turn is None else turn.planned).memory.peak_bytes
     except (LuthierError, OSError):
         return 0
 
@@ -217,6 +235,15 @@ def _still_to_come(child: Child) -> int:
     return max(child.bytes - (machine.resident_bytes(pid) if isinstance(pid, int) else 0), 0)
 
 
+def _written(path: Path) -> tuple[int, int] | None:
+    """Tells apart a file that was written to in between; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def _rehearsed(path: Path) -> bool:
     """Whether this attempt has its memory: the largest micro-batch comes before the plan is told."""
     begun = False
@@ -236,8 +263,8 @@ def settle(child: Child) -> None:
         if run.locked:
             return
         queue.withdraw(run)  # it may have ended before it was the run's writer
-        if run.state in ("finished", "interrupted", "failed") or _told(run):
-            return
+        if code == 0 or run.state in ("finished", "interrupted", "failed") or _told(run):
+            return  # 0: or it was withdrawn before it had begun
         with RunFolder.open(child.path, write=True) as writer:
             facts = {"code": code, "signal": _signal(code), "said": last_lines(child.path)}
             writer.emit("died", facts, step=writer.summary().step)
@@ -257,15 +284,22 @@ def _again(run: RunFolder, home: str) -> None:
         queue.again(RunFolder(run.path.absolute()))
 
 
-def last_lines(path: Path) -> list[str]:
+def last_lines(path: Path, most: int = SAID_LINES) -> list[str]:
     """What the run's processes said last."""
+    return [line for line in last_words(path).splitlines() if line.strip()][-most:]
+
+
+def last_words(path: Path, most_bytes: int = SAID_BYTES) -> str:
+    """The end of the run's log, in whole lines, without what is secret."""
     try:
         with open(path / "log", "rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - SAID_BYTES, 0))
-            text = file.read().decode("utf-8", errors="replace")
+            start = max(file.seek(0, os.SEEK_END) - most_bytes, 0)
+            file.seek(start)
+            content = file.read()
     except OSError:
-        return []
-    return [files.redact(line) for line in text.splitlines() if line.strip()][-SAID_LINES:]
+        return ""
+    lines = content.decode("utf-8", errors="replace").splitlines(keepends=True)
+    return files.redact("".join(lines[1 if start and len(lines) > 1 else 0 :]))
 
 
 # ------------------------------------------------------------------------------------------------- the process

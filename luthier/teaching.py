@@ -28,7 +28,7 @@ from luthier.models.hub_files import Progress
 from luthier.models.teacher import Teacher, row_bytes
 from luthier.runs import manifest
 from luthier.runs.store import RunFolder
-from luthier.session import ADAPTER, Base, find_base, output_folder, run_base, run_path
+from luthier.session import ADAPTER, Base, find_base, output_folder, run_base, run_path, writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,7 @@ def hold_to(found: Found | None, student: DecoderSpec, renderer: templates.Rende
     they are made."""
     if found is None:
         return
+    writes(found.base.arch, found.asked)
     for spec in (found.base.arch.spec, student):
         if spec.logit_softcap is not None or spec.logit_scale != 1:
             values = {"family": spec.family}

@@ -50,7 +50,7 @@ from luthier.engine import backend, checkpoint, loop, optim, rehearsal
 from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
 from luthier.engine.ranks import Ranks, joined
-from luthier.errors import DataError, Problem, RunError, UserError
+from luthier.errors import ConfigError, DataError, Problem, RunError, UserError
 from luthier.models import adapters, quantize, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
@@ -60,7 +60,8 @@ from luthier.runs import manifest, receipt, reporters, slots
 from luthier.runs.events import Event
 from luthier.runs.recipe import Difference, run_name
 from luthier.runs.store import RunFolder
-from luthier.session import ADAPTER, Base, find_base, pinned, with_heads
+from luthier.samples import Sample, Sampler, questions
+from luthier.session import ADAPTER, Base, find_base, pinned, with_heads, writes
 from luthier.text import say
 
 Recipe = str | Path | Mapping[str, Any] | RunConfig | None
@@ -106,13 +107,19 @@ def _train_stages(
     if backend.placed() is not None:  # each would merge, and skip, by itself
         raise RunError(Problem("runs.stages_placed", field="stages"))
 
-    def look(config: RunConfig) -> None:
-        prepare(config, find_base(config.model, on_download))
-
     def run(config: RunConfig) -> Run:
         return _train(config, on_event, on_download)
 
-    return staged.carry_out(stages, run, look, on_stage)[stages[-1].name]
+    return staged.carry_out(stages, run, lambda config: look(config, on_download), on_stage)[stages[-1].name]
+
+
+def look(config: RunConfig, on_download: Progress | None = None) -> None:
+    """Read and check the rows of a recipe, as its run will.
+
+    Raises:
+        DataError, ModelError: rows, template or tokenizer cannot be used.
+    """
+    prepare(config, find_base(config.model, on_download))
 
 
 def _train(
@@ -179,6 +186,8 @@ def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder
     if isinstance(config.tune, Qlora):
         quantize.require()
     base = with_heads(_base(config, RunFolder.begun(config), on_download), config)
+    if not isinstance(config.method, Reward):
+        writes(base.arch, base.path)
     came_from = parent.find(config.tune)
     tune = _with_score(adapter_config.settle(parent.placed(config.tune, came_from), base.arch), base)
     count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
@@ -186,6 +195,8 @@ def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder
     teacher = teaching.find(config, on_download)
     rendering = parent.with_template(config, came_from, base.folder)
     data = prepare(rendering, base)
+    if config.run.samples and data.validation is None:  # `auto` holds nothing out of few rows
+        raise ConfigError(Problem("config.samples_of_nothing", field="run.samples", value=str(config.run.samples)))
     teaching.hold_to(teacher, base.arch.spec, data.renderer)
     went_in = _manifest(config, base, data, came_from, teacher, own_loss)
     notes = [*parent.notes(came_from, went_in.base, rendering.data.template), *_repeated(original, went_in)]
@@ -229,7 +240,9 @@ def _devices(config: RunConfig, saved: Mapping[str, Any] | None) -> int:
 
 
 def resume(path: Path | str, *, on_event: Listener | None = None) -> Run:
-    """Go on with an unfinished run, as its folder says."""
+    """Go on with an unfinished run, as its folder says. A stage of the queue that trains on a merged model has that
+    made first, where it is missing."""
+    staged.make_ready(RunFolder.open(path))
     with RunFolder.open(path).at_home() as folder:
         return train(folder.placed(), on_event=on_event)
 
@@ -560,6 +573,7 @@ def assemble(
         locate=data.train.locate,
         ranks=ranks,
         updated=method.updated if isinstance(config.method, Online) else None,
+        samples=_samples(config, given, decoder, method, room, ranks) if config.run.samples else None,
     )
     desk.emit("rehearsal", {"kernel_kills": machine.kernel_kills()})
     rehearsal.rehearse(job, state)
@@ -574,6 +588,25 @@ def assemble(
     desk.emit("model", {**shape, "percent": counts.percent})
     desk.emit("plan", desk.run.read_json("plan.json"))
     return job, state
+
+
+def _samples(
+    config: RunConfig, given: Given, decoder: Decoder, method: Any, room: tightening.Tightening, ranks: Ranks
+) -> Callable[[], Mapping[int, Sample]]:
+    """What answers some of the held-out examples; a method that learns from answers has written them already."""
+    if isinstance(config.method, Online):
+        return lambda: method.samples(config.run.samples)
+    data, run = given.data, config.run
+    assert data.validation is not None, "refused where nothing is held out"
+    return Sampler(
+        decoder,
+        ADAPTER if isinstance(given.tune, Lora) else None,
+        data.renderer,
+        questions(data.validation, run.samples, run.sample_tokens),
+        run.sample_tokens,
+        lambda: room.plan.memory.activations + room.plan.memory.head,
+        ranks,
+    )
 
 
 def _method_given(
@@ -675,7 +708,7 @@ def _start(job: loop.Job, state: TrainState, given: Given, lost: Sequence[Proble
         job.emit("note", {"text": line})
     if not job.run.has(proof.PROBE):
         prompts = proof.prompts(data.train)
-        proof.Probe(prompts, proof.next_token_logits(job.model, prompts, None)).save(job.run)
+        proof.Probe(prompts, proof.said(job.model, prompts, None)).save(job.run)
     receipt.record(job.run, *checks.laws(data.laws, len(data.train), data.train.truncated))
 
 

@@ -11,8 +11,7 @@ import math
 from luthier import planner
 from luthier.arch import count, quantised
 from luthier.arch.count import AnyTune
-from luthier.arch.families.gated import EMBEDDING, HEAD
-from luthier.arch.spec import Architecture
+from luthier.arch.spec import EMBEDDING, HEAD, Architecture
 from luthier.config.schema import Distill, Lora, OptimSection, Qlora
 from luthier.planner import InPlace, Ranks, Workload
 

@@ -405,11 +405,26 @@ def write_tiny_tokenizer(folder: Path, template: bool = True) -> int:
 def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of the saved files without a process of its own, which takes longer than the training in most tests;
     that a fresh one can load them is shown with other runs."""
-    import luthier
     from luthier import proof
+    from luthier.session import open_any
 
     def reload(run: Any) -> Any:
-        session = luthier.open_session(run.path)
-        return proof.next_token_logits(session.decoder, proof.Probe.load(run).prompts, session.adapter)
+        session = open_any(run.path)
+        return proof.said(session.decoder, proof.Probe.load(run).prompts, session.adapter)
 
     monkeypatch.setattr(proof, "reload_in_fresh_process", reload)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright; without one, tests are skipped. It ends with its file: a process can have one
+    driver, whose event loop counts as running until then."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()

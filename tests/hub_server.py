@@ -21,12 +21,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 @dataclass
 class Repo:
     """files: name -> content. refs: branch or tag -> commit. gated: only for `Hub.token_of_reader`. private: looks like
-    missing to anyone without a token."""
+    missing to anyone without a token. tags: of its page, such as `license:mit`."""
 
     files: dict[str, bytes]
     refs: dict[str, str] = field(default_factory=lambda: {"main": "a" * 40})
     gated: bool = False
     private: bool = False
+    tags: list[str] = field(default_factory=list)
 
     def commit(self, revision: str) -> str | None:
         return revision if revision in self.refs.values() else self.refs.get(revision)
@@ -149,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
             if _is_large(filename):
                 entry["lfs"] = {"sha256": _sha(content), "size": len(content), "pointerSize": 130}
             siblings.append(entry)
-        self._answer(200, {"id": name, "sha": commit, "siblings": siblings, "tags": [], "private": repo.private})
+        self._answer(200, {"id": name, "sha": commit, "siblings": siblings, "tags": repo.tags, "private": repo.private})
 
     def _file(self, repo: Repo, rest: list[str]) -> None:
         commit, filename = repo.commit(rest[1]), "/".join(rest[2:])

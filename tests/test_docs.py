@@ -50,6 +50,7 @@ GUIDES = (
     "export",
     "chat",
     "serve",
+    "ui",
     "stages",
     "distillation",
 )

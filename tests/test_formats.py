@@ -434,6 +434,18 @@ def test_bad_rows_name_the_field(format: str, row: Any, id: str, field: str) -> 
         assert str(problem).startswith("a.jsonl:7: ") and problem.rule and problem.remedy
 
 
+def test_an_answer_that_is_json_is_no_turn() -> None:
+    """Tables hold turns as JSON text; an answer in JSON that has a `role` says nothing as somebody."""
+    better, worse = '{"role": "cook", "person": "Ada"}', '{"from": "Rome"}'
+    pair = parse("preference", {"prompt": "q", "chosen": better, "rejected": worse})
+    assert isinstance(pair, Preference)
+    assert [each.content for each in (*pair.chosen, *pair.rejected)] == [better, worse]
+    judged = parse("labelled", {"prompt": "q", "completion": better, "label": True})
+    assert isinstance(judged, Labelled) and judged.answer[0].content == better
+    said = parse("preference", {"prompt": "q", "chosen": '{"role": "assistant", "content": "a"}', "rejected": worse})
+    assert isinstance(said, Preference) and said.chosen[0].content == "a"
+
+
 def test_a_name_that_is_nearly_right_is_suggested() -> None:
     with pytest.raises(RowFault) as caught:
         parse("alpaca", {"instruction": "q", "ouput": "a"})

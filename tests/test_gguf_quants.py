@@ -207,7 +207,7 @@ def test_values_too_large_for_half_precision_are_refused(theirs: native.Native) 
 
 @pytest.mark.parametrize("kind", [*quants.PLAIN, *quants.SIMPLE, *K_QUANTS])
 def test_no_rows_are_no_bytes(kind: str) -> None:
-    assert quants.quantise(torch.zeros(0, 256), kind).shape == (0, quants.row_bytes(256, kind))
+    assert quants.quantise(torch.zeros(0, 256), kind).shape == (0, recipe.row_bytes(256, kind))
 
 
 # ------------------------------------------------------------------------------------------- types

@@ -156,16 +156,59 @@ def test_stages_and_kinds(desk: Path) -> None:
     assert last.model_dump() == {"kind": "sft", "train_on": "last", "loss": None}
 
 
-@pytest.mark.parametrize("stage", ["dpo", "kto", "ppo", "rm"])
-def test_a_stage_that_is_not_here_is_said_loudly(stage: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put(desk, {**FACTORY, "stage": stage, "pref_beta": 0.1, "dataset": "pairs"})
+@pytest.mark.parametrize(
+    ("given", "missed"),
+    [({"stage": "ppo", "reward_model": "saves/judge"}, "stage: ppo"), ({"stage": "dpo", "pref_loss": "kto_pair"}, "x")],
+)
+def test_a_stage_that_is_not_here_is_said_loudly(
+    given: dict[str, str], missed: str, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(desk, {**FACTORY, **given, "pref_beta": 0.1, "dataset": "pairs"})
     assert cli.run(["import", "theirs.yaml", "-o", "ours.yaml"]) == 1
     text = (desk / "ours.yaml").read_text()
     assert text.splitlines()[1].startswith("# NOT THE SAME TRAINING")
-    assert f"stage: {stage}  -- " in text
+    for key, value in given.items():
+        assert f"{key}: {value}  -- " in text or (key, value) == ("stage", "dpo")
     assert "pref_beta: 0.1  -- " in text
     assert capsys.readouterr().out.startswith("NOT THE SAME TRAINING")
     load(desk / "ours.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        ({"stage": "rm"}, {"kind": "reward", "centre": 0.0}),
+        ({"stage": "dpo"}, {"kind": "dpo"}),
+        (
+            {"stage": "dpo", "pref_beta": 0.3, "pref_ftx": 0.5, "dpo_label_smoothing": 0.1},
+            {"kind": "dpo", "beta": 0.3, "sft_weight": 0.5, "label_smoothing": 0.1},
+        ),
+        ({"stage": "dpo", "pref_loss": "hinge"}, {"kind": "dpo", "loss": "hinge"}),
+        ({"stage": "dpo", "pref_loss": "ipo", "pref_beta": 0.2}, {"kind": "ipo", "beta": 0.2}),
+        ({"stage": "dpo", "pref_loss": "orpo", "pref_beta": 0.2}, {"kind": "orpo", "beta": 0.2}),
+        ({"stage": "dpo", "pref_loss": "simpo"}, {"kind": "simpo", "beta": 0.1, "gamma": 0.5}),
+        (
+            {"stage": "dpo", "pref_loss": "simpo", "simpo_gamma": 1.2, "pref_beta": 2.5},
+            {"kind": "simpo", "beta": 2.5, "gamma": 1.2},
+        ),
+        (
+            {"stage": "kto", "kto_chosen_weight": 1.5, "kto_rejected_weight": 0.5, "pref_beta": 0.2},
+            {"kind": "kto", "wanted_weight": 1.5, "unwanted_weight": 0.5, "beta": 0.2},
+        ),
+    ],
+)
+def test_judged_answers_of_llama_factory(given: dict[str, Any], method: dict[str, Any], desk: Path) -> None:
+    done = translate(put(desk, {**FACTORY, "dataset": "pairs", **given}))
+    assert done.config.method.model_dump(exclude_unset=True) == method and not done.missed
+    assert not {*given} & {*whys(desk / "theirs.yaml")}
+
+
+def test_what_another_method_weighs_is_told(desk: Path) -> None:
+    given = {"pref_loss": "orpo", "pref_ftx": 0.2, "simpo_gamma": 0.5, "ref_model": "other", "ld_alpha": 1}
+    found = whys(put(desk, {**FACTORY, "stage": "dpo", "dataset": "pairs", **given}))
+    assert found["simpo_gamma"] == ("not needed", "other_method")
+    assert found["pref_ftx"] == found["ld_alpha"] == ("not yet", "preference")
+    assert found["ref_model"] == ("not yet", "reference")
 
 
 @pytest.mark.parametrize(
@@ -338,7 +381,102 @@ def test_qlora_and_preferences(desk: Path) -> None:
         assert isinstance(tune, Qlora) and (tune.base, tune.double_quant, done.missed) == (base, double, False)
         assert not {*bits} & {*whys(desk / "theirs.yaml")}
     assert translate(put(desk, {**AXOLOTL, "adapter": "lora", "load_in_8bit": False})).config.tune.kind == "lora"
-    assert translate(put(desk, {**AXOLOTL, "rl": "dpo"})).missed
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        ({"rl": "dpo"}, {"kind": "dpo", "beta": 0.1}),
+        (
+            {"rl": "dpo", "rl_beta": 0.2, "rpo_alpha": 0.5, "dpo_label_smoothing": 0.1, "dpo_norm_loss": True},
+            {"kind": "dpo", "beta": 0.2, "sft_weight": 0.5, "label_smoothing": 0.1, "length_normalised": True},
+        ),
+        ({"rl": "dpo", "dpo_loss_type": ["hinge"]}, {"kind": "dpo", "beta": 0.1, "loss": "hinge"}),
+        ({"rl": "dpo", "rl_beta": 0.2, "trl": {"beta": 0.3}}, {"kind": "dpo", "beta": 0.3}),
+        ({"rl": "ipo", "rl_beta": 0.2}, {"kind": "ipo", "beta": 0.2}),
+        ({"rl": "orpo", "orpo_alpha": 0.3}, {"kind": "orpo", "beta": 0.3}),
+        ({"rl": "simpo"}, {"kind": "simpo", "beta": 0.1, "gamma": 0.5, "sft_weight": 1.0}),
+        (
+            {"rl": "simpo", "rl_beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0},
+            {"kind": "simpo", "beta": 2.0, "gamma": 1.0, "sft_weight": 0.0},
+        ),
+        (
+            {"rl": "kto", "kto_desirable_weight": 1.5, "kto_undesirable_weight": 0.5},
+            {"kind": "kto", "beta": 0.1, "wanted_weight": 1.5, "unwanted_weight": 0.5},
+        ),
+        ({"reward_model": True}, {"kind": "reward", "centre": 0.0}),
+        ({"reward_model": True, "center_rewards_coefficient": 0.02}, {"kind": "reward", "centre": 0.02}),
+    ],
+)
+def test_judged_answers_of_axolotl(given: dict[str, Any], method: dict[str, Any], desk: Path) -> None:
+    done = translate(put(desk, {**AXOLOTL, **given}))
+    assert done.config.method.model_dump(exclude_unset=True) == method and not done.missed
+    assert not {*given} & {*whys(desk / "theirs.yaml")} or "trl" in given
+
+
+def test_rewards_of_axolotl(desk: Path) -> None:
+    """Theirs counts answers: 2 x 4 a device are two prompts with four answers each."""
+    trl = {
+        "beta": 0.01,
+        "max_completion_length": 128,
+        "use_vllm": True,
+        "vllm_server_port": 8000,
+        "reward_funcs": ["mine.length", "org/judge"],
+        "reward_weights": [1.0, 0.5],
+        "num_generations": 4,
+        "num_iterations": 2,
+        "epsilon": 0.1,
+        "epsilon_high": 0.28,
+        "scale_rewards": False,
+        "loss_type": "dr_grpo",
+        "importance_sampling_level": "sequence",
+        "temperature": 1.0,
+        "top_p": 0.9,
+        "sync_ref_model": True,
+        "nobody_knows_this": 1,
+    }
+    data = [{"path": "data/asks.jsonl", "type": "mine.prompts"}]
+    done = translate(put(desk, {**AXOLOTL, "rl": "grpo", "datasets": data, "trl": trl, "vllm": {"port": 1}}))
+    assert done.config.method.model_dump(exclude_unset=True) == {
+        "kind": "grpo",
+        "kl": 0.01,
+        "max_new_tokens": 128,
+        "rewards": ("mine:length", "model:org/judge"),
+        "reward_weights": (1.0, 0.5),
+        "samples": 4,
+        "updates": 2,
+        "clip": 0.1,
+        "clip_high": 0.28,
+        "scale": "none",
+        "weighting": "constant",
+        "ratio": "sequence",
+    }
+    assert done.config.optim.batch == 2 and not done.missed
+    found = {key: why for key, why in whys(desk / "theirs.yaml").items() if key.startswith(("trl", "vllm", "datasets"))}
+    assert found == {
+        "trl.use_vllm": ("not needed", "sampler"),
+        "trl.vllm_server_port": ("not needed", "sampler"),
+        "trl.reward_funcs": ("changed", "reward_function"),
+        "trl.temperature": ("not needed", "always"),
+        "trl.top_p": ("not yet", "sampling"),
+        "trl.sync_ref_model": ("not yet", "reference"),
+        "trl.nobody_knows_this": ("unknown", "unknown"),
+        "vllm": ("not needed", "sampler"),
+        "datasets.0.type": ("not yet", "prompt_rows"),
+    }
+    without = translate(put(desk, {**AXOLOTL, "rl": "grpo", "datasets": data, "trl": {"num_generations": 4}}))
+    assert without.missed and without.config.method.kind == "sft"
+    assert whys(desk / "theirs.yaml")["rl"] == ("not yet", "no_rewards")
+    assert translate(put(desk, {**AXOLOTL, "rl": "gdpo"})).missed
+    assert translate(put(desk, {**AXOLOTL, "process_reward_model": True})).missed
+
+
+def test_what_only_another_method_of_axolotl_has_is_told(desk: Path) -> None:
+    given = {"rl": "dpo", "simpo_gamma": 0.5, "orpo_alpha": 0.3, "kto_desirable_weight": 2.0, "max_prompt_len": 512}
+    found = whys(put(desk, {**AXOLOTL, **given, "trl": {"num_generations": 4, "use_vllm": True}}))
+    for key in ("simpo_gamma", "orpo_alpha", "kto_desirable_weight", "trl.num_generations", "trl.use_vllm"):
+        assert found[key] == ("not needed", "other_method"), key
+    assert found["max_prompt_len"] == ("not yet", "prompt_length")
 
 
 # ------------------------------------------------------------------------------------------------ nothing is dropped
@@ -352,6 +490,7 @@ PROGRAMS: dict[str, tuple[dict[str, Any], set[str]]] = {
             *llamafactory.LORA,
             *llamafactory.FREEZE,
             *llamafactory.QUANTISED,
+            *(key for table in llamafactory.METHODS.values() for key in table),
             *llamafactory.DEFAULTS,
         },
     ),
@@ -359,7 +498,8 @@ PROGRAMS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"base_model": "nano", "datasets": [{"path": "a.json", "type": "alpaca"}]},
         {
             *(*axolotl.REASONS, *axolotl.TRANSLATED, *axolotl.LORA, *axolotl.DEFAULTS, *axolotl.BITS),
-            *("chat_template", "special_tokens"),
+            *(key for table in axolotl.METHODS.values() for key in table),
+            *("chat_template", "special_tokens", "trl", "reward_model", "process_reward_model", *axolotl.BETAS),
         },
     ),
 }
@@ -405,6 +545,22 @@ def test_every_key_is_translated_or_told(program: str, desk: Path) -> None:
         assert load(desk / "ours.yaml") == done.config
 
     holds()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.sampled_from([*axolotl.RL, "gdpo", ""]),
+    st.dictionaries(
+        st.sampled_from([*axolotl.TRL, *axolotl.NEUTRAL, *axolotl.TRL_REASONS, "beta", "reward_funcs", "vllm_x"]),
+        VALUES,
+    ),
+)
+def test_every_key_of_the_section_trl_is_translated_or_told(rl: str, trl: dict[str, Any]) -> None:
+    draft = axolotl.translate({"base_model": "nano", "datasets": [{"path": "a.json"}], "rl": rl, "trl": trl}, 1)
+    named = {each.key for each in draft.findings}
+    taken = set() if draft.missed or not rl else {"beta", *((*axolotl.TRL, "reward_funcs") if rl == "grpo" else ())}
+    for key, value in trl.items():
+        assert f"trl.{key}" in named or (key in taken and value is not None), key
 
 
 def test_a_table_never_loses_a_translation_to_a_remark(desk: Path) -> None:

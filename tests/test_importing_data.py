@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from luthier.config.load import load
 from luthier.data import check
-from luthier.data.examples import Chat, Example, Labelled, Preference, Text
-from luthier.importing import axolotl, catalogue
+from luthier.data.examples import Chat, Example, Labelled, Preference, Text, misfit
+from luthier.importing import axolotl_data, catalogue
 from luthier.importing.draft import Draft
 from luthier.importing.translate import Imported, translate
 
@@ -72,8 +72,7 @@ def read(done: Imported) -> list[Example]:
     """Every row of the recipe's data, as training reads it."""
     checked = check.inspect(done.config)
     found = list(check.examples(checked.given))
-    unfit = {"Preference": "data.preference", "Labelled": "data.feedback"}
-    refused = {unfit[type(each).__name__] for each in found if type(each).__name__ in unfit}
+    refused = {misfit(type(each), done.config.method.kind) for each in found} - {""}
     assert not checked.excluded and {each.id for each in checked.problems} == refused
     return found
 
@@ -282,7 +281,7 @@ def test_pairs_and_judgements_of_a_catalogue(desk: Path) -> None:
         },
         stage="dpo",
     )
-    assert done.missed
+    assert not done.missed
     assert [each["format"] for each in sources(done)] == ["preference", "preference", "labelled", "labelled"]
     assert told(done, catalogue.FILE) == {}
     pairs, talks, judged, single = read(done)
@@ -728,13 +727,23 @@ def test_pairs_and_judgements_of_axolotl(desk: Path) -> None:
         {"path": "own.jsonl", "type": {"field_prompt": "q", "field_rejected": "worse", "prompt_format": "[{prompt}]"}},
         rl="dpo",
     )
-    assert done.missed and {each["format"] for each in sources(done)} == {"preference"}
+    assert not done.missed and {each["format"] for each in sources(done)} == {"preference"}
     assert told(done, "datasets.") == {"2.type.prompt_format": "own_prompt"}
     found = [each for each in read(done) if isinstance(each, Preference)]
     assert [[turn.content for turn in (*each.messages, *each.chosen, *each.rejected)] for each in found] == [
         ["2 + 3?", "5", "6"],
         ["Add.", "2 + 3?", "5", "6"],
         ["2 + 3?", "5", "6"],
+    ]
+    lines(desk / "bt.jsonl", [{"system": "Add.", "input": "2 + 3?", "chosen": "5", "rejected": "6"}])
+    done = tolotl(desk, {"path": "bt.jsonl", "type": "bradley_terry.chat_template"}, reward_model=True)
+    (compared,) = read(done)
+    assert isinstance(compared, Preference) and done.config.method.kind == "reward"
+    assert [turn.content for turn in (*compared.messages, *compared.chosen, *compared.rejected)] == [
+        "Add.",
+        "2 + 3?",
+        "5",
+        "6",
     ]
     lines(desk / "judged.jsonl", [{"q": "2 + 3?", "a": "5", "liked": True}])
     entry = {"field_prompt": "q", "field_completion": "a", "field_label": "liked"}
@@ -762,9 +771,9 @@ ENTRY_KEYS = {
         *("file_name", "formatting", "ranking", "columns", "tags", "nobody_knows_this"),
     },
     "axolotl": {
-        *axolotl.ENTRY_REASONS,
-        *axolotl.TURN_FIELDS,
-        *axolotl.PAIR_FIELDS,
+        *axolotl_data.ENTRY_REASONS,
+        *axolotl_data.TURN_FIELDS,
+        *axolotl_data.PAIR_FIELDS,
         *("type", "data_files", "ds_type", "split", "roles", "roles_to_train", "train_on_eos", "train_on_eot"),
         *("message_property_mappings", "nobody_knows_this"),
     },
@@ -774,7 +783,14 @@ INNER = st.dictionaries(
     st.sampled_from(["x", "", "user", 3, None, ["a", "b"], True]),
     max_size=6,
 )
-KINDS_OF_TYPE = [*axolotl.TALKS, *axolotl.ANSWERED, *axolotl.OWN_ROWS, *axolotl.TEXTS, "chatml.intel", "?"]
+KINDS_OF_TYPE = [
+    *axolotl_data.TALKS,
+    *axolotl_data.ANSWERED,
+    *axolotl_data.OWN_ROWS,
+    *axolotl_data.TEXTS,
+    "chatml.intel",
+    "?",
+]
 VALUES = st.one_of(
     st.sampled_from(["x", "", "a/b", "train", "train[:3]", "sharegpt", "openai", 0, 3, True, False, 1.5, None]),
     st.sampled_from([[], ["a", "b"], [3]]),

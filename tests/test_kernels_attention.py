@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from luthier.batch import Segments
-from luthier.kernels import flash, reference, tiled
+from luthier.kernels import flash, reference, swept, tiled
 from luthier.kernels.attention import Attend, Layout, attend_cache, attend_last
+from tests import compiled
 
 CASES: dict[str, list[tuple[int, int]]] = {
     # (length, parent)
@@ -18,6 +19,7 @@ CASES: dict[str, list[tuple[int, int]]] = {
     "mixed": [(7, -1), (3, -1), (7, -1), (12, -1), (3, -1)],
     "shared prompt": [(6, -1), (4, 0), (5, 0), (4, 0)],
     "nested": [(3, -1), (2, 0), (4, 1), (1, 1), (5, 0), (2, 4)],
+    "longer than a tile": [(50, -1), (30, 0), (25, -1), (26, 1)],
     "prompts of equal length": [(4, -1), (3, 0), (4, -1), (3, 2), (2, 2), (4, -1)],
 }
 
@@ -61,11 +63,27 @@ def choose(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
     monkeypatch.setattr("luthier.kernels.select.attention", lambda q: kernel)
     monkeypatch.setattr("luthier.kernels.flash._forward", flash_forward)
     monkeypatch.setattr("luthier.kernels.flash._backward", flash_backward)
+    if kernel == "swept":
+        if compiled.attend_library() is None:
+            pytest.skip("no C compiler here")
+        monkeypatch.setattr("luthier.kernels.swept.library", compiled.attend_library)
     monkeypatch.setattr("luthier.kernels.tiled.QUERIES", 3)
     monkeypatch.setattr("luthier.kernels.tiled.TILE_BYTES", 200)
 
 
-@pytest.mark.parametrize("kernel", ["tiles", "torch", "flash"])
+DTYPES = {"swept": torch.float32, "tiled": torch.float64, "torch": torch.float64, "flash": torch.float64}
+"""The widest that each computes in."""
+
+
+def near(ours: torch.Tensor, expected: torch.Tensor, kernel: str) -> None:
+    """To float64, or to float32 over the largest value."""
+    if DTYPES[kernel] == torch.float64:
+        torch.testing.assert_close(ours, expected)
+    else:
+        assert (ours - expected).abs().max() <= 3e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kernel", ["swept", "tiled", "torch", "flash"])
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 64])
 @pytest.mark.parametrize("name", CASES)
 def test_equals_masked_softmax_forward_and_backward(
@@ -77,21 +95,22 @@ def test_equals_masked_softmax_forward_and_backward(
     layout = Layout.of(segments)
     count = int(segments.end[-1])
     torch.manual_seed(0)
-    q, k, v = (torch.randn(count, heads, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
-    dy = torch.randn(count, 32, dtype=torch.float64)
+    q, k, v = (torch.randn(count, heads, 16, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
+    dy = torch.randn(count, 64, dtype=torch.float64)
     seen = reference.seen(*(each.tolist() for each in (segments.start, segments.end, segments.parent)), window)
     expected = reference.attention(q, k, v, seen, scale=0.3).flatten(1)
     order = torch.from_numpy(layout.place(np.arange(count)))
     back = torch.from_numpy(layout.rows(np.arange(count)))
-    ours = torch.cat(Attend(layout)(q[order], k[order], v[order], window, 0.3))[back]
-    torch.testing.assert_close(ours, expected)
+    given = (each[order].to(DTYPES[kernel]) for each in (q, k, v))
+    ours = torch.cat(Attend(layout)(*given, window, 0.3)).double()[back]
+    near(ours, expected, kernel)
     for mine, theirs in zip(
         torch.autograd.grad(ours, (q, k, v), dy), torch.autograd.grad(expected, (q, k, v), dy), strict=True
     ):
-        torch.testing.assert_close(mine, theirs)
+        near(mine, theirs, kernel)
 
 
-@pytest.mark.parametrize("kernel", ["tiles", "torch", "flash"])
+@pytest.mark.parametrize("kernel", ["swept", "tiled", "torch", "flash"])
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 64])
 @pytest.mark.parametrize("name", CASES)
 def test_chosen_rows_are_attended_as_if_all_were(
@@ -108,18 +127,19 @@ def test_chosen_rows_are_attended_as_if_all_were(
     for step in (1, 2, 3):
         rows = np.sort(layout.rows(np.arange(step // 2, count, step)))
         torch.manual_seed(0)
-        q, k, v = (torch.randn(count, heads, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
+        q, k, v = (torch.randn(count, heads, 16, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
         expected = reference.attention(q, k, v, seen, scale=0.3).flatten(1)[order][rows]
         chosen = torch.from_numpy(rows)
-        pieces = Attend(layout, rows)(q[order][chosen], k[order], v[order], window, 0.3, chosen)
-        assert kernel == "flash" or max(len(piece) for piece in pieces) <= 2
-        ours = torch.cat(pieces)
-        torch.testing.assert_close(ours, expected)
+        given = (each.to(DTYPES[kernel]) for each in (q[order][chosen], k[order], v[order]))
+        pieces = Attend(layout, rows)(*given, window, 0.3, chosen)
+        assert kernel in ("flash", "swept") or max(len(piece) for piece in pieces) <= 2
+        ours = torch.cat(pieces).double()
+        near(ours, expected, kernel)
         dy = torch.randn_like(expected)
         for mine, theirs in zip(
             torch.autograd.grad(ours, (q, k, v), dy), torch.autograd.grad(expected, (q, k, v), dy), strict=True
         ):
-            torch.testing.assert_close(mine, theirs)
+            near(mine, theirs, kernel)
 
 
 def test_chosen_rows_read_no_key_beyond_the_last_of_their_block() -> None:
@@ -135,7 +155,7 @@ def test_chosen_rows_read_no_key_beyond_the_last_of_their_block() -> None:
     assert keys(256) == [((0, 2), 11), ((2, 5), 1000), ((5, 7), 255 + 450)]
 
 
-@pytest.mark.parametrize("kernel", ["tiles", "torch"])
+@pytest.mark.parametrize("kernel", ["tiled", "torch"])
 def test_the_mask_of_chosen_rows_is_not_kept(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     choose(monkeypatch, kernel)
     layout = Layout.of(segments_of([(64, -1)]))
@@ -146,7 +166,7 @@ def test_the_mask_of_chosen_rows_is_not_kept(kernel: str, monkeypatch: pytest.Mo
     assert kept and not any(tuple(tensor.shape[-2:]) == (32, 64) for tensor in kept)
 
 
-@pytest.mark.parametrize("kernel", ["tiles", "torch"])
+@pytest.mark.parametrize("kernel", ["tiled", "torch"])
 def test_what_a_continuation_sees_of_its_prompt_is_not_kept_again(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is its mask: of 4 continuations of 8 tokens, nothing as long as the prompt of 100 is kept but the prompt's
     own."""
@@ -309,3 +329,90 @@ def test_tiles_hold_no_more_than_their_limit() -> None:
             (each.queries.stop - each.queries.start) * (each.sequences.stop - each.sequences.start) for each in made
         )
         assert rows == count * queries
+
+
+@pytest.fixture
+def sweeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, "swept")
+
+
+def swept_all(dtype: torch.dtype, width: int, filler: int = 0) -> list[torch.Tensor]:
+    """Attended values and gradients of a batch with shared beginnings, its rows views into one tensor."""
+    layout = Layout.of(segments_of([(50, -1), (30, 0), (25, -1), (26, 1), (1, -1)]))
+    torch.manual_seed(0)
+    qkv = torch.randn(int(layout.end[-1]) + filler, 10, width).to(dtype).requires_grad_()
+    q, k, v = qkv[:, :6], qkv[:, 6:8], qkv[:, 8:]
+    (out,) = Attend(layout)(q, k, v, 40, None)
+    dy = torch.randn(out.shape).to(dtype)
+    return [out.detach(), *torch.autograd.grad(out, [qkv], dy)]
+
+
+@pytest.mark.parametrize("width", [16, 48, 64, 80, 128])
+def test_sweeps_of_every_width(width: int, sweeping: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 closer to the truth than tiles, whose probabilities are rounded."""
+    full, half = swept_all(torch.float32, width), swept_all(torch.bfloat16, width)
+    monkeypatch.setattr("luthier.kernels.select.attention", lambda q: "tiled")
+    torch.manual_seed(0)
+    wide, rounded = swept_all_tiled(torch.float64, width), swept_all_tiled(torch.bfloat16, width)
+    exact_half = swept_all_tiled(torch.float64, width, torch.bfloat16)
+    for ours, truth in zip(full, wide, strict=True):
+        assert (ours.double() - truth).abs().max() <= 3e-6 * truth.abs().max()
+    for ours, theirs, truth in zip(half, rounded, exact_half, strict=True):
+        assert (ours.double() - truth).norm() <= 1.01 * (theirs.double() - truth).norm()
+
+
+def swept_all_tiled(dtype: torch.dtype, width: int, through: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """The same rows in another dtype, by tiles; `through` is what they were rounded to before."""
+    layout = Layout.of(segments_of([(50, -1), (30, 0), (25, -1), (26, 1), (1, -1)]))
+    torch.manual_seed(0)
+    qkv = torch.randn(int(layout.end[-1]), 10, width).to(through).to(dtype).requires_grad_()
+    out = torch.cat(Attend(layout)(qkv[:, :6], qkv[:, 6:8], qkv[:, 8:], 40, None))
+    dy = torch.randn(out.shape).to(through).to(dtype)
+    return [out.detach(), *torch.autograd.grad(out, [qkv], dy)]
+
+
+def test_sweeps_give_the_same_bits_with_any_number_of_threads_and_whatever_memory_held(
+    sweeping: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = swept_all(torch.bfloat16, 64)
+        torch.set_num_threads(3)
+        empty = torch.empty
+        monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(torch.nan))
+        three = swept_all(torch.bfloat16, 64)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+def test_filler_behind_the_segments_is_swept_to_zero(sweeping: None) -> None:
+    for each in swept_all(torch.float32, 16, filler=7):
+        assert each[:-7].any() and not each[-7:].any()
+
+
+def test_scores_of_any_size_are_swept(sweeping: None) -> None:
+    """Large ones are shifted before they become powers, and minus infinity is no key at all."""
+    q, k, v = (torch.randn(40, heads, 16) for heads in (2, 1, 1))
+    layout = Layout.of(segments_of([(40, -1)]))
+    out = torch.cat(Attend(layout)(q * 1e4, k, v))
+    seen = reference.seen([0], [40], [-1], None)
+    torch.testing.assert_close(
+        out, reference.attention((q * 1e4).double(), k.double(), v.double(), seen).flatten(1).float()
+    )
+
+
+def test_families_deeper_than_a_sweep_knows_are_tiled(sweeping: None) -> None:
+    case = [(1, -1), *((1, above) for above in range(swept.DEEPEST))]
+    layout = Layout.of(segments_of(case))
+    assert swept.Families.of(layout.start, layout.end, layout.parent) is None
+    q, k, v = (torch.randn(len(case), heads, 16, dtype=torch.float32) for heads in (2, 1, 1))
+    seen = reference.seen([0], [len(case)], [-1], None)
+    torch.testing.assert_close(torch.cat(Attend(layout)(q, k, v)), reference.attention(q, k, v, seen).flatten(1))
+
+
+def test_what_is_not_swept(sweeping: None) -> None:
+    assert swept.takes(torch.empty(3, 2, 16)) and swept.takes(torch.empty(3, 2, 64, dtype=torch.bfloat16))
+    assert not swept.takes(torch.empty(3, 2, 8)) and not swept.takes(torch.empty(3, 2, 16, dtype=torch.float64))
+    assert not swept.takes(torch.empty(3, 2, 16, device="meta"))

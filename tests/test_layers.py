@@ -39,6 +39,7 @@ RANKS: dict[str, float] = {
     "sampling": 3,
     "generate": 5,
     "writing": 5.5,
+    "samples": 5.5,
     "methods": 6,
     "scoring": 5.5,
     "session": 6,
@@ -69,6 +70,7 @@ RANKS: dict[str, float] = {
     "evaluate": 7,
     "search": 7,
     "queue": 7,
+    "workspace": 7,
     "supervisor": 7.5,
     "submit": 8,
     "detached": 8.5,
@@ -104,7 +106,7 @@ SAME_RANK: tuple[str, ...] = (
 )
 """Single files that may import earlier ones of this list at their own rank."""
 
-CONFIG_ORDER = ("schema", "fields", "rules", "tree", "complaints", "stages", "load", "recipe", "characters")
+CONFIG_ORDER = ("schema", "fields", "presets", "rules", "tree", "complaints", "stages", "load", "recipe", "characters")
 """Files of config/: each imports earlier ones only. In every other folder some order must exist."""
 
 SURFACE = "__init__"
@@ -160,7 +162,9 @@ TORCH_FREE = (
     "runs",
     "supervisor",
     "text",
+    "web",
     "workload",
+    "workspace",
 )
 OPTIONAL = (
     "bitsandbytes",
@@ -261,7 +265,9 @@ def test_imports_only_lower_ranks(name: str) -> None:
     assert not wrong, f"luthier.{name} (rank {RANKS[top(name)]}) must not import {wrong}"
     # The version is all that anyone needs of the surface.
     if SURFACE in own_imports(name):
-        assert name in ("cli", "runs.manifest", "runs.receipt", "doctor"), f"{name} imports the public surface"
+        assert name in ("cli", "runs.manifest", "runs.receipt", "doctor", "web.app", "web.runs"), (
+            f"{name} imports the public surface"
+        )
 
 
 def test_files_of_a_folder_have_an_order() -> None:

@@ -142,10 +142,11 @@ def test_this_machine_s_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_this_machine_s_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'Tesla T4, 14900, 7.5'\necho 'Tesla T4, 100, 7.5'\n")
+    tool.write_text("#!/bin/sh\necho 'Tesla T4, 14900, 7.5, 15360'\necho 'Tesla T4, 100, 7.5, 15360'\n")
     tool.chmod(0o755)
     monkeypatch.setattr(machine.shutil, "which", lambda name: str(tool))
     assert [each.free_bytes for each in machine.gpus()] == [14900 * 2**20, 100 * 2**20]
+    assert {each.total_bytes for each in machine.gpus()} == {15360 * 2**20}
     aim = target.find(recipe(), None)
     assert (aim.kind, aim.dtype, aim.tflops, aim.own) == ("cuda", "float16", 65, True)
     assert target.find(recipe("run.device=cpu"), None).kind == "cpu"

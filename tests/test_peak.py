@@ -22,6 +22,7 @@ from luthier.batch import Batch, Rendered
 from luthier.config.schema import Freeze, Full, Lora, OptimSection
 from luthier.data import pack
 from luthier.engine import optim
+from luthier.kernels import select
 from luthier.methods import METHODS
 from luthier.models import adapters, weights
 from luthier.workload import workload
@@ -76,8 +77,18 @@ def test_the_peak_is_as_planned(tune: str, kept: str, stack: str, variant: tuple
     tied, method, scored = variant
     dtype, settings = KEPT[kept]
     run = Run(architecture(tied), TUNES[tune], settings, dtype, STACKS[stack], method)
-    measured, planned = run.peak(scored), run.planned(scored)
+    with select.using("torch"):
+        measured, planned = run.peak(scored), run.planned(scored)
     assert abs(planned / measured - 1) < 0.05, (measured, planned)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+@pytest.mark.parametrize("stack", STACKS)
+def test_compiled_chains_take_less_than_planned_by_their_tiles_at_most(stack: str, dtype: torch.dtype) -> None:
+    """The plan counts the three buffers of a plain chain whether or not somebody compiled it: they are small."""
+    run = Run(architecture(True), TUNES["lora"], EXACT, dtype, STACKS[stack], "sft")
+    measured, planned = run.peak(10), run.planned(10)
+    assert planned - 3 * planner.TILE_BYTES < 1.02 * measured < 1.05 * planned, (measured, planned)
 
 
 def architecture(tied: bool) -> Architecture:

@@ -21,6 +21,7 @@ from luthier.arch.values import valued
 from luthier.batch import EXAMPLES, TERM, Rendered, Step
 from luthier.config.schema import Cpo, Dpo, Ipo, Judged, Kto, Lora, Orpo, Reward, Simpo
 from luthier.data import pack
+from luthier.engine import measures
 from luthier.methods import preference
 from luthier.models import adapters
 from luthier.models.decoder import Decoder, Want
@@ -319,3 +320,11 @@ def test_twenty_steps_are_trl_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         mine.append(loss)
     assert mine[0] == pytest.approx(np.log(2), abs=1e-6) and mine[-1] < 0.3
     np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_intervals_of_shares_and_of_numbers() -> None:
+    """Wilson's of ten times yes: 10 / (10 + z^2) to 1. Numbers that are all 0 are no shares."""
+    share = measures.of_examples([True] * 10)
+    assert (share.mean, share.high) == (1, pytest.approx(1))
+    assert share.low == pytest.approx(10 / (10 + measures.Z**2))
+    assert measures.of_examples([0.0] * 10) == measures.Measure(0, 10, 0, 0)

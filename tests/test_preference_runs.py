@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_serve import House
 from test_train import WORDS, Killed, final_state, killed_at, same_bits, steps_of
 
 import luthier
+from luthier import proof
 from luthier.errors import TrainingFailed
+from luthier.serving.limits import Limits
 from luthier.session import open_judge
 
 pytestmark = pytest.mark.usefixtures("no_fresh_process")
@@ -100,6 +103,30 @@ def test_an_adapter_that_goes_on_is_its_own_reference(recipe, write_rows):
     assert steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-4) and steps[-1]["loss"] < 0.6
 
 
+def test_a_run_that_learnt_pairs_leaves_the_house(recipe, tmp_path):
+    """Merged it says the same, in llama.cpp it says the same, and a server and a chat answer with it."""
+    run = luthier.train(recipe)
+    merged = run.merge(tmp_path / "merged")
+    question, short = "Say a word 3", {"max_tokens": 4}
+    said = run.chat(question, **short)
+    checks = json.loads((merged / "receipt.json").read_text(encoding="utf-8"))["checks"]
+    assert {each["name"]: each["status"] for each in checks} == {"base": "pass", "agreement": "pass"}
+    transformers = pytest.importorskip("transformers")
+    oracle = transformers.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+    ids = torch.tensor([run.session.prompt(question)])
+    with torch.no_grad():
+        theirs = oracle(input_ids=ids).logits[0, -1].numpy()
+    mine = proof.next_token_logits(run.session.decoder, ids.tolist(), run.session.adapter)[0]
+    assert np.abs(theirs - mine).max() <= 1e-5 * np.abs(mine).max() + 1e-4
+    file = run.export(["f16"], tmp_path / "gguf")
+    found = json.loads((file / "receipt.json").read_text(encoding="utf-8"))["checks"]
+    assert not [each for each in found if each["status"] == "fail"] and list(file.glob("*.gguf"))
+    with House([str(run.path)], [], Limits(), "auto") as served:
+        asked = [{"role": "user", "content": question}]
+        got = served.client().chat.completions.create(model=run.name, messages=asked, max_tokens=4, temperature=0)
+        assert got.choices[0].message.content == said
+
+
 def test_marked_answers(recipe, write_rows):
     rows = []
     for number in range(40):
@@ -134,6 +161,6 @@ def test_a_reward_model_judges_and_is_what_transformers_reads(recipe, tune, tmp_
         assert config["task_type"] == "SEQ_CLS" and config["modules_to_save"] == ["score"]
     oracle.config.pad_token_id = None
     for answer, value in zip(answers, mine, strict=True):
-        ids = torch.from_numpy(judge._ids(question, answer))[None]
+        ids = torch.from_numpy(judge.ids(question, answer))[None]
         with torch.no_grad():
             assert oracle.eval()(input_ids=ids).logits.item() == pytest.approx(value, abs=1e-4)

@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 import luthier.progress
-from luthier.progress import LINE_SECONDS, WINDOW_STEPS, Pace, Progress, _Bar
+from luthier.progress import LINE_SECONDS, Progress, _Bar
 from luthier.runs.events import Event
+from luthier.runs.history import WINDOW_STEPS, Pace
 from luthier.text import set_language
 
 
@@ -115,6 +116,7 @@ def test_other_events_have_their_lines() -> None:
             event("validation", 0, loss=3.0),
             event("validation", 4, loss=2.0),
             event("validation", 8, loss=2.5),
+            event("samples", 8, samples=[{"answer": "one\ntwo"}, {"answer": "a" * 99}]),
             event("fault", 8, what="loss", rows=[f"f:{i}" for i in range(9)], in_a_row=1),
             event("revised", changes=[["optim.lr", 1, 2]]),
             event("note", text="[bold]as it is[/bold]"),
@@ -130,6 +132,8 @@ def test_other_events_have_their_lines() -> None:
         "step 0  validation loss 3.0000",
         "step 4  validation loss 2.0000  best so far",
         "step 8  validation loss 2.5000",
+        "step 8  answer: one\\ntwo",
+        f"step 8  answer: {'a' * 89}…",
         "step 8  the loss is not finite: update left out; rows f:0, f:1, f:2, f:3, f:4 … (9)",
         "changed: optim.lr: 1 → 2",
         "note: [bold]as it is[/bold]",

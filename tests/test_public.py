@@ -39,7 +39,7 @@ SURFACE = {
     "merge": (
         "(target: 'str | Path | Sequence[tuple[str | Path, float]]', out: 'str | Path | None' = None, *, "
         "base: 'str | None' = None, force: 'bool' = False, device: 'str' = 'auto', "
-        "max_shard_bytes: 'int' = 5000000000) -> 'Merged'"
+        "max_shard_bytes: 'int' = 5000000000, on_progress: 'Callable[[int, int], None] | None' = None) -> 'Merged'"
     ),
     "open_session": (
         "(target: 'str | Path', *, device: 'str' = 'auto', compare: 'bool' = False, template: 'str' = 'model', "
@@ -61,6 +61,11 @@ SURFACE = {
         "(recipe: 'Recipe' = None, overrides: 'Overrides' = (), *, on_event: 'Listener | None' = None, "
         "on_download: 'Progress | None' = None, on_stage: 'Callable[[staged.At], None] | None' = None) -> 'Run'"
     ),
+    "ui": (
+        "(runs_dir: 'str | Path' = 'runs', *, host: 'str' = '127.0.0.1', port: 'int' = 7860, base_path: 'str' = '/', "
+        "token_file: 'str | Path | None' = None, open_page: 'bool' = True, block: 'bool' = True, "
+        "log: 'TextIO | None' = None) -> 'Page'"
+    ),
 }
 """Name -> signature; empty for what is only caught."""
 
@@ -72,7 +77,8 @@ MEMBERS: dict[type, dict[str, str]] = {
         "events": "-> 'list[Event]'",
         "export": "(self, gguf: 'Sequence[str]', out: 'Path | str | None' = None, *, check: 'bool' = True) -> 'Path'",
         "generate": (
-            "(self, source: 'Path | str', target: 'Path | str', *, n: 'int' = 1, **sampling: 'Any') -> 'Answered'"
+            "(self, source: 'Path | str', target: 'Path | str', *, n: 'int' = 1, judge: 'Path | str | None' = None, "
+            "**sampling: 'Any') -> 'Answered'"
         ),
         "merge": "(self, out: 'Path | str | None' = None, *, force: 'bool' = False) -> 'Path'",
         "model_path": "-> 'Path | None'",

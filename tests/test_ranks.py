@@ -171,13 +171,20 @@ def facts(run: luthier.Run) -> list[tuple[float, ...]]:
     return [*steps, *[(e.data["loss"],) for e in run.events if e.kind == "validation"]]
 
 
+def answers(run: luthier.Run) -> dict[int | None, list[dict[str, str]]]:
+    """Those to held-out examples, by step."""
+    return {event.step: event.data["samples"] for event in run.events if event.kind == "samples"}
+
+
 def test_a_whole_run_is_the_same_on_2_ranks_and_written_by_one(recipe):
     optim = {**recipe["optim"], "steps": 12, "clip": 1.0, "momentum": 0.9}
+    recipe["run"] |= {"samples": 3, "sample_tokens": 4}
     one, _ = trained(recipe, 1, optim=optim)
     two, _ = trained(recipe, 2, optim=optim, finishes=True)
     assert difference(tensors_of(two, 12), tensors_of(one, 12)) <= 12 * BOUND
     for ours, theirs in zip(facts(two), facts(one), strict=True):
         assert ours == pytest.approx(theirs, rel=BOUND)
+    assert answers(two) == answers(one) and [len(each) for each in answers(two).values()] == [3] * 7
     assert [event.seq for event in two.events] == list(range(1, len(two.events) + 1)), "one writer"
     assert [e.kind for e in two.events if e.kind not in ("note", "finished")] == [
         e.kind for e in one.events if e.kind != "note"
@@ -212,8 +219,10 @@ def test_the_same_number_of_ranks_gives_the_same_bits(recipe):
 
 @pytest.mark.parametrize("activations", ["auto", "keep"])
 def test_where_one_rank_has_no_memory_all_hold_less(recipe, activations):
-    """Layers keep less, which changes no bit; or micro-batches are split further."""
+    """Layers keep less, which changes no bit; or micro-batches are split further. Answers to held-out examples are left
+    out once."""
     recipe["optim"] |= {"steps": 3, "activations": activations}
+    recipe["run"] |= {"samples": 3, "sample_tokens": 4}
     plain, _ = trained(recipe, 2)
     plain.path.rename(plain.path.with_name("plain"))
     short, _ = trained(recipe, 2, short=True)
@@ -221,6 +230,9 @@ def test_where_one_rank_has_no_memory_all_hold_less(recipe, activations):
     field = "plan.activations" if activations == "auto" else "plan.budget_tokens"
     assert revision["changes"][0][0] == field and revision["from_step"] == 1
     assert revision["error"] == "rank 1: not enough memory"
+    assert answers(short).keys() == {2, 3} and {"prompt", "reference", "answer"} == answers(short)[3][2].keys()
+    (note,) = [event for event in short.events if event.kind == "note" and "run.samples" in event.data["text"]]
+    assert note.step == 0 and "rank 1: not enough memory" in note.data["text"]
     expected = load_file(plain.path.with_name("plain") / "checkpoints" / "step-3" / "trainable.safetensors")
     assert difference(tensors_of(short, 3), expected) <= (0 if activations == "auto" else 3 * BOUND)
 

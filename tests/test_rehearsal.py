@@ -306,7 +306,7 @@ def test_a_smaller_budget_is_recorded_replayed_to_the_bit_and_near_the_run_that_
     assert not same(path, folder_of(named(recipe, "small")))
     for name in mine:
         if "//" not in name:
-            assert (mine[name] - other[name]).abs().max() <= 1e-5 * other[name].abs().max(), name
+            assert (mine[name] - other[name]).abs().max() <= 2e-5 * other[name].abs().max(), name
 
 
 def test_a_run_killed_after_its_memory_ran_out_ends_with_the_same_bits(recipe, machine):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
+import math
 import os
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from luthier.errors import RunError
 from luthier.runs import events
-from luthier.runs.events import Event, EventLog, Summary
+from luthier.runs.events import Event, EventLog
+from luthier.runs.history import History, Summary, summarise
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def write(path: Path, *given: tuple[Any, ...]) -> list[Event]:
 
 
 def summary(path: Path) -> Summary:
-    return events.summarise(events.read(path))
+    return summarise(events.read(path))
 
 
 # ---------------------------------------------------------------------------------------------------- lines
@@ -124,7 +130,12 @@ def test_damage_in_the_middle_is_found(path: Path) -> None:
     assert events.damage(path) == [2, 4]  # line 4 is number 5 where 4 should be
 
 
-@pytest.mark.parametrize("line", [b"[]", b"null", b"1", b'{"format": 1}', b'"x"', b"\xff", b'{"format": 99}', b"{}"])
+ODD = b'{"format": 1, "run": "x", "seq": "1", "attempt": 1, "time_s": 1, "step": null, "kind": "step", "data": {}}'
+
+
+@pytest.mark.parametrize(
+    "line", [b"[]", b"null", b"1", b'{"format": 1}', b'"x"', b"\xff", b'{"format": 99}', b"{}", ODD, b"{},{}"]
+)
 def test_foreign_lines_are_no_events(path: Path, line: bytes) -> None:
     path.write_bytes(line + b"\n")
     assert events.read(path) == [] and events.damage(path) == [1]
@@ -187,8 +198,57 @@ def test_what_the_end_says_counts(path: Path) -> None:
     assert summary(path).computed_tokens == 6 and summary(path).shares
 
 
+def log_of(draws: list[tuple[int, int]]) -> list[Event]:
+    """Attempts of so many steps, each from an earlier step on, with a validation in every one and an end here and
+    there."""
+    made: list[Event] = []
+
+    def tell(kind: str, attempt: int, step: int | None, **data: Any) -> None:
+        made.append(Event("x", len(made) + 1, attempt, 1000.0 + len(made), step, kind, data))
+
+    at = 0
+    for number, (back, steps) in enumerate(draws, start=1):
+        at = max(at - back, 0)
+        tell("resumed" if number > 1 else "started", number, None, from_step=at, num_steps=99 + number)
+        for _ in range(steps):
+            at += 1
+            facts = {"tokens": 10 * at, "tokens_per_s": 5.0 * number, "memory_bytes": 1000 * number - at}
+            tell("step", number, at, loss=None if at % 7 == 0 else 1 / at, measures={"margin": at}, **facts)
+        tell("validation", number, at, loss=2.0 / (at + 1))
+        if steps % 3:
+            tell(("interrupted", "died", "finished")[back % 3], number, at)
+    return made
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6), st.integers(1, 30))
+def test_a_log_comes_to_the_same_in_any_pieces(draws: list[tuple[int, int]], size: int) -> None:
+    told = log_of(draws)
+    history = History()
+    for start in range(0, len(told), size):
+        history.add(told[start : start + size])
+    kept = events.effective(told)
+    steps = [each for each in kept if each.kind == "step"]
+    assert history.others == [each for each in kept if each.kind != "step"]
+    assert list(history.steps.columns["seq"]) == [each.seq for each in steps]
+    losses = [math.nan if each.data["loss"] is None else each.data["loss"] for each in steps]
+    assert np.array_equal(history.steps.columns["loss"], losses, equal_nan=True)
+    assert list(history.steps.columns.get("measure.margin", [])) == [each.step for each in steps]
+    found = history.summary()
+    assert found == dataclasses.replace(summarise(told), seconds=found.seconds)
+    assert found.tokens == sum(each.data["tokens"] for each in steps)
+    assert found.seconds == pytest.approx(sum(each.data["tokens"] / each.data["tokens_per_s"] for each in steps))
+    assert found.peak_memory_bytes == max((each.data["memory_bytes"] for each in steps), default=None)
+    assert found.step == max((each.step for each in kept if each.step is not None), default=0)
+    assert found.num_steps == (99 + len(draws) if draws else None)
+    assert [each.to_step for each in found.attempts] == [
+        max([each.data["from_step"]] + [other.step for other in told if other.attempt == each.attempt and other.step])
+        for each in told
+        if each.kind in events.FIRST_OF_ATTEMPT
+    ]
+
+
 def test_nothing_is_summed_up_to_nothing() -> None:
-    found = events.summarise([])
+    found = summarise([])
     assert (found.step, found.loss, found.best, found.ended, found.tokens_per_s) == (0, None, None, None, None)
 
 

@@ -30,7 +30,7 @@ from luthier import proof
 from luthier.data.formats import Message
 from luthier.errors import EngineFailed, RunError, UserError
 from luthier.generate import Sampling
-from luthier.serving import house
+from luthier.serving import house, listen
 from luthier.serving.answers import Voice
 from luthier.serving.door import Keys
 from luthier.serving.front import Events, Front
@@ -38,7 +38,7 @@ from luthier.serving.limits import Limits
 from luthier.serving.protocol import ChatRequest
 from luthier.serving.start import serve
 from luthier.serving.tools import Begun, Call, More, Parser, style_of
-from luthier.serving.voices import Voices
+from luthier.serving.voices import MIXES, Voices
 from luthier.session import open_session
 from luthier.training import train
 
@@ -82,7 +82,7 @@ class House:
 
     def __init__(self, targets: list[str], keys: list[str], limits: Limits, device: str = "cpu") -> None:
         self.log = io.StringIO()
-        self._listener = house.bind("127.0.0.1", 0)
+        self._listener = listen.bind("127.0.0.1", 0)
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.voices = Voices(open_session(targets[0], device=device))
@@ -420,6 +420,70 @@ def test_an_adapter_of_another_base_or_template_is_refused(place, tiny_model, tm
     assert caught.value.problems[0].id == "chat.other_template"
 
 
+def test_mixes_of_adapters_are_those_of_the_session(served, place):
+    session = open_session(place / "runs" / "first")
+    session.load(place / "runs" / "second")
+    client, url = served.client(), f"{served.url}/v1/mixes"
+
+    def said(model: str) -> str:
+        made = client.chat.completions.create(model=model, messages=QUESTION, max_tokens=16)
+        return made.choices[0].message.content
+
+    asked = [Message("user", QUESTION[0]["content"])]
+    for strengths in ({"first": 0.5, "second": 1.25}, {"second": 0.3}, {"first": 1}):
+        name = httpx2.post(url, json={"strengths": strengths}).json()["id"]
+        assert said(name) == session.answer(asked, Sampling(max_tokens=16), voice=session.mix(strengths)), name
+        assert httpx2.post(url, json={"strengths": strengths}).json()["id"] == name
+    assert said(name) == said("first")
+    nothing = httpx2.post(url, json={"strengths": {"first": 0}}).json()["id"]
+    assert said(nothing) == said("base")
+    for wrong, status in (
+        ({"first": 1.6}, 400),
+        ({"first": -0.1}, 400),
+        ({}, 400),
+        ({"base": 1}, 400),
+        ({name: 0.5}, 400),
+        ({"third": 1}, 404),
+    ):
+        assert httpx2.post(url, json={"strengths": wrong}).status_code == status, wrong
+    for each in (name, nothing):
+        assert httpx2.delete(f"{served.url}/v1/adapters/{each}").status_code == 200
+        with pytest.raises(openai.NotFoundError):
+            said(each)
+    assert said("first") and httpx2.delete(f"{served.url}/v1/adapters/{name}").status_code == 404
+
+
+def test_a_mix_leaves_with_its_adapter_once_nobody_speaks_with_it(place):
+    with House([str(place / "base"), str(place / "runs" / "first")], [], Limits()) as made:
+        client = made.client()
+        name = httpx2.post(f"{made.url}/v1/mixes", json={"strengths": {"first": 0.5}}).json()["id"]
+        how = dict(model=name, prompt="Say", max_tokens=40, temperature=1.0, seed=3)
+        wanted = client.completions.create(**how).choices[0].text
+        slowly(made)
+        stream = client.completions.create(**how, stream=True)
+        text = next(iter(stream)).choices[0].text
+        gone: list[int] = []
+        url = f"{made.url}/v1/adapters/first"
+        asking = threading.Thread(target=lambda: gone.append(httpx2.delete(url, timeout=60).status_code))
+        asking.start()
+        assert until(lambda: list(made.voices.names) == ["base"])
+        assert not gone and text + "".join(each.choices[0].text for each in stream) == wanted
+        asking.join(20)
+        assert gone == [200] and list(made.voices.session.voices) == [str(place / "base")]
+        assert not [each for each in made.voices.session.decoder.state_dict() if "delta" in each], "its memory is free"
+
+
+def test_of_many_mixes_the_last_are_kept(place):
+    with House([str(place / "runs" / "first")], [], Limits()) as made:
+        ids = [
+            httpx2.post(f"{made.url}/v1/mixes", json={"strengths": {"first": number / 100}}).json()["id"]
+            for number in [*range(1, MIXES + 1), 1, MIXES + 1]
+        ]
+        assert made.voices.names.keys() == {"first", "base", ids[0], *ids[2:]}
+        assert until(lambda: ids[1] not in made.voices.session.voices), "the one that was asked for longest ago"
+        assert len(made.voices.session.decoder.adapters) == MIXES + 1
+
+
 # -------------------------------------------------------------------------------------------------- clients that go
 
 
@@ -610,11 +674,11 @@ def test_a_text_that_cannot_be_finished_fails_alone(place, capsys):
 # -------------------------------------------------------------------------------------------------- the process
 
 
-def start(place: Path, *words: str, code: str = "") -> subprocess.Popen:
+def start(place: Path, *words: str, code: str = "", stdin: int | None = None) -> subprocess.Popen:
     """`luthier serve` in a process of its own, after this code."""
     run = f"import os, sys\n{code}\nfrom luthier.cli import main\nsys.argv[0] = 'luthier'\nmain()"
     command = [sys.executable, "-c", run, "serve", *words, "--port", "0"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=place)
+    return subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True, cwd=place)
 
 
 def address(process: subprocess.Popen, *said: str) -> str:
@@ -648,6 +712,22 @@ def test_sigterm_finishes_what_runs_and_takes_nothing_new(place):
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()
+
+
+def test_a_server_ends_with_the_program_that_started_it(place):
+    """A pipe is closed however its program ends, also by SIGKILL."""
+    reading, writing = os.pipe()
+    words = ("runs/first", "--end-with-stdin", "--grace", "1")
+    process = start(place, *words, stdin=reading)
+    try:
+        url = address(process)
+        os.write(writing, b"nothing of this is read\n")
+        assert httpx2.get(f"{url}/health").status_code == 200 and process.poll() is None
+        os.close(writing)
+        assert process.wait(20) == 143 and "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        os.close(reading)
 
 
 def test_llama_cpp_behind_the_same_front(tmp_path, monkeypatch):
@@ -908,7 +988,9 @@ def test_the_document_says_what_the_server_does(served):
 
         judge()
         seen.add((operation.method.upper(), operation.path))
-    answered = {("POST", f"/v1/{each}") for each in ("chat/completions", "completions", "embeddings", "adapters")}
+    answered = {
+        ("POST", f"/v1/{each}") for each in ("chat/completions", "completions", "embeddings", "adapters", "mixes")
+    }
     assert {*answered, ("DELETE", "/v1/adapters/{name}"), ("GET", "/health"), ("GET", "/v1/models")} <= seen
     assert any(named.values()) and len(named) == 3, "some of what fits the document is answered"
     assert served.client().models.list().data[0].id == "first", "nothing was unloaded that is there"

@@ -141,6 +141,7 @@ def test_weights_from_scratch_are_those_of_the_first_stage_only(tmp_path) -> Non
         ("name: chat", "name: chat\n    tune: full", 8, "config.stage_needs_merge"),
         ("name: chat", "name: chat\n    methd: dpo", 9, "config.unknown_key_near"),
         ("name: chat", "name: chat\n    tune: {rank: 4}", 9, "config.from_settles_shape"),
+        ("name: chat", "name: chat\n    run: {name: nano-books}", 8, "config.stage_run_twice"),
         ("steps: 7", "stepz: 7", 10, "config.unknown_key_near"),
         ("tune: {rank: 8, alpha: 4}", "tune: full", 8, "config.stage_nothing_to_merge"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import functools
 import re
 import string
@@ -14,7 +15,7 @@ import pytest
 from luthier.config.fields import FIELDS, SECTIONS
 from luthier.config.rules import RULES
 from luthier.errors import ConfigError, Problem
-from luthier.text import TABLES, language, say, set_language
+from luthier.text import TABLES, Language, language, say, set_language, speaking
 
 PACKAGE = Path(__file__).parents[1] / "luthier"
 SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "text"]
@@ -156,3 +157,19 @@ def test_language_is_chosen_once_for_all() -> None:
         assert say("config.at_least.rule", limit=1) == "此值至少为 1"
     finally:
         set_language("en")
+
+
+def test_one_who_is_answered_beside_others_is_answered_in_another_language() -> None:
+    async def asks(wanted: Language) -> list[str]:
+        with speaking(wanted):
+            here = say("config.at_least.rule", limit=1)
+            await asyncio.sleep(0)  # the other one asks meanwhile
+            return [here, say("config.at_least.rule", limit=1), await asyncio.to_thread(say, "queue.empty")]
+
+    async def both() -> list[list[str]]:
+        return await asyncio.gather(asks("zh"), asks("en"))
+
+    chinese, english = asyncio.run(both())
+    assert chinese == ["此值至少为 1", "此值至少为 1", "队列为空。"]
+    assert english == ["this must be at least 1", "this must be at least 1", "Nothing waits."]
+    assert language() == "en"

@@ -10,7 +10,7 @@ import torch
 from test_adapters import as_peft, load, shake
 from tiny_models import BOUND, TOKENS, difference, logits_of, save
 
-from luthier.arch.families.gated import EMBEDDING
+from luthier.arch.spec import EMBEDDING
 from luthier.config.schema import Lora
 from luthier.errors import ModelError
 from luthier.models import adapters

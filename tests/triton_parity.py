@@ -1,8 +1,10 @@
-"""Every Triton kernel against the plain chain of its name, and whole models against themselves.
+"""Every Triton kernel and every compiled chain against the plain chain of its name, and whole models against
+themselves.
 
-What goes in: `TRITON_INTERPRET=1` in the environment where there is no GPU, set before this file is run as a script:
-triton reads it when it is imported, so a process that has tested anything else is of no use. What comes out: a list
-in JSON of what was compared, how far it is off and how far it may be; `tests/test_kernels_triton.py` reads it.
+What goes in: a case. For Triton `TRITON_INTERPRET=1` in the environment where there is no GPU, set before this file is
+run as a script: triton reads it when it is imported, so a process that has tested anything else is of no use. What
+comes out: a list in JSON of what was compared, how far it is off and how far it may be; `tests/test_kernels_triton.py`
+reads it. `tests/test_kernels_chained.py` calls `compare`.
 
 Errors are the largest difference over the largest magnitude. Bounds: float32 1e-5, sums in another order; bfloat16 one
 unit in the last place at the largest magnitude, 2^-7, because the plain chain rounds between operations and triton's
@@ -179,10 +181,10 @@ class Compared(NamedTuple):
     bound: float
 
 
-def compare(case: str, device: str) -> list[Compared]:
+def compare(case: str, device: str, which: select.Which = "triton") -> list[Compared]:
     make, dtypes = CASES[case]
     compared = []
-    with select.using("triton"):
+    with select.using(which):
         for dtype in dtypes:
             torch.manual_seed(0)
             pairs = make(dtype, device)

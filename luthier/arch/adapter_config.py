@@ -8,6 +8,7 @@ arithmetic and is not built here is refused by name, an unknown setting too. Tor
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,7 @@ from typing import Any
 
 from luthier.arch.count import AnyTune, ends_with, matching_pattern, savable_modules, saved_modules, select_units
 from luthier.arch.families.fields import shown
-from luthier.arch.families.gated import EMBEDDING, HEAD
-from luthier.arch.spec import Architecture, Unit
+from luthier.arch.spec import EMBEDDING, HEAD, Architecture, Unit
 from luthier.arch.tokens import beside, token_modules
 from luthier.arch.values import is_valued
 from luthier.config.schema import Lora
@@ -24,6 +24,8 @@ from luthier.errors import ModelError, Problem
 
 CONFIG_FILE = "adapter_config.json"
 DORA = "use_dora"
+STRONGEST = 1.5
+"""What an adapter may be overstated to while one talks to it: beyond, answers fall apart rather than say more."""
 PEFT_DEFAULT = 8
 """What PEFT means by an absent `r` or `lora_alpha`."""
 
@@ -69,6 +71,8 @@ WITHOUT_EFFECT = frozenset(
 """Settings that do not change what a loaded adapter of linear layers computes (of `fan_in_fan_out`, PEFT itself says
 so for these layers; the config objects belong to initialisations, which `KEEPS_BASE` judges)."""
 
+CLASSIFIES = "SEQ_CLS"
+"""PEFT's task of models with a scalar head."""
 KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 """Initialisations that leave the base as it is. The others (pissa, olora, corda, loftq, lora_ga) change its weights
 when the adapter is made, so that A and B alone do not say what was trained; PEFT can convert them while saving."""
@@ -166,10 +170,19 @@ def named_base(folder: Path) -> str | None:
     return named if isinstance(named, str) and named else None
 
 
+def is_judge(folder: Path) -> bool:
+    """Whether an adapter is for a model with a scalar head.
+
+    Raises:
+        ModelError: no adapter, or unreadable.
+    """
+    return _parse(folder, folder / CONFIG_FILE).get("task_type") == CLASSIFIES
+
+
 def adapter_folder(path: Path) -> Path:
     """The folder with the adapter's files: the given one, or the `adapter` folder of a run."""
     inside = path / "adapter"
-    return inside if not (path / CONFIG_FILE).is_file() and inside.is_dir() else path
+    return inside if not os.path.isfile(path / CONFIG_FILE) and os.path.isdir(inside) else path
 
 
 def to_json(arch: Architecture, lora: Lora, base: str) -> dict[str, Any]:
@@ -182,7 +195,7 @@ def to_json(arch: Architecture, lora: Lora, base: str) -> dict[str, Any]:
     targets, layers = _canonical(arch, units)
     return {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if is_valued(arch) else "CAUSAL_LM",
+        "task_type": CLASSIFIES if is_valued(arch) else "CAUSAL_LM",
         "base_model_name_or_path": base,
         "revision": None,
         "inference_mode": True,
@@ -254,7 +267,7 @@ def stored_modules(arch: Architecture, saved: Sequence[str]) -> list[str]:
 
 
 def _parse(folder: Path, path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(Problem("models.no_adapter", str(folder)))
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
@@ -268,7 +281,7 @@ def _parse(folder: Path, path: Path) -> dict[str, Any]:
 def _of_score(given: dict[str, Any], arch: Architecture) -> dict[str, Any]:
     """PEFT's settings of a model with a scalar head, as those of any other: there it also lists what other families
     call such a head."""
-    if not is_valued(arch) or given.get("task_type") != "SEQ_CLS":
+    if not is_valued(arch) or given.get("task_type") != CLASSIFIES:
         return given
     names = given.get("modules_to_save")
     saved = [name for name in names if name != "classifier"] if isinstance(names, list) else names

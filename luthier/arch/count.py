@@ -12,8 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from luthier.arch.families.gated import EMBEDDING, FINAL_NORM, HEAD
-from luthier.arch.spec import Architecture, Unit
+from luthier.arch.spec import EMBEDDING, FINAL_NORM, HEAD, Architecture, Unit
 from luthier.arch.tokens import token_modules
 from luthier.arch.values import SCORE
 from luthier.config.schema import Freeze, Full, Lora

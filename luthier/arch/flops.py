@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 from luthier.arch import count
 from luthier.arch.count import ORDER, AnyTune
-from luthier.arch.families.gated import EMBEDDING, HEAD
-from luthier.arch.spec import Architecture, Attention, Part, Unit
+from luthier.arch.spec import EMBEDDING, HEAD, Architecture, Attention, Part, Unit
 from luthier.config.schema import Lora, Policy
 
 MULTIPLY_ADD = 2

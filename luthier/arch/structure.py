@@ -10,8 +10,7 @@ import math
 from dataclasses import dataclass
 
 from luthier.arch.count import AnyTune, count, saved_modules, select_units, trained_tensors
-from luthier.arch.families.gated import EMBEDDING, FINAL_NORM, HEAD
-from luthier.arch.spec import Architecture, Attention, Layer, Mlp
+from luthier.arch.spec import EMBEDDING, FINAL_NORM, HEAD, Architecture, Attention, Layer, Mlp
 from luthier.arch.tokens import token_modules
 from luthier.config.schema import Lora
 from luthier.text import say

@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from luthier.arch.families.gated import EMBEDDING, HEAD
-from luthier.arch.spec import Architecture
+from luthier.arch.spec import EMBEDDING, HEAD, Architecture
 
 
 def token_modules(arch: Architecture) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""A model that gives numbers besides tokens: rewards, values.
+"""A model that gives a number instead of tokens: a reward.
 
-What goes in: an `Architecture`. What comes out: the same with a scalar head beside its own, named as in transformers'
-`*ForSequenceClassification`. Torch-free.
+What goes in: an `Architecture`. What comes out: the same with a scalar head in the place of its own, named as in
+transformers' `*ForSequenceClassification`. Torch-free.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.arch.spec import Architecture
+from luthier.arch.spec import HEAD, Architecture
 
 SCORE = "score"
-"""The scalar head: a weight of [1, hidden], applied after the final norm. It starts at 0."""
+"""The scalar head: a weight of [1, hidden], applied after the final norm. It starts at 0, and is kept in float32."""
 CAUSAL, CLASSIFIES = "ForCausalLM", "ForSequenceClassification"
 
 
 def valued(arch: Architecture) -> Architecture:
-    """With a scalar head."""
-    return dataclasses.replace(arch, tensors={**arch.tensors, f"{SCORE}.weight": (1, arch.spec.d)})
+    """With a scalar head. A head of its own for tokens, which nothing asks, goes: classifiers have none."""
+    tensors = {name: shape for name, shape in arch.tensors.items() if name != f"{HEAD}.weight"}
+    spec = dataclasses.replace(arch.spec, tied=True)
+    return dataclasses.replace(arch, spec=spec, tensors={**tensors, f"{SCORE}.weight": (1, arch.spec.d)})
 
 
 def is_valued(arch: Architecture) -> bool:

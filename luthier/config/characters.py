@@ -46,6 +46,16 @@ class Character(pydantic.BaseModel):
     sampling: Ways = pydantic.Field(default_factory=Ways)
 
 
+def known(folder: Path) -> list[Character]:
+    """The characters of a folder's `characters.yaml`; none where there is no such file.
+
+    Raises:
+        ConfigError: the file is no list of characters.
+    """
+    file = folder / FILE
+    return _read(file) if file.is_file() else []
+
+
 def find(wanted: str) -> Character:
     """A character by name, from `characters.yaml` here; or the first of a file, or `FILE:NAME` of it.
 
@@ -56,10 +66,10 @@ def find(wanted: str) -> Character:
     if not file.is_file():
         before, _, after = wanted.rpartition(":")
         file, name = (Path(before), after) if before and Path(before).is_file() else (Path(FILE), wanted)
-    known = _read(file)
-    found = next((each for each in known if name is None or each.name == name), None)
+    listed = _read(file)
+    found = next((each for each in listed if name is None or each.name == name), None)
     if found is None:
-        there = ", ".join(each.name for each in known)
+        there = ", ".join(each.name for each in listed)
         raise ConfigError(Problem("chat.no_character", str(file), value=name or "", values={"there": there}))
     return found
 

@@ -8,7 +8,9 @@ says what will run; the few environment variables that Luthier obeys, as an `Env
 from __future__ import annotations
 
 import copy
+import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,7 @@ from pydantic_core import ErrorDetails
 from luthier.config import complaints, rules
 from luthier.config import stages as staging
 from luthier.config.fields import SOURCES
-from luthier.config.schema import Lora, Qlora, RunConfig
+from luthier.config.schema import Lora, Qlora, RunConfig, is_file
 from luthier.config.stages import Stage
 from luthier.config.tree import Dumper, Place, Tree, has, show
 from luthier.errors import ConfigError, Problem
@@ -53,7 +55,7 @@ def load(recipe: Recipe = None, overrides: Overrides = ()) -> RunConfig:
         return _one_of(recipe, overrides)
     if tree.problems and not tree.data:
         raise ConfigError(tree.problems)  # nothing could be read; all else would be noise
-    _put_overrides(tree, overrides)
+    put_overrides(tree, overrides)
     config, problems = _check(tree, _origin(recipe, overrides))
     if problems or config is None:
         raise ConfigError(problems)
@@ -70,9 +72,10 @@ def stages(recipe: Recipe = None, overrides: Overrides = ()) -> tuple[Stage, ...
         ConfigError: everything that is wrong with any of them.
     """
     shared = _read(recipe)
-    if staging.KEY not in shared.data:
-        return ()
-    origin = _origin(recipe, overrides)
+    return _stages(shared, overrides, _origin(recipe, overrides)) if staging.KEY in shared.data else ()
+
+
+def _stages(shared: Tree, overrides: Overrides, origin: str) -> tuple[Stage, ...]:
     drafts, problems = staging.drafts(shared)
     names = [draft.name for draft in drafts]
     problems = [*shared.problems, *problems, *staging.unknown_overrides(names, overrides, origin)]
@@ -82,14 +85,16 @@ def stages(recipe: Recipe = None, overrides: Overrides = ()) -> tuple[Stage, ...
     for draft in drafts:
         staging.hear(draft, overrides)
         tree = staging.layered(shared, draft)
-        _put_overrides(tree, staging.overrides_of(draft.name, overrides))
+        put_overrides(tree, staging.overrides_of(draft.name, overrides))
         came = made[draft.from_] if draft.from_ is not None and draft.from_ in made else None
         found = staging.tie(tree, draft, _shared_name(shared, overrides), came)
         config, wrong = _check(tree, origin) if draft.from_ is None or came is not None else (None, [])
         problems += [each for each in (*found, *wrong) if each not in problems]
         if config is not None and not found:
             planned = staging.planned(config, draft.start, came)
-            made[draft.name] = Stage(draft.name, draft.from_, draft.start, config, planned)
+            stage = Stage(draft.name, draft.from_, draft.start, config, planned)
+            problems += staging.same_run(stage, list(made.values()), draft)
+            made[draft.name] = stage
     if problems:
         raise ConfigError(problems)
     return tuple(made.values())
@@ -98,7 +103,7 @@ def stages(recipe: Recipe = None, overrides: Overrides = ()) -> tuple[Stage, ...
 def _shared_name(shared: Tree, overrides: Overrides) -> str:
     """What the names of the stages' runs begin with: `run.name`, or the model's own."""
     tree = copy.deepcopy(shared)
-    _put_overrides(tree, staging.overrides_of("", overrides))
+    put_overrides(tree, staging.overrides_of("", overrides))
     given = tree.raw.get(("run", "name"), tree.at(("run", "name")))
     model = tree.at(("model",))
     path = str(model.get("path", "") if isinstance(model, dict) else model or "")
@@ -130,6 +135,61 @@ def loads(text: str, where: str) -> RunConfig:
     if problems or config is None:
         raise ConfigError(problems)
     return config
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A recipe as far as it is understood.
+
+    Attributes:
+        readable: whether it is YAML, and a recipe's at all.
+        values: what is written in it, as plain JSON values: sections as mappings, the files of `data` as lists of
+            mappings.
+        config: None where something is wrong, or where it has stages.
+        stages: of a recipe that has them.
+    """
+
+    readable: bool
+    values: dict[str, Any]
+    config: RunConfig | None
+    stages: tuple[Stage, ...]
+    problems: tuple[Problem, ...]
+
+
+def read(text: str, where: str) -> Reading:
+    """A recipe from its text, whatever is wrong with it; `where` names it in messages."""
+    tree = Tree()
+    tree.read(text, where)
+    if tree.problems and not tree.data:
+        return Reading(False, {}, None, (), tuple(tree.problems))
+    if staging.KEY in tree.data:
+        try:
+            return Reading(True, _written(tree), None, _stages(tree, (), where), ())
+        except ConfigError as error:
+            return Reading(True, _written(tree), None, (), error.problems)
+    config, problems = _check(tree, where)
+    return Reading(True, _written(tree), None if problems else config, (), tuple(problems))
+
+
+def _written(tree: Tree) -> dict[str, Any]:
+    values: dict[str, Any] = _json(tree.data)
+    data = values.get("data")
+    if isinstance(data, dict):
+        for key in ("train", "validation"):
+            given = data.get(key)
+            given = [given] if is_file(given) or (key == "train" and isinstance(given, str)) else given
+            if isinstance(given, list):
+                data[key] = [{"path": each} if isinstance(each, str) else each for each in given]
+    return values
+
+
+def _json(value: Any) -> Any:
+    """A copy; numbers that JSON has no word for as text."""
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    return show(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def settings_of(path: Path) -> dict[str, Any]:
@@ -215,7 +275,7 @@ def _origin(recipe: Recipe, overrides: Overrides) -> str:
     return say("config.where.overrides" if isinstance(overrides, Mapping) else "config.where.command_line")
 
 
-def _put_overrides(tree: Tree, overrides: Overrides) -> None:
+def put_overrides(tree: Tree, overrides: Overrides) -> None:
     """Overrides come from Python code too, so their type is not taken on trust."""
     if isinstance(overrides, Mapping):
         tree.put((), overrides, Place(True, 0, say("config.where.overrides")))
@@ -257,6 +317,11 @@ def _check(tree: Tree, origin: str) -> tuple[RunConfig | None, list[Problem]]:
             if not any(complaints.touches(field, path) for field in rule.fields for path in wrong):
                 found.append(problem)
     return config if not errors else None, complaints.in_order(found, tree)
+
+
+def mend(tree: Tree) -> None:
+    """Take every value the way its field wants it, where that is only a matter of notation."""
+    _validate(tree)
 
 
 def _validate(tree: Tree) -> tuple[RunConfig | None, list[ErrorDetails]]:
@@ -308,7 +373,7 @@ class Environment:
 
     Attributes:
         language: of everything said to people: LC_ALL, LC_MESSAGES or LANG, the first that is set.
-        hf_home: HF_HOME, where hub files are kept.
+        hf_home: HF_HOME, where hub files are kept; hf_hub_cache: HF_HUB_CACHE, the models among them.
         hf_endpoint: HF_ENDPOINT, the hub or a mirror of it; may hold a password, so it is in no repr.
         hf_offline: HF_HUB_OFFLINE; nothing is asked of the network.
         hf_token_set: whether HF_TOKEN is given.
@@ -319,11 +384,14 @@ class Environment:
         no_color: NO_COLOR, see no-color.org.
         proxies: names of the proxy variables that are set; their values may hold passwords.
         detached: LUTHIER_DETACHED, set by the queue for what it starts.
+        display: whether there is a screen that a browser could open on: DISPLAY or WAYLAND_DISPLAY, where windows need
+            one of them.
         rank: RANK, where torchrun or its like started several processes for one command; only rank 0 speaks.
     """
 
     language: Language
     hf_home: Path
+    hf_hub_cache: Path
     hf_endpoint: str = field(repr=False)
     hf_offline: bool
     hf_token_set: bool
@@ -333,6 +401,7 @@ class Environment:
     no_color: bool
     proxies: tuple[str, ...]
     detached: bool
+    display: bool
     rank: int
 
     def to_json(self) -> dict[str, Any]:
@@ -366,10 +435,12 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
     given = {key: value for key, value in (os.environ if variables is None else variables).items() if value}
     home = Path(given.get("HOME") or given.get("USERPROFILE") or Path.home())
     caches = Path(given.get("XDG_CACHE_HOME", home / ".cache"))
+    hf_home = Path(given.get("HF_HOME", caches / "huggingface")).expanduser()
     locale = given.get("LC_ALL") or given.get("LC_MESSAGES") or given.get("LANG", "")
     return Environment(
         language="zh" if locale.lower().startswith("zh") else "en",
-        hf_home=Path(given.get("HF_HOME", caches / "huggingface")).expanduser(),
+        hf_home=hf_home,
+        hf_hub_cache=Path(given.get("HF_HUB_CACHE", hf_home / "hub")).expanduser(),
         hf_endpoint=given.get("HF_ENDPOINT", DEFAULT_ENDPOINT).rstrip("/"),
         hf_offline=given.get("HF_HUB_OFFLINE", "").lower() in TRUE_WORDS,
         hf_token_set="HF_TOKEN" in given,
@@ -379,6 +450,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         no_color="NO_COLOR" in given,
         proxies=tuple(name for name in PROXIES if name in given or name.lower() in given),
         detached="LUTHIER_DETACHED" in given,
+        display=sys.platform in ("darwin", "win32") or "DISPLAY" in given or "WAYLAND_DISPLAY" in given,
         rank=int(given.get("RANK", "0")) if "LOCAL_RANK" in given and given.get("RANK", "").isdigit() else 0,
     )
 

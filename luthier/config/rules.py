@@ -20,6 +20,7 @@ from luthier.config.schema import (
     Online,
     Pairs,
     Qlora,
+    Reward,
     RunConfig,
     Section,
     Source,
@@ -222,6 +223,23 @@ def nothing_to_validate(config: RunConfig) -> Values | None:
     return {} if config.data.validation == 0 and config.run.validate_every is not None else None
 
 
+def samples_of_nothing(config: RunConfig) -> Values | None:
+    return {} if config.data.validation == 0 and config.run.samples else None
+
+
+def samples_of_scores(config: RunConfig) -> Values | None:
+    return {} if isinstance(config.method, Reward) and config.run.samples else None
+
+
+def sample_tokens_unused(config: RunConfig) -> Values | None:
+    return {} if changed(config.run, "sample_tokens") and not config.run.samples else None
+
+
+def sample_tokens_of_answers(config: RunConfig) -> Values | None:
+    given = config.run.samples and changed(config.run, "sample_tokens")
+    return {"method": config.method.kind} if given and isinstance(config.method, Online) else None
+
+
 def from_settles_shape(config: RunConfig) -> Values | None:
     tune = config.tune
     if not isinstance(tune, Lora) or tune.from_ is None:
@@ -358,6 +376,10 @@ RULES: dict[str, Rule] = {
     "source_of_hub": Rule(("data.train", "data.validation"), source_of_hub),
     "validation_weight": Rule(("data.validation",), validation_weight),
     "nothing_to_validate": Rule(("run.validate_every", "data.validation"), nothing_to_validate),
+    "samples_of_nothing": Rule(("run.samples", "data.validation"), samples_of_nothing),
+    "samples_of_scores": Rule(("run.samples", "method.kind"), samples_of_scores),
+    "sample_tokens_unused": Rule(("run.sample_tokens", "run.samples"), sample_tokens_unused),
+    "sample_tokens_of_answers": Rule(("run.sample_tokens", "method.kind"), sample_tokens_of_answers),
     "from_settles_shape": Rule(("tune.from", *(f"tune.{key}" for key in ADAPTER_SHAPE)), from_settles_shape),
     "saved_and_adapted": Rule(("tune.modules_to_save", "tune.targets"), saved_and_adapted),
     "double_quant_of_int8": Rule(("tune.double_quant", "tune.base"), double_quant_of_int8),

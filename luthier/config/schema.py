@@ -40,6 +40,8 @@ FORMATS = (
     "text",
 )
 """Built-in data formats; anything else must be the user's own `module:function`."""
+TEMPLATES = ("model", "chatml", "alpaca")
+"""The base model's own chat template and built-in ones; anything else must be a Jinja file."""
 Policy = Literal["keep", "drop_mlp", "drop_layer", "offload"]
 """What a layer keeps for its backward pass. keep: all that a matmul made; drop_mlp: of the MLP its input alone;
 drop_layer: the layer's input alone; offload: as keep, in the host's memory where the device is a GPU."""
@@ -641,6 +643,12 @@ class RunSection(Section):
     """Checkpoints kept besides the best one."""
     validate_every: int | None = Field(default=None, ge=1)
     """Steps between validations; None: four per run and at the end."""
+    samples: int = Field(default=0, ge=0, le=64)
+    """Held-out examples that the model answers at each validation, for people to read. 0, because every token of an
+    answer is a pass through the model, which only who reads the answers should pay for; at most what
+    `luthier.generate` writes at once."""
+    sample_tokens: int = Field(default=128, ge=1)
+    """Most tokens of such an answer: enough to see how it begins and whether it ends. Chosen, not tuned."""
     report: tuple[Literal["tensorboard", "wandb", "swanlab"], ...] = ()
     """Live trackers besides the run folder; each needs its package."""
     on_change: Literal["stop", "continue"] = "stop"

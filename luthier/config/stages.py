@@ -239,6 +239,15 @@ def tie(tree: Tree, draft: Draft, shared_name: str, came: Stage | None) -> list[
     return []
 
 
+def same_run(stage: Stage, before: Sequence[Stage], draft: Draft) -> list[Problem]:
+    """A stage whose run would be that of an earlier one."""
+    also = [each.name for each in before if each.folder == stage.folder]
+    if not also:
+        return []
+    values = {"name": stage.name, "other": also[0]}
+    return [Problem("config.stage_run_twice", draft.place.text, f"{stage.name}.run.name", stage.folder.name, values)]
+
+
 def _written_kind(tree: Tree) -> str:
     tune = tree.at(("tune",))
     return str(tune.get("kind", "lora") if isinstance(tune, dict) else tune or "lora")

@@ -60,7 +60,13 @@ class Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, value: str) -> yaml.Node:
+        """In quotes where it holds a mark that YAML 1.1 takes for the end of a line, and that the library would write
+        as it is."""
+        return self.represent_scalar(TEXT, value, style='"' if ODD_BREAKS.search(value) else None)
 
+
+ODD_BREAKS = re.compile("[\x85\u2028\u2029]")
 NULL, BOOL, INT, FLOAT, TEXT = (f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
 
 CORE_TYPES: dict[str, tuple[re.Pattern[str], str]] = {
@@ -78,6 +84,7 @@ CORE_TYPES: dict[str, tuple[re.Pattern[str], str]] = {
 }
 """Tag -> (what it looks like, the characters it may begin with; NUL stands for nothing at all)."""
 
+Dumper.add_representer(str, Dumper.represent_text)
 Loader.yaml_implicit_resolvers = {}
 for _tag, (_pattern, _first) in CORE_TYPES.items():
     Loader.add_implicit_resolver(_tag, _pattern, ["" if each == "\0" else each for each in _first])
@@ -316,6 +323,20 @@ def _scalar(node: yaml.Node) -> Any:
     if node.tag == INT:
         return int(text.replace("_", ""))
     return float(text.lower().replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+
+
+def has_comment(text: str) -> bool:
+    """Whether a recipe's text holds a comment; False where it is no YAML."""
+    try:
+        within = {
+            place
+            for token in yaml.scan(text, Loader=Loader)
+            if isinstance(token, yaml.ScalarToken)
+            for place in range(token.start_mark.index, token.end_mark.index)
+        }
+    except yaml.YAMLError:
+        return False
+    return any(found.start(1) not in within for found in re.finditer(r"(?:^|\s)(#)", text))
 
 
 def has(node: Any, part: str | int) -> bool:

@@ -53,9 +53,9 @@ def _best(form: Format, records: Sequence[Mapping[str, Any]]) -> tuple[int, tupl
     return max(counts, key=lambda each: each[0])
 
 
-def _unknown(seen: Sequence[str]) -> RowFault:
-    """No format fits: the nearest one and what it lacks, then all of them; the lines for the recipe where it is clear
-    which column is which."""
+def nearest(seen: Sequence[str]) -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """Of no format that fits, the nearest: its name, the keys that it needs, and target -> key of those seen, empty
+    where it cannot be told which is which."""
 
     def likeness(keys: Sequence[str]) -> float:
         lowered = [key.lower() for key in seen]
@@ -67,7 +67,7 @@ def _unknown(seen: Sequence[str]) -> RowFault:
     told = _told_apart(seen)
     choices = [(name, keys, guesses.columns(keys, told)) for name, form in FORMATS.items() for keys in form.required]
     # The most columns that can be told; else the likest of the formats of answers to imitate, which most people have.
-    name, keys, names = max(
+    return max(
         (
             each
             for each in choices
@@ -75,6 +75,12 @@ def _unknown(seen: Sequence[str]) -> RowFault:
         ),
         key=lambda each: (len(each[2]), likeness(each[1])),
     )
+
+
+def _unknown(seen: Sequence[str]) -> RowFault:
+    """No format fits: the nearest one and what it lacks, then all of them; the lines for the recipe where it is clear
+    which column is which."""
+    name, keys, names = nearest(seen)
     table = "; ".join(
         f"{name}: {' / '.join(' + '.join(keys) for keys in form.required[:ALTERNATIVES_SHOWN])}"
         for name, form in FORMATS.items()

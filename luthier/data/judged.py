@@ -53,6 +53,8 @@ LABELS = ("label", "kto_tag")
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 SETTINGS = ("system", "tools", "history")
 """What may stand beside a prompt."""
+SPEAKS, SAYS = ("role", "from"), ("content", "value", "tool_calls", "function_call")
+"""Keys of a turn: who, and what."""
 SETTLED = frozenset(("text", *LABELS, *ANSWERED[:3], *itertools.chain.from_iterable(PAIRS)))
 """Keys beside which a prompt is no longer one that the model itself is to answer."""
 
@@ -106,7 +108,10 @@ def _listed(value: Any) -> Any:
 
 
 def _is_turn(value: Any) -> bool:
-    return isinstance(value, dict) and ("role" in value or "from" in value or "messages" in value)
+    """Whether somebody says something in it, or it holds turns: an answer that is JSON may well have a `role`."""
+    if not isinstance(value, dict):
+        return False
+    return "messages" in value or not (value.keys().isdisjoint(SPEAKS) or value.keys().isdisjoint(SAYS))
 
 
 def name_in(record: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -70,7 +70,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 @functools.cache
 def library(folder: Path = Path(__file__).parent) -> ctypes.CDLL | None:
     """The compiled part; None where there is none, or where it was built of another source than lies beside it."""
-    return compiled.library(folder, "_native", SOURCE, "luthier_words_", _FUNCTIONS)
+    return compiled.library(folder, "_native", (SOURCE,), "luthier_words_", _FUNCTIONS)
 
 
 class NativeWords:

@@ -85,8 +85,9 @@ class Sequences:
     def __init__(
         self, rows: Rows, stores: Sequence[TokenStore], max_tokens: int, policy: Policy, *, ends: bool = False
     ) -> None:
-        """ends: what is looked at is not what answers are predicted from, but the last learnt token of each sequence,
-        which then enters the model as well: it is scored, alone, for a target that means nothing."""
+        """ends: what is looked at is not what answers are predicted from, but the last learnt token of each side, which
+        then enters the model as well: it is scored, alone, for a target that means nothing. Of a conversation that was
+        unrolled that token is in the last sequence; the others are not needed."""
         self._stores = tuple(stores)
         self._ends = ends
         self._paths = [file.path for file in rows.files]
@@ -98,6 +99,8 @@ class Sequences:
             values = {**dataclasses.asdict(self.too_long), "table": "\n    ".join(self.too_long.lines())}
             raise DataError(Problem("tokens.too_long", "", "data.max_tokens", str(max_tokens), values))
         pieces = [self._cut(file, chosen, max_tokens, policy) for file, chosen in enumerate(rows.chosen)]
+        if ends:
+            pieces = [_last_of_each_side(store, each) for store, each in zip(self._stores, pieces, strict=True)]
         self._file = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(each.sequence) for each in pieces])
         joined = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
         self._sequence, self._start, self._end, self.computed, self.loss_weight = joined
@@ -271,6 +274,12 @@ class Sequences:
                 self._excluded.append(Excluded(self._paths[file], number, where, id, say(id, **values)))
         pieces = _Pieces(sequences[kept], starts[kept], ends[kept], computed[kept], loss_weight[kept])
         return _chunked(store, pieces, (long & texts)[kept], max_tokens)
+
+
+def _last_of_each_side(store: TokenStore, pieces: _Pieces) -> _Pieces:
+    rows, sides = store.rows[pieces.sequence], store.sides[pieces.sequence]
+    followed = np.append((np.diff(rows) == 0) & (np.diff(sides) == 0), False)
+    return _Pieces(*(each[~followed] for each in pieces))
 
 
 def _marked(rows: Ints, count: int) -> NDArray[np.bool_]:

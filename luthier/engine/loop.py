@@ -154,6 +154,8 @@ class Job:
     """The processes that train together; `run` and `emit` are real on rank 0 only."""
     updated: Callable[[Step, float], None] | None = None
     """Told of every update, and how many seconds it took."""
+    samples: Callable[[], Mapping[int, Mapping[str, Any]]] | None = None
+    """What the model answers now to this rank's share of a few held-out examples, by their places among all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -540,7 +542,7 @@ def _watched(job: Job, step: int, found: Mapping[str, Measure], held_out: float 
 
 
 def _validate(job: Job, state: TrainState) -> None:
-    """Validation loss; the weights go into the best slot when it is the lowest so far."""
+    """Validation loss; the weights go into the best slot when it is the lowest so far. Then what the model answers."""
     if not job.validation:
         return
     measured: Mapping[str, Measure] = {}
@@ -558,6 +560,8 @@ def _validate(job: Job, state: TrainState) -> None:
             _prune_best(job, state)
             job.emit("best", {"loss": loss}, step=state.step)
     _watched(job, state.step, measured, loss)
+    if job.samples is not None:
+        _sample(job, state, job.samples)
 
 
 def _validation_loss(job: Job, state: TrainState) -> tuple[float, Mapping[str, Any], Mapping[str, Measure]]:
@@ -571,6 +575,26 @@ def _validation_loss(job: Job, state: TrainState) -> tuple[float, Mapping[str, A
     )
     more = {"measures": {name: each.to_json() for name, each in measured.items()}} if measured else {}
     return sum(losses.values()), {"terms": losses, **more}, measured
+
+
+def _sample(job: Job, state: TrainState, samples: Callable[[], Mapping[int, Mapping[str, Any]]]) -> None:
+    """Write down what the model answers. Nothing that is learnt depends on it, so where memory runs out, on any rank,
+    that is told instead, and the run goes on."""
+    own, reason = dict[int, Mapping[str, Any]](), None
+    try:
+        with job.ranks.together():
+            own.update(samples())
+    except (RuntimeError, MemoryError) as error:
+        if not memory.ran_out(error):
+            raise
+        reason = memory.words(error)
+    if reason is not None:  # out here nothing refers to the error any more, whose frames hold what was computed
+        memory.release()
+        problem = Problem("engine.samples_out_of_memory", field="run.samples", values={"reason": reason})
+        job.emit("note", {"text": str(problem)}, step=state.step)
+        return
+    everywhere = {place: each for share in job.ranks.gather(own) for place, each in share.items()}
+    job.emit("samples", {"samples": [everywhere[place] for place in sorted(everywhere)]}, step=state.step)
 
 
 def _save(job: Job, state: TrainState) -> str:

@@ -46,7 +46,7 @@ class Measures:
         self._sums: dict[str, list[tuple[Tensor | float, float]]] = {}
 
     def add(self, each: Mapping[str, Tensor], sums: Mapping[str, tuple[Tensor | float, float]]) -> None:
-        """each: name -> a number per example; sums: name -> (sum, count)."""
+        """each: name -> a number, or a yes or no, per example; sums: name -> (sum, count)."""
         for name, values in each.items():
             self._each.setdefault(name, []).append(values.detach())
         for name, pair in sums.items():
@@ -71,10 +71,10 @@ class Measures:
 
 
 def of_examples(values: Sequence[float]) -> Measure:
-    """Of shares (numbers that are all 0 or 1) Wilson's interval (1927), which holds for few examples and near the ends
-    too; of others the normal one."""
+    """Of shares (yes or no of each example) Wilson's interval (1927), which holds for few examples and near the ends
+    too; of numbers the normal one."""
     count, (mean, spread) = len(values), normal(values)
-    if set(values) <= {0.0, 1.0}:
+    if all(isinstance(each, bool) for each in values):
         return Measure(mean, count, *wilson(mean, count))
     if count == 1:
         return Measure(mean, count)

@@ -2,7 +2,8 @@
 
 What goes in: a `Source`, its model as it was trained (base and adapters side by side in the decoder), and the weights
 that were written. What comes out: a check with the mean KL divergence and how often the most likely token is the same,
-after beginnings of the run's rows and along the tuned model's own answers to them.
+after beginnings of the run's rows and along the tuned model's own answers to them; of a reward model, how far its
+numbers are from what they were.
 
 Shape legend: B prompts, V vocabulary.
 """
@@ -12,19 +13,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from luthier import generate, proof
 from luthier.arch import families
+from luthier.arch.values import is_valued
 from luthier.config.schema import Qlora
 from luthier.data.formats import Message
 from luthier.engine import backend
 from luthier.engine.backend import Backend
 from luthier.export.weights import Source
 from luthier.generate import Sampling
-from luthier.models import adapters, weights
+from luthier.models import adapters, reward, weights
 from luthier.models.decoder import Decoder
 from luthier.proof import Logits
 from luthier.runs.receipt import Check
@@ -53,6 +56,9 @@ NAME = "exported"
 AS_TRAINED_KL, AS_TRAINED_TOP1 = 0.25, 0.75
 """What a merge may differ by from the model as it was trained where its base was quantised: it leaves out the rounding
 of the base. About what a 4-bit file may differ by (`luthier.export.gguf.verify`). Chosen, not measured."""
+EXACT_SCORE, ROUNDED_SCORE, AS_TRAINED_SCORE = 1e-3, 0.1, 0.5
+"""What a reward model's numbers may differ by in the same three cases, as a share of their own standard deviation: what
+is compared with one of them are others. Chosen, not measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +74,8 @@ class Bounds:
 @dataclasses.dataclass(frozen=True)
 class Reference:
     """What the tuned model says. prompts: beginnings of texts; tuned_BV, base_BV: logits after each of them, with the
-    adapters and without (None where the weights themselves were tuned); backend: what it was computed on."""
+    adapters and without (None where the weights themselves were tuned), or a reward model's numbers, [B, 1]; backend:
+    what it was computed on."""
 
     prompts: list[list[int]]
     tuned_BV: Logits
@@ -148,8 +155,10 @@ def trained_beside(source: Source) -> Qlora | None:
 
 
 def _answered(decoder: Decoder, source: Source, name: str | None) -> list[list[int]]:
-    """Beginnings, and each with a part of the tuned model's answer."""
+    """Beginnings, and each with a part of the tuned model's answer; of a reward model what it judged."""
     asked = beginnings(source)
+    if is_valued(decoder.arch):
+        return asked
     answers = generate.generate(decoder, asked, source.renderer.stop_ids, Sampling(max_tokens=max(CUTS)), adapter=name)
     return [
         [*beginning, *answer.ids[:cut]]
@@ -177,8 +186,7 @@ def compare(source: Source, expected: Reference, exported_BV: Logits, bounds: Bo
         bounds: what is allowed; None is what a merge may differ by.
     """
     if bounds is None:
-        exact = expected.backend.compute_dtype == torch.float32 and set(source.dtypes.values()) <= _EXACT
-        bounds = Bounds(EXACT_KL, EXACT_TIE) if exact else Bounds(ROUNDED_KL, ROUNDED_TIE)
+        bounds = Bounds(EXACT_KL, EXACT_TIE) if _exact(source, expected) else Bounds(ROUNDED_KL, ROUNDED_TIE)
     tuned, exported = (torch.from_numpy(each).double().log_softmax(-1) for each in (expected.tuned_BV, exported_BV))
     kl = float((tuned.exp() * (tuned - exported)).sum(-1).mean())
     chosen = exported.argmax(-1, keepdim=True)
@@ -186,6 +194,44 @@ def compare(source: Source, expected: Reference, exported_BV: Logits, bounds: Bo
     top1 = float((lead <= bounds.tie).double().mean())
     effect = proof.effect(expected.base_BV, expected.tuned_BV).mean_kl if expected.base_BV is not None else 0.0
     return Agreement(len(expected.prompts), kl, effect, top1, bounds, expected.of_run)
+
+
+def check(
+    source: Source,
+    expected: Reference,
+    exported_BV: Logits,
+    name: str = "agreement",
+    text: str = "",
+    as_trained: bool = False,
+) -> Check:
+    """The comparison as it stands on a merge's receipt.
+
+    Args:
+        as_trained: the reference's base is quantised, and what was written is not.
+    """
+    if is_valued(source.arch):
+        return _scores_check(source, expected, exported_BV, name, text, as_trained)
+    bounds = Bounds(AS_TRAINED_KL, ROUNDED_TIE, AS_TRAINED_TOP1) if as_trained else None
+    return compare(source, expected, exported_BV, bounds).check(name, text)
+
+
+def _scores_check(
+    source: Source, expected: Reference, exported_B1: Logits, name: str, text: str, as_trained: bool
+) -> Check:
+    """Of a reward model: the root mean square of what its numbers differ by, in their own standard deviations."""
+    exact = EXACT_SCORE if _exact(source, expected) else ROUNDED_SCORE
+    bound = AS_TRAINED_SCORE if as_trained else exact
+    apart = np.asarray(expected.tuned_BV, dtype=np.float64) - exported_B1
+    spread, difference = float(expected.tuned_BV.std()), float(np.sqrt(np.square(apart).mean()))
+    values = {"difference": difference, "spread": spread, "sequences": len(expected.prompts)}
+    found = say("export.scores.found" if expected.of_run else "export.scores.found_texts", **values)
+    status: Literal["pass", "fail"] = "pass" if difference <= bound * spread else "fail"
+    return Check(name, status, say("export.scores.bound", bound=bound), found, text or say("export.check.scores"))
+
+
+def _exact(source: Source, expected: Reference) -> bool:
+    """Whether nothing was rounded to 16 bits."""
+    return expected.backend.compute_dtype == torch.float32 and set(source.dtypes.values()) <= _EXACT
 
 
 _EXACT = {torch.float32, torch.float64}
@@ -218,6 +264,8 @@ def _put_on(decoder: Decoder, source: Source) -> str | None:
 
 
 def _logits(decoder: Decoder, prompts: Sequence[Sequence[int]], adapter: str | None) -> Logits:
-    """Logits [B, V], a few prompts at a time so that what is cached of them stays small."""
+    """Logits [B, V], a few prompts at a time so that what is cached of them stays small; a reward model's numbers."""
+    if is_valued(decoder.arch):
+        return np.asarray(reward.scores(decoder, adapter, prompts), dtype=np.float32)[:, None]
     pieces = [prompts[at : at + BATCH] for at in range(0, len(prompts), BATCH)]
     return np.concatenate([proof.next_token_logits(decoder, piece, adapter) for piece in pieces])

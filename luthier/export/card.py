@@ -34,7 +34,14 @@ def licence_of(folder: Path) -> str | None:
     return found[1] if found else None
 
 
-def page(what: str, text: str, base: str | None, made: ExportReceipt | None, licence: str | None = None) -> list[str]:
+def page(
+    what: str,
+    text: str,
+    base: str | None,
+    made: ExportReceipt | None,
+    licence: str | None = None,
+    judge: bool = False,
+) -> list[str]:
     """The lines of a card.
 
     Args:
@@ -42,10 +49,11 @@ def page(what: str, text: str, base: str | None, made: ExportReceipt | None, lic
         text: what it is, in words.
         base: the base as a hub knows it; None where it does not.
         licence: of the base, as a hub spells it.
+        judge: whether it is a reward model.
     """
     library = LIBRARIES[what]
     head = [f"library_name: {library}"] if library else []
-    head.append("pipeline_tag: text-generation")
+    head.append(f"pipeline_tag: text-{'classification' if judge else 'generation'}")
     head += [f"base_model: {base}"] if base else []
     head += [f"license: {licence}"] if licence else []
     lines = ["---", *head, "tags:", "- luthier", "---", "", f"# {say('export.card.title')}", "", text]

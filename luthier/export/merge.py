@@ -8,9 +8,12 @@ tensor at a time; only the proof loads a model, the tuned one first and then the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
+from luthier.arch.values import is_valued
 from luthier.config.schema import Qlora
 from luthier.errors import ModelError, Problem
 from luthier.export import agreement, card, receipt
@@ -41,6 +44,7 @@ def merge(
     force: bool = False,
     device: str = "auto",
     max_shard_bytes: int = shards.DEFAULT_SHARD_BYTES,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Merged:
     """Merge adapters into their base, which is read as it lies there, unquantised.
 
@@ -51,6 +55,7 @@ def merge(
         force: write also what does not agree with the tuned model; the receipt says so.
         device: where the proof computes.
         max_shard_bytes: where files are cut.
+        on_progress: called with (tensors written, tensors in all).
 
     Raises:
         ModelError: a base that is not the one of the run any more, an adapter that is none or does not fit, a folder
@@ -67,17 +72,18 @@ def merge(
     if folder.resolve() in (source.folder.resolve(), *(each.folder.resolve() for each in source.voices)):
         raise ModelError(Problem("models.same_folder", str(folder)))
     with shards.fresh_folder(folder, source.num_bytes + SMALL_BYTES) as fresh:
-        made = _fill(fresh, source, force, device, max_shard_bytes)
+        made = _fill(fresh, source, force, device, max_shard_bytes, on_progress or (lambda done, total: None))
     return Merged(folder, made)
 
 
-def _fill(fresh: Path, source: Source, force: bool, device: str, max_shard_bytes: int) -> ExportReceipt:
+def _fill(
+    fresh: Path, source: Source, force: bool, device: str, max_shard_bytes: int, on_progress: Callable[[int, int], None]
+) -> ExportReceipt:
     expected, beside = agreement.reference(source, device), agreement.trained_beside(source)
     trained = None
     if beside is not None and quantize.installed():
         trained = agreement.reference(source, device, places=expected.prompts, quantise=beside)
-    tensors = ((name, source.tensor(name)) for name in source.names)
-    weights.write_files(fresh, tensors, source.arch, source.folder, source.dtypes, max_shard_bytes)
+    weights.write_files(fresh, _told(source, on_progress), source.arch, source.folder, source.dtypes, max_shard_bytes)
     source.renderer.save(fresh)
     checks = [base_check(source), *_agreements(source, expected, trained, beside, fresh)]
     # How far the base's rounding took the model as it was trained is told, not refused: no merge could be nearer.
@@ -90,9 +96,15 @@ def _fill(fresh: Path, source: Source, force: bool, device: str, max_shard_bytes
     named = str(made.base["path"])
     text = say("export.card.text", base=receipt.public(named))
     licence = card.licence_of(source.folder)
-    page = card.page("model", text, card.hub_id(named), made, licence)
+    page = card.page("model", text, card.hub_id(named), made, licence, is_valued(source.arch))
     files.write_text(fresh / card.NAME, "\n".join(page) + "\n")
     return made
+
+
+def _told(source: Source, on_progress: Callable[[int, int], None]) -> Iterator[tuple[str, Tensor]]:
+    for done, name in enumerate(source.names, 1):
+        yield name, source.tensor(name)
+        on_progress(done, len(source.names))
 
 
 def _agreements(
@@ -105,15 +117,13 @@ def _agreements(
     """What was written against the adapters on the base that they are merged into and, where that is not the base that
     they were trained beside, against the model as it was trained."""
     exported_BV = agreement.exported_logits(expected, written)
-    first = agreement.compare(source, expected, exported_BV)
     if beside is None:
-        return [first.check()]
-    exact = first.check(text=say("export.check.arithmetic"))
+        return [agreement.check(source, expected, exported_BV)]
+    exact = agreement.check(source, expected, exported_BV, text=say("export.check.arithmetic"))
     name, text = "agreement_as_trained", say("export.check.as_trained", base=beside.base)
     if trained is None:
         return [exact, Check(name, "not run", "", say("export.as_trained.missing"), text)]
-    bounds = agreement.Bounds(agreement.AS_TRAINED_KL, agreement.ROUNDED_TIE, agreement.AS_TRAINED_TOP1)
-    return [exact, agreement.compare(source, trained, exported_BV, bounds).check(name, text)]
+    return [exact, agreement.check(source, trained, exported_BV, name, text, as_trained=True)]
 
 
 def base_check(source: Source) -> Check:

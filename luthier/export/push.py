@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from luthier.arch import adapter_config
+from luthier.arch.values import as_causal
 from luthier.config.load import environment
 from luthier.data import secrets
 from luthier.errors import ModelError, Problem
@@ -296,10 +298,18 @@ def _dressed(choice: Choice, room: Path, ask: Callable[[str], str | None]) -> tu
         if not licence:
             notes.append(say("export.push.no_licence"))
         shown = receipt.public(base) if base else "?"
-        page = card.page(choice.what, say(f"export.card.{choice.what}", base=shown), known, made, licence)
+        text = say(f"export.card.{choice.what}", base=shown)
+        page = card.page(choice.what, text, known, made, licence, _is_judge(choice))
         files.write_text(room / card.NAME, "\n".join(page) + "\n")
         chosen[card.NAME] = room / card.NAME
     return chosen, notes
+
+
+def _is_judge(choice: Choice) -> bool:
+    """Whether what is sent is a reward model, or an adapter of one."""
+    names = ("adapter_config.json", "config.json")
+    adapter, model = (_read(choice.files[name]) if name in choice.files else {} for name in names)
+    return adapter.get("task_type") == adapter_config.CLASSIFIES or as_causal(model) is not None
 
 
 def _base(choice: Choice) -> str | None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from luthier.arch import adapter_config, families
 from luthier.arch.spec import Architecture
 from luthier.arch.tokens import widened
+from luthier.arch.values import SCORE, is_valued, valued
 from luthier.config.schema import ModelSection
 from luthier.data.template_files import TOKENIZER_FILES
 from luthier.data.templates import Renderer
@@ -38,6 +39,9 @@ STRIP_ELEMENTS = 2**22
 """Elements of a tensor that are summed in float32 at once: 16 MB, or one row where that is more. Rows do not depend on
 each other, so that the result does not depend on it."""
 DTYPES = {name: dtype for dtype, name in shards.DTYPE_NAMES.items()}
+
+_SCORE = f"{SCORE}.weight"
+"""The one tensor that a base may lack: it begins with 0."""
 
 Change = Callable[[Tensor, slice], Tensor]
 """(the base's rows in float32, which rows they are) -> the rows as an adapter has them."""
@@ -80,7 +84,8 @@ class Source:
         ids = sorted({each for file, _ in given for each in file.arch.new_ids})
         self.arch: Architecture = widened(base.arch, ids)
         self.shapes: Mapping[str, tuple[int, ...]] = self.arch.tensors
-        self.dtypes: Mapping[str, torch.dtype] = {name: DTYPES[self._stored[name].dtype] for name in self.shapes}
+        stored = {name: DTYPES[self._stored[name].dtype] for name in self.shapes if name in self._stored}
+        self.dtypes: Mapping[str, torch.dtype] = stored | ({_SCORE: torch.float32} if is_valued(self.arch) else {})
         self._changes: dict[str, list[tuple[Change, float]]] = {}
         self._rows: dict[str, list[tuple[tuple[int, ...], Tensor, float]]] = {}
         for file, strength in self._parts:
@@ -127,7 +132,8 @@ class Source:
         Raises:
             ModelError: the sum is too large for float16.
         """
-        base = mapped(self._stored[name])
+        there = name in self._stored
+        base = mapped(self._stored[name]) if there else torch.zeros(self.shapes[name], dtype=self.dtypes[name])
         if not self.changed(name):
             return base
         made = torch.empty(self.shapes[name], dtype=base.dtype)
@@ -239,6 +245,8 @@ def _open(target: str, strength: float, base: str | None) -> tuple[Base, str | N
         if named is None:
             raise ModelError(Problem("export.no_base", where=str(folder)))
         of_adapter = find_base(ModelSection(path=named))
+        if adapter_config.is_judge(folder) and not is_valued(of_adapter.arch):
+            of_adapter = dataclasses.replace(of_adapter, arch=valued(of_adapter.arch))
         return of_adapter, _mark(of_adapter), Voice(target, folder, strength)
     model = find_base(ModelSection(path=target))
     return model, None, Voice(target, model.folder, strength)

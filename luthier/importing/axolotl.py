@@ -5,21 +5,19 @@ What goes in: the settings of an axolotl YAML file. What comes out: a draft of t
 
 from __future__ import annotations
 
-import os
-import posixpath
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from luthier.data import opening, readers
-from luthier.data.turns import ROLES
-from luthier.importing import rows, trainer
+from luthier.importing import axolotl_data, trainer
 from luthier.importing.draft import (
     Draft,
     Reasons,
     Translated,
     names,
     number,
+    numbers,
+    one_of,
+    only,
     positive,
     section,
     switch,
@@ -27,7 +25,6 @@ from luthier.importing.draft import (
     whole,
     word,
 )
-from luthier.importing.rows import Layout
 
 NAME = "axolotl"
 MODEL_KEY = "base_model"
@@ -75,59 +72,74 @@ LORA: Translated = {
 }
 ADAPTERS: dict[str, str] = {"lora": "lora", "qlora": "lora"}
 BITS = ("load_in_8bit", "load_in_4bit")
-RL_METHODS: dict[str, str] = {}
-"""`rl` -> our method. None of theirs is here yet."""
+
+RL: dict[str, str] = {"dpo": "dpo", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo", "kto": "kto", "grpo": "grpo"}
+"""`rl` -> our method."""
+ROWS: dict[str, str] = {
+    **dict.fromkeys(("dpo", "ipo", "orpo", "simpo", "reward"), "pair"),
+    "kto": "label",
+    "grpo": "prompt",
+}
+"""Our method -> the kind of rows that it learns from; others learn from answers."""
+BETAS = ("rl_beta", "orpo_alpha")
+"""Keys of the weight that `trl.beta` goes before, in the order in which they count."""
+BETA = 0.1
+"""Their weight where the file says nothing."""
+METHODS: dict[str, Translated] = {
+    "dpo": {
+        "rpo_alpha": ("method.sft_weight", number),
+        "dpo_label_smoothing": ("method.label_smoothing", number),
+        "dpo_norm_loss": ("method.length_normalised", switch),
+        "dpo_loss_type": ("method.loss", only),
+    },
+    "simpo": {"simpo_gamma": ("method.gamma", number), "cpo_alpha": ("method.sft_weight", number)},
+    "kto": {
+        "kto_desirable_weight": ("method.wanted_weight", number),
+        "kto_undesirable_weight": ("method.unwanted_weight", number),
+    },
+    "reward": {"center_rewards_coefficient": ("method.centre", number)},
+}
+"""Our method -> the keys that only it has."""
+SCALES: dict[Any, str] = {True: "group", False: "none", "group": "group", "batch": "batch", "none": "none"}
+WEIGHTINGS = {"grpo": "sequence", "bnpo": "token", "dapo": "token", "dr_grpo": "constant"}
+TRL: Translated = {
+    "num_generations": ("method.samples", positive),
+    "max_completion_length": ("method.max_new_tokens", positive),
+    "num_iterations": ("method.updates", positive),
+    "epsilon": ("method.clip", number),
+    "epsilon_high": ("method.clip_high", number),
+    "reward_weights": ("method.reward_weights", numbers),
+    "scale_rewards": ("method.scale", one_of(SCALES)),
+    "loss_type": ("method.weighting", one_of(WEIGHTINGS)),
+    "importance_sampling_level": ("method.ratio", text),
+}
+"""Keys of the section `trl` that `rl: grpo` has."""
+SAMPLES = 8
+"""Their answers to each prompt where the file says nothing."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "temperature": (1,),
+    "top_p": (1,),
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+}
+"""Keys of sampling -> the values that leave the policy's own distribution as it is."""
+TRL_REASONS: Reasons = {
+    "generation_kwargs": ("not yet", "sampling"),
+    "log_completions": ("not needed", "events"),
+    "mask_truncated_completions": ("not yet", "preference"),
+    "multi_objective_aggregation": ("not yet", "preference"),
+    "num_completions_to_print": ("not needed", "events"),
+    "ref_model_mixup_alpha": ("not yet", "reference"),
+    "ref_model_sync_steps": ("not yet", "reference"),
+    "rollout_func": ("not yet", "preference"),
+    "sync_ref_model": ("not yet", "reference"),
+    "use_liger_loss": ("not needed", "kernels"),
+    "use_vllm": ("not needed", "sampler"),
+}
 TOO_LONG: dict[str, str] = {"drop": "drop", "truncate": "truncate", "raise": "stop"}
 TEMPLATES: dict[str, str] = {"tokenizer_default": "model", "alpaca": "alpaca", "chatml": "chatml"}
 """Templates that render the same here; any other is the model's own."""
-
-ALPACA = {"instruction": "instruction", "input": "input", "output": "output"}
-ORCA = {"instruction": "question", "output": "response", "system": "system_prompt"}
-ANSWERED: dict[str, dict[str, str]] = {
-    "alpaca": ALPACA,
-    "alpaca_chat": ALPACA,
-    "alpaca_chat.load_camel_ai": {"instruction": "message_1", "output": "message_2"},
-    "alpaca_chat.load_concise": ALPACA,
-    "alpaca_chat.load_no_prompt": ALPACA,
-    "alpaca_chat.load_qa": {"instruction": "question", "output": "answer"},
-    "alpaca_instruct": ALPACA,
-    "alpaca_w_system": {**ALPACA, "system": "system"},
-    "alpaca_w_system.load_chat": {**ALPACA, "system": "system"},
-    "alpaca_w_system.load_instruct": {**ALPACA, "system": "system"},
-    "alpaca_w_system.load_open_orca": ORCA,
-    "alpaca_w_system.load_open_orca_chatml": ORCA,
-    "gpteacher": {**ALPACA, "output": "response"},
-    "oasst": {"instruction": "INSTRUCTION", "output": "RESPONSE"},
-    "summarizetldr": {"instruction": "article", "output": "summary"},
-}
-"""Types of a question and its answer, each in a prompt of its own -> our names of their columns."""
-CHAT_TEMPLATE = {
-    "messages": "messages",
-    "role": "role",
-    "content": "content",
-    "system": "system",
-    "tools": "tools",
-}
-SHAREGPT = {"messages": "conversations", "role": "from", "content": "value"}
-TALKS: dict[str, dict[str, str]] = {
-    "chat_template": CHAT_TEMPLATE,
-    "chat_template.default": CHAT_TEMPLATE,
-    "sharegpt": SHAREGPT,
-    "sharegpt.load_guanaco": {**SHAREGPT, "role": "role", "content": "text"},
-    "sharegpt.load_role": {**SHAREGPT, "role": "role"},
-}
-"""Types of conversations -> our names of their columns and keys."""
-SPEAKERS: dict[str, dict[str, str]] = {"sharegpt.load_guanaco": {"prompter": "user"}}
-"""Types of conversations -> role names that they know beside the usual ones."""
-TEXTS = ("completion", "pretrain")
-OWN_ROWS = ("concisechoice", "context_qa", "explainchoice", "input_output", "jeopardy", "reflection")
-"""Types, up to a dot, that make a prompt of columns in a way of their own."""
-COMPARED = ("dpo", "ipo", "orpo", "simpo")
-"""Values of `rl` whose rows are a prompt and two answers."""
-JUDGED = ("kto",)
-"""Values of `rl` whose rows are an answer and whether it is wanted."""
-READ_AS_THEY_ARE = ("argilla", "argilla_chat", "icr", "intel", "prompt_pairs", "ultra")
-"""Types of such rows, after the dot, whose columns are found by their names."""
 
 REASONS: Reasons = {
     **trainer.REASONS,
@@ -152,6 +164,10 @@ REASONS: Reasons = {
     "debug": ("not needed", "events"),
     "do_bench_eval": ("not yet", "generated"),
     "do_causal_lm_eval": ("not yet", "generated"),
+    "dpo_generate_during_eval": ("not yet", "generated"),
+    "dpo_loss_weights": ("not yet", "preference"),
+    "dpo_padding_free": ("not needed", "packing"),
+    "dpo_use_logits_to_keep": ("not needed", "kernels"),
     "dpo_use_weighting": ("not yet", "preference"),
     "eager_attention": ("not needed", "kernels"),
     "embedding_lr": ("not yet", "optimizer"),
@@ -183,8 +199,6 @@ REASONS: Reasons = {
     "is_llama_derived_model": ("not needed", "family"),
     "is_mistral_derived_model": ("not needed", "family"),
     "is_qwen_derived_model": ("not needed", "family"),
-    "kto_desirable_weight": ("not yet", "preference"),
-    "kto_undesirable_weight": ("not yet", "preference"),
     "liger_cross_entropy": ("not needed", "kernels"),
     "liger_fused_linear_cross_entropy": ("not needed", "kernels"),
     "liger_glu_activation": ("not needed", "kernels"),
@@ -203,7 +217,7 @@ REASONS: Reasons = {
     "loss_watchdog_threshold": ("not needed", "watchdog"),
     "lr_groups": ("not yet", "optimizer"),
     "max_memory": ("not needed", "memory"),
-    "max_prompt_len": ("not yet", "preference"),
+    "max_prompt_len": ("not yet", "prompt_length"),
     "mean_resizing_embeddings": ("not needed", "mean_rows"),
     "min_sample_len": ("not yet", "data_part"),
     "mlflow_experiment_name": ("not yet", "tracker"),
@@ -211,7 +225,7 @@ REASONS: Reasons = {
     "model_config": ("not yet", "architecture"),
     "model_type": ("not needed", "family"),
     "multipack_real_batches": ("not needed", "packing"),
-    "orpo_alpha": ("not yet", "preference"),
+    "num_labels": ("not needed", "always"),
     "output_router_logits": ("not yet", "architecture"),
     "overrides_of_model_config": ("not yet", "architecture"),
     "pad_to_sequence_len": ("not needed", "packing"),
@@ -222,7 +236,7 @@ REASONS: Reasons = {
     "peft_use_dora": ("not yet", "adapter"),
     "plugins": ("not yet", "plugins"),
     "pretraining_sample_concatenation": ("not needed", "always"),
-    "process_reward_model": ("not yet", "preference"),
+    "precompute_ref_log_probs": ("not needed", "always"),
     "processor_type": ("not yet", "media"),
     "profiler_steps": ("not needed", "events"),
     "push_dataset_to_hub": ("not yet", "push"),
@@ -233,8 +247,6 @@ REASONS: Reasons = {
     "relora_warmup_steps": ("not yet", "adapter"),
     "relora_cpu_offload": ("not yet", "adapter"),
     "resize_token_embeddings_to_32x": ("not needed", "resized"),
-    "reward_model": ("not yet", "preference"),
-    "rl_beta": ("not yet", "preference"),
     "rope_scaling": ("not yet", "architecture"),
     "s2_attention": ("not yet", "architecture"),
     "sample_packing": ("not needed", "packing"),
@@ -248,7 +260,6 @@ REASONS: Reasons = {
     "sdp_attention": ("not needed", "kernels"),
     "sequence_parallel_degree": ("not yet", "several_devices"),
     "shuffle_merged_datasets": ("not needed", "always"),
-    "simpo_gamma": ("not yet", "preference"),
     "skip_prepare_dataset": ("not needed", "cache"),
     "strict": ("not needed", "always"),
     "tensor_parallel_size": ("not yet", "several_devices"),
@@ -259,14 +270,13 @@ REASONS: Reasons = {
     "tokenizer_type": ("not needed", "family"),
     "tokenizer_use_fast": ("not needed", "always"),
     "train_on_inputs": ("not yet", "loss_on_prompt"),
-    "trl": ("not yet", "preference"),
     "unfrozen_parameters": ("not yet", "frozen_parts"),
     "unsloth_lora_mlp": ("not needed", "kernels"),
     "unsloth_lora_o": ("not needed", "kernels"),
     "unsloth_lora_qkv": ("not needed", "kernels"),
     "use_mlflow": ("not yet", "tracker"),
     "use_pose": ("not yet", "architecture"),
-    "vllm": ("not yet", "preference"),
+    "vllm": ("not needed", "sampler"),
     "wandb_entity": ("not yet", "tracker_names"),
     "wandb_log_model": ("not yet", "tracker_names"),
     "wandb_mode": ("not yet", "tracker_names"),
@@ -277,89 +287,6 @@ REASONS: Reasons = {
     "xformers_attention": ("not needed", "kernels"),
 }
 
-KINDS_OF_FILE: dict[str, tuple[str, ...]] = {
-    "json": (".json", ".jsonl"),
-    "csv": (".csv",),
-    "parquet": (".parquet",),
-    "arrow": (".arrow",),
-    "text": (".txt",),
-}
-"""Values of `ds_type`, and of a `path` that only names a kind of file -> the endings that say the same."""
-TURN_FIELDS: dict[str, str] = {
-    "field_messages": "messages",
-    "field_system": "system",
-    "field_tools": "tools",
-    "field_thinking": "reasoning_content",
-    "message_field_role": "role",
-    "message_field_content": "content",
-    "message_field_training": "train",
-}
-PAIR_FIELDS: dict[str, str] = {"field_chosen": "chosen", "field_rejected": "rejected"}
-PROPERTIES = ("role", "content", "name", "reasoning_content", "tool_calls", "tool_call_id")
-"""Keys of a turn that can be named in `message_property_mappings`."""
-CUSTOM_FIELDS: dict[str, dict[str, str]] = {
-    "answer": {
-        "field_instruction": "instruction",
-        "field_input": "input",
-        "field_output": "output",
-        "field_system": "system",
-    },
-    "pair": {"field_prompt": "instruction", "field_system": "system", **PAIR_FIELDS},
-    "label": {
-        "field_prompt": "instruction",
-        "field_system": "system",
-        "field_completion": "output",
-        "field_label": "label",
-    },
-}
-"""Kind of row -> keys of a prompt of the file's own that name its columns -> our names of these."""
-CUSTOM_USUAL: dict[str, dict[str, str]] = {
-    "answer": {"instruction": "instruction", "output": "output"},
-    "pair": {"instruction": "prompt", "chosen": "chosen", "rejected": "rejected", "system": "system"},
-    "label": {"instruction": "prompt", "output": "completion", "label": "label", "system": "system"},
-}
-"""Kind of row -> the columns that it has where the file names none."""
-CUSTOM_REASONS: Reasons = {
-    "chosen_format": ("not yet", "own_prompt"),
-    "completion_format": ("not yet", "own_prompt"),
-    "format": ("not yet", "own_prompt"),
-    "no_input_format": ("not yet", "own_prompt"),
-    "prompt_format": ("not yet", "own_prompt"),
-    "rejected_format": ("not yet", "own_prompt"),
-    "system_format": ("not yet", "own_prompt"),
-    "system_prompt": ("not yet", "own_system"),
-}
-ENTRY_REASONS: Reasons = {
-    **dict.fromkeys((*TURN_FIELDS, *PAIR_FIELDS), ("not needed", "without_effect")),
-    "chat_template": ("not needed", "no_template"),
-    "chat_template_jinja": ("not needed", "no_template"),
-    "conversation": ("changed", "template"),
-    "drop_system_message": ("not yet", "system_kept"),
-    "field": ("not needed", "without_effect"),
-    "field_human": ("not needed", "without_effect"),
-    "field_model": ("not needed", "without_effect"),
-    "input_format": ("not yet", "own_prompt"),
-    "input_transform": ("not yet", "own_rows"),
-    "message_field_training_detail": ("not yet", "turn_parts"),
-    "message_property_mappings": ("not needed", "without_effect"),
-    "name": ("not needed", "without_effect"),
-    "preprocess_shards": ("not needed", "workers"),
-    "revision": ("not needed", "without_effect"),
-    "roles": ("not needed", "without_effect"),
-    "roles_to_train": ("not needed", "without_effect"),
-    "shards": ("not yet", "data_part"),
-    "shards_idx": ("not yet", "data_part"),
-    "skip": ("not yet", "data_part"),
-    "split_thinking": ("not yet", "split_thoughts"),
-    "strict": ("not needed", "always"),
-    "template_thinking_key": ("not yet", "thinking_key"),
-    "text_column": ("not needed", "without_effect"),
-    "train_on_eos": ("not needed", "without_effect"),
-    "train_on_eot": ("not needed", "without_effect"),
-    "trust_remote_code": ("not needed", "no_code"),
-}
-"""Keys of one data set."""
-
 
 def translate(given: Mapping[str, Any], devices: int) -> Draft:
     """Args:
@@ -367,11 +294,12 @@ def translate(given: Mapping[str, Any], devices: int) -> Draft:
     """
     draft = Draft(given, DEFAULTS)
     draft.translate(TRANSLATED)
-    _data(draft)
+    kind = _method(draft)
+    _data(draft, kind)
     _tune(draft)
     trainer.new_tokens(draft, "tokens")
     trainer.optimizer(draft, "optimizer")
-    _batch(draft, devices)
+    _batch(draft, devices, kind)
     trainer.length(draft, "num_epochs")
     trainer.schedule(draft, "lr_scheduler")
     if draft.has("cosine_min_lr_ratio"):
@@ -383,16 +311,93 @@ def translate(given: Mapping[str, Any], devices: int) -> Draft:
     return draft
 
 
-def _batch(draft: Draft, devices: int) -> None:
-    """`batch_size`, where it is given, is that of one device with accumulation."""
+def _batch(draft: Draft, devices: int, kind: str) -> None:
+    """`batch_size`, where it is given, is that of one device with accumulation. Theirs counts answers, ours prompts."""
     whole_batch = draft.take("batch_size", positive)
     if whole_batch is None:
         trainer.batch(draft, BATCH_KEY, devices)
-        return
-    draft.put("optim.batch", whole_batch * devices, "batch_size")
-    for key in (BATCH_KEY, "gradient_accumulation_steps"):
-        if draft.has(key):
-            draft.note(key, "not needed", "memory")
+    else:
+        draft.put("optim.batch", whole_batch * devices, "batch_size")
+        for key in (BATCH_KEY, "gradient_accumulation_steps"):
+            if draft.has(key):
+                draft.note(key, "not needed", "memory")
+    if kind == "grpo":
+        samples = draft.settings["method.samples"]
+        draft.settings["optim.batch"] = max(draft.settings["optim.batch"] // samples, 1)
+        draft.note(draft.origin["optim.batch"][0], "changed", "batch_of_prompts", samples=samples)
+
+
+# ---------------------------------------------------------------------------------------------------- method
+
+
+def _method(draft: Draft) -> str:
+    """Our kind of method; empty where the data sets decide, or it is none of ours."""
+    asked = draft.take("rl", word)
+    process, reward = (draft.take(key, switch) for key in ("process_reward_model", "reward_model"))
+    kind = RL.get(asked or "", "") if asked else "reward" if reward else ""
+    if asked and not kind:
+        draft.miss("rl", "stage", stage=asked)
+    elif process:
+        draft.miss("process_reward_model", "stage", stage="process_reward_model")
+        kind = ""
+    trl = draft.part(draft.take("trl", section) or {}, "trl")
+    functions = trl.take("reward_funcs", names) if kind == "grpo" else []
+    if kind == "grpo" and not functions:
+        draft.miss("rl", "no_rewards")
+        kind = ""
+    if kind:
+        draft.put("method.kind", kind, "rl" if asked else "reward_model")
+        _weights(draft, trl, kind)
+    if kind == "grpo":
+        _answers(trl, [_reward(each) for each in functions])
+    for name, value in trl.settings.items():
+        draft.put(name, value, "trl")
+    shown = kind or "sft"
+    trl.leave((*TRL, "beta", "reward_funcs", *NEUTRAL, *TRL_REASONS), "other_method", method=shown)
+    trl.leave([key for key in trl.given if key.startswith("vllm_")], "sampler")
+    trl.explain({})
+    draft.leave((*BETAS, *(key for table in METHODS.values() for key in table)), "other_method", method=shown)
+    return kind
+
+
+def _weights(draft: Draft, trl: Draft, kind: str) -> None:
+    """What a method weighs its parts with; what theirs has where the file says nothing, ours would have otherwise."""
+    if kind != "reward":
+        keys = [key for key in BETAS if kind == "orpo" or key != "orpo_alpha"]
+        given = [trl.take("beta", number), *(draft.take(key, number) for key in keys)]
+        trl.use(*(("beta",) if trl.has("beta") else ()))
+        beta = next((each for each in given if each is not None), None)
+        ours, usual = ("method.kl", 0.0) if kind == "grpo" else ("method.beta", BETA)
+        draft.put(ours, usual if beta is None else beta, "trl", *keys)
+    draft.translate(METHODS.get(kind, {}))
+    if kind == "simpo":
+        # Their trainer adds the better answers' likelihood to its loss unless it is told not to.
+        draft.settings = {"method.gamma": 0.5, "method.sft_weight": 1.0, **draft.settings}
+        for name in ("method.gamma", "method.sft_weight"):
+            draft.origin.setdefault(name, ("rl",))
+    if kind == "reward":
+        draft.settings.setdefault("method.centre", 0.0)
+        draft.origin.setdefault("method.centre", ("reward_model",))
+
+
+def _answers(trl: Draft, rewards: list[str]) -> None:
+    """How answers are written and judged."""
+    trl.translate(TRL)
+    trl.settings.setdefault("method.samples", SAMPLES)
+    trl.put("method.rewards", rewards, "reward_funcs")
+    if any(not each.startswith("model:") for each in rewards):
+        trl.note("reward_funcs", "changed", "reward_function")
+    for key, values in NEUTRAL.items():
+        if trl.has(key):
+            trl.note(key, *(("not needed", "always") if trl.take(key) in values else ("not yet", "sampling")))
+    trl.leave([key for key in trl.given if key.startswith("vllm_")], "sampler")
+    trl.explain(TRL_REASONS)
+
+
+def _reward(name: str) -> str:
+    """A function by its dotted name, or a model by its folder or its name on a hub."""
+    module, _, function = name.rpartition(".")
+    return f"{module}:{function}" if module and function and "/" not in name else f"model:{name}"
 
 
 def _tune(draft: Draft) -> None:
@@ -454,18 +459,16 @@ def _reports(draft: Draft) -> None:
 # ---------------------------------------------------------------------------------------------------- data
 
 
-def _data(draft: Draft) -> None:
+def _data(draft: Draft, method: str) -> None:
     key = PRETRAIN_KEY if draft.has(PRETRAIN_KEY) else DATA_KEY
-    entries = _entries(draft, key)
-    types = {_type(entry) for entry in entries.values()}
-    plain = key == PRETRAIN_KEY or types == {"completion"}
-    method = draft.take("rl", word)
-    if method and method not in RL_METHODS:
-        draft.miss("rl", "stage", stage=method)
-    else:
+    entries = axolotl_data.entries(draft, key)
+    types = {axolotl_data.type_of(entry) for entry in entries.values()}
+    plain = not method and (key == PRETRAIN_KEY or types == {"completion"})
+    if not method and not draft.missed:
         draft.put("method.kind", "pretrain" if plain else "sft", key)
-    kind = "text" if plain else _kind(method)
-    draft.put("data.train", [each for entry in entries.items() for each in _sources(draft, *entry, kind)], key)
+    kind = "text" if plain else ROWS.get(method, "answer")
+    found = [each for entry in entries.items() for each in axolotl_data.sources(draft, *entry, kind)]
+    draft.put("data.train", found, key)
     _validation(draft, kind)
     _template(draft, plain, entries)
     strategy = draft.take("excess_length_strategy", word)
@@ -479,206 +482,15 @@ def _data(draft: Draft) -> None:
         _special_tokens(draft)
 
 
-def _kind(method: str | None) -> str:
-    """The kind of rows that a method learns from."""
-    return "pair" if method in COMPARED else "label" if method in JUDGED else "answer"
-
-
 def _validation(draft: Draft, kind: str) -> None:
     share = draft.take("val_set_size", number)
     if draft.has("test_datasets"):
-        entries = _entries(draft, "test_datasets").items()
-        found = [each for entry in entries for each in _sources(draft, *entry, kind, split="test")]
+        entries = axolotl_data.entries(draft, "test_datasets").items()
+        found = [each for entry in entries for each in axolotl_data.sources(draft, *entry, kind, split="test")]
         draft.put("data.validation", found, "test_datasets")
         draft.translate({"eval_steps": ("run.validate_every", positive)})
     else:
         trainer.evaluation(draft, share, "val_set_size")
-
-
-def _entries(draft: Draft, key: str) -> dict[str, dict[str, Any]]:
-    """Each data set by its place in the file; a bare name is one."""
-    value = draft.take(key)
-    value = value if isinstance(value, list) else [value]
-    found = {}
-    for index, entry in enumerate(value):
-        entry = {"path": entry} if isinstance(entry, str) else entry
-        if isinstance(entry, dict) and (entry.get("path") or entry.get("data_files")):
-            found[f"{key}.{index}"] = entry
-        else:
-            draft.note(f"{key}.{index}", "unknown", "value", entry)
-    return found
-
-
-def _type(entry: Mapping[str, Any]) -> str:
-    given = entry.get("type")
-    return given.partition(":")[0] if isinstance(given, str) else ""
-
-
-def _sources(
-    draft: Draft, place: str, given: Mapping[str, Any], kind: str, split: str = "train"
-) -> list[dict[str, Any]]:
-    """A data set: a source for each of its files or subsets.
-
-    Args:
-        kind: of its rows: text, answer, pair or label.
-        split: theirs of a data set on a hub where it names none.
-    """
-    entry = draft.part(given, place)
-    layout = _layout(entry, kind)
-    made = [rows.source(entry, at, layout) for at in _places(entry, split)]
-    entry.explain(ENTRY_REASONS)
-    return made
-
-
-# ---------------------------------------------------------------------------------------------------- places
-
-
-def _places(entry: Draft, split: str) -> list[dict[str, Any]]:
-    """Where the rows of a data set are: files, a folder, or subsets on the hub."""
-    path, files = entry.take("path", word) or "", entry.take("data_files", _texts) or []
-    entry.use("path", "data_files", "ds_type")
-    if any("://" in each for each in (path, *files)):
-        entry.note("data_files" if files else "path", "not yet", "elsewhere")
-    elif _is_on_hub(entry, path) and not files:
-        subsets = entry.take("name", _texts) or []
-        entry.use("name")
-        at = rows.on_hub(entry, path, split)
-        return [{**at, "subset": each} for each in subsets] or [at]
-    elif _is_on_hub(entry, path):
-        entry.note("data_files", "not yet", "hub_files")
-    elif path in KINDS_OF_FILE and not files:
-        entry.note("path", "unknown", "value")
-    found = [_joined(path, file) for file in files] or [path]
-    rows.on_disk(entry)
-    _endings(entry, found)
-    return [{"path": each} for each in found if each]
-
-
-def _texts(value: Any) -> list[str]:
-    return [text(each) for each in (value if isinstance(value, list) else [value])]
-
-
-def _is_on_hub(entry: Draft, path: str) -> bool:
-    """Whether a path that is not here can be the name of a data set on the hub."""
-    local = path in ("", *KINDS_OF_FILE) or path.startswith((".", "/", "~")) or os.path.exists(path)
-    file = opening.ending(Path(path)) in readers.READERS or entry.has("ds_type")
-    return not local and not file and path.count("/") <= 1
-
-
-def _joined(path: str, file: str) -> str:
-    """A file of `data_files`: in the folder of `path`, unless it says where it is by itself."""
-    below = posixpath.normpath(file).startswith(f"{posixpath.normpath(path)}/")
-    if below or "://" in file or path in ("", *KINDS_OF_FILE):
-        return file
-    inside = posixpath.join(path, file)
-    return file if os.path.isfile(file) and not os.path.isfile(inside) else inside
-
-
-def _endings(entry: Draft, paths: list[str]) -> None:
-    """Tell of files whose ending says another kind than `ds_type`."""
-    kind = entry.take("ds_type", word)
-    found = {opening.ending(Path(path)) for path in paths} - {"", *KINDS_OF_FILE.get(kind or "", ())}
-    if kind is not None and found & readers.READERS.keys():
-        entry.note("ds_type", "not yet", "ending")
-    if any(path.endswith(".txt") for path in paths):
-        entry.note("path", "changed", "text_lines")
-
-
-# ---------------------------------------------------------------------------------------------------- layouts
-
-
-def _layout(entry: Draft, kind: str) -> Layout:
-    """How the rows of a data set are to be read; unknown where its type has no equal."""
-    given, name = entry.take("type"), _type(entry.given)
-    entry.use("type")
-    if kind == "text":
-        key = "text_column" if entry.has("text_column") else "field"
-        column = entry.take(key, word) or "text"
-        entry.use(key)
-        return Layout("text", {"text": column})
-    entry.use("chat_template", "chat_template_jinja")
-    if isinstance(given, dict):
-        return _custom(entry, given, kind)
-    if name in TALKS:
-        return _talk(entry, TALKS[name], kind)
-    if kind != "answer" and name.rpartition(".")[2] in READ_AS_THEY_ARE:
-        names = {"system": "system", **_named(entry, PAIR_FIELDS)}
-        return Layout({"pair": "preference", "label": "labelled"}[kind], names)
-    if kind == "answer" and name in ANSWERED:
-        entry.note("type", "changed", "alpaca_prompt")
-        return rows.answered(ANSWERED[name])
-    own = "text_beside" if name in TEXTS else "own_rows" if name.partition(".")[0] in OWN_ROWS else "prompt_type"
-    entry.note("type", "not yet", own, given if given is not None else "-")
-    return Layout()
-
-
-def _custom(entry: Draft, given: Mapping[str, Any], kind: str) -> Layout:
-    """A prompt of the file's own; its columns are taken over, its words are not."""
-    custom = entry.part(given, "type")
-    names = {**CUSTOM_USUAL[kind], **_named(custom, CUSTOM_FIELDS[kind])}
-    custom.explain(CUSTOM_REASONS)
-    return {"answer": rows.answered, "pair": rows.compared, "label": rows.judged}[kind](names)
-
-
-def _named(draft: Draft, fields: Mapping[str, str]) -> dict[str, str]:
-    """Our name -> their column, for the keys that are given."""
-    given = {key: draft.take(key, text) for key in fields if draft.has(key)}
-    draft.use(*given)
-    return {fields[key]: column for key, column in given.items() if column}
-
-
-def _talk(entry: Draft, usual: Mapping[str, str], kind: str) -> Layout:
-    """Conversations. usual: columns and keys where the data set names none."""
-    names = {**usual, **_named(entry, TURN_FIELDS), **_properties(entry)}
-    if entry.given.get("template_thinking_key") == "reasoning_content":
-        entry.use("template_thinking_key")
-    roles = _roles(entry)
-    _learnt(entry, roles)
-    if kind == "pair":
-        return rows.compared({**names, "chosen": "chosen", "rejected": "rejected", **_named(entry, PAIR_FIELDS)}, roles)
-    return rows.judged({**names, "label": "label"}, roles) if kind == "label" else rows.talk(names, roles)
-
-
-def _properties(entry: Draft) -> dict[str, str]:
-    mapping = entry.take("message_property_mappings", section) or {}
-    entry.use("message_property_mappings")
-    properties = entry.part(mapping, "message_property_mappings")
-    named = _named(properties, {key: key for key in PROPERTIES})
-    for key in mapping.keys() - {*PROPERTIES}:
-        properties.note(key, "not yet", "turn_key")
-    return named
-
-
-def _roles(entry: Draft) -> dict[str, str]:
-    """Role names of the file -> our roles."""
-    roles = entry.part(entry.take("roles", section) or {}, "roles")
-    found = [("type", name, role) for name, role in SPEAKERS.get(_type(entry.given), {}).items()]
-    for target in roles.given:
-        called, role = roles.take(target, _texts) or [], ROLES.get(target)
-        if role is not None:
-            found += [(f"roles.{target}", name, role) for name in called]
-        elif not {*called} <= ROLES.keys():
-            roles.note(target, "not yet", "role")
-    for key, role in (("field_human", "user"), ("field_model", "assistant")):
-        name = entry.take(key, word)
-        found += [(key, name, role)] if name else []
-    entry.use("roles", "field_human", "field_model")
-    return rows.roles_of(entry, found)
-
-
-def _learnt(entry: Draft, roles: Mapping[str, str]) -> None:
-    """Which turns carry loss: the answers, each with its stop token."""
-    trained = entry.take("roles_to_train")
-    if trained == []:
-        entry.note("roles_to_train", "not yet", "unmarked")
-    elif trained is not None:
-        given = entry.take("roles_to_train", names) or []
-        same = {roles.get(name) or ROLES.get(name) for name in given} == {"assistant"}
-        entry.note("roles_to_train", *(("not needed", "always") if same else ("not yet", "loss_on_prompt")))
-    for key in ("train_on_eos", "train_on_eot"):
-        if entry.has(key):
-            same = entry.take(key) == "turn"
-            entry.note(key, *(("not needed", "always") if same else ("not yet", "stop_tokens")))
 
 
 # ---------------------------------------------------------------------------------------------------- template
@@ -700,7 +512,7 @@ def _template(draft: Draft, plain: bool, entries: Mapping[str, Mapping[str, Any]
         draft.put("data.template", TEMPLATES.get(given, "model"), "chat_template")
         if given not in TEMPLATES:
             draft.note("chat_template", "changed", "template", given)
-    elif all(_type(entry) in ANSWERED for entry in entries.values()):
+    elif all(axolotl_data.type_of(entry) in axolotl_data.ANSWERED for entry in entries.values()):
         draft.put("data.template", "alpaca", DATA_KEY)
     if system:
         draft.put("data.system", system, "default_system_message")

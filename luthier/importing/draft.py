@@ -222,3 +222,27 @@ def section(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(value)
     return {str(key): item for key, item in value.items()}
+
+
+def numbers(value: Any) -> list[float]:
+    if not isinstance(value, list):
+        raise ValueError(value)
+    return [number(each) for each in value]
+
+
+def only(value: Any) -> str:
+    """A text, or a list of a single one."""
+    if isinstance(value, list) and len(value) != 1:
+        raise ValueError(value)
+    return text(value[0] if isinstance(value, list) else value)
+
+
+def one_of(table: Mapping[Any, str]) -> Convert:
+    """A value of theirs that a table has -> ours."""
+
+    def convert(value: Any) -> str:
+        if isinstance(value, (list, dict)) or value not in table:
+            raise ValueError(value)
+        return table[value]
+
+    return convert

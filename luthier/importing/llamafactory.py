@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     BATCH_KEY: 8,
     "gradient_accumulation_steps": 1,
     "learning_rate": 5e-5,
+    "pref_loss": "sigmoid",
     "num_train_epochs": 3.0,
     "optim": "adamw_torch",
     "lr_scheduler_type": "linear",
@@ -65,7 +66,28 @@ FREEZE: Translated = {"freeze_trainable_layers": ("tune.layers", positive)}
 
 EACH_ROW_ONCE = ("concat", "interleave_once")
 """Values of `mix_strategy` by which every row comes once per epoch."""
-STAGES: dict[str, str] = {"sft": "sft", "pt": "pretrain"}
+STAGES: dict[str, str] = {"sft": "sft", "pt": "pretrain", "rm": "reward", "kto": "kto"}
+LOSSES: dict[str, str] = {"sigmoid": "dpo", "hinge": "dpo", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
+"""`pref_loss` of the stage `dpo` -> our method."""
+BETA: Translated = {"pref_beta": ("method.beta", number)}
+METHODS: dict[str, Translated] = {
+    "dpo": {
+        **BETA,
+        "pref_ftx": ("method.sft_weight", number),
+        "dpo_label_smoothing": ("method.label_smoothing", number),
+    },
+    "ipo": {**BETA, "pref_ftx": ("method.sft_weight", number)},
+    "simpo": {**BETA, "simpo_gamma": ("method.gamma", number), "pref_ftx": ("method.sft_weight", number)},
+    "orpo": BETA,
+    "kto": {
+        **BETA,
+        "kto_chosen_weight": ("method.wanted_weight", number),
+        "kto_rejected_weight": ("method.unwanted_weight", number),
+    },
+}
+"""Our method -> the keys that it has."""
+SIMPO = {"method.beta": 0.1, "method.gamma": 0.5}
+"""Their values where the file says nothing; those of other methods are ours."""
 KINDS: dict[str, str] = {"lora": "lora", "full": "full", "freeze": "freeze"}
 TEMPLATES: dict[str, str] = {"alpaca": "alpaca", "chatml": "chatml"}
 """Templates of ours that render the same; any other is the model's own."""
@@ -99,8 +121,6 @@ REASONS: Reasons = {
     "infer_dtype": ("not needed", "inference"),
     "init_special_tokens": ("not yet", "mean_rows"),
     "interleave_probs": ("not yet", "mixing"),
-    "kto_chosen_weight": ("not yet", "preference"),
-    "kto_rejected_weight": ("not yet", "preference"),
     "ld_alpha": ("not yet", "preference"),
     "max_samples": ("not yet", "max_samples"),
     "media_dir": ("not needed", "no_media"),
@@ -122,24 +142,24 @@ REASONS: Reasons = {
     "pissa_init": ("not yet", "adapter"),
     "pissa_iter": ("not yet", "adapter"),
     "plot_loss": ("not needed", "events"),
-    "pref_beta": ("not yet", "preference"),
     "pref_bco_weight": ("not yet", "preference"),
     "pref_ftx": ("not yet", "preference"),
-    "pref_loss": ("not yet", "preference"),
     "predict_with_generate": ("not yet", "generated"),
     "preprocessing_batch_size": ("not needed", "workers"),
     "preprocessing_num_workers": ("not needed", "workers"),
     "print_param_status": ("not needed", "events"),
     "quantization_device_map": ("not needed", "memory"),
-    "ref_model": ("not yet", "preference"),
-    "ref_model_adapters": ("not yet", "preference"),
+    "ref_model": ("not yet", "reference"),
+    "ref_model_adapters": ("not yet", "reference"),
+    "ref_model_quantization_bit": ("not yet", "reference"),
     "repetition_penalty": ("not needed", "inference"),
     "resize_vocab": ("not needed", "resized"),
-    "reward_model": ("not yet", "preference"),
-    "reward_model_type": ("not yet", "preference"),
+    "reward_model": ("not yet", "own_judge"),
+    "reward_model_adapters": ("not yet", "own_judge"),
+    "reward_model_quantization_bit": ("not yet", "own_judge"),
+    "reward_model_type": ("not yet", "own_judge"),
     "rope_scaling": ("not yet", "architecture"),
     "shift_attn": ("not yet", "architecture"),
-    "simpo_gamma": ("not yet", "preference"),
     "split_special_tokens": ("not needed", "injection"),
     "streaming": ("not needed", "streaming"),
     "buffer_size": ("not needed", "streaming"),
@@ -228,14 +248,31 @@ def translate(given: Mapping[str, Any], catalogue: Mapping[str, Any] | None, fol
 def _method(draft: Draft) -> None:
     if draft.has("do_train") and draft.take("do_train", switch) is not False:
         draft.note("do_train", "not needed", "always")
-    stage = draft.take("stage", text)
-    kind = STAGES.get(stage)
-    if kind is None:
+    stage, loss = draft.take("stage", text), draft.take("pref_loss", text)
+    kind = LOSSES.get(loss) if stage == "dpo" else STAGES.get(stage)
+    if kind is None and stage == "dpo":
+        draft.miss("pref_loss", "stage", stage=loss)
+    elif kind is None:
         draft.miss("stage", "stage", stage=stage)
-        return
-    draft.put("method.kind", kind, "stage")
+    else:
+        draft.put("method.kind", kind, "stage", *(("pref_loss",) if stage == "dpo" else ()))
+        _weights(draft, kind, loss)
+    if draft.has("pref_loss") and stage != "dpo":
+        draft.note("pref_loss", "not needed", "other_method", method=kind or "sft")
+    keys = [key for table in METHODS.values() for key in table if key != "pref_ftx" or kind not in ("orpo", "kto")]
+    draft.leave(keys, "other_method", method=kind or "sft")
     if draft.take("mask_history", switch) and kind == "sft":
         draft.put("method.train_on", "last", "mask_history")
+
+
+def _weights(draft: Draft, kind: str, loss: str) -> None:
+    draft.translate(METHODS.get(kind, {}))
+    if loss == "hinge":
+        draft.put("method.loss", loss, "pref_loss")
+    stated = SIMPO if kind == "simpo" else {"method.centre": 0.0} if kind == "reward" else {}
+    for name, value in stated.items():
+        if name not in draft.settings:
+            draft.put(name, value, "stage")
 
 
 def _tune(draft: Draft) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from luthier.batch import Ints, Segments
-from luthier.kernels import flash, select, tiled
+from luthier.kernels import flash, select, swept, tiled
 from luthier.kernels.tiled import Parts
 
 MIN_WINDOW_BLOCK = 128
@@ -201,6 +201,7 @@ class Attend:
         self._chosen_U = chosen_U
         self._plans: dict[tuple[int | None, bool], _Plan] = {}
         self._runs: dict[tuple[int | None, bool], flash.DeviceRuns | None] = {}
+        self._families: dict[bool, swept.Families | None] = {}
         self._masks: dict[tuple[int, int, int, int | None], Tensor] = {}
 
     def __call__(
@@ -228,6 +229,13 @@ class Attend:
             and (runs := self._runs_of(window, chosen_U is not None, q_UHE.device))
         ):
             return (flash.attend(q_UHE, k_NKE, v_NKE, runs, flash.How(window, scale)).flatten(1),)
+        if (
+            softcap is None
+            and select.attention(q_UHE) == "swept"
+            and (families := self._families_of(chosen_U is not None))
+        ):
+            how = swept.How(window, q_UHE.shape[-1] ** -0.5 if scale is None else scale)
+            return (swept.attend(q_UHE, k_NKE, v_NKE, families, how).flatten(1),)
         plan = self._plan(window, chosen_U is not None)
         # split, because its backward pass joins once; slices would each write a zero-padded gradient of all N rows
         q = _split(q_UHE, [call.queries for call in plan.calls])
@@ -248,6 +256,13 @@ class Attend:
             most = MOST_LISTED * int(self._layout.end[-1])
             self._runs[key] = None if chosen and runs.bounds_k[-1] > most else runs.on(device)
         return self._runs[key]
+
+    def _families_of(self, chosen: bool) -> swept.Families | None:
+        if chosen not in self._families:
+            layout = self._layout
+            asked = self._chosen_U if chosen else None
+            self._families[chosen] = swept.Families.of(layout.start, layout.end, layout.parent, asked)
+        return self._families[chosen]
 
     def _plan(self, window: int | None, chosen: bool) -> _Plan:
         key = (window, chosen)
@@ -279,7 +294,7 @@ class Attend:
             return x.view(call.count, -1, *x.shape[1:]).transpose(1, 2)
 
         q, (keys, values), scale = stacked(q), ([stacked(part) for part in parts] for parts in seen), how.scale
-        if how.softcap is not None or select.attention(q) == "tiles":
+        if how.softcap is not None or select.attention(q) in ("swept", "tiled"):
             places = tiled.Seen(_places(call, q, chosen_U), call.window)
             out = tiled.attend(q, keys, values, places, how)
         elif chosen_U is not None or len(keys) > 1:

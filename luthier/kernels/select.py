@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from luthier.arch.spec import Rope
-from luthier.kernels import flash, gated, norm, rotary, softmax
+from luthier.kernels import chained, flash, gated, norm, rotary, softmax, swept
 
-Which = Literal["torch", "triton"]
+Which = Literal["torch", "triton", "compiled"]
 
 
 class Chains(NamedTuple):
@@ -49,6 +49,18 @@ PLAIN = Chains(
     gated.again,
     gated.backward,
     softmax.forward_,
+)
+
+COMPILED = Chains(
+    chained.reciprocal_rms,
+    chained.norm,
+    chained.normalise,
+    chained.norm_backward,
+    chained.rotate_all,
+    chained.gated,
+    chained.gated_again,
+    chained.gated_backward,
+    chained.softmax_,
 )
 
 
@@ -79,17 +91,21 @@ def choose(device: torch.device | str, dtype: torch.dtype) -> Choice:
 def chains(x: Tensor) -> Chains:
     """What works on tensors like this one. float64 is for tests of the arithmetic: the kernels sum in float32."""
     which, _ = _of_chains(x.device.type)
+    if which == "compiled" and x.dtype in chained.DTYPES:
+        return COMPILED
     return _triton() if which == "triton" and x.dtype != torch.float64 else PLAIN
 
 
-def attention(q_UHE: Tensor) -> Literal["tiles", "flash", "torch"]:
-    """What attends queries like these: `tiled`, `flash`, or torch's choice for each segment."""
+def attention(q_UHE: Tensor) -> Literal["swept", "tiled", "flash", "torch"]:
+    """What attends queries like these: `swept`, `tiled`, `flash`, or torch's choice for each segment."""
     if q_UHE.device.type == "cpu":
-        return "tiles"
+        return "swept" if swept.takes(q_UHE) else "tiled"
     return "torch" if flash.refusal(q_UHE.dtype, q_UHE.shape[-1]) else "flash"
 
 
 def _attention_in_words(kind: str, dtype: torch.dtype) -> tuple[str, str]:
+    if kind == "cpu" and swept.library() is not None and dtype != torch.float64:
+        return "compiled tiles, all segments in one call", "measured faster than tiles of matmuls"
     if kind == "cpu":
         return "matmuls and softmax per segment, tiles of queries", "measured faster than torch's kernel"
     if refused := flash.refusal(dtype):
@@ -114,6 +130,8 @@ def using(which: Which) -> Iterator[None]:
 def _of_chains(kind: str) -> tuple[Which, str]:
     if _forced is not None:
         return _forced, "asked for"
+    if kind == "cpu" and chained.library() is not None:
+        return "compiled", "one pass over memory per chain"
     if kind != "cuda":
         return "torch", "element-wise chains stay in a core's cache"
     refused = _refused()

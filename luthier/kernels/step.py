@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from luthier import compiled
 from luthier.arch.spec import Attention
 from luthier.batch import Ints
 
-SOURCE = Path(__file__).with_name("step.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("step.c", "numbers.h"))
 PER_THREAD = 2**20
 """Features of keys that a further thread has to read for it to be worth its start, some 30 us. Chosen, not tuned."""
 
@@ -43,7 +42,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 @functools.cache
 def library(folder: Path = Path(__file__).parent) -> ctypes.CDLL | None:
     """The compiled part; None where there is none, or where it was built of another source than lies beside it."""
-    return compiled.library(folder, "_step", SOURCE, "luthier_step_", _FUNCTIONS)
+    return compiled.library(folder, "_step", SOURCES, "luthier_step_", _FUNCTIONS)
 
 
 class _Mixer(ctypes.Structure):
@@ -170,15 +169,10 @@ def wide(weight: Tensor) -> Tensor:
 
 def _divided(work: Callable[[int, int], None], rows: int, threads: int) -> None:
     bounds = [rows * each // threads for each in range(threads + 1)]
-    others = [_pool(threads).submit(work, *bounds[each : each + 2]) for each in range(1, threads)]
+    others = [compiled.pool(threads).submit(work, *bounds[each : each + 2]) for each in range(1, threads)]
     work(*bounds[:2])
     for each in others:
         each.result()
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "luthier-step")
 
 
 def _checked(code: int) -> None:

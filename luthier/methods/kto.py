@@ -151,7 +151,7 @@ def _watched(reward_Q: Tensor, z0: Floats, side: Floats) -> dict[str, Tensor]:
     right = (reward_Q - to_device(z0, reward_Q.device).to(reward_Q.dtype)) * sides_Q > 0
     good, bad = (to_device(np.flatnonzero(each), reward_Q.device) for each in (side > 0, side < 0))
     return {
-        "accuracy": right.to(reward_Q.dtype),
+        "accuracy": right,
         "reward_wanted": reward_Q[good],
         "reward_unwanted": reward_Q[bad],
         "z0": to_device(z0[:1], reward_Q.device).to(reward_Q.dtype),

@@ -134,7 +134,7 @@ def watched(chosen_reward: Tensor, rejected_reward: Tensor, **more: Tensor) -> d
     is worth."""
     chosen, rejected = chosen_reward.detach(), rejected_reward.detach()
     found = {
-        "accuracy": (chosen > rejected).to(chosen.dtype),
+        "accuracy": chosen > rejected,
         "margin": chosen - rejected,
         "reward_chosen": chosen,
         "reward_rejected": rejected,

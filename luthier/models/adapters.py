@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from luthier.arch import adapter_config
 from luthier.arch.count import saved_modules, scale_of, select_units
-from luthier.arch.families.gated import EMBEDDING, HEAD
-from luthier.arch.spec import Architecture
+from luthier.arch.spec import EMBEDDING, HEAD, Architecture
 from luthier.arch.tokens import token_modules
 from luthier.arch.values import SCORE
 from luthier.config.schema import Lora

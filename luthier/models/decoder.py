@@ -293,7 +293,8 @@ class Decoder(nn.Module):
         for name, shape in arch.tensors.items():
             if name not in unit_tensors:
                 module = name.removesuffix(".weight")
-                _place(self, module, Weighted(shape, compute_dtype, device))
+                kept = torch.float32 if module == SCORE else compute_dtype
+                _place(self, module, Weighted(shape, kept, device))
         self._weighted = [module for module in self.modules() if isinstance(module, Weighted)]
         self._quick: Quick | None = None
 

@@ -8,6 +8,7 @@ hubs' clients are imported only when an id needs them. Loads no torch.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
 from importlib import resources
@@ -41,7 +42,13 @@ class Resolved:
 
 
 def resolve(
-    path: str, revision: str | None, environment: Environment, progress: Progress | None = None, *, weights: bool = True
+    path: str,
+    revision: str | None,
+    environment: Environment,
+    progress: Progress | None = None,
+    *,
+    weights: bool = True,
+    home: Path = Path(),
 ) -> Resolved:
     """Find or fetch the model that `path` names.
 
@@ -51,6 +58,7 @@ def resolve(
         progress: called as files come.
         weights: False leaves weight files on the hub; configuration and tokenizer are enough to plan and to start from
             random weights.
+        home: where relative paths start from.
 
     Raises:
         ModelError: there is no such model, it may not be read, or it could not be fetched; says what to do.
@@ -63,8 +71,8 @@ def resolve(
             raise ModelError(Problem("hub.bad_id", field="model.path", value=path))
         folder = hub_modelscope.fetch(name, revision, environment, weights)
         return Resolved(folder, path, revision, None)
-    local = _packaged() if path == NANO else Path(path).expanduser()
-    if path == NANO or local.exists():
+    local = _packaged() if path == NANO else home / os.path.expanduser(path)
+    if path == NANO or os.path.exists(local):
         if revision is not None:
             raise ModelError(Problem("hub.revision_of_folder", field="model.revision", value=revision))
         if not local.is_dir():
@@ -73,7 +81,7 @@ def resolve(
     if not HUB_ID.fullmatch(path):
         raise ModelError(_unknown(path, local))
     first = Path(path).parts[0]
-    if revision is None and Path(first).is_dir():
+    if revision is None and os.path.isdir(home / first):
         # A slip in a path must not wait for the network; a revision exists on a hub only, so it settles what is meant.
         values = {"folder": str(local.absolute()), "first": first, "near": ", ".join(_beside(local)) or "–"}
         raise ModelError(Problem("hub.not_in_folder", field="model.path", value=path, values=values))
@@ -81,6 +89,16 @@ def resolve(
 
     folder, commit, notes = hub_huggingface.fetch(path, revision, environment, progress, weights)
     return Resolved(folder, path, revision, commit, notes)
+
+
+def card(path: str, environment: Environment) -> tuple[int | None, str | None]:
+    """Bytes of a model's weights on the hub, and its licence; None for what the hub does not say, or where it does not
+    answer."""
+    if path.startswith(MODELSCOPE_PREFIX):
+        return None, None
+    from luthier.models import hub_huggingface
+
+    return hub_huggingface.card(path, environment)
 
 
 def _packaged() -> Path:
@@ -106,6 +124,6 @@ def _beside(local: Path) -> list[str]:
     """Folders with a name like that of one that is not there, in the same place."""
     try:
         beside = [each.name for each in local.absolute().parent.iterdir() if each.is_dir()]
-    except OSError:
+    except (OSError, ValueError):  # a null byte in its name
         return []
     return [str(local.parent / name) for name in difflib.get_close_matches(local.name, beside)]

@@ -122,6 +122,20 @@ def fetch(
         raise ModelError(problem) from error
 
 
+def card(name: str, environment: Environment) -> tuple[int | None, str | None]:
+    """Bytes of the weights, and the licence; None for what the hub does not say, or where it does not answer."""
+    if environment.hf_offline or constants.is_offline_mode():
+        return None, None
+    try:
+        info = HfApi().model_info(name, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, None
+    sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
+    weights = [sizes[each] for each in hub_files.wanted(list(sizes)) if each.endswith(".safetensors")]
+    licence = next((tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")), None)
+    return sum(weights) or None, licence
+
+
 def _download(name: str, revision: str | None, host: str, progress: hub_files.Progress | None, weights: bool) -> Path:
     """The snapshot folder, whose name is the commit."""
     commit, sizes = _listing(name, revision)

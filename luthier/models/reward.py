@@ -7,7 +7,7 @@ as in training; prompts that answers share are computed once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 
 from luthier.batch import Ints, Rendered
 from luthier.data import pack
-from luthier.data.examples import Message, Preference, parts
+from luthier.data.examples import Chat, Labelled, Message, parts
 from luthier.data.renderer import RowRenderer
 from luthier.data.store import computed_tokens
 from luthier.errors import DataError, Problem
@@ -23,7 +23,8 @@ from luthier.models.decoder import Decoder, Want
 
 BUDGET_TOKENS = 4096
 """Most tokens computed at once; as the planner's `CAP_TOKENS` on a CPU."""
-Turns = Sequence[Message | Mapping[str, Any]]
+Asked = Chat | Sequence[Message | Mapping[str, Any]]
+"""What was asked: turns, or a `Chat`, which has tools too."""
 
 
 class Judge:
@@ -31,40 +32,61 @@ class Judge:
 
     Args:
         adapter: the one that was trained for it; None where the decoder's own weights were.
+        fingerprint: gives one hash of all that its numbers come from.
     """
 
-    def __init__(self, decoder: Decoder, renderer: RowRenderer, adapter: str | None) -> None:
+    def __init__(
+        self, decoder: Decoder, renderer: RowRenderer, adapter: str | None, fingerprint: Callable[[], str]
+    ) -> None:
         self.decoder, self.renderer, self.adapter = decoder, renderer, adapter
+        self.fingerprint = fingerprint
 
-    def score(self, answered: Sequence[tuple[Turns, str]], budget_tokens: int = BUDGET_TOKENS) -> list[float]:
-        """The reward of each (messages, answer).
+    def score(self, answered: Sequence[tuple[Asked, str]], budget_tokens: int = BUDGET_TOKENS) -> list[float]:
+        """The reward of each answer: of (the conversation before it, the answer).
 
         Raises:
             DataError: the template refuses a conversation.
         """
-        return self.score_ids([self._ids(messages, answer) for messages, answer in answered], budget_tokens)
+        sequences = [self.ids(conversation, answer) for conversation, answer in answered]
+        return scores(self.decoder, self.adapter, sequences, budget_tokens)
 
-    @torch.no_grad()
-    def score_ids(self, sequences: Sequence[Ints | Sequence[int]], budget_tokens: int = BUDGET_TOKENS) -> list[float]:
-        """The reward of each token sequence, read off its last token."""
-        found = np.zeros(len(sequences), dtype=np.float64)
-        if not len(sequences):
-            return []
-        rows = [_ended(uid, ids) for uid, ids in enumerate(sequences)]
-        call_tokens = pack.call_tokens(str(self.decoder.device))
-        for batch in pack.microbatches(rows, budget_tokens, call_tokens):
-            scores = self.decoder(batch, Want(None, value=True), adapter=self.adapter)
-            found[batch.uid[batch.row_owner]] = scores.value.cpu().numpy()
-        return [float(each) for each in found]
+    def ids(self, conversation: Asked, answer: str) -> Ints:
+        """The tokens of a conversation and its answer, up to the one that ends it, where the reward is read.
 
-    def _ids(self, messages: Turns, answer: str) -> Ints:
-        turns = tuple(each if isinstance(each, Message) else Message(**each) for each in messages)
-        (chat, _), *_ = parts(Preference(turns, (Message("assistant", answer),), ()))
+        Raises:
+            DataError: the template refuses it.
+        """
+        asked = conversation if isinstance(conversation, Chat) else Chat(tuple(map(_turn, conversation)))
+        given = Labelled(asked.messages, (Message("assistant", answer),), True, asked.tools)
+        ((chat, _),) = parts(given)
         made = self.renderer.train_many([chat])[0]
         if isinstance(made, Problem):
             raise DataError(made)
-        ids, weights = made[-1]
+        ((ids, weights),) = made  # one answer is learnt, so that no template makes several sequences of it
         return np.asarray(ids[: computed_tokens(weights) + 1], dtype=np.int64)
+
+
+@torch.no_grad()
+def scores(
+    decoder: Decoder,
+    adapter: str | None,
+    sequences: Sequence[Ints | Sequence[int]],
+    budget_tokens: int = BUDGET_TOKENS,
+) -> list[float]:
+    """What the scalar head says of each token sequence, at its last token."""
+    found = np.zeros(len(sequences), dtype=np.float64)
+    if not len(sequences):
+        return []
+    rows = [_ended(uid, ids) for uid, ids in enumerate(sequences)]
+    call_tokens = pack.call_tokens(str(decoder.device))
+    for batch in pack.microbatches(rows, budget_tokens, call_tokens):
+        value_M = decoder(batch, Want(None, value=True), adapter=adapter).value
+        found[batch.uid[batch.row_owner]] = value_M.cpu().numpy()
+    return [float(each) for each in found]
+
+
+def _turn(given: Message | Mapping[str, Any]) -> Message:
+    return given if isinstance(given, Message) else Message(**given)
 
 
 def _ended(uid: int, ids: Ints | Sequence[int]) -> Rendered:

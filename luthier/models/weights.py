@@ -26,8 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from luthier.arch.families import read_config
-from luthier.arch.families.gated import EMBEDDING, HEAD
-from luthier.arch.spec import Architecture
+from luthier.arch.spec import EMBEDDING, HEAD, Architecture
 from luthier.arch.tokens import token_modules
 from luthier.arch.values import SCORE, as_classifier, is_valued
 from luthier.config.schema import Qlora
@@ -141,7 +140,7 @@ def blank(
     for name in filter(trainable, arch.tensors):
         owner, _, leaf = name.rpartition(".")
         shape = arch.tensors[name]
-        kept = trained_dtype if len(shape) > 1 else torch.float32
+        kept = trained_dtype if len(shape) > 1 and owner != SCORE else torch.float32
         parameter = nn.Parameter(torch.empty(shape, dtype=kept, device=device))
         if kept != torch.float32:
             parameter.grad_dtype = torch.float32  # so that micro-batches add up as well as for a float32 master
@@ -264,6 +263,7 @@ def write_files(
         config["vocab_size"] = arch.spec.vocab
     if is_valued(arch):
         config = as_classifier(config)
+        dtypes = {name: shards.dtype_of(dtypes, name) for name in arch.tensors} | {f"{SCORE}.weight": torch.float32}
     shards.write_checkpoint(folder, arch.tensors, dtypes, tensors, max_shard_bytes)
     write_json(folder / "config.json", config)
     generation = base_folder / "generation_config.json"
@@ -294,7 +294,8 @@ def misfits(arch: Architecture, stored: Mapping[str, Stored], folder: Path) -> l
     ):
         if names:
             problems.append(Problem(message, str(folder), values={"count": len(names), "names": listed(names)}))
-    if arch.spec.tied and not problems and head in stored and not _same(stored[head], stored[EMBEDDING + ".weight"]):
+    asked = arch.spec.tied and not is_valued(arch)  # beside a scalar head nobody asks the other one
+    if asked and not problems and head in stored and not _same(stored[head], stored[EMBEDDING + ".weight"]):
         problems.append(Problem("models.head_differs", str(stored[head].file)))
     return problems
 

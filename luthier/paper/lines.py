@@ -47,7 +47,7 @@ def _head(made: Outlook, config: RunConfig) -> Iterator[str]:
         yield say("plan.rows.assumed")
     else:
         shown = {"rows": count(facts.rows), "longest": count(facts.longest), "stores": ", ".join(facts.stores)}
-        yield say("plan.rows.stores", tokens=facts.tokens, **shown)
+        yield say("plan.rows.checked" if facts.checked else "plan.rows.stores", tokens=facts.tokens, **shown)
 
 
 def _table(made: Outlook) -> list[str]:

@@ -8,6 +8,7 @@ from `config.json`; torch-free.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from luthier.config.schema import Distill, Lora, ModelSection, RunConfig
 from luthier.errors import ConfigError, Problem
 from luthier.models import hub
 from luthier.paper import remedies, rows, target
+from luthier.paper.kept import Kept
 from luthier.paper.remedies import Case, Remedy
 from luthier.paper.rows import RowFacts
 from luthier.paper.target import Target
@@ -117,29 +119,54 @@ class Outlook:
         }
 
 
-def plan(config: RunConfig, device: str | None = None) -> Outlook:
+def plan(
+    config: RunConfig,
+    device: str | None = None,
+    *,
+    home: Path = Path(),
+    facts: RowFacts | None = None,
+    kept: Kept | None = None,
+) -> Outlook:
     """Plan a recipe for a device of the table, such as `8xH100-80GB`, or for this machine.
+
+    Args:
+        home: where relative paths start from.
+        facts: of the rows, where they are known.
+        kept: what hubs and drivers said a moment ago, where that will do.
 
     Raises:
         ConfigError: the device is not known. ModelError: the model, its family, or what is to be tuned is not.
     """
-    aim = target.find(config, device)
-    environment = config_load.environment()
-    found = hub.resolve(config.model.path, config.model.revision, environment, weights=False)
-    arch = families.read(found.folder)
-    return outlook(config, arch, aim, rows.find(config, environment.cache_dir), _teacher(config))
+    kept = kept or Kept()
+    aim = target.find(config, device, kept)
+    arch = families.read(_folder(config.model, home, kept))
+    facts = facts or rows.find(config, config_load.environment().cache_dir, home)
+    config = config.model_copy(update={"tune": _placed(config, home)})
+    return outlook(config, arch, aim, facts, _teacher(config, home, kept))
 
 
-def _teacher(config: RunConfig) -> Architecture | None:
+def _folder(model: ModelSection, home: Path, kept: Kept) -> Path:
+    """Where the model's configuration is; a hub is asked for one that is not here."""
+
+    def found() -> Path:
+        environment = config_load.environment()
+        return hub.resolve(model.path, model.revision, environment, weights=False, home=home).folder
+
+    local = model.path == hub.NANO or os.path.exists(home / model.path)
+    return found() if local else kept.ask((model.path, model.revision), found)
+
+
+def _teacher(config: RunConfig, home: Path, kept: Kept) -> Architecture | None:
     """The shape of the model to learn from; of a run that trained an adapter, its base's."""
     if not isinstance(config.method, Distill):
         return None
-    asked, environment = config.method.teacher, config_load.environment()
-    run = next((path for path in (Path(asked), Path("runs") / asked) if (path / "recipe.yaml").is_file()), None)
-    if run is not None and (run / "model").is_dir():
+    asked = config.method.teacher
+    places = (home / asked, home / config.run.dir / asked)
+    run = next((path for path in places if os.path.isfile(path / "recipe.yaml")), None)
+    if run is not None and os.path.isdir(run / "model"):
         return families.read(run / "model")
     model = config_load.load(run / "recipe.yaml").model if run is not None else ModelSection(path=asked)
-    return families.read(hub.resolve(model.path, model.revision, environment, weights=False).folder)
+    return families.read(_folder(model, home, kept))
 
 
 def outlook(
@@ -152,7 +179,7 @@ def outlook(
     """
     if config.optim.paged and aim.kind == "cpu":
         raise ConfigError(Problem("engine.paged_on_cpu", field="optim.paged", value="true"))
-    tune = adapter_config.settle(_placed(config), arch)
+    tune = adapter_config.settle(config.tune, arch)
     arch = _with_tokens(arch, tune, len(config.data.new_tokens))
     case = Case(config, arch, tune, aim, _longest(config, facts))
     if teacher is not None:
@@ -179,11 +206,13 @@ def outlook(
     )
 
 
-def _placed(config: RunConfig) -> AnyTune:
+def _placed(config: RunConfig, home: Path) -> AnyTune:
     """An adapter that a run made is found under the run's name."""
     tune = config.tune
-    if isinstance(tune, Lora) and tune.from_ is not None and not Path(tune.from_).exists():
-        return tune.model_copy(update={"from_": str(Path(config.run.dir) / tune.from_)})
+    if isinstance(tune, Lora) and tune.from_ is not None:
+        folder = home / tune.from_
+        there = folder if os.path.exists(folder) else home / config.run.dir / tune.from_
+        return tune.model_copy(update={"from_": str(there)})
     return tune
 
 

@@ -1,14 +1,17 @@
 """The rows of a recipe, as far as a plan on paper needs them, without reading or tokenising any.
 
-What goes in: the recipe and the cache of token stores. What comes out: how long rows are, from the stores of the
-training files where an earlier command has built them; else as long as the recipe allows, which is said. Torch-free.
+What goes in: the recipe and the cache of token stores, or what a check of the data counted. What comes out: how long
+rows are, from the stores of the training files where an earlier command has built them; else as long as the recipe
+allows, which is said. Torch-free.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luthier.config.schema import RunConfig
@@ -21,8 +24,8 @@ AUTO_SHARE, AUTO_MOST, AUTO_LEAST = 0.05, 500, 100
 @dataclass(frozen=True)
 class RowFacts:
     """longest: tokens of the longest row that enter the model; tokens, scored: of a row, on average; rows: that are
-    learnt in an epoch; None where nothing is known of them; stores: folders that it was taken from, none where it is
-    assumed; missing: training files that are not there."""
+    learnt in an epoch; None where nothing is known of them; stores: folders that it was taken from; checked: whether a
+    check of the data counted them; missing: training files that are not there."""
 
     longest: int
     tokens: float
@@ -30,20 +33,32 @@ class RowFacts:
     rows: int | None
     stores: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    checked: bool = False
 
     @property
     def assumed(self) -> bool:
-        return not self.stores
+        return not self.stores and not self.checked
 
 
-def find(config: RunConfig, cache_dir: Path) -> RowFacts:
-    """From the newest store of each training file, whatever tokenizer made it; assumed unless every file has one."""
-    stores = [_newest(Path(source.path), cache_dir) for source in config.data.train]
+def of_check(config: RunConfig, counted: RowFacts) -> RowFacts:
+    """What a check counted without a bound, within the recipe's."""
+    most = config.data.max_tokens
+    tokens, scored = (min(each, float(most)) for each in (counted.tokens, counted.scored))
+    return replace(counted, longest=min(counted.longest, most), tokens=tokens, scored=scored, checked=True)
+
+
+def find(config: RunConfig, cache_dir: Path, home: Path = Path()) -> RowFacts:
+    """From the newest store of each training file, whatever tokenizer made it; assumed unless every file has one.
+
+    Args:
+        home: where relative paths start from.
+    """
+    stores = [_newest(home / source.path, cache_dir, home) for source in config.data.train]
     known = [store for store in stores if store is not None and len(store)]
     if len(known) < len(stores):
         most = config.data.max_tokens - 1
         paths = [source.path for source in config.data.train if not source.path.startswith("hub:")]
-        missing = tuple(path for path in paths if not Path(path).exists())
+        missing = tuple(path for path in paths if not os.path.exists(home / path))
         return RowFacts(most, float(most), float(most), None, missing=missing)
     return _measured(config, known)
 
@@ -66,19 +81,27 @@ def _held_out(validation: object, rows: int) -> int:
     return round(rows * validation) if isinstance(validation, float) else 0
 
 
-def _newest(file: Path, cache_dir: Path) -> TokenStore | None:
+def _newest(file: Path, cache_dir: Path, home: Path) -> TokenStore | None:
     """The store that was used last of those made from a file as it is now; None where there is none."""
     folder = cache_dir / "tokens"
-    if not file.is_file() or not folder.is_dir():
+    if not os.path.isfile(file) or not folder.is_dir():
         return None
     found: list[tuple[float, Path]] = []
     for path in folder.iterdir():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            account = read_meta(path)["account"]
-            same = Path(account["path"]).resolve() == file.resolve() and account["bytes"] == file.stat().st_size
-            used_s = (path / META).stat().st_mtime
-            if same and used_s >= file.stat().st_mtime:
-                found.append((used_s, path))
+            meta = (path / META).stat()
+            known, size = _made_from(path, meta.st_mtime_ns)
+            same = size == file.stat().st_size and (home / known).resolve() == file.resolve()
+            if same and meta.st_mtime >= file.stat().st_mtime:
+                found.append((meta.st_mtime, path))
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return TokenStore(max(found)[1]) if found else None
     return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _made_from(store: Path, written_ns: int) -> tuple[str, int]:
+    """The file that a store was made from, and its size then. A plan is made anew at each change of a recipe, and what
+    a store knows of its rows may be large."""
+    account = read_meta(store)["account"]
+    return str(account["path"]), int(account["bytes"])

@@ -13,13 +13,17 @@ from typing import Any, Literal
 from luthier import devices, machine
 from luthier.config.schema import RunConfig
 from luthier.errors import ConfigError, Problem
+from luthier.paper.kept import Kept
 
 CUDA_RUNTIME_BYTES = 600 * 2**20
 """What a CUDA context with its libraries takes beside tensors. Usual on recent cards; not measured here."""
-CPU_RUNTIME_BYTES = 450 * 10**6
-"""Resident after importing torch and the rest, before any weight. Assumed; `bench/memory.py` prints it."""
+CPU_RUNTIME_BYTES = 600 * 10**6
+"""Resident beside tensors: 0.29 GB after importing torch and the rest, and 0.25 to 0.38 more in a run, for compiled
+products, pages of the libraries and the allocator's slack (`bench/memory.py`, six cases of 1.8 to 3.8 GB)."""
 BFLOAT16_GAIN = 4.0
 """Rate of bfloat16 over float32 on CPUs with instructions for it: 4.3 on a Zen 5 core."""
+RATE_LASTS = 20.0
+"""Times as long as other answers that a machine's rate is kept: it changes with what else it does."""
 SHARE_OF_PEAK = {"cpu": 0.5, "cuda": 0.4}
 """Of the rate of matrix products that a step reaches as a whole. CPU: 0.53 measured (`LOG.md`). GPU: not measured yet;
 published runs of others reach 0.26 to 0.41."""
@@ -51,20 +55,21 @@ class Target:
         return SHARE_OF_PEAK[self.kind]
 
 
-def find(config: RunConfig, asked: str | None) -> Target:
+def find(config: RunConfig, asked: str | None, kept: Kept | None = None) -> Target:
     """Raises:
     ConfigError: no such device is known, or a GPU is asked for and none answers here.
     """
+    kept = kept or Kept()
     if asked is not None and asked.strip().lower() != "cpu":
         return _named(config, asked)
     if asked is not None:
-        return _cpu(config)
-    gpus = machine.gpus() if config.run.device != "cpu" else ()
+        return _cpu(config, kept)
+    gpus = kept.ask("gpus", machine.gpus) if config.run.device != "cpu" else ()
     if gpus:
         return _gpu(config, gpus)
     if config.run.device == "cuda":
         raise ConfigError(Problem("plan.no_gpu", field="run.device", value="cuda"))
-    return _cpu(config)
+    return _cpu(config, kept)
 
 
 def _named(config: RunConfig, asked: str) -> Target:
@@ -109,7 +114,7 @@ def _gpu(config: RunConfig, gpus: Sequence[machine.Gpu]) -> Target:
     )
 
 
-def _cpu(config: RunConfig) -> Target:
+def _cpu(config: RunConfig, kept: Kept) -> Target:
     dtype = _dtype(config, "bfloat16" if machine.has_bfloat16() else "float32")
     gain = BFLOAT16_GAIN if dtype == "bfloat16" and machine.has_bfloat16() else 1.0
     count = _train(config, None)
@@ -122,7 +127,7 @@ def _cpu(config: RunConfig) -> Target:
         free_bytes=machine.free_memory_bytes() // count - CPU_RUNTIME_BYTES,
         runtime_bytes=CPU_RUNTIME_BYTES,
         dtype=dtype,
-        tflops=machine.float32_gflops() * gain / 1000 / count,
+        tflops=kept.ask("rate", machine.float32_gflops, RATE_LASTS) * gain / 1000 / count,
         bandwidth_gbs=None,
         own=True,
         notes=(("plan.note.cpu", {"gain": gain}), *parts),

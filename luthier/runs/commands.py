@@ -17,8 +17,9 @@ from typing import Any
 from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.errors import Problem, RunError
-from luthier.runs import events, files, manifest, receipt, receipt_page
-from luthier.runs.events import Summary
+from luthier.runs import events, files, manifest, receipt, receipt_page, turns
+from luthier.runs.events import Event
+from luthier.runs.history import Summary, summarise
 from luthier.runs.recipe import difference, flatten
 from luthier.runs.store import RunFolder, RunInfo, index
 from luthier.runs.tables import NOTHING, Answer, columns, count, decimal, duration, size, span
@@ -80,6 +81,7 @@ def show(run: RunFolder) -> Answer:
     config, summary = run.config(), run.summary()
     state = run.state_of(summary.ended)
     checks = receipt.recorded(run)
+    answered = next((e for e in reversed(events.effective(run.events())) if e.kind == "samples"), None)
     given = manifest.load(run) if run.has("manifest.json") else None
     value = {
         "name": run.name,
@@ -90,15 +92,18 @@ def show(run: RunFolder) -> Answer:
         "checkpoints": run.checkpoints(),
         "best": run.bests(),
         "checks": [dataclasses.asdict(check) for check in checks],
+        "samples": {"step": answered.step, **answered.data} if answered else None,
         "manifest": given.to_json() if given else None,
     }
-    writer = f" ({say('runs.show.writer', **run.holder())})" if state == "running" else ""
+    behind = f" ({say('runs.show.writer', **run.holder())})" if state == "running" else ""
+    if state == "queued" and (first := turns.waits_for(run.path)) is not None:
+        behind = f" ({say('runs.show.waits_for', run=awaited(first.name, turns.state(first)))})"
     facts: list[tuple[str, str | None]] = [
         ("folder", str(run.path)),
         ("model", config.model.path),
         ("data", ", ".join(source.path for source in config.data.train)),
         ("method", f"{config.method.kind}, {config.tune.kind}"),
-        ("state", say(f"runs.state.{state}") + writer),
+        ("state", say(f"runs.state.{state}") + behind),
         ("progress", _progress(summary)),
         ("loss", decimal(summary.loss)),
         ("validation", _validation(summary)),
@@ -109,19 +114,44 @@ def show(run: RunFolder) -> Answer:
         ("faults", str(summary.faults) if summary.faults else None),
     ]
     rows = [[say(f"runs.show.{name}"), text] for name, text in facts if text]
-    table = [*columns(["", ""], rows)[1:], *said(run)]
+    table = [*columns(["", ""], rows)[1:], *_answers(answered), *said(run)]
     return Answer(files.plain(value), (*table, *([""] if checks else []), *receipt_page.check_lines(checks)))
+
+
+def _answers(event: Event | None) -> list[str]:
+    """What the model answered at the last validation; texts of several lines keep them."""
+    if event is None:
+        return []
+    lines = ["", say("runs.show.samples", step=count(event.step))]
+    for each in event.data["samples"]:
+        texts = [(say(f"runs.show.sample_{part}"), each[part]) for part in ("prompt", "reference", "answer")]
+        rows = [
+            [name if not at else "", line]
+            for name, text in texts
+            if text is not None
+            for at, line in enumerate(text.splitlines() or [NOTHING])
+        ]
+        lines += ["", *(f"    {line}" for line in columns(["", ""], rows)[1:])]
+    return lines
 
 
 def said(run: RunFolder) -> list[str]:
     """How the last attempt died and what it said last; empty where it did not."""
     last = next(iter(run.events()[-1:]), None)
-    if last is None or last.kind != "died":
-        return []
-    code, signal = last.data.get("code"), last.data.get("signal")
+    return ["", *how_it_died(last.data)] if last is not None and last.kind == "died" else []
+
+
+def how_it_died(data: Mapping[str, Any]) -> list[str]:
+    """The data of a `died` event for people."""
+    code, signal = data.get("code"), data.get("signal")
     how = say("queue.died_unknown") if code is None else say("queue.died_code", code=code)
     how = say("queue.died_signal", signal=signal) if signal else how
-    return ["", say("queue.died", how=how), *(f"    {line}" for line in last.data.get("said") or ())]
+    return [say("queue.died", how=how), *(f"    {line}" for line in data.get("said") or ())]
+
+
+def awaited(name: str, state: str) -> str:
+    """A run that another one waits for, and how far it is."""
+    return f"{name} ({say(f'runs.state.{state}')})"
 
 
 def _progress(summary: Summary) -> str:
@@ -281,7 +311,7 @@ def _length(config: RunConfig, run: RunFolder, field: str) -> float:
         RunError: it is known in the other unit only, because the run never started.
     """
     everything = run.events()
-    summary = events.summarise(everything)
+    summary = summarise(everything)
     known = (event.data.get("steps_per_epoch") for event in reversed(everything))
     per_epoch: int | None = next((steps for steps in known if steps), None)
     steps, epochs = config.optim.steps, config.optim.epochs

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from luthier.config import load as config_load
 from luthier.errors import Problem, RunError
 from luthier.runs import files, manifest
-from luthier.runs.events import Attempt, Event, Summary, effective, summarise
+from luthier.runs.events import Event, effective
+from luthier.runs.history import Attempt, Summary, summarise
 from luthier.runs.store import RunFolder
 from luthier.text import say
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from luthier.runs.events import Attempt, Summary
+from luthier.runs.history import Attempt, Summary
 from luthier.runs.receipt import Check, Receipt
 from luthier.runs.tables import NOTHING, count, decimal, markdown_table, short_hash, size, span
 from luthier.text import say

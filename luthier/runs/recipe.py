@@ -23,6 +23,8 @@ FREE_FIELDS = frozenset(
         "run.log_every",
         "run.save_every",
         "run.report",
+        "run.samples",
+        "run.sample_tokens",
         "run.devices",
         "optim.activations",
         "plan.activations",

@@ -20,7 +20,8 @@ from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.errors import LuthierError, Problem, RunError, UserError
 from luthier.runs import files, lock, slots
-from luthier.runs.events import FIRST_OF_ATTEMPT, Event, EventLog, Summary, read, summarise
+from luthier.runs.events import FIRST_OF_ATTEMPT, Event, EventLog, read
+from luthier.runs.history import Summary, summarise
 from luthier.runs.recipe import LENGTH_FIELDS, Difference, difference, free_name, run_name
 
 FILES: dict[str, str] = {
@@ -42,6 +43,7 @@ FILES: dict[str, str] = {
     "lock": "held by the one writer",
     "stop": "asks the writer to save and stop",
     "queued": "waits for its turn: since when, and where its relative paths start from",
+    "stage.json": "of a stage in the queue: the run that has to be finished before it",
     "log": "what its processes said, where the queue started them",
 }
 State = Literal["new", "queued", "running", "finished", "interrupted", "failed", "died"]
@@ -174,9 +176,10 @@ class RunFolder:
             self.write_text("recipe.yaml", text)
 
     def _clear(self) -> None:
-        """Take away what a start that failed before its first step wrote: nothing in it binds the next one."""
+        """Take away what a start that failed before its first step wrote: nothing in it binds the next one. What it
+        has to wait for is the queue's to say."""
         with files.user_errors(self.path):
-            for name in FILES.keys() - {"lock", "log"}:
+            for name in FILES.keys() - {"lock", "log", "stage.json"}:
                 if (self.path / name).is_file():
                     (self.path / name).unlink()
 
@@ -249,18 +252,29 @@ class RunFolder:
         place = {"name": self.name, "dir": directory or str(self.path.parent)}
         return config.model_copy(update={"run": config.run.model_copy(update=place)})
 
-    @contextlib.contextmanager
-    def at_home(self) -> Iterator[Self]:
-        """Work in the folder that the run was started from, so that the recipe's relative paths and the user's own
-        modules are found, wherever the command was given; yields the run as seen from there.
-
-        That folder is known where `run.dir` is relative: it lies that far above the run, also after the whole project
-        has been moved. Changes the working directory of the process meanwhile.
-        """
+    @property
+    def home(self) -> Path:
+        """The folder that the run was started from, which the recipe's relative paths start from. It is known where
+        `run.dir` is relative: it lies that far above the run, also after the whole project has been moved; else it is
+        taken to be the working folder."""
         path, below = self.path.absolute(), Path(self.config().run.dir)
         home = path.parents[len(below.parts)] if len(below.parts) < len(path.parents) else path
         # An absolute `run.dir`, one with `..`, or a run that was moved alone says nothing.
-        if below.is_absolute() or home / below != path.parent or home == Path.cwd():
+        return Path.cwd() if below.is_absolute() or home / below != path.parent else home
+
+    @property
+    def base(self) -> str:
+        """The base as the recipe names it; of a folder its path, whatever the working folder is."""
+        path = self.config().model.path
+        local = self.home / Path(path).expanduser()
+        return str(local) if path != "nano" and local.exists() else path
+
+    @contextlib.contextmanager
+    def at_home(self) -> Iterator[Self]:
+        """Work in the run's `home`, so that relative paths and the user's own modules are found, wherever the command
+        was given; yields the run as seen from there. Changes the working directory of the process meanwhile."""
+        home, path = self.home, self.path.absolute()
+        if home == Path.cwd():
             yield self
             return
         with contextlib.chdir(home):

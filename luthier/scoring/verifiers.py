@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.data.examples import Chat
 from luthier.scoring import sandbox
 
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?")
@@ -32,11 +33,12 @@ class Unjudged(Exception):
 @dataclass(frozen=True)
 class Asked:
     """A row that was answered. prompt: the turns, {role, content} each; reference: the answer to judge by, where there
-    is one; columns: the rest of the row."""
+    is one; columns: the rest of the row; chat: the conversation whole, with its tools and calls, for reward models."""
 
     prompt: Sequence[Mapping[str, Any]]
     reference: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    chat: Chat | None = None
 
 
 Verifier = Callable[[str, Asked], float]

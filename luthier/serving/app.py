@@ -27,15 +27,16 @@ from luthier.serving.protocol import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    MixRequest,
     refuse,
 )
 from luthier.serving.routes import add_metrics, document, entry, framed
 
 NOT_LOADED = {
-    "chat.no_adapter": 404,
+    **dict.fromkeys(("chat.no_adapter", "chat.no_voice"), 404),
     **dict.fromkeys(("serve.name_taken", "chat.voice_taken", "chat.other_base", "chat.other_template"), 409),
 }
-"""Why an adapter is not loaded -> the status that says so, where the request itself is right."""
+"""Why an adapter is not loaded or mixed -> the status that says so, where the request itself is right."""
 
 
 def make(front: Front) -> FastAPI:
@@ -84,19 +85,33 @@ def _adapters(app: FastAPI, front: Front) -> None:
         except UserError as error:
             problem = error.problems[0]
             status = NOT_LOADED.get(problem.id, 400)
-            raise refuse("serve.unusable", status, "path", reason=str(problem)) from error
+            raise refuse("serve.unusable", status, "path", problem.id, reason=str(problem)) from error
         return entry(name, int(time.time()))
 
     @app.delete("/v1/adapters/{name}")
     async def unload(name: str, request: Request) -> dict[str, Any]:
         judge(request)
         try:
-            adapter = front.voices.take_off(name)
+            adapters = await front.engine.call(lambda: front.voices.take_off(name))
         except KeyError:
             known = ", ".join(each for each, adapter in front.voices.names.items() if adapter)
             raise refuse("serve.no_adapter", 404, "name", name=name[:200], known=known or "-") from None
-        await front.engine.unload(adapter, lambda: front.voices.remove(name))
+        await front.engine.unload(adapters, lambda: front.voices.remove(name))
         return {"id": name, "object": "model", "deleted": True}
+
+    @app.post("/v1/mixes")
+    async def mix(asked: MixRequest, request: Request) -> dict[str, Any]:
+        judge(request)
+        try:
+            name, surplus = await front.engine.call(lambda: front.voices.mix(asked.strengths))
+        except UserError as error:
+            problem = error.problems[0]
+            status = NOT_LOADED.get(problem.id, 400)
+            raise refuse("serve.unusable", status, "strengths", problem.id, reason=str(problem)) from error
+        for old, adapters in surplus.items():
+            # Not waited for: somebody may be speaking with it.
+            front.engine.unload(adapters, functools.partial(front.voices.remove, old))
+        return entry(name, int(time.time()))
 
 
 # ---------------------------------------------------------------------------------------------------- answers

@@ -20,8 +20,9 @@ from typing import TextIO
 
 from luthier.errors import EngineFailed, ModelError, Problem
 from luthier.serving.door import Keys
-from luthier.serving.house import bind, dressed, ready
+from luthier.serving.house import dressed, ready
 from luthier.serving.limits import Limits
+from luthier.serving.listen import bind
 from luthier.serving.relay import Relay, Upstream, make
 from luthier.text import say
 

@@ -35,11 +35,14 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
+    def fits(self, given: str) -> bool:
+        digest = hashlib.sha256(given.strip().encode("latin-1", "replace")).digest()
+        return any([hmac.compare_digest(digest, known) for known in self._digests])
+
     def open(self, header: str) -> bool:
         kind, _, given = header.partition(" ")
-        digest = hashlib.sha256(given.strip().encode("latin-1", "replace")).digest()
-        fits = [hmac.compare_digest(digest, known) for known in self._digests]
-        return kind.lower() == "bearer" and any(fits)
+        fits = self.fits(given)
+        return kind.lower() == "bearer" and fits
 
 
 def is_loopback(host: str) -> bool:
@@ -50,13 +53,17 @@ def is_loopback(host: str) -> bool:
 
 
 class Door:
-    """Attributes: draining: set when the server is told to end; whatever comes then is refused with 503."""
+    """In front of the application, for every request."""
 
     def __init__(
         self, app: Any, keys: Keys, limits: Limits, log: TextIO, on_status: Callable[[str, int], None]
     ) -> None:
         self._app, self._keys, self._limits, self._log, self._on_status = app, keys, limits, log, on_status
-        self.draining = False
+        self._draining = False
+
+    def close(self) -> None:
+        """Refuse whatever comes from now on with 503: the server is told to end."""
+        self._draining = True
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -89,7 +96,7 @@ class Door:
 
     def _judge(self, scope: Scope) -> None:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if self.draining:
+        if self._draining:
             raise refuse("serve.draining", 503)
         if self._keys:
             if scope["path"] not in OPEN_PATHS and not self._keys.open(headers.get(b"authorization", "")):

@@ -78,7 +78,7 @@ class Engine:
         self._ending = False
         self._generator = Generator(session.decoder, max_sequences=sequences)
         self._thread = threading.Thread(target=self._work, name="luthier-generate", daemon=True)
-        self._leaving: list[tuple[str, Callable[[], None]]] = []
+        self._leaving: list[tuple[frozenset[str], Callable[[], None]]] = []
 
     def start(self) -> None:
         self._thread.start()
@@ -164,12 +164,12 @@ class Engine:
         self._commands.put(lambda: _settle(future, function) if future.set_running_or_notify_cancel() else None)
         return await asyncio.wrap_future(future)
 
-    async def unload(self, adapter: str, remove: Callable[[], T]) -> T:
-        """Take an adapter off once no answer is written with it; the caller has taken its name off before."""
+    def unload(self, adapters: frozenset[str], remove: Callable[[], T]) -> asyncio.Future[T]:
+        """Take adapters off once no answer is written with any of them; the caller has taken their names off before."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self._commands.put(lambda: self._leaving.append((adapter, lambda: _settle(future, remove))))
-        # Whoever asked for it may go away; the adapter goes all the same.
-        return await asyncio.shield(asyncio.wrap_future(future))
+        self._commands.put(lambda: self._leaving.append((adapters, lambda: _settle(future, remove))))
+        # Whoever asked for it may go away; the adapters go all the same.
+        return asyncio.shield(asyncio.wrap_future(future))
 
     # ------------------------------------------------------------------------------------------------ the thread
 
@@ -264,7 +264,7 @@ class Engine:
 
     def _let_go(self) -> None:
         used = {job.request.adapter for job in self._jobs}
-        for entry in [each for each in self._leaving if each[0] not in used]:
+        for entry in [each for each in self._leaving if used.isdisjoint(each[0])]:
             self._leaving.remove(entry)
             entry[1]()
             # Another adapter of the same name must not go on from what this one has read.

@@ -17,6 +17,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from luthier.serving.answers import Answering, Answers, events_of
+from luthier.serving.client import Gone, Late, while_asked
 from luthier.serving.engine import Engine, Job
 from luthier.serving.limits import Limits
 from luthier.serving.metrics import Metrics
@@ -43,21 +44,15 @@ class Desk:
 
     async def within(self, request: Request, work: Awaitable[T], jobs: Sequence[Job] = ()) -> T:
         """The result, unless the client goes away (then the work ends too) or the time is up."""
-        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
         try:
-            await asyncio.wait({task, gone}, timeout=self.limits.time_s, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            if gone.done():
-                self.metrics.cancelled.inc()
-                raise refuse("serve.gone", 499)
-            raise refuse("serve.time_up", 504, limit=self.limits.time_s)
+            return await while_asked(request, work, self.limits.time_s)
+        except Gone:
+            self.metrics.cancelled.inc()
+            raise refuse("serve.gone", 499) from None
+        except Late:
+            raise refuse("serve.time_up", 504, limit=self.limits.time_s) from None
         finally:
             self.cancel(jobs)
-            for each in (task, gone):
-                each.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await each
 
 
 class Front(Desk):
@@ -90,17 +85,13 @@ class Front(Desk):
             yield each
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 ROUTES = (
     "/v1/models",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
     "/v1/adapters",
+    "/v1/mixes",
     "/health",
     "/metrics",
 )

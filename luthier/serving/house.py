@@ -7,54 +7,21 @@ finished within the grace time and nothing new is taken; a second signal ends at
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import socket
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 import uvicorn
 
-from luthier.errors import Problem, RunError
 from luthier.serving.app import make
 from luthier.serving.door import Door, Keys
 from luthier.serving.engine import Engine
 from luthier.serving.front import Desk, Front
 from luthier.serving.limits import Limits
+from luthier.serving.listen import Server, address, bind
 from luthier.serving.voices import Voices
 from luthier.session import open_session
 from luthier.text import say
-
-
-class Server(uvicorn.Server):
-    """Remembers what ended it, and closes the door first."""
-
-    ended_by = 0
-
-    def __init__(self, config: uvicorn.Config, door: Door) -> None:
-        super().__init__(config)
-        self._door = door
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """The library's own way raises the signal once more at the end, which would pass over what closes after it."""
-        if threading.current_thread() is not threading.main_thread():  # as in a test or a notebook
-            yield
-            return
-        kept = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for each, handler in kept.items():
-                signal.signal(each, handler)
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        if self.ended_by:
-            self.force_exit = True
-        self.ended_by = self.ended_by or sig
-        self._door.draining = True
-        self.should_exit = True
 
 
 def run(
@@ -77,9 +44,7 @@ def run(
 
 def ready(listener: socket.socket, names: Iterable[str]) -> str:
     """The line that says where it listens."""
-    host, port = listener.getsockname()[:2]
-    where = "http://{}:{}".format(f"[{host}]" if ":" in host else host, port)
-    return say("serve.ready", where=where, models=", ".join(names))
+    return say("serve.ready", where=address(listener), models=", ".join(names))
 
 
 def assemble(voices: Voices, keys: Keys, limits: Limits, log: TextIO) -> tuple[Server, Engine]:
@@ -102,17 +67,4 @@ def dressed(app: Any, desk: Desk, keys: Keys, limits: Limits, log: TextIO) -> Se
         timeout_graceful_shutdown=max(int(limits.grace_s), 1),
         timeout_keep_alive=30,
     )
-    return Server(config, door)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Before the model is loaded: a port that is taken is said at once.
-
-    Raises:
-        RunError: it is taken, not allowed, or there is no such address.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=512)
-    except (OSError, OverflowError) as error:
-        raise RunError(Problem("serve.port", where=f"{host}:{port}", values={"reason": str(error)})) from error
+    return Server(config, door.close)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from luthier.arch.adapter_config import STRONGEST
 from luthier.text import say
 
 
@@ -223,3 +224,9 @@ class EmbeddingRequest(Strict):
 class AdapterRequest(Strict):
     path: str = Field(min_length=1, description="A run, or a folder in PEFT's format, on the server's disk.")
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
+
+
+class MixRequest(Strict):
+    strengths: dict[str, Annotated[float, Field(ge=0, le=STRONGEST)]] = Field(
+        min_length=1, max_length=16, description="Adapters and their strengths: 0 is the base, 1 as trained."
+    )

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -56,9 +59,9 @@ def serve(  # noqa: PLR0913  one parameter for each option
     if vllm_command is not None and engine != "vllm":
         raise RunError(Problem("serve.no_other_command", field="--vllm-command", value=vllm_command))
     extra = (*EXTRA, "xllamacpp") if engine == "llama.cpp" else EXTRA
-    missing = [name for name in extra if not _is_there(name)]
-    if missing:
-        raise RunError(Problem("serve.no_extra", values={"missing": ", ".join(missing)}))
+    lacking = missing(extra)
+    if lacking:
+        raise RunError(Problem("serve.no_extra", values={"missing": ", ".join(lacking)}))
     keys = Keys(read_keys(Path(api_key_file)) if api_key_file is not None else [])
     if not keys and not is_loopback(host):
         raise RunError(Problem("serve.no_keys", field="--host", value=host))
@@ -77,6 +80,18 @@ def serve(  # noqa: PLR0913  one parameter for each option
     return int(house.run(listed, *shared, how))
 
 
+def end_with_stdin() -> None:
+    """Have this process told to end, as by SIGTERM, when its standard input is at its end. A program that started it
+    holds the other end of a pipe, which is closed however that program ends."""
+
+    def watch() -> None:
+        while os.read(0, 4096):  # not sys.stdin, whose lock would be held when the interpreter ends
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="luthier-stdin", daemon=True).start()
+
+
 def _gguf(targets: Sequence[Path], how: Mapping[str, Any]) -> Path:
     """The file, where it is one and nothing is asked that it decides by itself."""
     if len(targets) != 1 or how.get("template", "model") != "model":
@@ -89,6 +104,11 @@ def _gguf(targets: Sequence[Path], how: Mapping[str, Any]) -> Path:
             raise RunError(Problem("serve.gguf", where=str(targets[0]), values={"reason": "GGUF"}))
     except OSError as error:
         raise RunError(Problem("serve.gguf", where=str(targets[0]), values={"reason": error.strerror})) from error
+
+
+def missing(extra: Sequence[str]) -> list[str]:
+    """Those of an extra's packages that are not installed."""
+    return [name for name in extra if not _is_there(name)]
 
 
 def _is_there(name: str) -> bool:

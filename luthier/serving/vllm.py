@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 import httpx2
 
-from luthier.arch import adapter_config
+from luthier.arch import adapter_config, families
 from luthier.config import load as config_load
 from luthier.data.templates import Renderer
 from luthier.errors import EngineFailed, ModelError, Problem, RunError
@@ -33,8 +33,8 @@ from luthier.runs import manifest
 from luthier.runs.store import RunFolder
 from luthier.serving.beside import answer
 from luthier.serving.door import Keys
-from luthier.serving.house import bind
 from luthier.serving.limits import Limits
+from luthier.serving.listen import bind
 from luthier.serving.relay import Dialect, Upstream
 from luthier.serving.tools import Style, style_of
 from luthier.serving.voices import public
@@ -48,6 +48,7 @@ from luthier.session import (
     own_template,
     run_base,
     run_path,
+    writes,
 )
 from luthier.text import say
 
@@ -89,6 +90,7 @@ def offer(targets: Sequence[str], how: Mapping[str, Any]) -> Offer:
     path = run_path(targets[0])
     if path is None:
         base, renderer = find_model(targets[0], how.get("template", "model"), how.get("on_download"))
+        writes(base.arch, targets[0])
         folder, name = base.folder, public(targets[0])
     else:
         with RunFolder.open(path).at_home() as run:
@@ -96,9 +98,11 @@ def offer(targets: Sequence[str], how: Mapping[str, Any]) -> Offer:
             output = output_folder(run).resolve()
             renderer = Renderer.load(output)
             if output.name == "model":
+                writes(families.read(output), targets[0])
                 folder, name = output, run.name
             else:
                 base = run_base(run)
+                writes(base.arch, targets[0])
                 folder, name = base.folder.resolve(), public(run.config().model.path)
                 fingerprint = base.fingerprint
                 adapters[run.name] = output

@@ -2,11 +2,15 @@
 
 Each area has a file with one literal table `TEXT: dict[id, (english, chinese)]`. `say(id, **values)` picks the language
 and fills the placeholders (`str.format`). The language is chosen once by the command line from `LANG`
-(`luthier.config.load.environment`); until then it is English.
+(`luthier.config.load.environment`); until then it is English. What answers several people at once chooses it for each
+of them (`speaking`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 from luthier.text import (
@@ -33,6 +37,7 @@ from luthier.text import (
     shell,
     templates,
     tokens,
+    web,
 )
 
 Language = Literal["en", "zh"]
@@ -61,9 +66,11 @@ TABLES: dict[str, dict[str, tuple[str, str]]] = {
     "shell": shell.TEXT,
     "templates": templates.TEXT,
     "tokens": tokens.TEXT,
+    "web": web.TEXT,
 }
 
 _language: Language = "en"
+_here: ContextVar[Language | None] = ContextVar("language", default=None)
 
 
 def set_language(language: Language) -> None:
@@ -72,8 +79,18 @@ def set_language(language: Language) -> None:
     _language = language
 
 
+@contextmanager
+def speaking(language: Language) -> Iterator[None]:
+    """Choose the language of what is said in this block, and in the tasks that it starts, alone."""
+    token = _here.set(language)
+    try:
+        yield
+    finally:
+        _here.reset(token)
+
+
 def language() -> Language:
-    return _language
+    return _here.get() or _language
 
 
 def say(message: str, /, **values: Any) -> str:
@@ -83,4 +100,4 @@ def say(message: str, /, **values: Any) -> str:
         KeyError: the id is in no table (a fault of ours: the tests hold every id used in the code against the tables).
     """
     english, chinese = TABLES[message.split(".", 1)[0]][message]
-    return (chinese if _language == "zh" else english).format(**values)
+    return (chinese if language() == "zh" else english).format(**values)

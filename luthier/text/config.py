@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.text.config_help import HELP
+from luthier.text.config_help import HELP, PRESETS, UNSET
 
 MESSAGES: dict[str, tuple[str, str]] = {
     # ------------------------------------------------------------------------------------------------ places, values
@@ -411,6 +411,32 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Take run.validate_every away, or set data.validation=auto.",
         "请删去 run.validate_every，或设置 data.validation=auto。",
     ),
+    "config.samples_of_nothing.rule": (
+        "no rows are held out, so there is no validation at which the model could answer some",
+        "没有留出的数据，因此没有可供模型回答的验证",
+    ),
+    "config.samples_of_nothing.remedy": (
+        "Hold rows out (data.validation=0.05, or a file), or take run.samples away.",
+        "请留出一些数据（data.validation=0.05，或指定一个文件），或删去 run.samples。",
+    ),
+    "config.samples_of_scores.rule": (
+        "a reward model gives answers a number and writes none",
+        "奖励模型只给回答打分，并不写回答",
+    ),
+    "config.samples_of_scores.remedy": ("Take run.samples away.", "请删去 run.samples。"),
+    "config.sample_tokens_unused.rule": (
+        "run.samples is 0, so nothing is answered at validations",
+        "run.samples 为 0，验证时不会写任何回答",
+    ),
+    "config.sample_tokens_unused.remedy": (
+        "Set run.samples too, for instance to 4, or take run.sample_tokens away.",
+        "请同时设置 run.samples（例如 4），或删去 run.sample_tokens。",
+    ),
+    "config.sample_tokens_of_answers.rule": (
+        "{method} shows the answers that it writes to held-out prompts anyway, and method.max_new_tokens bounds those",
+        "{method} 展示的是它本来就会对留出的提示写出的回答，其长度由 method.max_new_tokens 限定",
+    ),
+    "config.sample_tokens_of_answers.remedy": ("Take run.sample_tokens away.", "请删去 run.sample_tokens。"),
     "config.stages_list.rule": ("stages is a list with a section for each stage", "stages 是一个列表，每个阶段一节"),
     "config.stages_list.remedy": (
         "Write `- name: sft` and, below it, what differs from the shared sections.",
@@ -431,6 +457,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "config.stage_twice.rule": ("an earlier stage has this name", "前面已有同名阶段"),
     "config.stage_twice.remedy": ("Give each stage a name of its own.", "请给每个阶段不同的名称。"),
+    "config.stage_run_twice.rule": (
+        "the run of stage {other} has this name, in the same folder",
+        "阶段 {other} 的运行在同一目录下已使用此名称",
+    ),
+    "config.stage_run_twice.remedy": (
+        "Take run.name away from the stage: it is named after the recipe's run and the stage.",
+        "请从该阶段删去 run.name：它会按配方的运行名称和阶段名称自动命名。",
+    ),
     "config.stage_start.rule": ("a stage starts in one of these ways: {choices}", "阶段的开始方式只能是：{choices}"),
     "config.stage_start.remedy": (
         "continue trains on what the stage before made; merge puts its adapter into the base first; fresh starts from "
@@ -727,4 +761,4 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
 }
 
-TEXT: dict[str, tuple[str, str]] = {**MESSAGES, **HELP}
+TEXT: dict[str, tuple[str, str]] = {**MESSAGES, **HELP, **UNSET, **PRESETS}

@@ -1,7 +1,8 @@
 """What each setting of a recipe does, for people who have never fine-tuned: id -> (English, Chinese).
 
 `config.help.<section>` introduces a section, `config.help.<section>.<field>` explains a field: what it does, what
-larger means, when to change it.
+larger means, when to change it; `config.unset.<section>.<field>` says what a field means that is left open.
+`config.preset.<name>` names a set of settings to start from, `config.preset_help.<name>` says when to take it.
 """
 
 from __future__ import annotations
@@ -692,6 +693,17 @@ HELP: dict[str, tuple[str, str]] = {
         "sooner when the model begins to memorise, and takes time from training.",
         "每隔多少步在验证数据上测试一次。留空则测试四次，结束时再测一次。越小越早发现死记硬背，但会占用训练时间。",
     ),
+    "config.help.run.samples": (
+        "How many of the held-out rows the model answers at each test on them, so that you can read how its answers "
+        "change: `luthier runs show` has the last ones, and the run's event log all of them. Nothing that is learnt "
+        "depends on it. 4 is a good number to begin with; each costs the time of an answer.",
+        "每次验证时让模型回答几行留出的数据，便于阅读回答如何变化：`luthier runs show` 显示最近一次的回答，运行的事件"
+        "日志保存全部。训练结果不受影响。可以从 4 开始；每个都要花写一个回答的时间。",
+    ),
+    "config.help.run.sample_tokens": (
+        "The most tokens of each such answer. Where your answers are longer, raise it to see how they end.",
+        "每个这样的回答最多多少个词元。如果你的回答更长，调大它才能看到结尾。",
+    ),
     "config.help.run.report": (
         "Also send the curves to tensorboard, wandb or swanlab, each of which must be installed. The run folder "
         "has everything in any case.",
@@ -702,5 +714,58 @@ HELP: dict[str, tuple[str, str]] = {
         "the difference and asks; `continue` goes on and writes the change down.",
         "如果同名的未完成运行开始之后，配方或数据发生了变化，该怎么办。`stop` 显示差异并停下；`continue` 继续运行并"
         "记录变化。",
+    ),
+}
+
+UNSET: dict[str, tuple[str, str]] = {
+    "config.unset.model.revision": ("the newest version", "最新版本"),
+    "config.unset.data.train.subset": ("the data set's default one", "数据集的默认配置"),
+    "config.unset.data.train.revision": ("the newest version", "最新版本"),
+    "config.unset.data.max_repeats": ("no limit", "不限"),
+    "config.unset.data.system": ("conversations stay as they are", "对话保持原样"),
+    "config.unset.data.stop_token": ("the template's own", "模板自带的标记"),
+    "config.unset.method.loss": ("the likelihood of each token", "每个词元的似然"),
+    "config.unset.method.top_k": (
+        "all tokens; the teacher runs at every step",
+        "全部词元；教师模型每一步都要运行",
+    ),
+    "config.unset.method.clip_high": ("as clip", "与 clip 相同"),
+    "config.unset.method.kl_target": ("the weight stays as it is", "权重保持不变"),
+    "config.unset.tune.alpha": ("twice the rank", "rank 的两倍"),
+    "config.unset.tune.layers": ("all layers", "全部层"),
+    "config.unset.tune.from": ("a fresh adapter", "全新的适配器"),
+    "config.unset.optim.lr": (
+        "by method and tuning kind: 2e-4 for an adapter that learns from answers, 2e-5 for the model itself",
+        "取决于方法和微调方式：从回答中学习的适配器为 2e-4，模型本身为 2e-5",
+    ),
+    "config.unset.optim.steps": ("as long as epochs says", "由 epochs 决定"),
+    "config.unset.optim.budget_tokens": ("what fits into memory", "按内存自动选择"),
+    "config.unset.run.name": ("made from the model, the method and the data", "由模型、方法和数据生成"),
+    "config.unset.run.save_every": (
+        "ten in all, at least one per epoch, never more than 15 minutes apart",
+        "共十次，每轮至少一次，间隔不超过 15 分钟",
+    ),
+    "config.unset.run.validate_every": ("four times and at the end", "四次，结束时再一次"),
+}
+
+PRESETS: dict[str, tuple[str, str]] = {
+    "config.preset.quick": ("Quick", "快速"),
+    "config.preset.balanced": ("Balanced", "均衡"),
+    "config.preset.thorough": ("Thorough", "充分"),
+    "config.preset_help.quick": (
+        "One pass over the rows with a small adapter: a first answer in the least time, to see whether data and model "
+        "are right.",
+        "用小适配器把数据学一遍：用最短的时间得到第一个结果，看看数据和模型是否合适。",
+    ),
+    "config.preset_help.balanced": (
+        "Three passes with an adapter of the usual size. Right for most data; start here if you are not sure.",
+        "用常规大小的适配器学三遍。适合大多数数据；不确定时从这里开始。",
+    ),
+    "config.preset_help.thorough": (
+        "Five passes with a large adapter: for small data, or when the result is to be as good as it gets. Takes the "
+        "longest. Where rows are held out for validation, the best point on the way is kept, so that going on too long "
+        "does no harm.",
+        "用大适配器学五遍：适合数据较少，或希望结果尽可能好的情况。耗时最长。如果留有验证数据，途中的最佳时刻会被保留，"
+        "学得过久也不要紧。",
     ),
 }

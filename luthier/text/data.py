@@ -97,6 +97,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "Write the rows again; the export may have failed.",
         "请重新导出数据；上次导出可能失败了。",
     ),
+    "data.row_too_large.rule": (
+        "the first row has more than {most} MiB; so much is not looked at here",
+        "第一行超过 {most} MiB；此处不会查看这么大的内容",
+    ),
+    "data.row_too_large.remedy": (
+        "`luthier data check` reads the whole file. A row of that size is most often a file without line breaks.",
+        "`luthier data check` 会读取整个文件。这么大的一行通常说明文件中没有换行。",
+    ),
     "data.no_rows.rule": ("the file holds no rows", "文件中没有任何数据行"),
     "data.no_rows.remedy": ("Add rows, or take the file out of the recipe.", "请补充数据，或从配方中去掉该文件。"),
     "data.packed.rule": ("this is a {kind} file, which is not read", "这是 {kind} 文件，无法读取"),

@@ -202,6 +202,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "请关闭其他程序后再次运行同一命令，或减少占用：optim.states=8bit，训练更少的权重（tune.kind=lora 或 freeze），"
         "或换更小的模型。",
     ),
+    "engine.samples_out_of_memory.rule": (
+        "memory ran out while held-out examples were answered ({reason}): there are no samples of this step",
+        "回答留出的样本时内存不足（{reason}）：这一步没有样例回答",
+    ),
+    "engine.samples_out_of_memory.remedy": (
+        "Nothing else is affected. Lower run.samples or run.sample_tokens, or take run.samples away.",
+        "其他一切不受影响。请减小 run.samples 或 run.sample_tokens，或删去 run.samples。",
+    ),
     "engine.spoilt_by_memory.rule": (
         "memory ran out while weights were being changed ({reason}), so the model in memory is spoilt; the last "
         "checkpoint is whole",

@@ -86,6 +86,24 @@ TEXT: dict[str, tuple[str, str]] = {
         "KL at most {kl:.0e}, the same token at {top1:.0f} % (leads below {tie:.1g} nats may turn)",
         "KL 不超过 {kl:.0e}，词元相同的至少 {top1:.0f} %（领先不足 {tie:.1g} nats 的可以翻转）",
     ),
+    "export.check.scores": (
+        "The exported weights give the rewards that the tuned model gives",
+        "导出的权重与调优后的模型给出相同的奖励分数",
+    ),
+    "export.scores.found": (
+        "rewards of {sequences} answers in rows of the run differ by {difference:.1e} (root mean square); among each "
+        "other by {spread:.1e}",
+        "该运行的数据行中 {sequences} 个回答的奖励分数相差 {difference:.1e}（均方根），彼此之间相差 {spread:.1e}",
+    ),
+    "export.scores.found_texts": (
+        "rewards of {sequences} built-in questions differ by {difference:.1e} (root mean square); among each other by "
+        "{spread:.1e}",
+        "{sequences} 个内置问题的奖励分数相差 {difference:.1e}（均方根），彼此之间相差 {spread:.1e}",
+    ),
+    "export.scores.bound": (
+        "at most {bound:g} of the rewards' standard deviation",
+        "不超过奖励分数标准差的 {bound:g}",
+    ),
     "export.receipt.title": ("Receipt of this export", "导出凭证"),
     "export.receipt.forced": (
         "Written although it does not agree with the tuned model (--force).",

@@ -62,6 +62,11 @@ TEXT: dict[str, tuple[str, str]] = {
     "importing.why.no_media": ("text models only", "仅支持文本模型"),
     "importing.why.no_template": ("pre-training learns plain text, without a template", "预训练学习纯文本，不用模板"),
     "importing.why.nothing_held_out": ("no rows are held out", "没有留出验证数据"),
+    "importing.why.other_method": ("without meaning for method.kind = {method}", "对 method.kind = {method} 没有意义"),
+    "importing.why.sampler": (
+        "the weights that train write the answers themselves, without a server",
+        "由正在训练的权重直接写回答，无需服务",
+    ),
     "importing.why.off": ("switched off there, and absent here", "原文件中已关闭，此处没有"),
     "importing.why.one_seed": ("run.seed decides the order of the data too", "run.seed 也决定数据顺序"),
     "importing.why.mean_rows": ("new rows start as the mean of the rows there are", "新行以现有各行的平均值开始"),
@@ -116,6 +121,14 @@ TEXT: dict[str, tuple[str, str]] = {
     "importing.why.alpaca_prompt": (
         "that type writes its own prompt; data.template: alpaca is the nearest, model is the model's chat template",
         "该类型自带提示词；最接近的是 data.template: alpaca，model 则用模型自带的对话模板",
+    ),
+    "importing.why.batch_of_prompts": (
+        "theirs counts answers; here an update counts prompts, each with {samples} answers",
+        "原程序按回答计数；此处一次更新按提示计数，每个提示有 {samples} 个回答",
+    ),
+    "importing.why.reward_function": (
+        "a reward of one's own takes (answer, row) here and gives a number: rewrite it so",
+        "自定义奖励函数在此处接受 (answer, row) 并返回一个数：请相应改写",
     ),
     "importing.why.freeze": (
         "the final norm and an untied head are trained too",
@@ -227,7 +240,34 @@ TEXT: dict[str, tuple[str, str]] = {
         "data.system 用于所有没有系统提示的对话：请填在那里",
     ),
     "importing.why.plugins": ("plugins are programs; none is loaded", "插件是程序，不会加载"),
-    "importing.why.preference": ("training on preferences or rewards is not supported", "尚不支持偏好或奖励训练"),
+    "importing.why.preference": (
+        "this part of learning from judged answers or rewards is not there",
+        "偏好或奖励训练中的这一部分尚不支持",
+    ),
+    "importing.why.prompt_length": (
+        "prompts have no bound of their own: data.max_tokens counts prompt and answer",
+        "提示没有单独的长度上限：data.max_tokens 计入提示与回答",
+    ),
+    "importing.why.prompt_rows": (
+        "a function of the file's own makes its prompts: write rows with `prompt`, and beside it what rewards look at",
+        "其提示由自带的函数生成：请写成含 `prompt` 的行，并把奖励要用的内容放在旁边的列",
+    ),
+    "importing.why.reference": (
+        "the reference is always the model that this run begins with",
+        "参考模型始终是本次运行开始时的模型",
+    ),
+    "importing.why.own_judge": (
+        "it keeps a head of its own kind: train one with method: reward, and name it in method.rewards as model:RUN",
+        "其输出头格式特殊：请用 method: reward 训练一个，并在 method.rewards 中写作 model:RUN",
+    ),
+    "importing.why.no_rewards": (
+        "without reward functions nothing can be learnt from its own answers; the recipe says sft",
+        "没有奖励函数就无法从自己的回答中学习；配方写的是 sft",
+    ),
+    "importing.why.sampling": (
+        "answers are drawn from the policy's own distribution, which is the one that is trained",
+        "回答总是从策略自身的分布中采样，也就是被训练的分布",
+    ),
     "importing.why.prompt_type": (
         "this prompt type is not known; the layout of the rows is detected",
         "未知的提示类型；将自动识别行的格式",

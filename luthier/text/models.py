@@ -11,6 +11,18 @@ TEXT: dict[str, tuple[str, str]] = {
         "Give a run that was trained with method=reward, or a model folder with such a head.",
         "请给出用 method=reward 训练的运行，或带有这种输出头的模型文件夹。",
     ),
+    "models.only_scores.rule": (
+        "this is a reward model: it gives an answer a number, and writes none",
+        "这是奖励模型：它只给回答打分，不会写回答",
+    ),
+    "models.only_scores.remedy": (
+        "It judges: method.rewards=model:{judge} (grpo, ppo), luthier generate MODEL FILE --n 8 --judge {judge}, or "
+        "open_judge of luthier.session. For other programs, luthier merge writes a folder that transformers reads with "
+        "AutoModelForSequenceClassification.",
+        "它用于打分：method.rewards=model:{judge}（grpo、ppo），luthier generate MODEL FILE --n 8 --judge {judge}，"
+        "或 luthier.session 的 open_judge。要给其他程序使用，luthier merge 会写出可由 transformers 的 "
+        "AutoModelForSequenceClassification 读取的文件夹。",
+    ),
     # ------------------------------------------------------------------------------------------ config.json
     "models.no_folder.rule": ("there is no such folder", "没有这个文件夹"),
     "models.no_folder.remedy": (
@@ -53,6 +65,14 @@ TEXT: dict[str, tuple[str, str]] = {
     "models.config_missing_field.remedy": (
         "Every model of this family has it: copy or download config.json again.",
         "该系列的模型都有此字段：请重新复制或下载 config.json。",
+    ),
+    "models.config_most.rule": (
+        "no model has so much; at most {most} can be read",
+        "没有模型会这么大；最多可读 {most}",
+    ),
+    "models.config_most.remedy": (
+        "The file is damaged: fetch the model again.",
+        "该文件已损坏：请重新获取模型。",
     ),
     "models.config_integer.rule": (
         "must be a whole number, {least} or more",

@@ -81,6 +81,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "Rows: {rows} of {tokens:.0f} tokens on average, the longest {longest} (token stores {stores}, built before).",
         "数据：{rows} 行，平均 {tokens:.0f} 个词元，最长 {longest}（取自已建立的词元库 {stores}）。",
     ),
+    "plan.rows.checked": (
+        "Rows: {rows} of {tokens:.0f} tokens on average, the longest {longest} (counted by the check of the data).",
+        "数据：{rows} 行，平均 {tokens:.0f} 个词元，最长 {longest}（由数据检查统计）。",
+    ),
     "plan.rows.assumed": (
         "No token store is there yet: rows are assumed to be as long as data.max_tokens allows, every token learnt.",
         "尚无词元库：假定每行都达到 data.max_tokens 的上限，且每个词元都参与学习。",

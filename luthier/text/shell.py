@@ -197,6 +197,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "要写入的文件（JSON 行）；再次执行同一命令会继续。",
     ),
     "shell.option.n": ("How many answers to each.", "每个提示回答几次。"),
+    "shell.option.judge": (
+        "A reward model (method: reward): each answer gets its reward, and the best one comes first.",
+        "奖励模型（method: reward）：给每个回答打分，最好的排在最前。",
+    ),
     "shell.option.adapter": (
         "A further run, or a PEFT folder, of the same base to answer with; may be given several times.",
         "用来回答的同一基础模型的另一次运行或 PEFT 目录；可多次给出。",
@@ -362,6 +366,24 @@ TEXT: dict[str, tuple[str, str]] = {
         "模型    已下载 {there:,.0f} / {total:,.0f} MB",
     ),
     # ------------------------------------------------------------------------------------------------ serve
+    "shell.help.ui": (
+        "Open the page: choose, check, plan, train, watch, compare, chat and export in a browser.",
+        "打开网页界面：在浏览器中选择、检查、规划、训练、查看、比较、对话和导出。",
+    ),
+    "shell.option.ui_host": (
+        "address to listen at; other than this machine's own a token is asked for, which is in the link that is shown",
+        "监听地址；非本机地址需要令牌，令牌包含在显示的链接中",
+    ),
+    "shell.option.base_path": (
+        "path that a proxy puts before the page's, such as /user/me/proxy/7860/",
+        "代理加在页面前面的路径，例如 /user/me/proxy/7860/",
+    ),
+    "shell.option.token_file": (
+        "file with the tokens that open the page, one per line; without it a new one is made at each start where one "
+        "is needed",
+        "存放令牌的文件，每行一个；不给出时，需要令牌则每次启动新建一个",
+    ),
+    "shell.option.no_open": ("do not open a browser", "不打开浏览器"),
     "shell.help.serve": (
         "Serve a run or a model, with the adapters of further runs, as OpenAI's API does.",
         "以 OpenAI 兼容的接口提供运行或模型，可同时提供其他运行的适配器。",
@@ -390,6 +412,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "shell.option.vllm_wait": (
         "seconds that vLLM may take until it answers",
         "等待 vLLM 就绪的时限（秒）",
+    ),
+    "shell.option.end_with_stdin": (
+        "end when standard input ends, and so with the program that started this one",
+        "标准输入结束时退出，从而随启动它的程序一起结束",
     ),
     "shell.option.max_body": ("bytes that a request may have", "单个请求的最大字节数"),
     "shell.option.queue": (

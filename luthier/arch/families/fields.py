@@ -16,6 +16,8 @@ from luthier.errors import ModelError, Problem
 Number = TypeVar("Number", int, float)
 MAX_VALUE_CHARS = 60
 """How much of an offending value is shown; enough to recognise it."""
+MOST = 2**31
+"""No number of a model comes near it; what is beyond would only fill the memory."""
 
 
 def shown(value: Any) -> str:
@@ -52,13 +54,16 @@ class Fields:
         """Whether the field is there and not null."""
         return self.config.get(name) is not None
 
-    def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
-        """A whole number from `least` on; null counts as absent; without a default the field is required."""
+    def integer(self, name: str, default: int | None = None, least: int = 1, most: int = MOST) -> int:
+        """A whole number from `least` to `most`; null counts as absent; without a default the field is required."""
         value = self.config.get(name)
         if value is None:
             return self._absent(name, default, stand_in=least)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             self.refuse("models.config_integer", name, least=least)
+            return least
+        if value > most:
+            self.refuse("models.config_most", name, most=most)
             return least
         return value
 

@@ -12,11 +12,22 @@ from typing import Any, Literal
 
 from luthier.arch.families.fields import Fields
 from luthier.arch.families.rotary import rope
-from luthier.arch.spec import IN_FRONT, Architecture, Attention, DecoderSpec, Layer, Mlp, Norms, Part, Rope, Unit
+from luthier.arch.spec import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    IN_FRONT,
+    Architecture,
+    Attention,
+    DecoderSpec,
+    Layer,
+    Mlp,
+    Norms,
+    Part,
+    Rope,
+    Unit,
+)
 
-EMBEDDING = "model.embed_tokens"
-FINAL_NORM = "model.norm"
-HEAD = "lm_head"
 DEFAULT_NORM_EPS = 1e-6
 """What transformers assumes for these families where the file says nothing."""
 
@@ -60,8 +71,12 @@ class Differences:
     default_eps: float = DEFAULT_NORM_EPS
 
 
+MOST_LAYERS = 10_000
+"""A hundred times those of the largest models."""
+
+
 def num_layers(fields: Fields) -> int:
-    return fields.integer("num_hidden_layers")
+    return fields.integer("num_hidden_layers", most=MOST_LAYERS)
 
 
 def architecture(fields: Fields, family: str, differences: Differences) -> Architecture:

@@ -7,7 +7,7 @@ and the tensors that rope scaling is written as. What llama.cpp would compute di
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import gguf
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from luthier.arch.spec import Architecture, DecoderSpec, Rope
 from luthier.errors import ModelError, Problem
+from luthier.export.gguf import recipe
 
 ARCHITECTURES: dict[str, gguf.MODEL_ARCH] = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -85,6 +86,15 @@ def tensor_names(arch: Architecture, kind: gguf.MODEL_ARCH, where: str) -> dict[
     if missing:
         raise ModelError(Problem("gguf.unknown_tensor", where, value=missing[0]))
     return {name: str(there) for name, there in found.items()}
+
+
+def tensor_types(
+    arch: Architecture, kind: gguf.MODEL_ARCH, wanted: str, tensors: Sequence[tuple[str, tuple[int, ...]]]
+) -> dict[str, str]:
+    """The type of each tensor of a file of type `wanted`; see `recipe.tensor_types`."""
+    mixer = arch.spec.layers[0].mixer
+    name = gguf.MODEL_ARCH_NAMES[kind]
+    return recipe.tensor_types(name, wanted, tensors, heads=mixer.heads, kv_heads=mixer.kv_heads)
 
 
 def add_numbers(writer: gguf.GGUFWriter, spec: DecoderSpec, vocab: int) -> None:

@@ -20,6 +20,7 @@ from luthier.export.weights import Source, open_source
 from luthier.models import shards
 from luthier.runs import files
 from luthier.runs.receipt import Check
+from luthier.session import writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,7 @@ def export(
     if not types and adapter is None:
         raise ModelError(Problem("gguf.nothing_wanted", str(target)))
     source = open_source([(target, 1.0)], base)
+    writes(source.arch, target)
     place = source.place or Path(Path(target).name or source.folder.resolve().name)
     planned = write.plan(source, types)
     alone = lora.plan(source, adapter) if adapter is not None else None

@@ -75,6 +75,11 @@ class Native:
         return out
 
 
+def installed() -> bool:
+    """Whether some package brings it, which loading it may still show to be broken."""
+    return any(True for _ in _candidates())
+
+
 def find(threads: int) -> Native | None:
     """The quantiser of the first installed package that has one; None where none has."""
     for package, path in _candidates():

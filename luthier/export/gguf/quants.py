@@ -24,6 +24,7 @@ from torch import Tensor
 from luthier.errors import ModelError, Problem
 from luthier.export.gguf.native import KINDS as NATIVE_KINDS
 from luthier.export.gguf.native import ONLY_NATIVE, Native
+from luthier.export.gguf.recipe import row_bytes
 
 Bytes = NDArray[np.uint8]
 
@@ -79,13 +80,6 @@ def quantise(values_RC: Tensor, kind: str, *, native: Native | None = None, name
     if not _scales_are_finite(out, kind):
         raise ModelError(Problem("quants.too_large", field=name, values={"kind": kind}))
     return out
-
-
-def row_bytes(columns: int, kind: str) -> int:
-    """Bytes of a row of `columns` values."""
-    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    assert columns % block == 0, f"a row of {columns} is not whole blocks of {kind}"
-    return int(columns // block * size)
 
 
 def _check(values_RC: Tensor, kind: str, name: str) -> None:

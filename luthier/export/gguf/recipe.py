@@ -7,9 +7,12 @@ llama.cpp itself wrote. The rules look odd because they grew by trial on the mod
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+import gguf
 
 BASE: dict[str, str] = {
     "q2_k": "Q2_K",
@@ -118,6 +121,18 @@ def tensor_types(
         if part in seen:
             seen[part] += 1
     return {name: types[name] for name, _ in tensors}
+
+
+def row_bytes(columns: int, kind: str) -> int:
+    """Bytes of a row of `columns` values."""
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    assert columns % block == 0, f"a row of {columns} is not whole blocks of {kind}"
+    return int(columns // block * size)
+
+
+def num_bytes(types: Mapping[str, str], tensors: Sequence[tuple[str, tuple[int, ...]]]) -> int:
+    """Of all tensors of a file, by what `tensor_types` gives them."""
+    return sum(row_bytes(shape[-1], types[name]) * math.prod(shape[:-1]) for name, shape in tensors)
 
 
 def layer_of(name: str) -> int:

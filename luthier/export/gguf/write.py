@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     @property
     def num_bytes(self) -> int:
         """Of all files."""
-        return sum(_num_bytes(types, self.shapes) + HEAD_BYTES for types in self.types.values())
+        return sum(recipe.num_bytes(types, self.shapes) + HEAD_BYTES for types in self.types.values())
 
 
 def plan(source: Source, wanted: Sequence[str]) -> Plan:
@@ -57,11 +57,7 @@ def plan(source: Source, wanted: Sequence[str]) -> Plan:
     check_types(wanted, quantiser is not None)
     names = architectures.tensor_names(source.arch, kind, where)
     shapes = [(names[each], tuple(source.shapes[each])) for each in source.names]
-    mixer = source.arch.spec.layers[0].mixer
-    types = {
-        each: recipe.tensor_types(gguf.MODEL_ARCH_NAMES[kind], each, shapes, heads=mixer.heads, kv_heads=mixer.kv_heads)
-        for each in wanted
-    }
+    types = {each: architectures.tensor_types(source.arch, kind, each, shapes) for each in wanted}
     return Plan(kind, names, shapes, types, quantiser)
 
 
@@ -131,7 +127,7 @@ def _begin(
         if ggml in PLAIN:
             writer.add_tensor_info(each, shape, PLAIN[ggml], int(np.prod(shape)) * PLAIN[ggml].itemsize)
         else:
-            packed = (*shape[:-1], quants.row_bytes(shape[-1], ggml))
+            packed = (*shape[:-1], recipe.row_bytes(shape[-1], ggml))
             raw = GGMLQuantizationType[ggml]
             writer.add_tensor_info(each, packed, np.dtype(np.uint8), int(np.prod(packed)), raw_dtype=raw)
     return writer, list(extra.values())
@@ -168,9 +164,3 @@ def _encoded(values: Tensor, ggml: str, quantiser: native.Native | None, name: s
     rows = values.reshape(-1, values.shape[-1]).contiguous()
     packed = quants.quantise(rows, ggml, native=None if ggml in (*PLAIN, "BF16") else quantiser, name=name)
     return np.ascontiguousarray(packed)
-
-
-def _num_bytes(types: Mapping[str, str], shapes: Sequence[tuple[str, tuple[int, ...]]]) -> int:
-    return sum(
-        quants.row_bytes(shape[-1], types[name]) * int(np.prod(shape[:-1], dtype=np.int64)) for name, shape in shapes
-    )
