@@ -43,7 +43,10 @@ typedef struct {
     const number *first, *last; /* of each segment, those queries that are its own */
     const number *asked;       /* the row of each query; NULL where every row asks */
     const number *family;      /* the first segment of each, and one more: their number */
-    number units;
+    const number *unit;        /* in which order they are taken */
+    number units, next;        /* of those that threads share, the first that is not taken yet */
+    number threads, floats;    /* threads that have begun; what each needs */
+    float *memory;             /* of all threads */
 } Job;
 
 /* ------------------------------------------------------------------------------------------------- products */
@@ -385,9 +388,12 @@ static Unit of_this_processor(int backward) {
 /* Floats that a thread needs for families of so many rows. */
 EXPORT number luthier_attend_floats(number rows, number width, int backward) { return floats(rows, width, backward); }
 
-/* Units in the order of `units`, until all that threads share by `next` are taken; each thread has memory of its own. */
-EXPORT void luthier_attend_run(const Job *job, const number *units, number *next, float *memory, int backward) {
-    Unit does = of_this_processor(backward);
+/* Called by each of the threads that share the units, with memory of its own, until none is left. */
+INLINE void take_units(Job *job, Unit does) {
+    float *memory = job->memory + __atomic_fetch_add(&job->threads, 1, __ATOMIC_RELAXED) * job->floats;
     number taken;
-    while ((taken = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < job->units) does(job, units[taken], memory);
+    while ((taken = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->units) does(job, job->unit[taken], memory);
 }
+
+EXPORT void luthier_attend_forward(void *job) { take_units(job, of_this_processor(0)); }
+EXPORT void luthier_attend_backward(void *job) { take_units(job, of_this_processor(1)); }
