@@ -1,23 +1,26 @@
-"""How long a run with many steps takes to be drawn, and how long the page is deaf at most meanwhile.
+"""How long the page's server takes to start, and a run with many steps to be drawn; how long the page is deaf at most.
 
     python bench/page.py [STEPS]
 
-Writes a run of that many steps (100,000), serves it, and opens it in Chromium: the seconds until its curve is drawn
-and the longest task of the page's main thread, with a server that has not read the log yet, with one that has, and
-while 5,000 further steps come at once. A task's time is told by the clock and of the processor: on a machine that does
-other things only the second is the page's.
+Writes a run of that many steps (100,000), serves it by `luthier ui`, and opens it in a Chromium that has shown another
+run before: the seconds until its curve is drawn and the longest task of the page's main thread, with a server that has
+just been started and has not read the log yet, with one that has, and while 5,000 further steps come at once. A task's
+time is told by the clock and of the processor: on a machine that does other things only the second is the page's.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +29,57 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import web_written
 from playwright.sync_api import sync_playwright
 
-from luthier.web.page import Page
-
 BURST = 5000
 CATEGORIES = ["toplevel", "devtools.timeline", "v8"]
 
 
+@contextmanager
+def server(port: int) -> Iterator[tuple[str, float]]:
+    """Its address, and the seconds from the command to the answer of a first request."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "luthier", "ui", "--no-open", "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            url = re.findall(r"http://127\.0\.0\.1:\d+/", process.stderr.readline())[0]
+            with urllib.request.urlopen(url) as answer:
+                answer.read()
+            yield url, time.monotonic() - began
+        finally:
+            process.terminate()
+
+
 def main(steps: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
         os.environ["LUTHIER_CACHE"] = f"{folder}/cache"
         os.chdir(folder)
-        run = web_written.begun(Path("runs"), "long", steps + BURST)
+        with web_written.begun(Path("runs"), "short", BURST) as short:
+            web_written.long_log(short, BURST)
+        run = servers.enter_context(web_written.begun(Path("runs"), "long", steps + BURST))
         web_written.long_log(run, steps)
-        page = Page(Path("runs"), ("127.0.0.1", 0), "/", (), io.StringIO())
-        page.start(open_page=False, block=False)
-        with sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            window = browser.new_page()
+        browser = servers.enter_context(sync_playwright()).chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        window = browser.new_page()
 
-            def drawn(what: str, last: int, action: Callable[[], object]) -> None:
-                browser.start_tracing(page=window, categories=CATEGORIES)
-                began = time.monotonic()
-                action()
-                window.locator(f"[data-chart=loss] .chart-host[aria-label*='at Step {last:,};']").wait_for()
-                seconds = time.monotonic() - began
-                clock, processor = longest(json.loads(browser.stop_tracing())["traceEvents"], page.url)
-                print(f"{what}: {seconds:.2f} s; longest task {clock:.0f} ms, {processor:.0f} ms of the processor")
+        def drawn(what: str, last: int, action: Callable[[], object]) -> None:
+            browser.start_tracing(page=window, categories=CATEGORIES)
+            began = time.monotonic()
+            action()
+            window.locator(f"[data-chart=loss] .chart-host[aria-label*='at Step {last:,};']").wait_for()
+            seconds = time.monotonic() - began
+            clock, processor = longest(json.loads(browser.stop_tracing())["traceEvents"], url)
+            print(f"{what}: {seconds:.2f} s; longest task {clock:.0f} ms, {processor:.0f} ms of the processor")
 
-            drawn(f"{steps:,} steps, log unread", steps, lambda: window.goto(f"{page.url}#/run/long"))
+        with server(0) as (url, first):
+            drawn(f"{BURST:,} steps, a browser just started", BURST, lambda: window.goto(f"{url}#/run/short"))
+        window.goto("about:blank")
+        with server(int(url.rstrip("/").rpartition(":")[2])) as (url, again):
+            print(f"`luthier ui` answers after {first:.2f} and {again:.2f} s")
+            drawn(f"{steps:,} steps, log unread", steps, lambda: window.goto(f"{url}#/run/long"))
             drawn("again, log read", steps, window.reload)
             drawn(f"{BURST:,} more at once", steps + BURST, lambda: web_written.long_log(run, BURST, steps))
             browser.close()
-        page.close()
-        run.close()
 
 
 def longest(events: list[dict[str, Any]], url: str) -> tuple[float, float]:

@@ -1,20 +1,26 @@
-"""LoRA training on a CPU: Luthier against TRL + PEFT, the same rows, tokens and random weights.
+"""LoRA training: Luthier against TRL + PEFT, the same rows, tokens and random weights; on a GPU Liger and Unsloth too.
 
-    python bench/train.py [SHAPE] [ROUNDS]      # smollm2-135m (default), qwen2.5-0.5b, or tiny; 3 rounds
+    python bench/train.py [SHAPE] [ROUNDS] [--device cpu|cuda] [--rows alpaca|4k] [--sides ours,trl,...]
 
-First both train a few steps in float32 from one adapter, and their losses have to agree; then seconds per optimizer
-step are measured: each side in a process of its own, by turns, the first step of each process left out, medians given.
+First ours and TRL train a few steps in float32 from one adapter, and their losses have to agree (on a GPU in the shape
+`tiny`, since not every shape fits in float32); then seconds per optimizer step are measured: each side in a process of
+its own, by turns, the first step of each process left out, medians given.
 
-* `ours`: a recipe with nothing set but the rank.
-* `trl`: `SFTTrainer` with its defaults (float32 weights under bf16 autocast, activation checkpointing, padding).
-* `trl best`: bf16 weights, no checkpointing, packed.
+* `ours`: a recipe with nothing set but the rank; `ours qlora`: with a base in nf4.
+* `trl`: `SFTTrainer` with its defaults (float32 weights under bf16 autocast, activation checkpointing, padding; on a
+  GPU bf16 weights, without which 8B does not fit).
+* `trl best`: bf16 weights, no checkpointing, packed; `trl qlora` the same on a base in nf4.
+* `liger`: `trl best` with Liger's kernels. `unsloth`: its `FastLanguageModel` under the same trainer, packed, with its
+  own checkpointing; `unsloth qlora` on a base in nf4. A side whose packages are not there is left out by name.
 
-Every step has eight rows of 70 to 480 tokens, of which about 80 % are learnt: Alpaca's lengths. Needs the `bench`
-extra.
+Rows: eight of 70 to 480 tokens a step, of which about 80 % are learnt (Alpaca's lengths); or `4k`: two of
+nearly 4,096, all but a few learnt. Needs the `bench` extra.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import itertools
 import json
 import os
@@ -25,11 +31,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 LENGTHS = ((70, 50), (95, 72), (120, 95), (150, 120), (190, 155), (230, 185), (300, 245), (480, 400))
 """Tokens of a row, and those of its answer."""
+ROWS = {"alpaca": LENGTHS, "4k": ((4070, 4060),) * 2}
+PACKED = 4096
+"""Tokens of a packed row."""
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     | {"num_key_value_heads": 2, "vocab_size": 4096, "model_type": "llama"},
@@ -37,8 +47,19 @@ SHAPES: dict[str, dict[str, Any]] = {
     | {"num_key_value_heads": 3, "vocab_size": 49152, "model_type": "llama"},
     "qwen2.5-0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
     | {"num_key_value_heads": 2, "vocab_size": 151936, "model_type": "qwen2"},
+    "llama-3.1-8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+    | {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "model_type": "llama"}
+    | {"rope_theta": 500000.0, "max_position_embeddings": 131072, "tie_word_embeddings": False},
+    "qwen2.5-7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}
+    | {"num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064, "model_type": "qwen2"}
+    | {"rope_theta": 1000000.0, "max_position_embeddings": 32768, "tie_word_embeddings": False},
 }
-SIDES = ("ours", "trl", "trl best")
+SIDES = {
+    "cpu": ("ours", "trl", "trl best"),
+    "cuda": ("ours", "trl", "trl best", "liger", "unsloth", "ours qlora", "trl qlora", "unsloth qlora"),
+}
+NEEDS = {"liger": ("liger_kernel",), "unsloth": ("unsloth",), "qlora": ("bitsandbytes",)}
+"""Word of a side's name -> what has to be installed."""
 RANK, RATE, SEED = 16, 1e-4, 0
 STEPS, CHECKED_STEPS = 3, 4
 LOSS_BOUND = 1e-5
@@ -48,7 +69,7 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 # ------------------------------------------------------------------------------------------------------ beginnings
 
 
-def make(folder: Path, shape: str) -> None:
+def make(folder: Path, shape: str, rows: str = "alpaca", device: str = "cpu") -> None:
     """A model folder with random weights, an adapter to begin from, and rows as each side wants them."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -59,9 +80,10 @@ def make(folder: Path, shape: str) -> None:
     from luthier.data.templates import load_renderer
 
     given = dict(SHAPES[shape])
-    config = AutoConfig.for_model(given.pop("model_type"), **given, tie_word_embeddings=True)
+    config = AutoConfig.for_model(given.pop("model_type"), **{"tie_word_embeddings": True} | given)
     torch.manual_seed(SEED)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     model.save_pretrained(folder / "model")
     for file in nano.folder().iterdir():
         if file.name != "renderer.json" and not file.name.endswith((".safetensors", "config.json")):
@@ -81,7 +103,7 @@ def make(folder: Path, shape: str) -> None:
 
     chats = [
         [{"role": "user", "content": say(whole - answer)}, {"role": "assistant", "content": say(answer)}]
-        for whole, answer in LENGTHS
+        for whole, answer in ROWS[rows]
     ]
     lines = "".join(json.dumps({"messages": chat}) + "\n" for chat in chats)
     (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
@@ -98,28 +120,31 @@ def tokens_of(renderer: Any, chat: list[dict[str, str]]) -> dict[str, list[int]]
 # ------------------------------------------------------------------------------------------------------------ sides
 
 
-def ours(folder: Path, *, exact: bool) -> tuple[list[float], list[float]]:
+def ours(folder: Path, side: str, device: str, *, exact: bool) -> tuple[list[float], list[float]]:
     """Losses and seconds of every step."""
     import luthier
 
+    rows = len((folder / "rows.jsonl").read_text(encoding="utf-8").splitlines())
+    fresh = {"kind": "qlora" if side.endswith("qlora") else "lora", "rank": RANK}
     recipe: dict[str, Any] = {
         "model": {"path": str(folder / "model"), **({"dtype": "float32"} if exact else {})},
-        "data": {"train": str(folder / "rows.jsonl"), "validation": 0.0},
-        "tune": {"kind": "lora", "from": str(folder / "adapter")} if exact else {"kind": "lora", "rank": RANK},
-        "optim": {"lr": RATE, "schedule": "constant", "warmup": 0, "batch": len(LENGTHS)}
+        "data": {"train": str(folder / "rows.jsonl"), "validation": 0.0, "max_tokens": PACKED},
+        "tune": {"kind": "lora", "from": str(folder / "adapter")} if exact else fresh,
+        "optim": {"lr": RATE, "schedule": "constant", "warmup": 0, "batch": rows}
         | {"steps": CHECKED_STEPS if exact else 1 + STEPS},
-        "run": {"name": "ours", "dir": str(folder / f"runs-{time.time_ns()}"), "device": "cpu", "save_every": 10_000},
+        "run": {"name": "ours", "dir": str(folder / f"runs-{time.time_ns()}"), "device": device, "save_every": 10_000},
     }
     events = [each for each in luthier.train(recipe).events if each.kind == "step"]
     times = [each.time_s for each in events]
     return [each.data["loss"] for each in events], [b - a for a, b in itertools.pairwise(times)]
 
 
-def peer(folder: Path, how: str, *, exact: bool) -> tuple[list[float], list[float]]:
+def peer(folder: Path, side: str, device: str, *, exact: bool) -> tuple[list[float], list[float]]:
+    if side.startswith("unsloth"):
+        import unsloth  # noqa: F401  it has to be imported before the others, which it changes
     import datasets
-    import torch
     from peft import LoraConfig, PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     class Clock(TrainerCallback):
@@ -132,26 +157,33 @@ def peer(folder: Path, how: str, *, exact: bool) -> tuple[list[float], list[floa
             seconds.append(time.monotonic() - self.begun)
 
     seconds: list[float] = []
-    best = how == "trl best"
-    dtype = torch.bfloat16 if best and not exact else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype)
+    packed = side != "trl" and not exact
+    rows = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+    model = _model(folder, side, device, exact=exact)
     if exact:
         model = PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True)
-    settings: dict[str, Any] = {"gradient_checkpointing": False} if exact or best else {}
-    if best and not exact:
-        settings |= {"packing": True, "max_length": sum(whole + 20 for whole, _ in LENGTHS)}
-    rows = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+    settings: dict[str, Any] = {"gradient_checkpointing": False} if exact or packed else {}
+    if packed:
+        settings["packing"] = True
+    if side == "liger":
+        settings["use_liger_kernel"] = True
+    own = (
+        None if exact or side.startswith("unsloth") else LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LINEAR)
+    )
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
             output_dir=str(folder / "trl"),
-            use_cpu=True,
+            use_cpu=device == "cpu",
             bf16=not exact,
-            per_device_train_batch_size=1 if settings.get("packing") else len(LENGTHS),
+            per_device_train_batch_size=-(-sum(len(row["input_ids"]) for row in rows) // PACKED)
+            if packed
+            else len(rows),
             max_steps=CHECKED_STEPS if exact else 1 + STEPS,
             learning_rate=RATE,
             lr_scheduler_type="constant",
             completion_only_loss=True,
+            max_length=PACKED,
             logging_steps=1,
             save_strategy="no",
             report_to=[],
@@ -160,23 +192,51 @@ def peer(folder: Path, how: str, *, exact: bool) -> tuple[list[float], list[floa
         ),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
-        peft_config=None if exact else LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LINEAR),
+        peft_config=own,
         callbacks=[Clock()],
     )
     trainer.train()
     return [each["loss"] for each in trainer.state.log_history if "loss" in each], seconds[1:]
 
 
-def one(side: str, folder: Path, *, exact: bool) -> dict[str, Any]:
+def _model(folder: Path, side: str, device: str, *, exact: bool) -> Any:
+    import torch
+
+    quantised = side.endswith("qlora")
+    if side.startswith("unsloth"):
+        from unsloth import FastLanguageModel
+
+        model, _ = FastLanguageModel.from_pretrained(
+            str(folder / "model"), max_seq_length=PACKED, dtype=torch.bfloat16, load_in_4bit=quantised
+        )
+        return FastLanguageModel.get_peft_model(model, r=RANK, lora_alpha=2 * RANK, target_modules=LINEAR)
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    wide = exact or (side == "trl" and device == "cpu")
+    given: dict[str, Any] = {"dtype": torch.float32 if wide else torch.bfloat16}
+    if quantised:
+        given["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )  # fmt: skip
+    return AutoModelForCausalLM.from_pretrained(folder / "model", device_map=device, **given)
+
+
+def one(side: str, folder: Path, device: str, *, exact: bool) -> dict[str, Any]:
     """A side in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, str(folder), "exact" if exact else "fast"]
+    command = [sys.executable, __file__, "--side", side, str(folder), device, "exact" if exact else "fast"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def share_of_matmul_rate(folder: Path, seconds: float) -> tuple[float, float]:
+def lacking(side: str) -> list[str]:
+    """What a side needs and is not installed."""
+    return [each for word in side.split() for each in NEEDS.get(word, ()) if importlib.util.find_spec(each) is None]
+
+
+def share_of_matmul_rate(folder: Path, device: str, seconds: float) -> tuple[float, float]:
     """10^12 FLOPs of our step as counted (attention, a few per cent, left out); the share of the step that they take
     at the rate at which this machine multiplies matrices of the model's own shapes, in the dtype that is chosen."""
     import torch
@@ -191,15 +251,19 @@ def share_of_matmul_rate(folder: Path, seconds: float) -> tuple[float, float]:
     lengths = [max(at for at, learnt in enumerate(mask) if learnt) for mask in masks]
     scored = sum(map(sum, masks))
     counted = flops.step(arch, Lora(rank=RANK), flops.Rows(lengths, scored, last=scored))
-    dtype = backend.choose("cpu", "auto").compute_dtype
+    dtype = backend.choose(device, "auto").compute_dtype
+    settled = torch.cuda.synchronize if device == "cuda" else lambda: None
     shapes = Counter((unit.in_features, unit.out_features) for unit in arch.units)
     done = took = 0.0
     for (inputs, outputs), count in shapes.items():
-        x, w = torch.randn(sum(lengths), inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
+        sizes = ((sum(lengths), inputs), (outputs, inputs), (sum(lengths), outputs))
+        x, w, y = (torch.randn(size).to(dtype).to(device) for size in sizes)
         times = []
         for _ in range(7):
+            settled()
             started = time.perf_counter()
-            torch.nn.functional.linear(x, w)
+            torch.mm(x, w.T, out=y)
+            settled()
             times.append(time.perf_counter() - started)
         done += count * 2.0 * sum(lengths) * inputs * outputs
         took += count * statistics.median(times)
@@ -207,37 +271,53 @@ def share_of_matmul_rate(folder: Path, seconds: float) -> tuple[float, float]:
     return work / 1e12, work / (done / took) / seconds
 
 
-def report(side: str, folder: Path, how: str) -> None:
-    exact = how == "exact"
-    losses, seconds = ours(folder, exact=exact) if side == "ours" else peer(folder, side, exact=exact)
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    mib = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(json.dumps({"losses": losses, "seconds": seconds, "mib": mib}))
+def report(side: str, folder: Path, device: str, how: str) -> None:
+    from luthier.engine.backend import peak_memory_bytes
+
+    train = ours if side.startswith("ours") else peer
+    losses, seconds = train(folder, side, device, exact=how == "exact")
+    print(json.dumps({"losses": losses, "seconds": seconds, "mib": peak_memory_bytes(device) / 2**20}))
 
 
-def main(shape: str, rounds: int) -> None:
+def agree(folder: Path, device: str) -> None:
+    """Raises:
+    SystemExit: ours and TRL's losses in float32 differ.
+    """
+    mine, theirs = (one(side, folder, device, exact=True)["losses"] for side in ("ours", "trl"))
+    furthest = max(abs(a - b) / b for a, b in zip(mine, theirs, strict=True))
+    print(f"losses in float32: ours {mine}, trl {theirs}; they differ by {furthest:.1e} at most", flush=True)
+    if furthest > LOSS_BOUND:
+        raise SystemExit(f"they should agree to {LOSS_BOUND}: {theirs}")
+
+
+def main(shape: str, rounds: int, device: str, lengths: str, sides: Sequence[str]) -> None:
     import torch
 
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory(prefix="luthier-bench-") as name:
-        folder = Path(name)
-        make(folder, shape)
+        folder = Path(name) / "model"
+        folder.mkdir()
+        make(folder, shape, lengths, device)
         rows = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
         tokens = sum(len(row["input_ids"]) for row in rows)
         learnt = sum(sum(row["completion_mask"]) for row in rows) / tokens
-        threads = torch.get_num_threads()
-        print(f"{shape}: {len(rows)} rows, {tokens:,} tokens a step, {learnt:.0%} learnt, {threads} threads")
-        mine, theirs = (one(side, folder, exact=True)["losses"] for side in ("ours", "trl"))
-        furthest = max(abs(a - b) / b for a, b in zip(mine, theirs, strict=True))
-        print(f"losses in float32: ours {mine}, trl {theirs}; they differ by {furthest:.1e} at most", flush=True)
-        if furthest > LOSS_BOUND:
-            raise SystemExit(f"they should agree to {LOSS_BOUND}: {theirs}")
-        found: dict[str, list[float]] = {side: [] for side in SIDES}
-        mib = dict.fromkeys(SIDES, 0.0)
+        where = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name()
+        print(f"{shape}: {len(rows)} rows, {tokens:,} tokens a step, {learnt:.0%} learnt, {where}")
+        if device == "cpu":
+            agree(folder, device)
+        else:
+            (Path(name) / "tiny").mkdir()
+            make(Path(name) / "tiny", "tiny")
+            agree(Path(name) / "tiny", device)
+        for side in sides:
+            if lacking(side):
+                print(f"{side}: left out, not installed: {', '.join(lacking(side))}", flush=True)
+        found: dict[str, list[float]] = {side: [] for side in sides if not lacking(side)}
+        mib = dict.fromkeys(found, 0.0)
         for number in range(rounds):
-            for side in SIDES:
-                made = one(side, folder, exact=False)
-                found[side] += made["seconds"]
+            for side, seconds in found.items():
+                made = one(side, folder, device, exact=False)
+                seconds += made["seconds"]
                 mib[side] = max(mib[side], made["mib"])
                 print(
                     f"round {number + 1} {side}: {', '.join(f'{each:.2f}' for each in made['seconds'])} s", flush=True
@@ -247,12 +327,20 @@ def main(shape: str, rounds: int) -> None:
             speed = f"{tokens / middle[side]:,.0f} tokens/s, {middle['ours'] / middle[side]:.3f} of ours"
             print(f"{side}: {middle[side]:.2f} s a step, {speed}, peak {mib[side]:,.0f} MiB")
         if rounds:
-            work, share = share_of_matmul_rate(folder, middle["ours"])
+            work, share = share_of_matmul_rate(folder, device, middle["ours"])
             print(f"ours: {work:.3f} TFLOP a step as counted, {share:.2f} of the step at the rate of bare matmuls")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--side"]:
-        report(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
+        report(sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])
     else:
-        main(sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m", int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+        asked = argparse.ArgumentParser()
+        asked.add_argument("shape", nargs="?", default="smollm2-135m", choices=SHAPES)
+        asked.add_argument("rounds", nargs="?", type=int, default=3)
+        asked.add_argument("--device", default="cpu", choices=SIDES)
+        asked.add_argument("--rows", default="alpaca", choices=ROWS)
+        asked.add_argument("--sides")
+        given = asked.parse_args()
+        chosen = given.sides.split(",") if given.sides else SIDES[given.device]
+        main(given.shape, given.rounds, given.device, given.rows, chosen)

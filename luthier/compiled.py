@@ -8,11 +8,9 @@ beside it. Every part has a twin in Python.
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib.machinery
 import zlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +35,3 @@ def library(folder: Path, name: str, sources: Sequence[Path], prefix: str, funct
             continue
         return found
     return None
-
-
-@functools.cache
-def pool(threads: int) -> ThreadPoolExecutor:
-    """Threads for work that calls into the parts, where the interpreter's lock is given up."""
-    return ThreadPoolExecutor(threads, "luthier-compiled")

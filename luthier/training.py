@@ -46,7 +46,7 @@ from luthier.data import check, findings, laws, pack, rounds, stream, templates,
 from luthier.data.laws import LawReport
 from luthier.data.sequences import Sequences
 from luthier.data.survey import Surveyed, survey
-from luthier.engine import backend, checkpoint, loop, optim, rehearsal
+from luthier.engine import backend, checkpoint, loop, memory, optim, rehearsal
 from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
 from luthier.engine.ranks import Ranks, joined
@@ -67,6 +67,9 @@ from luthier.text import say
 Recipe = str | Path | Mapping[str, Any] | RunConfig | None
 Overrides = Sequence[str] | Mapping[str, Any]
 Listener = Callable[[Event], None]
+
+SPARE = 0.5
+"""Of the memory that is free: a run that takes no more may keep on a CPU what it frees."""
 
 
 def train(
@@ -522,6 +525,8 @@ def assemble(
     """
     base, tune, data, chosen = given.base, given.tune, given.data, plan.backend
     chosen.apply()
+    if chosen.device == "cpu" and plan.memory.peak_bytes <= plan.memory.free_bytes * SPARE:
+        at_end.enter_context(memory.pages_kept())
     counts = count.count(base.arch, tune)
     decoder = _decoder(config, base, tune, chosen, plan.memory.dense_layers)
     named = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]

@@ -620,15 +620,39 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a known reciprocal root is formed anew": Mutation(
         "kernels/chained.py",
-        "int(eps is None)",
-        "0",
+        "eps or 0.0, eps is None,",
+        "eps or 0.0, False,",
         "test_kernels_chained.py::test_chains_equal_the_plain_ones",
     ),
     "compiled angles of the wrong heads": Mutation(
         "kernels/chained.py",
-        "given = (_at(x_NHE), x_NHE.stride(0), x_NHE.stride(1),",
-        "given = (_at(x_NHE), x_NHE.stride(0), width,",
+        "sizes = (x_NHE.stride(0), x_NHE.stride(1),",
+        "sizes = (x_NHE.stride(0), width,",
         "test_kernels_chained.py::test_chains_equal_the_plain_ones",
+    ),
+    "a row that found no memory is passed over": Mutation(
+        "kernels/team.py",
+        "    if shared.failed:",
+        "    if False:",
+        "test_team.py::test_no_memory_for_one_part",
+    ),
+    "one thread does it all": Mutation(
+        "kernels/team.py",
+        "for _ in range(1, threads)]",
+        "for _ in range(2, threads)]",
+        "test_team.py::test_threads_work_at_once",
+    ),
+    "what a step frees goes back to the kernel": Mutation(
+        "engine/memory.py",
+        "    _keep(MOST_KEPT, MOST_KEPT)",
+        "    _keep(2**17, 2**17)",
+        "test_rehearsal.py::test_what_a_step_frees_the_next_one_takes",
+    ),
+    "memory that is not spare is kept": Mutation(
+        "training.py",
+        "plan.memory.peak_bytes <= plan.memory.free_bytes * SPARE",
+        "plan.memory.peak_bytes <= plan.memory.free_bytes",
+        "test_rehearsal.py::test_memory_is_kept_where_it_is_spare",
     ),
     "rounded factors for everybody": Mutation(
         "kernels/tiled.py",

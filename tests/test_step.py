@@ -3,6 +3,8 @@ cannot be used."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import compiled
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from luthier.arch import families
 from luthier.arch.spec import Attention, Rope
-from luthier.kernels import gated, norm, rotary, step
+from luthier.kernels import gated, norm, rotary, step, team
 from luthier.kernels.attention import attend_cache
 from luthier.models import weights
 from luthier.models.cache import BLOCK, Cache, Place
@@ -125,8 +127,13 @@ def test_threads_divide_rows_and_change_no_bit(does: step.Step, monkeypatch: pyt
     alone, divided = attended(), []
     monkeypatch.setattr(step, "PER_THREAD", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    plain = step._divided
-    monkeypatch.setattr(step, "_divided", lambda work, *how: (divided.append(how), plain(work, *how)))
+    plain = team.together
+
+    def together(take: Any, given: team.Shared, threads: int) -> None:
+        divided.append((given.rows, threads))
+        plain(take, given, threads)
+
+    monkeypatch.setattr(team, "together", together)
     assert torch.equal(attended(), alone) and divided == [(8, 3)]
 
 

@@ -24,8 +24,6 @@ from luthier.data.formats import Message
 from luthier.sampling import Sampling
 from luthier.session import Session, open_session
 
-pytestmark = pytest.mark.long
-
 LOADING_MS = 180_000
 QUESTION = "Say birch and cedar, slowly"
 

@@ -43,7 +43,10 @@ typedef struct {
     const number *first, *last; /* of each segment, those queries that are its own */
     const number *asked;       /* the row of each query; NULL where every row asks */
     const number *family;      /* the first segment of each, and one more: their number */
-    number units;
+    const number *unit;        /* in which order they are taken */
+    number units, next;        /* of those that threads share, the first that is not taken yet */
+    number threads, floats;    /* threads that have begun; what each needs */
+    float *memory;             /* of all threads */
 } Job;
 
 /* ------------------------------------------------------------------------------------------------- products */
@@ -95,11 +98,15 @@ INLINE vec chosen(whole mask, vec one, vec other) {
     return (vec)((mask & (whole)one) | (~mask & (whole)other));
 }
 
+/* All ones where x < 0. By the sign: GCC 12 takes a comparison of such vectors apart, lane by lane, four times as slow. */
+INLINE whole negative(vec x) { return (whole)x >> 31; }
+
 INLINE vec many(float value) { return (vec){0} + value; }
 
 /* e^x to 2 units in the last place for x <= 0 (Cephes' polynomial); 0 below the least normal number. */
 INLINE vec exponentials(vec x) {
-    vec held = chosen(x < -87.0f, many(-87.0f), x), moved = held * 1.44269504f + 12582912.0f;
+    whole least = negative(x + 87.0f);
+    vec held = chosen(least, many(-87.0f), x), moved = held * 1.44269504f + 12582912.0f;
     vec times = moved - 12582912.0f, r = held - times * 0.693359375f + times * 2.12194440e-4f, p = many(1.9875691500e-4f);
     whole power = ((whole)moved << 23) + (127 << 23);
     p = p * r + 1.3981999507e-3f;
@@ -108,7 +115,7 @@ INLINE vec exponentials(vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    return chosen(x < -87.0f, (vec){0}, p * (vec)power);
+    return (vec)(~least & (whole)(p * (vec)power));
 }
 
 INLINE float sum_of(vec lanes) {
@@ -128,10 +135,10 @@ INLINE float exponentiate(float *row, number first, number last, number columns)
     int each;
     for (at = 0; at < begin; at += LANES) *(vec *)(row + at) = (vec){0};
     for (at = begin; at < last; at += LANES) {
-        whole there = (lane + (int32_t)at >= (int32_t)first) & (lane + (int32_t)at < (int32_t)last);
+        whole there = ~((lane + (int32_t)(at - first)) >> 31) & ((lane + (int32_t)(at - last)) >> 31);
         vec score = chosen(there, *(vec *)(row + at), many(-INFINITY));
         *(vec *)(row + at) = score;
-        most = chosen(score > most, score, most);
+        most = chosen(negative(score - most), most, score);
     }
     for (each = 0; each < LANES; each++) largest = larger(largest, most[each]);
     for (at = begin; at < last; at += LANES) {
@@ -385,9 +392,12 @@ static Unit of_this_processor(int backward) {
 /* Floats that a thread needs for families of so many rows. */
 EXPORT number luthier_attend_floats(number rows, number width, int backward) { return floats(rows, width, backward); }
 
-/* Units in the order of `units`, until all that threads share by `next` are taken; each thread has memory of its own. */
-EXPORT void luthier_attend_run(const Job *job, const number *units, number *next, float *memory, int backward) {
-    Unit does = of_this_processor(backward);
+/* Called by each of the threads that share the units, with memory of its own, until none is left. */
+INLINE void take_units(Job *job, Unit does) {
+    float *memory = job->memory + __atomic_fetch_add(&job->threads, 1, __ATOMIC_RELAXED) * job->floats;
     number taken;
-    while ((taken = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < job->units) does(job, units[taken], memory);
+    while ((taken = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->units) does(job, job->unit[taken], memory);
 }
+
+EXPORT void luthier_attend_forward(void *job) { take_units(job, of_this_processor(0)); }
+EXPORT void luthier_attend_backward(void *job) { take_units(job, of_this_processor(1)); }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from luthier import compiled
 from luthier.arch.spec import Rope
 from luthier.kernels import gated as plain_gates
 from luthier.kernels import norm as plain_norms
+from luthier.kernels import team
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("chains.c", "numbers.h"))
 PER_THREAD = 2**16
@@ -29,15 +30,24 @@ PER_THREAD = 2**16
 DTYPES = (torch.float32, torch.bfloat16)
 
 _ADDRESS, _NUMBER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
-_ROWS = [_NUMBER, _NUMBER]
-_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
-    "norm": (_INT, [_ADDRESS] * 4 + _ROWS + [_NUMBER, _FLOAT, _INT, _INT]),
-    "norm_backward": (_INT, [_ADDRESS] * 6 + _ROWS + [_NUMBER, _INT]),
-    "rotate": (_INT, [_ADDRESS, _NUMBER, _NUMBER] + [_ADDRESS] * 3 + _ROWS + [_NUMBER] * 3 + [_INT] * 3),
-    "gate": (_INT, [_ADDRESS] * 3 + _ROWS + [_INT]),
-    "gate_backward": (_INT, [_ADDRESS] * 4 + _ROWS + [_INT]),
-    "softmax": (_INT, [_ADDRESS, _NUMBER] + [_ADDRESS] * 4 + _ROWS + [_NUMBER, _INT]),
+_FIELDS: dict[str, dict[Any, str]] = {
+    "norm": {_ADDRESS: "x weight y rstd", _NUMBER: "width", _FLOAT: "eps", _INT: "known half"},
+    "norm_backward": {_ADDRESS: "x rstd weight dy residual dx", _NUMBER: "width", _INT: "half"},
+    "rotate": {_ADDRESS: "x cos sin out", _NUMBER: "row head heads width rotated", _INT: "interleaved backwards half"},
+    "gate": {_ADDRESS: "e g m", _INT: "half"},
+    "gate_backward": {_ADDRESS: "dm e g dg", _INT: "half"},
+    "softmax": {_ADDRESS: "logits targets coefficients logp entropy", _NUMBER: "row width", _INT: "half"},
 }
+"""What each takes, as in `chains.c`."""
+_JOBS = {
+    name: type(
+        name,
+        (ctypes.Structure,),
+        {"_fields_": [(each, kind) for kind, names in fields.items() for each in names.split()]},
+    )
+    for name, fields in _FIELDS.items()
+}
+_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {"take": team.TAKE, **dict.fromkeys(_FIELDS, team.ON_ROWS)}
 
 
 @functools.cache
@@ -69,9 +79,9 @@ def normalise(x_ND: Tensor, rstd_N1: Tensor, weight_D: Tensor) -> Tensor:
 
 def _norm(x_ND: Tensor, weight_D: Tensor | None, y_ND: Tensor | None, rstd_N1: Tensor, eps: float | None) -> None:
     weight_D = None if weight_D is None else weight_D.to(torch.float32).contiguous()
-    given = (_at(x_ND), _at(weight_D), _at(y_ND), _at(rstd_N1))
-    rest = (x_ND.shape[-1], eps or 0.0, int(eps is None), _half(x_ND))
-    _divided("norm", given, rstd_N1.numel(), x_ND.shape[-1], rest)
+    width = x_ND.shape[-1]
+    given = (_at(x_ND), _at(weight_D), _at(y_ND), _at(rstd_N1), width, eps or 0.0, eps is None, _half(x_ND))
+    _do("norm", given, rstd_N1.numel(), width)
 
 
 def norm_backward(
@@ -88,8 +98,8 @@ def norm_backward(
     weight_D = weight_D.to(torch.float32).contiguous()
     residual_ND = None if residual_ND is None else residual_ND.to(x_ND.dtype).contiguous()
     dx_ND = torch.empty_like(x_ND)
-    given = (_at(x_ND), _at(rstd_N1), _at(weight_D), _at(dy_ND), _at(residual_ND), _at(dx_ND))
-    _divided("norm_backward", given, rstd_N1.numel(), x_ND.shape[-1], (x_ND.shape[-1], _half(x_ND)))
+    tensors, width = (x_ND, rstd_N1, weight_D, dy_ND, residual_ND, dx_ND), x_ND.shape[-1]
+    _do("norm_backward", (*map(_at, tensors), width, _half(x_ND)), rstd_N1.numel(), width)
     return dx_ND, None
 
 
@@ -102,9 +112,9 @@ def rotate_all(
         rows, count, width = x_NHE.shape
         cos, sin = (each.to(x_NHE.dtype).contiguous() for each in (cos_NE, sin_NE))
         out = torch.empty(x_NHE.shape, dtype=x_NHE.dtype)
-        given = (_at(x_NHE), x_NHE.stride(0), x_NHE.stride(1), _at(cos), _at(sin), _at(out))
-        rest = (count, width, rope.dim // 2 * 2, int(rope.interleaved), int(adjoint), _half(x_NHE))
-        _divided("rotate", given, rows, count * width, rest)
+        sizes = (x_NHE.stride(0), x_NHE.stride(1), count, width, rope.dim // 2 * 2)
+        given = (*map(_at, (x_NHE, cos, sin, out)), *sizes, rope.interleaved, adjoint, _half(x_NHE))
+        _do("rotate", given, rows, count * width)
         made.append(out)
     return tuple(made)
 
@@ -114,7 +124,7 @@ def gated(e_NF: Tensor, g_NF: Tensor, act: str) -> Tensor:
         return plain_gates.forward(e_NF, g_NF, act)
     e_NF, g_NF = e_NF.contiguous(), g_NF.contiguous()
     m_NF = torch.empty_like(e_NF)
-    _divided("gate", (_at(e_NF), _at(g_NF), _at(m_NF)), e_NF.numel(), 1, (_half(e_NF),))
+    _do("gate", (*map(_at, (e_NF, g_NF, m_NF)), _half(e_NF)), e_NF.numel(), 1)
     return m_NF
 
 
@@ -130,8 +140,7 @@ def gated_backward(dm_NF: Tensor, e_NF: Tensor, g_NF: Tensor, a_NF: Tensor | Non
         return plain_gates.backward(dm_NF, e_NF, g_NF, a_NF, act)
     dm_NF, e_NF, g_NF = dm_NF.contiguous(), e_NF.contiguous(), g_NF.contiguous()
     dg_NF = torch.empty_like(dm_NF)
-    given = (_at(dm_NF), _at(e_NF), _at(g_NF), _at(dg_NF))
-    _divided("gate_backward", given, e_NF.numel(), 1, (_half(e_NF),))
+    _do("gate_backward", (*map(_at, (dm_NF, e_NF, g_NF, dg_NF)), _half(e_NF)), e_NF.numel(), 1)
     return dm_NF, dg_NF
 
 
@@ -143,14 +152,14 @@ def softmax_(
     wide = (logp_C, entropy_C)
     assert logits_CV.stride(1) == 1 and all(each is None or each.dtype == torch.float32 for each in wide)
     made = [None if each is None else each if each.is_contiguous() else each.contiguous() for each in wide]
-    given = (_at(logits_CV), logits_CV.stride(0), _at(targets_C), _at(coefficients_C), *map(_at, made))
-    _divided("softmax", given, len(logits_CV), logits_CV.shape[1], (logits_CV.shape[1], _half(logits_CV)))
+    tensors, width = (logits_CV, targets_C, coefficients_C, *made), logits_CV.shape[1]
+    _do("softmax", (*map(_at, tensors), logits_CV.stride(0), width, _half(logits_CV)), len(logits_CV), width)
     for asked, filled in zip(wide, made, strict=True):
         if asked is not None and filled is not None and asked is not filled:
             asked.copy_(filled)
 
 
-def _divided(name: str, given: Sequence[Any], rows: int, width: int, rest: Sequence[Any]) -> None:
+def _do(name: str, given: Sequence[Any], rows: int, width: int) -> None:
     """One compiled function over all rows, by as many threads as torch uses where there is enough to do.
 
     Raises:
@@ -158,17 +167,9 @@ def _divided(name: str, given: Sequence[Any], rows: int, width: int, rest: Seque
     """
     found = library()
     assert found is not None
-    does: Callable[..., int] = getattr(found, f"luthier_chains_{name}")
     threads = min(torch.get_num_threads(), rows, 1 + rows * width // PER_THREAD)
-    if threads <= 1:
-        codes = [does(*given, 0, rows, *rest)]
-    else:
-        bounds = [rows * each // threads for each in range(threads + 1)]
-        pool = compiled.pool(threads)
-        others = [pool.submit(does, *given, *bounds[each : each + 2], *rest) for each in range(1, threads)]
-        codes = [does(*given, *bounds[:2], *rest), *(each.result() for each in others)]
-    if any(codes):
-        raise MemoryError
+    does = getattr(found, f"luthier_chains_{name}")
+    team.by_rows(found.luthier_chains_take, does, _JOBS[name](*given), rows, threads)
 
 
 def _one_per_row(x_ND: Tensor) -> Tensor:

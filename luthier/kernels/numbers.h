@@ -103,3 +103,19 @@ INLINE float exponential(float x) {
     memcpy(&power, &bits, 4);
     return x < -87.0f ? 0.0f : p * power;
 }
+
+/* Rows that threads share: all call `take` and do one part after another until none is left (`team.py`). Which thread
+   does which part is left to chance, so what a row gives must not depend on others. */
+typedef struct {
+    int (*does)(const void *job, number first, number last); /* not 0 where there is no memory */
+    const void *job;
+    number rows, parts, next, failed;
+} Shared;
+
+INLINE void take(void *given) {
+    Shared *shared = given;
+    number part, rows = shared->rows, parts = shared->parts;
+    while ((part = __atomic_fetch_add(&shared->next, 1, __ATOMIC_RELAXED)) < parts)
+        if (shared->does(shared->job, rows * part / parts, rows * (part + 1) / parts))
+            __atomic_store_n(&shared->failed, 1, __ATOMIC_RELAXED);
+}

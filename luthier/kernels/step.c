@@ -13,6 +13,7 @@ A row depends on no other row and on no thread: callers may divide rows among th
 #define BLOCK 32 /* tokens of a block of the cache; `models/cache.py` has the same */
 
 EXPORT uint32_t luthier_step_source(void) { return SOURCE; }
+EXPORT void luthier_step_take(void *shared) { take(shared); }
 EXPORT int luthier_step_block(void) { return BLOCK; }
 
 /* ---------------------------------------------------------------------------------------------------- norms */
@@ -151,13 +152,22 @@ WIDTHS static void attend_rows(const Mixer *mixer, const Round *round, const voi
     }
 }
 
+typedef struct {
+    const Mixer *mixer;
+    const Round *round;
+    const void *qkv;
+    void *keys, *values, *out;
+} Attend;
+
 /* Rows first..last of qkv, [rows, (heads + 2 kv_heads) * width], normed by head, rotated, their keys and values written
    to the cache, and attended: out, [rows, heads * width]. -1 where there is no memory. */
-EXPORT int luthier_step_attend(const Mixer *mixer, const Round *round, const void *qkv, void *keys, void *values, void *out, number first, number last) {
+EXPORT int luthier_step_attend(const void *job, number first, number last) {
+    const Attend c = *(const Attend *)job;
+    const Mixer *mixer = c.mixer;
     size_t floats = (size_t)((2 * mixer->heads + 2 * mixer->kv_heads + 2 * BLOCK + 1) * mixer->width + 2 * mixer->heads);
     float *memory = malloc(floats * sizeof(float));
     if (!memory) return -1;
-    attend_rows(mixer, round, qkv, keys, values, out, first, last, memory);
+    attend_rows(mixer, c.round, c.qkv, c.keys, c.values, c.out, first, last, memory);
     free(memory);
     return 0;
 }

@@ -25,6 +25,7 @@ from torch import Tensor
 from luthier import compiled
 from luthier.arch.spec import Attention
 from luthier.batch import Ints
+from luthier.kernels import team
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("step.c", "numbers.h"))
 PER_THREAD = 2**20
@@ -34,7 +35,8 @@ _ADDRESS, _NUMBER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int,
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "block": (_INT, []),
     "norm": (_INT, [_ADDRESS, _ADDRESS, _ADDRESS, _NUMBER, _NUMBER, _FLOAT, _INT]),
-    "attend": (_INT, [_ADDRESS] * 6 + [_NUMBER, _NUMBER]),
+    "attend": team.ON_ROWS,
+    "take": team.TAKE,
     "gate": (None, [_ADDRESS, _ADDRESS, _NUMBER, _NUMBER, _INT]),
 }
 
@@ -60,6 +62,10 @@ class _Round(ctypes.Structure):
         ("blocks", _NUMBER),
         *((name, _ADDRESS) for name in ("cos", "sin")),
     ]
+
+
+class _Attend(ctypes.Structure):
+    _fields_ = [(name, _ADDRESS) for name in ("mixer", "round", "qkv", "keys", "values", "out")]
 
 
 class Round:
@@ -116,8 +122,8 @@ class Step:
     """The functions of a dtype. Made by `of`."""
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
-        self._norm, self._attend, self._gate = (
-            getattr(library, f"luthier_step_{name}") for name in ("norm", "attend", "gate")
+        self._norm, self._attend, self._gate, self._take = (
+            getattr(library, f"luthier_step_{name}") for name in ("norm", "attend", "gate", "take")
         )
         self._half = _half(dtype)
 
@@ -138,13 +144,10 @@ class Step:
         """
         spec, rows = mixer.spec, round_.rows
         out = qkv.new_empty((rows, spec.heads * spec.head_dim))
-        given = (mixer.address, told, qkv.data_ptr(), *rooms, out.data_ptr())
+        job = _Attend(mixer.address, told, qkv.data_ptr(), *rooms, out.data_ptr())
         reads = int(round_.lengths_B.sum()) * spec.kv_heads * spec.head_dim
         threads = min(torch.get_num_threads(), rows, 1 + reads // PER_THREAD)
-        if threads == 1:
-            _checked(self._attend(*given, 0, rows))
-        else:
-            _divided(lambda first, last: _checked(self._attend(*given, first, last)), rows, threads)
+        team.by_rows(self._take, self._attend, job, rows, threads)
         return out
 
     def gate(self, both: Tensor) -> Tensor:
@@ -165,14 +168,6 @@ def of(dtype: torch.dtype, block: int) -> Step | None:
 def wide(weight: Tensor) -> Tensor:
     """A norm's weight as the functions take it."""
     return weight.detach().to(torch.float32).contiguous()
-
-
-def _divided(work: Callable[[int, int], None], rows: int, threads: int) -> None:
-    bounds = [rows * each // threads for each in range(threads + 1)]
-    others = [compiled.pool(threads).submit(work, *bounds[each : each + 2]) for each in range(1, threads)]
-    work(*bounds[:2])
-    for each in others:
-        each.result()
 
 
 def _checked(code: int) -> None:

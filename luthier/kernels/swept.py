@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from luthier import compiled
 from luthier.batch import Ints
+from luthier.kernels import team
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("attend.c", "numbers.h"))
 DEEPEST = 64
@@ -33,7 +34,8 @@ _ADDRESS, _NUMBER, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "lanes": (_INT, []),
     "floats": (_NUMBER, [_NUMBER, _NUMBER, _INT]),
-    "run": (None, [_ADDRESS, _ADDRESS, _ADDRESS, _ADDRESS, _INT]),
+    "forward": team.TAKE,
+    "backward": team.TAKE,
 }
 
 
@@ -168,8 +170,9 @@ class _Job(ctypes.Structure):
         ("scale", ctypes.c_double),
         *((name, _View) for name in ("q", "k", "v", "dout")),
         *((name, _ADDRESS) for name in ("out", "dk", "dv")),
-        *((name, _ADDRESS) for name in _ARRAYS),
-        ("units", _NUMBER),
+        *((name, _ADDRESS) for name in (*_ARRAYS, "unit")),
+        *((name, _NUMBER) for name in ("units", "next", "threads", "floats")),
+        ("memory", _ADDRESS),
     ]
 
 
@@ -186,27 +189,17 @@ def _run(
     (_, heads, width), kv_heads = q.shape, k.shape[1]
     units = np.argsort(-np.repeat(families.costs, kv_heads), kind="stable").astype(np.int64)
     addresses = [None if each is None else each.ctypes.data for each in families.arrays]
+    threads = min(torch.get_num_threads(), len(units))
+    floats = found.luthier_attend_floats(int(families.rows.max()), width, int(dout is not None))
+    memory = torch.empty(threads, floats, dtype=torch.float32)
     job = _Job(
         *(heads, kv_heads, width, int(q.dtype == torch.bfloat16), how.window or 0, how.scale),
         *(_View.of(each) for each in views),
         *([] if dout is not None else [_View()]),
         *(each.data_ptr() for each in made),
         *([None] * (3 - len(made))),
-        *addresses,
-        len(units),
+        *(*addresses, units.ctypes.data),
+        *(len(units), 0, 0, floats),
+        memory.data_ptr(),
     )
-    threads = min(torch.get_num_threads(), len(units))
-    backward = int(dout is not None)
-    floats = found.luthier_attend_floats(int(families.rows.max()), width, backward)
-    memory = torch.empty(threads, floats, dtype=torch.float32)
-    taken = ctypes.c_int64(0)
-
-    def work(thread: int) -> None:
-        found.luthier_attend_run(
-            ctypes.addressof(job), units.ctypes.data, ctypes.addressof(taken), memory[thread].data_ptr(), backward
-        )
-
-    others = [compiled.pool(threads).submit(work, each) for each in range(1, threads)]
-    work(0)
-    for each in others:
-        each.result()
+    team.together(found.luthier_attend_forward if dout is None else found.luthier_attend_backward, job, threads)

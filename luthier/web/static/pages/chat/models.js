@@ -9,6 +9,8 @@ import { t } from "../../lib/i18n.js";
 
 const SOON_MS = 1000;
 const LATER_MS = 5000;
+const WHOLE = ["full", "freeze"];
+// Ways of tuning that leave a model of its own, no adapter.
 const OTHER = "\u0000other";
 
 // onOpen(list) is told whenever something is another than before; onAsked(id, names) when this page has asked for a
@@ -20,9 +22,11 @@ export class Models {
     this.asked = onAsked;
     this.open = [];
     this.runs = [];
+    this.adapters = [];
     this.models = [];
     this.drawn = "";
     this.timer = null;
+    this.left = false;
     this.list = h("ul", { class: "queue open-models" });
     this.fault = h("div");
     this.lead = h("p", { class: "muted", hidden: true }, t("chat.lead"));
@@ -46,7 +50,9 @@ export class Models {
   async begin() {
     await this.look();
     const [{ runs }, { models }] = await Promise.all([get("runs"), get("models")]);
-    this.runs = runs.filter((run) => run.state === "finished").map((run) => run.name);
+    const finished = runs.filter((run) => run.state === "finished");
+    this.runs = finished.map((run) => run.name);
+    this.adapters = finished.filter((run) => !WHOLE.includes(run.tune)).map((run) => run.name);
     this.models = models.filter((model) => model.supported && model.source !== "run");
     this.drawForm();
     if (!this.open.length) this.unfold(true);
@@ -56,7 +62,7 @@ export class Models {
 
   end() {
     clearTimeout(this.timer);
-    this.timer = null;
+    this.left = true;
   }
 
   unfold(wanted) {
@@ -75,6 +81,8 @@ export class Models {
         if (error.status !== 0) throw error;
       }
     }
+    // The page may have been left while the answer was on its way.
+    if (this.left) return;
     this.timer = setTimeout(() => this.look(), this.open.some((each) => each.state === "loading") ? SOON_MS : LATER_MS);
   }
 
@@ -151,7 +159,7 @@ export class Models {
   }
 
   adder(each) {
-    const others = this.runs.filter((name) => !each.voices.includes(name));
+    const others = this.adapters.filter((name) => !each.voices.includes(name));
     if (!others.length) return null;
     const add = async (event) => {
       const run = event.target.value;

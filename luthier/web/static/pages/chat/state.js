@@ -30,15 +30,24 @@ let due = null;
 
 export function save() {
   clearTimeout(due);
-  due = setTimeout(() => {
-    try {
-      sessionStorage.setItem(PLACE, JSON.stringify(state));
-    } catch (error) {
-      // A browser that keeps nothing, or a conversation that is too long for it: the page goes on without.
-      if (!(error instanceof DOMException)) throw error;
-    }
-  }, SAVE_MS);
+  due = setTimeout(keep, SAVE_MS);
 }
+
+function keep() {
+  clearTimeout(due);
+  due = null;
+  try {
+    sessionStorage.setItem(PLACE, JSON.stringify(state));
+  } catch (error) {
+    // A browser that keeps nothing, or a conversation that is too long for it: the page goes on without.
+    if (!(error instanceof DOMException)) throw error;
+  }
+}
+
+// What is still to be saved is, before the page is gone.
+window.addEventListener("pagehide", () => {
+  if (due !== null) keep();
+});
 
 let restored = false;
 
