@@ -25,8 +25,8 @@ BFLOAT16_GAIN = 4.0
 RATE_LASTS = 20.0
 """Times as long as other answers that a machine's rate is kept: it changes with what else it does."""
 SHARE_OF_PEAK = {"cpu": 0.65, "cuda": 0.4}
-"""Of the rate of matrix products that a step reaches as a whole. CPU: 0.62 and 0.85 measured (`LOG.md`). GPU: not measured
-yet; published runs of others reach 0.26 to 0.41."""
+"""Of the rate of matrix products that a step reaches as a whole. CPU: 0.62 and 0.85 measured (`LOG.md`). GPU: not
+measured yet; published runs of others reach 0.26 to 0.41."""
 
 
 @dataclass(frozen=True)
