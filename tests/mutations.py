@@ -2583,6 +2583,24 @@ MUTATIONS: dict[str, Mutation] = {
         "None",
         "test_online.py::test_killed_between_answers_and_updates",
     ),
+    "early tokens hear little of the reward at the end": Mutation(
+        "config/schema.py",
+        "gae_lambda: float = Field(default=1.0,",
+        "gae_lambda: float = Field(default=0.95,",
+        "test_online.py::test_a_critic_that_knows_nothing_lets_every_token_hear_the_whole_reward",
+    ),
+    "what the critic foretold is compared with the errors": Mutation(
+        "methods/ppo.py",
+        "np.var(returns - values) / np.var(returns)",
+        "np.var(values) / np.var(returns)",
+        "test_online.py::test_how_much_the_critic_foretold_by_hand",
+    ),
+    "answers that could not be judged count for the critic": Mutation(
+        "methods/ppo.py",
+        "for at, reward in enumerate(made.rewards) if reward is not None",
+        "for at in range(len(made.rewards))",
+        "test_online.py::test_how_much_the_critic_foretold_by_hand",
+    ),
     "a sampler that differs is let through": Mutation(
         "methods/online.py",
         "if not difference <= bound:",
