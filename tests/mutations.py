@@ -88,6 +88,18 @@ MUTATIONS: dict[str, Mutation] = {
         "test_samples.py::test_keys_and_values_take_half_of_what_a_step_has_or_what_one_answer_needs",
     ),
     # ------------------------------------------------------------------------------------------------ judged answers
+    "margins that are all 0 are shares": Mutation(
+        "engine/measures.py",
+        "all(isinstance(each, bool) for each in values)",
+        "set(values) <= {0.0, 1.0}",
+        "test_preference.py::test_intervals_of_shares_and_of_numbers",
+    ),
+    "an answer in JSON is taken for a turn": Mutation(
+        "data/judged.py",
+        "not (value.keys().isdisjoint(SPEAKS) or value.keys().isdisjoint(SAYS))",
+        "not value.keys().isdisjoint(SPEAKS)",
+        "test_formats.py::test_an_answer_that_is_json_is_no_turn",
+    ),
     "the better and the worse answer are mixed up": Mutation(
         "methods/groups.py",
         "places = 2 * batch.group + (side < 0)",
@@ -1417,6 +1429,24 @@ MUTATIONS: dict[str, Mutation] = {
         "given",
         "test_importing_data.py::test_places_of_data_sets",
     ),
+    "another program's weight of the better answers is lost": Mutation(
+        "importing/axolotl.py",
+        '"method.sft_weight": 1.0, ',
+        "",
+        "test_importing.py::test_judged_answers_of_axolotl",
+    ),
+    "answers are counted as prompts": Mutation(
+        "importing/axolotl.py",
+        'max(draft.settings["optim.batch"] // samples, 1)',
+        'draft.settings["optim.batch"]',
+        "test_importing.py::test_rewards_of_axolotl",
+    ),
+    "what another method weighs is dropped without a word": Mutation(
+        "importing/llamafactory.py",
+        ' if key != "pref_ftx" or kind not in ("orpo", "kto")]',
+        "]",
+        "test_importing.py::test_what_another_method_weighs_is_told",
+    ),
     "the batch of several devices counts one": Mutation(
         "importing/trainer.py",
         "per_device * accumulated * devices",
@@ -2583,11 +2613,77 @@ MUTATIONS: dict[str, Mutation] = {
         "None",
         "test_online.py::test_killed_between_answers_and_updates",
     ),
+    "early tokens hear little of the reward at the end": Mutation(
+        "config/schema.py",
+        "gae_lambda: float = Field(default=1.0,",
+        "gae_lambda: float = Field(default=0.95,",
+        "test_online.py::test_a_critic_that_knows_nothing_lets_every_token_hear_the_whole_reward",
+    ),
+    "what the critic foretold is compared with the errors": Mutation(
+        "methods/ppo.py",
+        "np.var(returns - values) / np.var(returns)",
+        "np.var(values) / np.var(returns)",
+        "test_online.py::test_how_much_the_critic_foretold_by_hand",
+    ),
+    "answers that could not be judged count for the critic": Mutation(
+        "methods/ppo.py",
+        "for at, reward in enumerate(made.rewards) if reward is not None",
+        "for at in range(len(made.rewards))",
+        "test_online.py::test_how_much_the_critic_foretold_by_hand",
+    ),
     "a sampler that differs is let through": Mutation(
         "methods/online.py",
         "if not difference <= bound:",
         "if difference > 1e9 * bound:",
         "test_online.py::test_a_sampler_that_differs_stops_the_run",
+    ),
+    "every answer of an unrolled conversation adds to its reward": Mutation(
+        "data/sequences.py",
+        "followed = np.append((np.diff(rows) == 0) & (np.diff(sides) == 0), False)",
+        "followed = np.zeros(len(rows), dtype=np.bool_)",
+        "test_judges.py::test_the_last_answer_of_a_conversation_is_what_is_judged",
+    ),
+    "the saved head of a judge is not looked at": Mutation(
+        "proof.py",
+        "    if not is_valued(decoder.arch):\n        return logits_BV\n",
+        "    if True:\n        return logits_BV\n",
+        "test_judges.py::test_the_receipt_notices_another_head",
+    ),
+    "a judge's head is rounded": Mutation(
+        "models/weights.py",
+        ' | {f"{SCORE}.weight": torch.float32}',
+        "",
+        "test_judges.py::test_a_judge_tuned_whole_is_what_transformers_reads",
+    ),
+    "a merged judge may say what it likes": Mutation(
+        "export/agreement.py",
+        '"pass" if difference <= bound * spread else "fail"',
+        '"pass"',
+        "test_judges.py::test_a_merge_that_gives_other_rewards_is_not_written",
+    ),
+    "a judge is asked for text": Mutation(
+        "session.py",
+        '    if is_valued(arch):\n        raise ModelError(Problem("models.only_scores"',
+        '    if False:\n        raise ModelError(Problem("models.only_scores"',
+        "test_judges.py::test_a_judge_writes_nothing_and_says_what_it_is_for",
+    ),
+    "the worst of several answers comes first": Mutation(
+        "answering.py",
+        'answers.sort(key=lambda each: -each["reward"])',
+        'answers.sort(key=lambda each: each["reward"])',
+        "test_judges.py::test_the_best_of_several_answers_comes_first",
+    ),
+    "another judge goes on in the same file": Mutation(
+        "answering.py",
+        '"judge": None if judge is None else judge.fingerprint(),',
+        '"judge": None,',
+        "test_judges.py::test_the_best_of_several_answers_comes_first",
+    ),
+    "a judge does not hear of tools": Mutation(
+        "reinforcing.py",
+        "each.asked.chat or each.asked.prompt",
+        "each.asked.prompt",
+        "test_judges.py::test_a_judge_as_a_reward_hears_of_tools",
     ),
     "a reward that hangs is waited for": Mutation(
         "scoring/rewards.py",
