@@ -2378,7 +2378,7 @@ MUTATIONS: dict[str, Mutation] = {
         "test_web_tail.py::test_how_a_run_died_is_told_although_it_is_written_later",
     ),
     "the highest losses are thinned out": Mutation(
-        "web/tail.py",
+        "runs/history.py",
         "int(high[begin:end].argmax())",
         "int(high[begin:end].argmin())",
         "test_web_tail.py::test_lows_and_highs_survive_thinning",

@@ -459,6 +459,28 @@ def test_receipt_results_recipe_and_events_of_a_finished_run(window: Window, run
     page.get_by_text("Nothing was written.").wait_for()
 
 
+def test_earlier_events_than_the_last_are_loaded_on_demand(window: Window, runs: Path) -> None:
+    run = written.begun(runs, "first", 9000)
+    for number in range(1, 2600):
+        run.emit("checkpoint" if number % 100 else "note", {"text": f"note {number}"}, step=number)
+        if number in (50, 2500):
+            run.emit("samples", written.samples(number), step=number)
+    page = window.go("run/first")
+    page.get_by_text("note 2500").wait_for()
+    assert page.get_by_text("note 100", exact=True).count() == 0
+    page.get_by_role("button", name="Load earlier ones (604)").click()
+    page.get_by_text("note 100", exact=True).wait_for()
+    page.get_by_text("9,000 steps").wait_for()
+    assert page.get_by_role("button", name="Load earlier ones").count() == 0
+    notes = [each for each in page.locator(".events li[data-kind=note]").all_inner_texts()]
+    assert [int(each.split()[-1]) for each in notes] == list(range(2500, 0, -100)), "each once, in order"
+    assert page.locator("select[aria-label=Compare] option").all_text_contents() == ["Step 50", "Step 2,500"]
+    run.emit("note", {"text": "note 2600"})
+    page.get_by_text("note 2600").wait_for()
+    assert page.get_by_text("note 100", exact=True).count() == 1
+    run.close()
+
+
 def test_runs_are_compared(window: Window, runs: Path) -> None:
     written.done(runs, "one", 40, **{"tune.rank": 8})
     written.done(runs, "two", 60, seed=1, **{"tune.rank": 32})
@@ -475,6 +497,31 @@ def test_runs_are_compared(window: Window, runs: Path) -> None:
         "40",
         "60",
     ]
+
+
+def test_a_comparison_follows_a_run_that_is_trained(window: Window, runs: Path) -> None:
+    written.done(runs, "one", 60)
+    run = written.begun(runs, "two", 40)
+    written.go_on(run, 1, 5, 40, every=20)
+    page = window.go("compare/one/two")
+    page.get_by_label("Smoothing").fill("0")
+    losses, validations = page.locator(".chart-host").first, page.locator(".chart-host").nth(1)
+    assert until(lambda: "two: " in (losses.get_attribute("aria-label") or ""))
+    page.get_by_role("button", name="Log scale").click()
+    assert "two: nothing measured yet" in (validations.get_attribute("aria-label") or "")
+    written.go_on(run, 6, 20, 40, every=20)
+    last = f"two: {written.step_data(20, 40)['loss']:.4g} at Step 20"
+    assert until(lambda: last in (losses.get_attribute("aria-label") or ""), SLOW_MS / 1000)
+    page.locator(".answers", has_text="Paris. (20)").wait_for()
+    assert until(lambda: "two: nothing measured yet" not in (validations.get_attribute("aria-label") or ""))
+    cells = page.get_by_role("rowheader", name="Steps").locator("xpath=..").locator("td")
+    assert until(lambda: cells.all_text_contents() == ["60", "20"])
+    assert page.get_by_role("button", name="Log scale").get_attribute("aria-pressed") == "true"
+    written.go_on(run, 21, 40, 40, every=20)
+    written.finish(run, 40)
+    run.close()
+    page.locator(".chosen li", has_text="two").locator("[data-state=finished]").first.wait_for()
+    assert until(lambda: cells.all_text_contents() == ["60", "40"], SLOW_MS / 1000)
 
 
 def test_a_run_that_cannot_be_read_is_taken_out_of_a_comparison(window: Window, runs: Path) -> None:

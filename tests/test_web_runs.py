@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -14,10 +15,12 @@ from typing import Any
 import httpx
 import pytest
 import waiting
+import web_written
 from web_house import client, house, place, server
 
 from luthier import machine, queue, supervisor
 from luthier.config import load
+from luthier.runs import commands
 from luthier.runs.store import RunFolder
 from luthier.web import board as boards
 from luthier.web import tail as tails
@@ -319,8 +322,46 @@ def test_runs_are_compared(page: Any, here: House) -> None:
             (run.path / "manifest.json").unlink()
     found = page.get("/api/compare", params={"run": ["a", "b"]}).json()
     assert found["runs"] == ["a", "b"] and found["recipe"]["optim.steps"] == [3, 4]
+    assert found["curves"]["a"]["step"] == [[step, 2.0 - step / 40] for step in range(1, 31)]
+    assert found["curves"]["b"]["validation"] == [[30, 1.0]] and found["samples"] == {"a": None, "b": None}
     assert page.get("/api/compare", params={"run": "a"}).status_code == 422
     assert page.get("/api/compare", params={"run": ["a", "../b"]}).status_code == 404
+
+
+def test_long_curves_are_compared_by_what_stands_out(page: Any, here: House) -> None:
+    for name in ("a", "b"):
+        run = web_written.begun(here.runs_dir, name, 20_000)
+        run.emit("samples", web_written.samples(0), 0)
+        web_written.long_log(run, 20_000)
+        run.close()
+        log = run.path / "events.jsonl"
+        log.write_text(re.sub(r'("step": 12345, .*"loss": )[\d.]+', r"\g<1>99.0", log.read_text()))
+    found = page.get("/api/compare", params={"run": ["a", "b"], "points": 100}).json()
+    curve = found["curves"]["b"]["step"]
+    assert 50 < len(curve) <= 102 and [curve[0][0], curve[-1][0]] == [1, 20_000]
+    assert [12_345, 99.0] in curve and found["results"]["steps"] == [20_000, 20_000]
+    assert found["samples"]["a"] == {"step": 0, **web_written.samples(0)}
+    whole = commands.compare([here.run("a"), here.run("b")]).value
+    assert len(whole["curves"]["a"]["step"]) == 20_000, "the command line's"
+    assert whole["results"]["loss"] == found["results"]["loss"]
+
+
+def test_events_before_the_last_ones_are_there_for_who_asks(page: Any, here: House) -> None:
+    with written(here) as run:
+        run.emit("started", {"num_steps": 9000})
+        for number in range(1, tails.MOST_TOLD + 500):
+            run.emit("note", {"text": str(number)})
+            if number % 3 == 0:
+                run.emit("step", {"loss": 1.0}, number)
+    told = [each.to_json() for each in run.events() if each.kind != "step"]
+    past = page.get("/api/runs/first/history").json()
+    assert (past["events"], past["earlier"]) == (told[-tails.MOST_TOLD :], 500)
+    before = page.get("/api/runs/first/told", params={"before": past["events"][0]["seq"]}).json()
+    assert before == {"events": told[:500], "earlier": 0}
+    assert page.get("/api/runs/first/told", params={"before": 1}).json() == {"events": [], "earlier": 0}
+    last = page.get("/api/runs/first/told", params={"before": 10**9}).json()
+    assert (last["events"], last["earlier"]) == (past["events"], 500)
+    assert page.get("/api/runs/first/told?before=0").status_code == 422
 
 
 # ---------------------------------------------------------------------------------------------------- actions

@@ -90,9 +90,14 @@ def _overview(router: APIRouter, house: House) -> None:
         return Answer(files.plain({"runs": board.runs()}))
 
     @router.get("/compare")
-    def compare(run: Annotated[list[str], Query(max_length=20)]) -> Answer:
-        """What differs between runs: in their recipes, in what went in, and in what came out."""
-        return Answer(commands.compare([house.run(each) for each in run]).value)
+    def compare(
+        run: Annotated[list[str], Query(max_length=20)], points: Annotated[int, Query(ge=10, le=20_000)] = POINTS
+    ) -> Answer:
+        """What differs between runs: in their recipes, in what went in, and in what came out. Curves of steps are
+        thinned to so many points."""
+        runs = [house.run(each) for each in run]
+        logs = [house.tails.of(each.name).look(lambda history: commands.told(history, points)) for each in runs]
+        return Answer(commands.compare(runs, logs).value)
 
 
 # ---------------------------------------------------------------------------------------------------- one run
@@ -165,8 +170,14 @@ def _told(router: APIRouter, house: House) -> None:
         last: Annotated[int | None, Query(alias="to")] = None,
     ) -> Answer:
         """Steps as columns, thinned to so many points between two steps, the lowest and the highest losses among them;
-        all other events; `last`, to follow the events from."""
+        validations and rollouts; the last of all other events, and how many there are before them; `last`, to follow
+        the events from."""
         return Answer(house.tails.of(house.run(name).name).shown(points, first, last))
+
+    @router.get("/runs/{name}/told")
+    def told(name: str, before: Annotated[int, Query(ge=1, le=2**62)]) -> Answer:
+        """The last events that are no steps before the one of this number, and how many there are before them."""
+        return Answer(house.tails.of(house.run(name).name).before(before))
 
     @router.get("/runs/{name}/events", response_class=StreamingResponse)
     async def events(

@@ -34,12 +34,19 @@ export async function show(root, { path }) {
     onLonger: () => renew().catch(told),
   });
   const curves = new Curves(on.curves, { onZoom: (from, to) => history.zoom(from, to).catch(told) });
-  const events = new Events(on.events);
+  const events = new Events(on.events, {
+    onEarlier: async (seq) => {
+      const found = await history.before(seq);
+      samples.again([...found.events, ...events.events]);
+      return found;
+    },
+  });
   const samples = new Samples(on.samples);
   const history = new History(name, curves, {
     onEvents: (found) => {
       for (const each of [events, samples]) found ? each.add(found) : each.forget();
     },
+    onEarlier: (count) => events.setEarlier(count),
     onState: (line) => ["open", "ended"].includes(line) && renew().catch(told),
   });
 
