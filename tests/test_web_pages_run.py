@@ -25,11 +25,14 @@ from waiting import until
 from web_house import place, server  # noqa: F401  fixtures
 
 from luthier import queue
+from luthier.runs import lock
 from luthier.runs.store import RunFolder
 
 GOLDEN = Path(__file__).parent / "golden" / "run"
 SLOW_MS = 60_000
 """For what takes a second on an idle machine."""
+LOADING_S = 180
+"""For a training to begin."""
 HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>{{7*7}}\u202egnp'
 LOOKS = [("en-US", "light", 1280), ("zh-CN", "dark", 390)]
 ROWS = "[data-chart=loss] .chart-table tbody tr"
@@ -184,6 +187,44 @@ def _process(port: int) -> Iterator[subprocess.Popen[bytes]]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)
         started.wait()
+
+
+def test_a_supervisor_that_is_killed_while_somebody_watches_takes_nothing_along(window: Window, runs: Path) -> None:
+    """Real runs: the one under way goes on, and the next start brings a new supervisor, which waits for it."""
+    rows = [{"instruction": f"Say {number}", "output": f"{number}"} for number in range(40)]
+    (runs.parent / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+
+    def start(name: str, steps: int) -> None:
+        page = window.go("new/settings")
+        text = f"model: nano\ndata: {{train: rows.json, validation: 0}}\noptim: {{steps: {steps}, batch: 2}}\n"
+        page.locator(".editor textarea").fill(f"{text}run: {{name: {name}, device: cpu}}\n")
+        page.locator(".recipe .good").wait_for()
+        window.go("new/start")
+        page.locator("#start:not([disabled])").click()
+        page.wait_for_url(f"**/#/run/{name}")
+
+    start("first", 5000)
+    window.page.locator("[data-chart=loss] summary").click()
+    assert until(lambda: window.steps()[-1:] > [3], LOADING_S)
+    supervisor = lock.last(queue.folder() / "lock")["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    assert until(lambda: not lock.held(queue.folder() / "lock"))
+    first = RunFolder(runs / "first")
+    at = first.summary().step
+    assert until(lambda: window.steps()[-1] > at + 20, LOADING_S), "it is trained, and the page goes on"
+    window.state("running")
+    start("second", 2)
+    window.state("queued")
+    assert lock.last(queue.folder() / "lock")["pid"] != supervisor, "a new one, which waits for what runs"
+    page = window.run("first")
+    page.get_by_label("From step").fill(str(max(at - 10, 1)))
+    page.get_by_label("To step").fill(str(at + 20))
+    page.get_by_label("To step").press("Enter")
+    assert until(lambda: window.steps() == list(range(max(at - 10, 1), at + 21))), "without a gap"
+    page.get_by_role("button", name="Stop", exact=True).click()
+    window.state("interrupted")
+    assert [len(first.summary().attempts), first.state] == [1, "interrupted"]
+    window.go("run/second").locator(".page-head .state[data-state=finished]").wait_for(timeout=1000 * LOADING_S)
 
 
 def _listens(port: int) -> bool:
