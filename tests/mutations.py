@@ -2317,7 +2317,7 @@ MUTATIONS: dict[str, Mutation] = {
         "test_queue.py::test_wrong_rows_of_a_later_stage_are_told_in_its_own_run",
     ),
     "a stage's recipe that may not change is queued in part": Mutation(
-        "staged.py",
+        "queue.py",
         'begun.settle([each for each in changes if not each.free], "stop")',
         "pass",
         "test_queue.py::test_a_later_stage_that_cannot_go_on_keeps_all_out_of_the_queue",
@@ -2463,13 +2463,13 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "another recipe takes the name of a run that waits": Mutation(
         "web/runs.py",
-        "            if difference(run.config(), config):",
-        '            if not run.has("recipe.yaml"):',
+        "if is_active and difference(run.config(), load.settle(config)):",
+        "if is_active and not run.path:",
         "test_web_runs.py::test_another_recipe_does_not_take_the_name_of_a_run_that_waits",
     ),
     "the same key makes a run again": Mutation(
         "web/runs.py",
-        "known = self._run_of(kept)",
+        "known = self._runs_of(kept)",
         "known = None",
         "test_web_runs.py::test_the_same_key_is_the_same_run_also_for_another_server",
     ),
@@ -2478,6 +2478,42 @@ MUTATIONS: dict[str, Mutation] = {
         'if "dir" in config.run.model_fields_set and',
         "if not given and",
         "test_web_runs.py::test_a_wrong_recipe_is_refused_as_on_the_command_line",
+    ),
+    "stages start from a folder that their runs are not in": Mutation(
+        "web/runs.py",
+        'return load.read(text, RECIPE, {"run.dir":',
+        'return load.read(text, RECIPE, {} if not near else {"run.dir":',
+        "test_web_runs.py::test_stages_may_be_made_elsewhere",
+    ),
+    "a stage is not said to wait for another one": Mutation(
+        "web/board.py",
+        '"after": first.name}',
+        '"after": turn.name}',
+        "test_web_runs.py::test_a_recipe_in_stages_becomes_a_run_for_each",
+    ),
+    "a name is called free although one of its stages has a run": Mutation(
+        "runs/recipe.py",
+        "not any((runs_dir",
+        "not all((runs_dir",
+        "test_web_recipes.py::test_of_several_stages_each_is_told",
+    ),
+    "an event is loaded twice with those before it": Mutation(
+        "web/tail.py",
+        "end = bisect_left(self._told_seqs, seq)",
+        "end = bisect_right(self._told_seqs, seq)",
+        "test_web_runs.py::test_events_before_the_last_ones_are_there_for_who_asks",
+    ),
+    "a long curve is compared by every nth step": Mutation(
+        "runs/commands.py",
+        "kept = thinned(loss, points or len(loss))",
+        "kept = np.linspace(0, len(loss) - 1, min(points or len(loss), len(loss)), dtype=int)",
+        "test_web_runs.py::test_long_curves_are_compared_by_what_stands_out",
+    ),
+    "a full disk is called a wrong request": Mutation(
+        "web/refusals.py",
+        '"web.upload_no_room": 507}',
+        '"web.upload_no_room": 422}',
+        "test_web_files.py::test_a_full_disk_is_told_before_anything_is_sent",
     ),
     "the driver is asked for its GPUs each second": Mutation(
         "web/board.py",
@@ -2493,13 +2529,13 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     # ------------------------------------------------------------------------------------------------ stages, teachers
     "a finished stage is passed over whatever it was made of": Mutation(
-        "staged.py",
+        "runs/turns.py",
         'run.settle([each for each in changes if not each.free], "stop")',
         "del changes",
         "test_stages.py::test_a_changed_stage_is_refused_or_kept",
     ),
     "a finished stage is trained again": Mutation(
-        "staged.py",
+        "runs/turns.py",
         'if not run.has("recipe.yaml") or run.summary().ended != "finished" or run.lost_outputs():',
         'if run.has("recipe.yaml") or not run.lost_outputs():',
         "test_stages.py::test_killed_anywhere_the_same_command_ends_with_the_same_bits",
@@ -2740,7 +2776,31 @@ MUTATIONS: dict[str, Mutation] = {
         "",
         "test_web_pages_run.py::test_a_page_opened_while_the_server_is_away_comes_when_it_is_back",
     ),
+    "a comparison stays as it was when it was opened": Mutation(
+        "web/static/pages/compare.js",
+        "timer = setTimeout(again, AGAIN_MS);",
+        "timer = null;",
+        "test_web_pages_run.py::test_a_comparison_follows_a_run_that_is_trained",
+    ),
+    "events that were loaded go when another one comes": Mutation(
+        "web/static/pages/run/events.js",
+        "this.most += MOST;",
+        "",
+        "test_web_pages_run.py::test_earlier_events_than_the_last_are_loaded_on_demand",
+    ),
+    "a stage that waits for a failed one says nothing of it": Mutation(
+        "web/static/lib/runs.js",
+        'return state === "finished" ? null : { name, state };',
+        'return state === "finished" || state === "failed" ? null : { name, state };',
+        "test_web_pages_run.py::test_stages_of_a_recipe_are_followed_as_they_wait_for_each_other",
+    ),
     # ------------------------------------------------------------------------------------------------ a new run
+    "the data of the first stage are checked for all": Mutation(
+        "web/static/pages/new/report.js",
+        "stage: stageShown()?.name }",
+        "stage: state.stages[0]?.name }",
+        "test_web_pages_new.py::test_a_recipe_in_stages_is_planned_and_started",
+    ),
     "a recipe in the making is lost with a reload": Mutation(
         "web/static/pages/new/state.js",
         """  state.text = text;
@@ -2754,7 +2814,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the plan does not know the rows that were counted": Mutation(
         "web/static/pages/new/state.js",
-        "const rows = state.check?.of === checkedOf() ? state.check.rows : null;",
+        "const rows = !isStaged() && state.check?.of === checkedOf() ? state.check.rows : null;",
         "const rows = null;",
         "test_web_pages_new.py::test_from_a_file_to_a_finished_run",
     ),

@@ -25,6 +25,7 @@ from waiting import until
 from web_house import place, server  # noqa: F401  fixtures
 
 from luthier import queue
+from luthier.config import load
 from luthier.runs import lock
 from luthier.runs.store import RunFolder
 
@@ -415,6 +416,41 @@ def test_the_queue_is_shown_and_turned_round(window: Window, runs: Path) -> None
     page.get_by_role("button", name="Take one out of the queue").click()
     assert until(lambda: waiting.all_text_contents() == ["two"])
     assert [path.name for path in queue.ordered()] == ["two"]
+
+
+def test_stages_of_a_recipe_are_followed_as_they_wait_for_each_other(window: Window, runs: Path) -> None:
+    """c waits for b, which waits for a, which fails."""
+    stages = [{"name": "a"}, {"name": "b"}, {"name": "c", "start": "merge"}]
+    given = {"model": "nano", "data": {"train": "rows.jsonl"}, "run": {"name": "shop"}, "stages": stages}
+    queue.submit_stages(load.stages(given))
+    page = window.go("")
+    waiting = page.locator("section[aria-labelledby=queue-title] li")
+    waiting.nth(1).get_by_text("Waits until shop-a is finished (waiting)").wait_for()
+    window.go("run/shop-b")
+    links = page.locator(".stages li")
+    assert until(lambda: [each.splitlines()[0] for each in links.all_inner_texts()] == ["shop-a", "shop-b", "shop-c"])
+    assert page.locator(".stages a[aria-current=page]").inner_text() == "shop-b"
+    page.get_by_text("Waits until shop-a is finished (waiting)").wait_for()
+    queue.withdraw(RunFolder(runs / "shop-a"))
+    run = RunFolder.open(runs / "shop-a", write=True)
+    run.emit("started", {"num_steps": 10})
+    page.get_by_text("Waits until shop-a is finished (running)").wait_for()
+    run.emit("failed", {"problem": None})
+    run.close()
+    page.get_by_text("Waits until shop-a is finished (failed)").wait_for()
+    page.reload()
+    page.get_by_text("Waits until shop-a is finished (failed)").wait_for()
+    page.wait_for_timeout(1000)
+    assert page.get_by_text("Waits until shop-a is finished (failed)").is_visible(), "whatever else is asked for"
+    links.nth(0).locator("[data-state=failed]").wait_for()
+    assert serious(page) == []
+    links.nth(0).get_by_role("link").click()
+    window.state("failed")
+    assert until(lambda: links.count() == 3)
+    window.go("")
+    page.locator(".queue .bad", has_text="Waits until shop-a is finished (failed)").wait_for()
+    shutil.rmtree(runs / "shop-a")
+    page.locator(".queue .bad", has_text="Waits until shop-a is finished (gone)").wait_for()
 
 
 # ------------------------------------------------------------------------------------------------ home
