@@ -80,9 +80,7 @@ def train(
         from luthier import queue
 
         if config is None:
-            from luthier import staged
-
-            return queued(staged.submit(parts))
+            return queued(queue.submit_stages(parts))
         return queued([queue.submit(settle(config))])
     from luthier.training import train as start
 

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ from typing import Any
 
 from luthier.config import load as config_load
 from luthier.config.schema import RunConfig
+from luthier.config.stages import Stage
 from luthier.errors import Problem, RunError
 from luthier.runs import files, turns
+from luthier.runs.recipe import difference
 from luthier.runs.store import RunFolder
 from luthier.runs.turns import Turn
 
@@ -81,6 +83,33 @@ def submit(config: RunConfig, home: Path | None = None, turn: Turn | None = None
                 (run.path / turns.NAME).unlink(missing_ok=True)
         _mark(run, home or Path.cwd())
     return RunFolder(run.path)
+
+
+def submit_stages(stages: Sequence[Stage], home: Path | None = None) -> list[RunFolder]:
+    """Put every stage that is not finished at the end of the queue, to start once the one before it is finished. One
+    that waits keeps its place, one that is being trained goes on. The runs of all stages, in order.
+
+    Args:
+        home: as of `submit`.
+
+    Raises:
+        RunError: a stage was begun with another recipe, or finished and made of something else; nothing was changed.
+    """
+    done = {stage.name for stage in stages if turns.finished(stage)}
+    for stage in stages:
+        begun = RunFolder.begun(stage.config)
+        if begun is not None and stage.name not in done and stage.config.run.on_change == "stop":
+            changes = difference(begun.config(), config_load.settle(stage.config))
+            begun.settle([each for each in changes if not each.free], "stop")
+    for before, stage in zip([None, *stages], stages, strict=False):
+        if stage.name in done or RunFolder(stage.folder).locked:
+            continue
+        turn = None
+        if before is not None:
+            after, planned = turns.follow(before.folder, stage.folder), config_load.resolved(stage.planned)
+            turn = Turn(stage.name, stage.start, after, planned)
+        submit(config_load.settle(stage.config), home, turn)
+    return [RunFolder(stage.folder) for stage in stages]
 
 
 def again(run: RunFolder) -> RunFolder:

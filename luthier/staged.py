@@ -23,9 +23,7 @@ from luthier.export import merge as merging
 from luthier.parent import behind
 from luthier.run import Run
 from luthier.runs import manifest, turns
-from luthier.runs.recipe import Difference, difference
 from luthier.runs.store import RunFolder
-from luthier.runs.turns import Turn
 from luthier.session import output_folder
 
 
@@ -55,7 +53,7 @@ def carry_out(
     Raises:
         RunError: a finished stage was made of something else than is given now.
     """
-    done = {stage.name for stage in stages if finished(stage)}
+    done = {stage.name for stage in stages if turns.finished(stage)}
     for stage in stages:
         if RunFolder(stage.folder).has("queued"):  # what is trained here waits for no turn
             queue.withdraw(RunFolder(stage.folder))
@@ -74,68 +72,7 @@ def carry_out(
     return runs
 
 
-def finished(stage: Stage) -> bool:
-    """Whether the stage's run is finished, with its result there.
-
-    Raises:
-        RunError: it is, but of another recipe, data or parent than now, and `run.on_change` is stop; every difference
-            is listed. With continue it counts as it is.
-    """
-    run = RunFolder(stage.folder)
-    if not run.has("recipe.yaml") or run.summary().ended != "finished" or run.lost_outputs():
-        return False
-    changes = [*difference(run.config(), config_load.settle(stage.config)), *_material(run, stage)]
-    if stage.config.run.on_change == "stop":
-        run.settle([each for each in changes if not each.free], "stop")
-    return True
-
-
-def _material(run: RunFolder, stage: Stage) -> list[Difference]:
-    """What went into a finished run and is not that any more; what is gone is nobody's concern by now."""
-    if not run.has("manifest.json"):
-        return []
-    given = manifest.load(run)
-    pairs: list[tuple[str, str | None, str | None]] = []
-    for file in given.data:
-        if file.origin is None and Path(file.path).is_file():
-            pairs.append(
-                (f"data.{file.role}: {file.path}", file.sha256, manifest.file_fingerprint(Path(file.path))["sha256"])
-            )
-    if given.parent is not None and stage.config.tune.kind in ("lora", "qlora") and _result(given.parent["path"]):
-        now = manifest.parent_fingerprint(output_folder(RunFolder(Path(given.parent["path"]))))
-        pairs.append(("parent", given.parent["sha256"], now["sha256"]))
-    return [Difference(field, (then or "")[:12], (now or "")[:12]) for field, then, now in pairs if then != now]
-
-
-def _result(path: str) -> bool:
-    return (Path(path) / "recipe.yaml").is_file() and (Path(path) / "adapter").is_dir()
-
-
 # ---------------------------------------------------------------------------------------------------- in the queue
-
-
-def submit(stages: Sequence[Stage]) -> list[RunFolder]:
-    """Put every stage that is not finished at the end of the queue, to start once the one before it is finished. One
-    that waits keeps its place, one that is being trained goes on. The runs of all stages, in order.
-
-    Raises:
-        RunError: a stage was begun with another recipe, or finished and made of something else; nothing was changed.
-    """
-    done = {stage.name for stage in stages if finished(stage)}
-    for stage in stages:
-        begun = RunFolder.begun(stage.config)
-        if begun is not None and stage.name not in done and stage.config.run.on_change == "stop":
-            changes = difference(begun.config(), config_load.settle(stage.config))
-            begun.settle([each for each in changes if not each.free], "stop")
-    for before, stage in zip([None, *stages], stages, strict=False):
-        if stage.name in done or RunFolder(stage.folder).locked:
-            continue
-        turn = None
-        if before is not None:
-            after, planned = turns.follow(before.folder, stage.folder), config_load.resolved(stage.planned)
-            turn = Turn(stage.name, stage.start, after, planned)
-        queue.submit(config_load.settle(stage.config), turn=turn)
-    return [RunFolder(stage.folder) for stage in stages]
 
 
 def make_ready(run: RunFolder) -> None:

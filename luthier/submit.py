@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier import queue, staged, supervisor
+from luthier import queue, supervisor
 from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.run import Run
@@ -28,7 +28,7 @@ def submit(
         ConfigError: the recipe cannot be used. RunError: somebody is writing the run, or it is finished.
     """
     if stages := load.stages(recipe, overrides):
-        folders = staged.submit(stages)
+        folders = queue.submit_stages(stages)
     else:
         folders = [queue.submit(load.settle(load.load(recipe, overrides)))]
     for place in {folder.path.parent for folder in folders}:

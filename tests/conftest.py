@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import leftovers
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -101,6 +102,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     failed = os.environ.get("RUN_CHECKS_FAILED")
     if failed:
         terminalreporter.write_line(f"FAILED before the tests: {failed} (see the top of this output)", red=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests have started ends with them, however they end."""
+    watching = leftovers.watch(tmp_path_factory.getbasetemp())
+    yield
+    watching.communicate()
 
 
 @pytest.fixture(autouse=True)

@@ -88,6 +88,18 @@ MUTATIONS: dict[str, Mutation] = {
         "test_samples.py::test_keys_and_values_take_half_of_what_a_step_has_or_what_one_answer_needs",
     ),
     # ------------------------------------------------------------------------------------------------ judged answers
+    "margins that are all 0 are shares": Mutation(
+        "engine/measures.py",
+        "all(isinstance(each, bool) for each in values)",
+        "set(values) <= {0.0, 1.0}",
+        "test_preference.py::test_intervals_of_shares_and_of_numbers",
+    ),
+    "an answer in JSON is taken for a turn": Mutation(
+        "data/judged.py",
+        "not (value.keys().isdisjoint(SPEAKS) or value.keys().isdisjoint(SAYS))",
+        "not value.keys().isdisjoint(SPEAKS)",
+        "test_formats.py::test_an_answer_that_is_json_is_no_turn",
+    ),
     "the better and the worse answer are mixed up": Mutation(
         "methods/groups.py",
         "places = 2 * batch.group + (side < 0)",
@@ -1459,6 +1471,24 @@ MUTATIONS: dict[str, Mutation] = {
         "given",
         "test_importing_data.py::test_places_of_data_sets",
     ),
+    "another program's weight of the better answers is lost": Mutation(
+        "importing/axolotl.py",
+        '"method.sft_weight": 1.0, ',
+        "",
+        "test_importing.py::test_judged_answers_of_axolotl",
+    ),
+    "answers are counted as prompts": Mutation(
+        "importing/axolotl.py",
+        'max(draft.settings["optim.batch"] // samples, 1)',
+        'draft.settings["optim.batch"]',
+        "test_importing.py::test_rewards_of_axolotl",
+    ),
+    "what another method weighs is dropped without a word": Mutation(
+        "importing/llamafactory.py",
+        ' if key != "pref_ftx" or kind not in ("orpo", "kto")]',
+        "]",
+        "test_importing.py::test_what_another_method_weighs_is_told",
+    ),
     "the batch of several devices counts one": Mutation(
         "importing/trainer.py",
         "per_device * accumulated * devices",
@@ -2329,7 +2359,7 @@ MUTATIONS: dict[str, Mutation] = {
         "test_queue.py::test_wrong_rows_of_a_later_stage_are_told_in_its_own_run",
     ),
     "a stage's recipe that may not change is queued in part": Mutation(
-        "staged.py",
+        "queue.py",
         'begun.settle([each for each in changes if not each.free], "stop")',
         "pass",
         "test_queue.py::test_a_later_stage_that_cannot_go_on_keeps_all_out_of_the_queue",
@@ -2390,7 +2420,7 @@ MUTATIONS: dict[str, Mutation] = {
         "test_web_tail.py::test_how_a_run_died_is_told_although_it_is_written_later",
     ),
     "the highest losses are thinned out": Mutation(
-        "web/tail.py",
+        "runs/history.py",
         "int(high[begin:end].argmax())",
         "int(high[begin:end].argmin())",
         "test_web_tail.py::test_lows_and_highs_survive_thinning",
@@ -2475,13 +2505,13 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "another recipe takes the name of a run that waits": Mutation(
         "web/runs.py",
-        "            if difference(run.config(), config):",
-        '            if not run.has("recipe.yaml"):',
+        "if is_active and difference(run.config(), load.settle(config)):",
+        "if is_active and not run.path:",
         "test_web_runs.py::test_another_recipe_does_not_take_the_name_of_a_run_that_waits",
     ),
     "the same key makes a run again": Mutation(
         "web/runs.py",
-        "known = self._run_of(kept)",
+        "known = self._runs_of(kept)",
         "known = None",
         "test_web_runs.py::test_the_same_key_is_the_same_run_also_for_another_server",
     ),
@@ -2490,6 +2520,42 @@ MUTATIONS: dict[str, Mutation] = {
         'if "dir" in config.run.model_fields_set and',
         "if not given and",
         "test_web_runs.py::test_a_wrong_recipe_is_refused_as_on_the_command_line",
+    ),
+    "stages start from a folder that their runs are not in": Mutation(
+        "web/runs.py",
+        'return load.read(text, RECIPE, {"run.dir":',
+        'return load.read(text, RECIPE, {} if not near else {"run.dir":',
+        "test_web_runs.py::test_stages_may_be_made_elsewhere",
+    ),
+    "a stage is not said to wait for another one": Mutation(
+        "web/board.py",
+        '"after": first.name}',
+        '"after": turn.name}',
+        "test_web_runs.py::test_a_recipe_in_stages_becomes_a_run_for_each",
+    ),
+    "a name is called free although one of its stages has a run": Mutation(
+        "runs/recipe.py",
+        "not any((runs_dir",
+        "not all((runs_dir",
+        "test_web_recipes.py::test_of_several_stages_each_is_told",
+    ),
+    "an event is loaded twice with those before it": Mutation(
+        "web/tail.py",
+        "end = bisect_left(self._told_seqs, seq)",
+        "end = bisect_right(self._told_seqs, seq)",
+        "test_web_runs.py::test_events_before_the_last_ones_are_there_for_who_asks",
+    ),
+    "a long curve is compared by every nth step": Mutation(
+        "runs/commands.py",
+        "kept = thinned(loss, points or len(loss))",
+        "kept = np.linspace(0, len(loss) - 1, min(points or len(loss), len(loss)), dtype=int)",
+        "test_web_runs.py::test_long_curves_are_compared_by_what_stands_out",
+    ),
+    "a full disk is called a wrong request": Mutation(
+        "web/refusals.py",
+        '"web.upload_no_room": 507}',
+        '"web.upload_no_room": 422}',
+        "test_web_files.py::test_a_full_disk_is_told_before_anything_is_sent",
     ),
     "the driver is asked for its GPUs each second": Mutation(
         "web/board.py",
@@ -2505,13 +2571,13 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     # ------------------------------------------------------------------------------------------------ stages, teachers
     "a finished stage is passed over whatever it was made of": Mutation(
-        "staged.py",
+        "runs/turns.py",
         'run.settle([each for each in changes if not each.free], "stop")',
         "del changes",
         "test_stages.py::test_a_changed_stage_is_refused_or_kept",
     ),
     "a finished stage is trained again": Mutation(
-        "staged.py",
+        "runs/turns.py",
         'if not run.has("recipe.yaml") or run.summary().ended != "finished" or run.lost_outputs():',
         'if run.has("recipe.yaml") or not run.lost_outputs():',
         "test_stages.py::test_killed_anywhere_the_same_command_ends_with_the_same_bits",
@@ -2625,11 +2691,77 @@ MUTATIONS: dict[str, Mutation] = {
         "None",
         "test_online.py::test_killed_between_answers_and_updates",
     ),
+    "early tokens hear little of the reward at the end": Mutation(
+        "config/schema.py",
+        "gae_lambda: float = Field(default=1.0,",
+        "gae_lambda: float = Field(default=0.95,",
+        "test_online.py::test_a_critic_that_knows_nothing_lets_every_token_hear_the_whole_reward",
+    ),
+    "what the critic foretold is compared with the errors": Mutation(
+        "methods/ppo.py",
+        "np.var(returns - values) / np.var(returns)",
+        "np.var(values) / np.var(returns)",
+        "test_online.py::test_how_much_the_critic_foretold_by_hand",
+    ),
+    "answers that could not be judged count for the critic": Mutation(
+        "methods/ppo.py",
+        "for at, reward in enumerate(made.rewards) if reward is not None",
+        "for at in range(len(made.rewards))",
+        "test_online.py::test_how_much_the_critic_foretold_by_hand",
+    ),
     "a sampler that differs is let through": Mutation(
         "methods/online.py",
         "if not difference <= bound:",
         "if difference > 1e9 * bound:",
         "test_online.py::test_a_sampler_that_differs_stops_the_run",
+    ),
+    "every answer of an unrolled conversation adds to its reward": Mutation(
+        "data/sequences.py",
+        "followed = np.append((np.diff(rows) == 0) & (np.diff(sides) == 0), False)",
+        "followed = np.zeros(len(rows), dtype=np.bool_)",
+        "test_judges.py::test_the_last_answer_of_a_conversation_is_what_is_judged",
+    ),
+    "the saved head of a judge is not looked at": Mutation(
+        "proof.py",
+        "    if not is_valued(decoder.arch):\n        return logits_BV\n",
+        "    if True:\n        return logits_BV\n",
+        "test_judges.py::test_the_receipt_notices_another_head",
+    ),
+    "a judge's head is rounded": Mutation(
+        "models/weights.py",
+        ' | {f"{SCORE}.weight": torch.float32}',
+        "",
+        "test_judges.py::test_a_judge_tuned_whole_is_what_transformers_reads",
+    ),
+    "a merged judge may say what it likes": Mutation(
+        "export/agreement.py",
+        '"pass" if difference <= bound * spread else "fail"',
+        '"pass"',
+        "test_judges.py::test_a_merge_that_gives_other_rewards_is_not_written",
+    ),
+    "a judge is asked for text": Mutation(
+        "session.py",
+        '    if is_valued(arch):\n        raise ModelError(Problem("models.only_scores"',
+        '    if False:\n        raise ModelError(Problem("models.only_scores"',
+        "test_judges.py::test_a_judge_writes_nothing_and_says_what_it_is_for",
+    ),
+    "the worst of several answers comes first": Mutation(
+        "answering.py",
+        'answers.sort(key=lambda each: -each["reward"])',
+        'answers.sort(key=lambda each: each["reward"])',
+        "test_judges.py::test_the_best_of_several_answers_comes_first",
+    ),
+    "another judge goes on in the same file": Mutation(
+        "answering.py",
+        '"judge": None if judge is None else judge.fingerprint(),',
+        '"judge": None,',
+        "test_judges.py::test_the_best_of_several_answers_comes_first",
+    ),
+    "a judge does not hear of tools": Mutation(
+        "reinforcing.py",
+        "each.asked.chat or each.asked.prompt",
+        "each.asked.prompt",
+        "test_judges.py::test_a_judge_as_a_reward_hears_of_tools",
     ),
     "a reward that hangs is waited for": Mutation(
         "scoring/rewards.py",
@@ -2686,7 +2818,31 @@ MUTATIONS: dict[str, Mutation] = {
         "",
         "test_web_pages_run.py::test_a_page_opened_while_the_server_is_away_comes_when_it_is_back",
     ),
+    "a comparison stays as it was when it was opened": Mutation(
+        "web/static/pages/compare.js",
+        "timer = setTimeout(again, AGAIN_MS);",
+        "timer = null;",
+        "test_web_pages_run.py::test_a_comparison_follows_a_run_that_is_trained",
+    ),
+    "events that were loaded go when another one comes": Mutation(
+        "web/static/pages/run/events.js",
+        "this.most += MOST;",
+        "",
+        "test_web_pages_run.py::test_earlier_events_than_the_last_are_loaded_on_demand",
+    ),
+    "a stage that waits for a failed one says nothing of it": Mutation(
+        "web/static/lib/runs.js",
+        'return state === "finished" ? null : { name, state };',
+        'return state === "finished" || state === "failed" ? null : { name, state };',
+        "test_web_pages_run.py::test_stages_of_a_recipe_are_followed_as_they_wait_for_each_other",
+    ),
     # ------------------------------------------------------------------------------------------------ a new run
+    "the data of the first stage are checked for all": Mutation(
+        "web/static/pages/new/report.js",
+        "stage: stageShown()?.name }",
+        "stage: state.stages[0]?.name }",
+        "test_web_pages_new.py::test_a_recipe_in_stages_is_planned_and_started",
+    ),
     "a recipe in the making is lost with a reload": Mutation(
         "web/static/pages/new/state.js",
         """  state.text = text;
@@ -2700,7 +2856,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the plan does not know the rows that were counted": Mutation(
         "web/static/pages/new/state.js",
-        "const rows = state.check?.of === checkedOf() ? state.check.rows : null;",
+        "const rows = !isStaged() && state.check?.of === checkedOf() ? state.check.rows : null;",
         "const rows = null;",
         "test_web_pages_new.py::test_from_a_file_to_a_finished_run",
     ),

@@ -3,9 +3,9 @@ PEFT's adapter, torch's AdamW, one example at a time with padding nowhere."""
 
 from __future__ import annotations
 
-import copy
 import json
 import random
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ from luthier.batch import Step
 from luthier.config.schema import Lora
 from luthier.data.stream import Stream
 from luthier.models import adapters, weights
-from luthier.nano import task
-from luthier.runs.store import RunFolder
 
 STEPS, BATCH, SEED = 60, 8, 3
 CLIP, WEIGHT_DECAY, BETAS, EPS = 1.0, 0.01, (0.9, 0.95), 1e-8
@@ -150,38 +148,55 @@ def test_the_loss_follows_a_plain_loop_step_by_step(
     )
 
 
+# ------------------------------------------------------------------------------------- judged answers and rewards
+
+
+@pytest.fixture(scope="module")
+def learning() -> dict[str, Any]:
+    """What `bench/learning.py` runs, whose figures stand in docs/preference.md and docs/reinforcement.md."""
+    return runpy.run_path(str(Path(__file__).parents[1] / "bench" / "learning.py"))
+
+
+@pytest.fixture(scope="module")
+def began(learning: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> luthier.Run:
+    return learning["start"](tmp_path_factory.mktemp("learning"))
+
+
 @pytest.mark.long
-def test_rewards_lift_a_task_that_can_be_checked(tmp_path: Path) -> None:
-    """From a short supervised start GRPO lifts the share of right fields on held-out prompts by a margin that is not
-    chance; docs/reinforcement.md has the curve (0.09 in 30 steps, 95 % from 0.04). PPO, on the same start, raises what
-    its answers are worth without an alarm."""
-    rows = task.examples(1, 900)
+def test_pairs_teach_which_answer_is_better(learning: dict[str, Any], began: luthier.Run) -> None:
+    """On prompts that nothing was learnt from, about people who occur nowhere else: after dpo the reference is likelier
+    than what the start said instead, beyond chance and beyond what it was before, and it loses less than a tenth of
+    what the other loses; a reward model tells the two apart better than their lengths do, and the answers that it takes
+    for the best have more fields right."""
+    folder = began.path.parents[1]
+    data = learning["pairs"](folder, began)
+    held = Path(data["validation"])
+    before = learning["preference"](began.merge(folder / "sft-merged"), held)
+    run = learning["dpo"](folder, began, data)
+    after = learning["preference"](run.merge(folder / "dpo-merged"), held)
+    print(f"dpo: {before} -> {after}")
+    assert after["low"] > max(before["high"], 0.5) and after["mean"] > 0.9
+    better, worse = (
+        points[-1]["mean"] - points[0]["mean"]
+        for points in (learning["curve"](run, name) for name in ("logp_chosen", "logp_rejected"))
+    )
+    assert worse < 0 and better > 0.1 * worse
+    judge = learning["reward"](folder, data)
+    accuracy = learning["curve"](judge, "accuracy")[-1]
+    best = learning["best_of"](folder, began, judge)
+    print(f"reward: {accuracy}; best of {learning['BEST_OF']}: {best}")
+    assert accuracy["low"] > max(learning["longer"](held)["high"], 0.85)
+    assert best["low"] > 0
 
-    def prompts(examples: list[dict[str, str]]) -> list[dict[str, str]]:
-        return [{"prompt": f"{e['instruction']}\n{e['input']}", "answer": e["output"]} for e in examples]
 
-    for name, made in (
-        ("sft", rows[:500]),
-        ("train", prompts(rows[500:])),
-        ("held", prompts(task.examples(9, 64, held_out=True))),
-    ):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-    base = {"model": {"path": "nano", "dtype": "float32"}}
-
-    def run(name: str, **sections: Any) -> RunFolder:
-        run = {"name": name, "dir": str(tmp_path / "runs"), "device": "cpu", **sections.pop("run", {})}
-        return luthier.train({**base, **sections, "run": run}).folder
-
-    start = run("sft", data={"train": str(tmp_path / "sft.jsonl"), "validation": 0}, optim={"epochs": 2})
-    data = {"train": str(tmp_path / "train.jsonl"), "validation": str(tmp_path / "held.jsonl")}
-    method = {"rewards": "json_fields", "max_new_tokens": 64}
-    sections = {"data": data, "tune": {"from": str(start.path)}, "run": {"validate_every": 15}}
-    optim = {"batch": 8, "steps": 30, "lr": 2e-4, "schedule": "constant"}
-    grpo = run("grpo", method={"kind": "grpo", "samples": 8, **method}, optim=optim, **copy.deepcopy(sections))
-    gains = [event.data for event in grpo.events() if event.kind == "validation"][-1]
-    assert gains["gain"] >= 0.04 and gains["gain_low"] > 0
-    ppo_method = {"kind": "ppo", "samples": 4, "updates": 2, **method}
-    ppo = run("ppo", method=ppo_method, optim={**optim, "batch": 16}, **copy.deepcopy(sections))
-    rounds = [event.data["reward"] for event in ppo.events() if event.kind == "rollout" and event.data["update"] == 0]
-    assert sum(rounds[-5:]) / 5 > sum(rounds[:3]) / 3
-    assert not [event for event in ppo.events() if event.kind == "alarm"]
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_rewards_lift_a_task_that_can_be_checked(kind: str, learning: dict[str, Any], began: luthier.Run) -> None:
+    """From a short supervised start the share of right fields on held-out prompts rises by a margin that is not chance;
+    ppo raises no alarm."""
+    run = learning["rewarded"](began.path.parents[1], began, kind)
+    gain, sampled = learning["curve"](run, "gain")[-1], learning["sampled"](run)
+    print(f"{kind}: {gain}, alarms {learning['alarms'](run)}")
+    assert gain["mean"] >= 0.04 and gain["low"] > 0
+    assert sum(sampled[-5:]) / 5 > sum(sampled[:3]) / 3
+    assert kind == "grpo" or not learning["alarms"](run)

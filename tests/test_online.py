@@ -194,20 +194,49 @@ def test_ppo_killed(ppo: dict[str, Any], update: int, monkeypatch: pytest.Monkey
     test_killed_between_answers_and_updates(ppo, update, monkeypatch)
 
 
-def test_advantages_of_ppo_by_hand(ppo: dict[str, Any]) -> None:
-    """Two answers, worth 1 and failed; the divergence of the first one's tokens is 2 and -1 nats, at a weight of 0.1.
-    Values 0.5, 0.25; discount and lambda 1: returns to go are 1 - 0.2 + 0.1 and 1 + 0.1."""
-    config = Ppo(rewards=("exact",), kl=0.1, gae_lambda=1.0, whiten=False)
+def measured(rewards: list[float | None], tables: dict[str, list[float]], **options: Any) -> Any:
+    """(the method, a round of answers of two tokens that it measured by what is known of the tokens of each)."""
+    config = Ppo(rewards=("exact",), **options)
     method = proximal.Proximal.__new__(proximal.Proximal)
     method.ppo, method.beta = config, config.kl
     ids = np.asarray([1, 2], np.int32)
-    made = Round(0, [Rollout(0, ids, ids, np.zeros(2, np.float32), True)] * 2, [1.0, None], 1)
+    made = Round(0, [Rollout(0, ids, ids, np.zeros(2, np.float32), True)] * len(rewards), rewards, 1)
+    made.known = {name: [np.asarray(values, np.float32)] * len(rewards) for name, values in tables.items()}
+    method._measure(made, made.known)
+    return method, made
+
+
+def test_advantages_of_ppo_by_hand() -> None:
+    """Two answers, worth 1 and failed; the divergence of the first one's tokens is 2 and -1 nats, at a weight of 0.1.
+    Values 0.5, 0.25; discount and lambda 1: returns to go are 1 - 0.2 + 0.1 and 1 + 0.1."""
     tables = {"old": [-1.0, -3.0], "reference": [-3.0, -2.0], "value": [0.5, 0.25]}
-    known = {name: [np.asarray(values, np.float32)] * 2 for name, values in tables.items()}
-    method._measure(made, known)
-    np.testing.assert_allclose(known["advantage"][0], [0.9 - 0.5, 1.1 - 0.25], rtol=1e-6)
-    np.testing.assert_allclose(known["return"][0], [0.9, 1.1], rtol=1e-6)
+    method, made = measured([1.0, None], tables, kl=0.1, whiten=False)
+    np.testing.assert_allclose(made.known["advantage"][0], [0.9 - 0.5, 1.1 - 0.25], rtol=1e-6)
+    np.testing.assert_allclose(made.known["return"][0], [0.9, 1.1], rtol=1e-6)
     assert method._weights(made) == [1.0, 0.0]
+
+
+def test_a_critic_that_knows_nothing_lets_every_token_hear_the_whole_reward() -> None:
+    """Answers worth 1 and 0, values 0: by default tokens are told apart by their answers and not by their places."""
+    _, made = measured([1.0, 0.0], {"value": [0.0, 0.0]}, kl=0.0)
+    better, worse = made.known["advantage"]
+    np.testing.assert_allclose(better, [3**0.5 / 2] * 2, rtol=1e-6)  # (1 - 1/2) / sqrt(4 * 1/4 / 3)
+    np.testing.assert_allclose(worse, -better, rtol=1e-6)
+
+
+def test_how_much_the_critic_foretold_by_hand() -> None:
+    """Returns 1, 1, 0, 0 (variance 1/4); values 0.5, 0: errors 0.5, 1, -0.5, 0 (variance 5/16). Tokens of each answer
+    are 2 and -1 nats from the reference. An answer that could not be judged counts nowhere."""
+    tables = {"value": [0.5, 0.0], "old": [-1.0, -3.0], "reference": [-3.0, -2.0]}
+    method, made = measured([1.0, 0.0, None], tables, kl=0.0)
+    for values in made.known.values():
+        values[2] = np.asarray([7.0, 8.0], np.float32)
+    facts = method._account(made)
+    assert facts["kl_answer"] == pytest.approx(1.0)
+    assert facts["value_error"] == pytest.approx((0.25 + 1 + 0.25) / 4)
+    assert facts["explained"] == pytest.approx(1 - (5 / 16) / (1 / 4))
+    method, made = measured([1.0, 1.0], {"value": [0.5, 0.0]}, kl=0.0)
+    assert "explained" not in method._account(made), "there was nothing to foretell"
 
 
 # ------------------------------------------------------------------------------------------------- what goes wrong

@@ -215,7 +215,7 @@ def listed() -> list[tuple[str, tuple[str, str] | None]]:
 def test_a_stage_starts_when_the_one_before_is_finished_and_holds_up_nobody_else(
     begun: dict[str, Doing], kind: str
 ) -> None:
-    staged.submit(stages())
+    queue.submit_stages(stages())
     queue.submit(recipe("other"))
     assert listed() == [
         ("all-a", None),
@@ -254,7 +254,7 @@ def test_a_stage_starts_when_the_one_before_is_finished_and_holds_up_nobody_else
 
 
 def test_a_finished_run_whose_result_is_gone_is_waited_for(begun: dict[str, Doing]) -> None:
-    staged.submit(stages())
+    queue.submit_stages(stages())
     watching = supervisor.Supervisor()
     watching.look()
     end("all-a", "finished", begun["all-a"], outputs=["adapter"])
@@ -267,7 +267,7 @@ def test_a_finished_run_whose_result_is_gone_is_waited_for(begun: dict[str, Doin
 def test_a_stopped_stage_leaves_those_behind_it_waiting(
     begun: dict[str, Doing], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    staged.submit(stages())
+    queue.submit_stages(stages())
     assert cli.run(["runs", "stop", "all-b"]) == 0
     said = capsys.readouterr().out
     assert "all-c goes on waiting" in said and f"luthier runs stop {Path('runs/all-c').resolve()}" in said
@@ -288,42 +288,42 @@ def test_a_stopped_stage_leaves_those_behind_it_waiting(
 
 
 def test_the_same_command_again_goes_on_and_another_recipe_changes_nothing(begun: dict[str, Doing]) -> None:
-    staged.submit(stages())
+    queue.submit_stages(stages())
     watching = supervisor.Supervisor()
     watching.look()
     end("all-a", "failed", begun["all-a"])
     watching.look()
     assert names() == ["all-b", "all-c"]
     with pytest.raises(RunError) as caught:
-        staged.submit(stages(**{"stages.a.optim.lr": 1e-3}))
+        queue.submit_stages(stages(**{"stages.a.optim.lr": 1e-3}))
     assert [(each.id, each.field) for each in caught.value.problems] == [("runs.changed", "optim.lr")]
     assert names() == ["all-b", "all-c"]
-    staged.submit(stages())
+    queue.submit_stages(stages())
     assert names() == ["all-b", "all-c", "all-a"], "what waits keeps its place"
     watching.look()
     end("all-a", "finished", begun["all-a"])
-    staged.submit(stages())
+    queue.submit_stages(stages())
     assert listed()[0] == ("all-b", None) and "all-a" not in names()
 
 
 def test_a_later_stage_that_cannot_go_on_keeps_all_out_of_the_queue(begun: dict[str, Doing]) -> None:
-    for run in staged.submit(stages()):
+    for run in queue.submit_stages(stages()):
         queue.withdraw(run)
     with RunFolder.open(Path("runs/all-b"), write=True) as writer:
         writer.emit("started", {"num_steps": 1})
     with pytest.raises(RunError, match=r"optim\.lr"):
-        staged.submit(stages(**{"stages.b.optim.lr": 1e-3}))
+        queue.submit_stages(stages(**{"stages.b.optim.lr": 1e-3}))
     assert names() == []
 
 
 def test_a_run_that_is_no_stage_any_more_waits_for_nobody(begun: dict[str, Doing]) -> None:
-    staged.submit(stages())
+    queue.submit_stages(stages())
     queue.submit(recipe("all-b"))
     assert listed()[1] == ("all-b", None)
 
 
 def test_stages_that_are_trained_by_hand_leave_the_queue(begun: dict[str, Doing]) -> None:
-    staged.submit(stages()[:2])
+    queue.submit_stages(stages()[:2])
     seen: list[tuple[str | None, list[str]]] = []
 
     def train(config: RunConfig) -> Any:
@@ -334,7 +334,7 @@ def test_stages_that_are_trained_by_hand_leave_the_queue(begun: dict[str, Doing]
 
 
 def test_wrong_rows_of_a_later_stage_are_told_in_its_own_run(begun: dict[str, Doing]) -> None:
-    a, b, c = staged.submit(stages(**{"stages.b.data.train": "bad.json"}))
+    a, b, c = queue.submit_stages(stages(**{"stages.b.data.train": "bad.json"}))
     looked: list[tuple[str, str]] = []
 
     def look(config: RunConfig) -> None:
@@ -371,7 +371,7 @@ def test_a_stage_that_is_withdrawn_while_it_is_made_ready_is_not_trained(
 
 
 def test_a_stage_is_planned_before_what_it_is_trained_on_is_there(place: Path) -> None:
-    *_, c = staged.submit(stages())
+    *_, c = queue.submit_stages(stages())
     assert supervisor._needed(c) == supervisor._needed(queue.submit(recipe("plain"))) > 0
 
 

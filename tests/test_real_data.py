@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,40 @@ def test_nano_gets_better_at_each(real_data, runs_dir, name):
     losses = [event.data["loss"] for event in run.events if event.kind == "validation"]
     assert losses[-1] < losses[0] - 0.1
     assert not [check for check in run.receipt.checks if check.status == "fail"]
+
+
+JUDGED = {
+    "dpo": ("dpo_en_demo.json", 2e-4, math.log(2)),
+    "reward": ("dpo_en_demo.json", 1e-3, math.log(2)),
+    "kto": ("kto_en_demo.json", 2e-4, 0.5),
+}
+"""Method -> the file, a learning rate, and the loss before step 1, which is the same whatever the model."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", JUDGED)
+def test_nano_learns_from_judged_answers(real_data, runs_dir, tmp_path, method):
+    """Forty rows of the file, several times: every one is counted, the first loss is what the formula says of a model
+    that is its own reference, and what was seen is learnt. Such answers are beyond what `nano` can judge on other rows;
+    that it does not is printed."""
+    name, rate, first = JUDGED[method]
+    path = tmp_path / name
+    rows = json.loads(real_data(name).read_text(encoding="utf-8"))
+    path.write_text(json.dumps(rows[:40]), encoding="utf-8")
+    recipe = recipe_of(Path("nano"), path, runs_dir, validation=0.2, max_tokens=1024, too_long="truncate")
+    recipe["method"], recipe["tune"]["rank"] = method, 16
+    recipe["optim"] = {"lr": rate, "steps": 24, "batch": 8}
+    recipe["run"]["validate_every"] = 24
+    run = train(recipe)
+    facts = facts_of(run)
+    assert facts["read"] == min(len(rows), 40) == facts["kept"] + sum(facts["excluded"].values())
+    losses = [event.data["loss"] for event in run.events if event.kind == "step"]
+    held_out = [event.data for event in run.events if event.kind == "validation"]
+    print(name, method, losses[0], losses[-8:], held_out[-1]["loss"], held_out[-1]["measures"]["accuracy"])
+    assert losses[0] == pytest.approx(first, abs=1e-4) and held_out[0]["loss"] == pytest.approx(first, abs=1e-4)
+    assert sum(losses[-8:]) / 8 < 0.8 * first
+    assert all(math.isfinite(each["mean"]) for each in held_out[-1]["measures"].values())
+    assert not [check for check in run.receipt.checks if check.status == "fail" and check.name != "validation"]
 
 
 # -------------------------------------------------------------------------------------------- the size of a real one

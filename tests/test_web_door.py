@@ -181,7 +181,7 @@ def test_every_answer_says_what_a_browser_may_do_with_it(place: Path) -> None:
     asked = client(house(place))
     answers = [
         asked.get("/"),
-        asked.get("/style.css"),
+        asked.get("/style/ground.css"),
         asked.get("/api/state"),
         asked.get("/nothing"),
         asked.get("/api/runs/nothing"),
@@ -256,7 +256,7 @@ def test_below_a_base_path_with_and_without_a_proxy_that_takes_it_away(place: Pa
         assert f'<base href="{base}">' in asked.get(path).text
     for path in (f"{base}api/state", "/api/state"):
         assert asked.get(path).json()["base"] == base
-    assert asked.get(f"{base}style.css").status_code == 200
+    assert asked.get(f"{base}style/ground.css").status_code == 200
     link = asked.get(base, params={"token": TOKEN})
     assert f"Path={base};" in link.headers["set-cookie"] and link.headers["refresh"] == f"0; url={base}"
 

@@ -287,7 +287,7 @@ def test_what_is_too_large_leaves_nothing(place: Path) -> None:
             yield b"x" * 2**16
 
     for answer in (put(page, "y.json", b"x" * 1001), put(page, "y.json", body())):
-        assert answer.status_code == 422
+        assert answer.status_code == 413
         problem = answer.json()["problems"][0]
         assert problem["id"] == "web.upload_too_large" and "1.0 kB" in problem["rule"]
     assert left(place / "uploads") == ["x.json"]
@@ -307,7 +307,7 @@ def test_without_room_nothing_is_left(place: Path, little_room: int) -> None:
     assert put(page, "fits.json", b"x" * 1000).status_code == 200
     for sent in (b"x" * 3 * 2**20, b"x" * (little_room + 1)):  # noticed while it is written, and only at its end
         answer = put(page, "large.json", sent)
-        assert answer.status_code == 422, answer.text
+        assert answer.status_code == 507, answer.text
         problem = answer.json()["problems"][0]
         assert problem["id"] == "web.upload_no_room" and problem["remedy"] and problem["value"] == "large.json"
     assert left(place / "uploads") == ["fits.json"]
@@ -318,6 +318,7 @@ def test_a_full_disk_is_told_before_anything_is_sent(
 ) -> None:
     monkeypatch.setattr(workspace, "free_bytes", lambda _: 10)
     answer = put(page, "x.json", b"x" * 11)
+    assert answer.status_code == 507
     assert answer.json()["problems"][0]["id"] == "web.upload_no_room" and left(place / "uploads") == []
     assert put(page, "x.json", b"x" * 10).status_code == 200
 

@@ -88,6 +88,12 @@ def test_the_html_has_no_script_and_no_style_of_its_own() -> None:
     assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\bon\w+=", source) == []
 
 
+def test_every_stylesheet_is_asked_for_once() -> None:
+    source = (STATIC / "index.html").read_text(encoding="utf-8")
+    asked = re.findall(r'rel="stylesheet" href="([^"]+)"', source)
+    assert sorted(asked) == sorted(str(path.relative_to(STATIC)) for path in STATIC.rglob("*.css"))
+
+
 def test_what_is_from_elsewhere_is_listed_with_version_and_licence() -> None:
     listed = (STATIC / "vendor" / "README.md").read_text(encoding="utf-8")
     files = {path.name for path in (STATIC / "vendor").iterdir()} - {"README.md"}

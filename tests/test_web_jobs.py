@@ -187,6 +187,34 @@ def test_one_whose_first_process_is_gone_runs_as_long_as_its_command(stand_in: P
 # ---------------------------------------------------------------------------------------------------- ending
 
 
+def test_what_tests_leave_behind_ends_with_them(tmp_path: Path) -> None:
+    """Also where they are killed, which lets nothing clean up."""
+    code = (
+        "import os, subprocess, sys, time; sys.path.insert(0, sys.argv[1]); import leftovers\n"
+        "mine = {'LUTHIER_CACHE': sys.argv[2] + '/cache'}\n"
+        "watching = leftovers.watch(sys.argv[2])\n"
+        "command = ['sleep', '600']\n"
+        "print(*(subprocess.Popen(command, env=each, start_new_session=True).pid for each in (mine, {})), flush=True)\n"
+        "time.sleep(600)"
+    )
+    arguments = [str(Path(__file__).parent), str(tmp_path / "tests")]
+    with subprocess.Popen([sys.executable, "-P", "-c", code, *arguments], stdout=subprocess.PIPE, text=True) as tests:
+        assert tests.stdout is not None
+        ours, other = map(int, tests.stdout.readline().split())
+        tests.kill()
+    try:
+        assert waiting.until(lambda: not _goes_on(ours)) and _goes_on(other)
+    finally:
+        os.kill(other, signal.SIGKILL)
+
+
+def _goes_on(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_cancelled_it_ends_as_by_ctrl_c(stand_in: Path) -> None:
     there = of(stand_in)
     job = start(there, "wait")
@@ -298,6 +326,16 @@ def test_each_order_is_the_command_that_one_would_type(here: House) -> None:
         ({"kind": "check", "path": "rows.json"}, ["data", "check"], {"arguments": [str(here.home / "rows.json")]}),
         ({"kind": "check", "recipe": "model: x", "format": "alpaca"}, ["data", "check"], {"format": "alpaca"}),
         ({"kind": "check", "recipe": "model: x"}, ["data", "check"], {"arguments": ["/jobs/one/recipe.yaml"]}),
+        (
+            {"kind": "check", "recipe": "model: x", "stage": "a"},
+            ["data", "check"],
+            {"arguments": ["/jobs/one/recipe.yaml", "stage=a"]},
+        ),
+        (
+            {"kind": "show", "recipe": "model: x", "stage": "a"},
+            ["data", "show"],
+            {"arguments": ["/jobs/one/recipe.yaml", "stage=a"], "first": 1},
+        ),
         ({"kind": "show", "recipe": "model: x", "first": 7, "rows": 2}, ["data", "show"], {"first": 7, "rows": 2}),
         ({"kind": "demo"}, ["demo"], {"directory": str(here.runs_dir)}),
         ({"kind": "doctor"}, ["doctor"], {}),
@@ -374,6 +412,7 @@ def test_no_value_is_read_as_an_option(one_house: House, text: str) -> None:
         ({"kind": "none"}, 422),
         ({"kind": "check"}, 422),
         ({"kind": "check", "path": "x", "recipe": "y"}, 422),
+        ({"kind": "check", "path": "x", "stage": "y"}, 422),
         ({"kind": "check", "path": "../../etc/passwd"}, 422),
         ({"kind": "merge", "run": "../a"}, 404),
         ({"kind": "merge", "run": "--force"}, 404),

@@ -35,6 +35,14 @@ HOSTILE = [
     "{{ constructor.constructor('window.hurt=1')() }} ${window.hurt=1} <b>&lt;",
     "\x07\x1b[31mred\x00",
 ]
+STAGED = """model: nano
+data: {validation: 0, max_tokens: 128}
+optim: {steps: 1, batch: 2}
+run: {name: shop, device: cpu}
+stages:
+  - {name: first, data: {train: words.jsonl}}
+  - {name: second, data: {train: answers.jsonl}}
+"""
 DRAWN = ".fit:not(.asked), .verdict .strong, .editor, .step > .problems, #start"
 """What stands on a step once the server has answered."""
 BIG = {
@@ -164,6 +172,8 @@ def test_from_a_file_to_a_finished_run(seen: Seen, place: Path) -> None:  # noqa
     assert run.state == "finished"
     config = load(run.path / "recipe.yaml")
     assert (config.optim.steps, config.tune.kind, config.data.train[0].path) == (2, "lora", "uploads/numbers.jsonl")
+    page.locator(".sample .answer").first.wait_for()
+    assert config.run.samples == len(run.history().all_of("samples")[-1].data["samples"]), "it answers meanwhile"
     # Another one begins afresh, or with the recipe of this one; its name is a free one.
     seen.step("settings")
     page.reload()
@@ -206,6 +216,62 @@ def test_a_file_is_dropped_pasted_or_picked(seen: Seen, place: Path) -> None:  #
         "uploads/pasted.csv",
     ]
     assert (place / "uploads" / "pasted.csv").read_text(encoding="utf-8").startswith("instruction,output")
+
+
+def test_a_recipe_in_stages_is_planned_and_started(seen: Seen, place: Path) -> None:  # noqa: F811
+    page = seen.page
+    for name in ("words", "answers"):
+        (place / f"{name}.jsonl").write_text(jsonl(ROWS[: 40 if name == "words" else 60]), encoding="utf-8")
+    seen.recipe(STAGED)
+    page.get_by_role("heading", name="A recipe in stages: 2, one after the other").wait_for()
+    listed = page.locator(".stage-list li")
+    texts = listed.all_inner_texts()
+    assert "words.jsonl" in texts[0] and "Starts from nano." in texts[0] and "Its run: shop-first" in texts[0]
+    assert "answers.jsonl" in texts[1] and "Trains on what first made." in texts[1]
+    seen.step("data")
+    seen.checked()
+    count = page.locator(".counts > div", has_text="rows read").locator("dd")
+    expect(count).to_have_text("40", timeout=SLOW_MS)
+    page.get_by_label("Stage that is looked at").select_option("second")
+    expect(count).to_have_text("60", timeout=SLOW_MS)
+    page.get_by_role("button", name="Show the rows").click()
+    page.locator(".mask code", has_text="answers.jsonl").first.wait_for()
+    seen.step("plan")
+    rows = page.locator("tbody tr[data-stage]")
+    expect(rows).to_have_count(2, timeout=SLOW_MS)
+    pressed = page.locator("tr[data-stage] button[aria-pressed=true]")
+    for name in ("first", "second"):
+        page.get_by_role("button", name=name, exact=True).click()
+        expect(pressed).to_have_text(name, timeout=SLOW_MS)
+        peak = rows.filter(has_text=name).locator("td").nth(1).inner_text()
+        assert page.locator("tfoot td").first.inner_text() == peak
+    page.locator(".strip", has_text=re.compile(r"\(stage (first|second)\)")).wait_for()
+    assert serious(page) == []
+    seen.step("start")
+    expect(seen.field("run.name").locator("input")).to_have_value("shop", timeout=SLOW_MS)
+    page.locator("#start:not([disabled])").dblclick()
+    page.wait_for_url(re.compile("#/run/shop-first$"))
+    assert runs(place) == ["shop-first", "shop-second"]
+    page.locator(".stages li", has_text="shop-second").locator("[data-state=finished]").wait_for(timeout=RUN_S * 1000)
+    second = RunFolder(place / "runs" / "shop-second")
+    assert second.summary().step == 1 and str(second.config().tune.from_) == "runs/shop-first"
+    seen.step("start")
+    seen.recipe(STAGED)
+    seen.step("start")
+    page.get_by_role("button", name="Call it shop-2").wait_for()
+    expect(page.locator("#start")).to_be_disabled(timeout=SLOW_MS)
+
+
+def test_a_wrong_recipe_in_stages_says_where(seen: Seen, place: Path) -> None:  # noqa: F811
+    (place / "words.jsonl").write_text(jsonl(ROWS), encoding="utf-8")
+    wrong = STAGED.replace("name: second", "name: second, tune: {rnak: 3}")
+    seen.recipe(wrong)
+    seen.page.locator(".recipe .problem", has_text="rnak").first.wait_for()
+    line = next(at for at, text in enumerate(wrong.split("\n"), 1) if "rnak" in text)
+    seen.page.get_by_role("button", name=f"Go to line {line}").first.click()
+    seen.step("start")
+    expect(seen.page.locator("#start")).to_be_disabled(timeout=SLOW_MS)
+    assert runs(place) == []
 
 
 # ------------------------------------------------------------------------------------------------ what goes wrong

@@ -25,11 +25,15 @@ from waiting import until
 from web_house import place, server  # noqa: F401  fixtures
 
 from luthier import queue
+from luthier.config import load
+from luthier.runs import lock
 from luthier.runs.store import RunFolder
 
 GOLDEN = Path(__file__).parent / "golden" / "run"
 SLOW_MS = 60_000
 """For what takes a second on an idle machine."""
+LOADING_S = 180
+"""For a training to begin."""
 HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>{{7*7}}\u202egnp'
 LOOKS = [("en-US", "light", 1280), ("zh-CN", "dark", 390)]
 ROWS = "[data-chart=loss] .chart-table tbody tr"
@@ -184,6 +188,44 @@ def _process(port: int) -> Iterator[subprocess.Popen[bytes]]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)
         started.wait()
+
+
+def test_a_supervisor_that_is_killed_while_somebody_watches_takes_nothing_along(window: Window, runs: Path) -> None:
+    """Real runs: the one under way goes on, and the next start brings a new supervisor, which waits for it."""
+    rows = [{"instruction": f"Say {number}", "output": f"{number}"} for number in range(40)]
+    (runs.parent / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+
+    def start(name: str, steps: int) -> None:
+        page = window.go("new/settings")
+        text = f"model: nano\ndata: {{train: rows.json, validation: 0}}\noptim: {{steps: {steps}, batch: 2}}\n"
+        page.locator(".editor textarea").fill(f"{text}run: {{name: {name}, device: cpu}}\n")
+        page.locator(".recipe .good").wait_for()
+        window.go("new/start")
+        page.locator("#start:not([disabled])").click()
+        page.wait_for_url(f"**/#/run/{name}")
+
+    start("first", 5000)
+    window.page.locator("[data-chart=loss] summary").click()
+    assert until(lambda: window.steps()[-1:] > [3], LOADING_S)
+    supervisor = lock.last(queue.folder() / "lock")["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    assert until(lambda: not lock.held(queue.folder() / "lock"))
+    first = RunFolder(runs / "first")
+    at = first.summary().step
+    assert until(lambda: window.steps()[-1] > at + 20, LOADING_S), "it is trained, and the page goes on"
+    window.state("running")
+    start("second", 2)
+    window.state("queued")
+    assert lock.last(queue.folder() / "lock")["pid"] != supervisor, "a new one, which waits for what runs"
+    page = window.run("first")
+    page.get_by_label("From step").fill(str(max(at - 10, 1)))
+    page.get_by_label("To step").fill(str(at + 20))
+    page.get_by_label("To step").press("Enter")
+    assert until(lambda: window.steps() == list(range(max(at - 10, 1), at + 21))), "without a gap"
+    page.get_by_role("button", name="Stop", exact=True).click()
+    window.state("interrupted")
+    assert [len(first.summary().attempts), first.state] == [1, "interrupted"]
+    window.go("run/second").locator(".page-head .state[data-state=finished]").wait_for(timeout=1000 * LOADING_S)
 
 
 def _listens(port: int) -> bool:
@@ -376,6 +418,41 @@ def test_the_queue_is_shown_and_turned_round(window: Window, runs: Path) -> None
     assert [path.name for path in queue.ordered()] == ["two"]
 
 
+def test_stages_of_a_recipe_are_followed_as_they_wait_for_each_other(window: Window, runs: Path) -> None:
+    """c waits for b, which waits for a, which fails."""
+    stages = [{"name": "a"}, {"name": "b"}, {"name": "c", "start": "merge"}]
+    given = {"model": "nano", "data": {"train": "rows.jsonl"}, "run": {"name": "shop"}, "stages": stages}
+    queue.submit_stages(load.stages(given))
+    page = window.go("")
+    waiting = page.locator("section[aria-labelledby=queue-title] li")
+    waiting.nth(1).get_by_text("Waits until shop-a is finished (waiting)").wait_for()
+    window.go("run/shop-b")
+    links = page.locator(".stages li")
+    assert until(lambda: [each.splitlines()[0] for each in links.all_inner_texts()] == ["shop-a", "shop-b", "shop-c"])
+    assert page.locator(".stages a[aria-current=page]").inner_text() == "shop-b"
+    page.get_by_text("Waits until shop-a is finished (waiting)").wait_for()
+    queue.withdraw(RunFolder(runs / "shop-a"))
+    run = RunFolder.open(runs / "shop-a", write=True)
+    run.emit("started", {"num_steps": 10})
+    page.get_by_text("Waits until shop-a is finished (running)").wait_for()
+    run.emit("failed", {"problem": None})
+    run.close()
+    page.get_by_text("Waits until shop-a is finished (failed)").wait_for()
+    page.reload()
+    page.get_by_text("Waits until shop-a is finished (failed)").wait_for()
+    page.wait_for_timeout(1000)
+    assert page.get_by_text("Waits until shop-a is finished (failed)").is_visible(), "whatever else is asked for"
+    links.nth(0).locator("[data-state=failed]").wait_for()
+    assert serious(page) == []
+    links.nth(0).get_by_role("link").click()
+    window.state("failed")
+    assert until(lambda: links.count() == 3)
+    window.go("")
+    page.locator(".queue .bad", has_text="Waits until shop-a is finished (failed)").wait_for()
+    shutil.rmtree(runs / "shop-a")
+    page.locator(".queue .bad", has_text="Waits until shop-a is finished (gone)").wait_for()
+
+
 # ------------------------------------------------------------------------------------------------ home
 
 
@@ -459,6 +536,28 @@ def test_receipt_results_recipe_and_events_of_a_finished_run(window: Window, run
     page.get_by_text("Nothing was written.").wait_for()
 
 
+def test_earlier_events_than_the_last_are_loaded_on_demand(window: Window, runs: Path) -> None:
+    run = written.begun(runs, "first", 9000)
+    for number in range(1, 2600):
+        run.emit("checkpoint" if number % 100 else "note", {"text": f"note {number}"}, step=number)
+        if number in (50, 2500):
+            run.emit("samples", written.samples(number), step=number)
+    page = window.go("run/first")
+    page.get_by_text("note 2500").wait_for()
+    assert page.get_by_text("note 100", exact=True).count() == 0
+    page.get_by_role("button", name="Load earlier ones (604)").click()
+    page.get_by_text("note 100", exact=True).wait_for()
+    page.get_by_text("9,000 steps").wait_for()
+    assert page.get_by_role("button", name="Load earlier ones").count() == 0
+    notes = [each for each in page.locator(".events li[data-kind=note]").all_inner_texts()]
+    assert [int(each.split()[-1]) for each in notes] == list(range(2500, 0, -100)), "each once, in order"
+    assert page.locator("select[aria-label=Compare] option").all_text_contents() == ["Step 50", "Step 2,500"]
+    run.emit("note", {"text": "note 2600"})
+    page.get_by_text("note 2600").wait_for()
+    assert page.get_by_text("note 100", exact=True).count() == 1
+    run.close()
+
+
 def test_runs_are_compared(window: Window, runs: Path) -> None:
     written.done(runs, "one", 40, **{"tune.rank": 8})
     written.done(runs, "two", 60, seed=1, **{"tune.rank": 32})
@@ -475,6 +574,31 @@ def test_runs_are_compared(window: Window, runs: Path) -> None:
         "40",
         "60",
     ]
+
+
+def test_a_comparison_follows_a_run_that_is_trained(window: Window, runs: Path) -> None:
+    written.done(runs, "one", 60)
+    run = written.begun(runs, "two", 40)
+    written.go_on(run, 1, 5, 40, every=20)
+    page = window.go("compare/one/two")
+    page.get_by_label("Smoothing").fill("0")
+    losses, validations = page.locator(".chart-host").first, page.locator(".chart-host").nth(1)
+    assert until(lambda: "two: " in (losses.get_attribute("aria-label") or ""))
+    page.get_by_role("button", name="Log scale").click()
+    assert "two: nothing measured yet" in (validations.get_attribute("aria-label") or "")
+    written.go_on(run, 6, 20, 40, every=20)
+    last = f"two: {written.step_data(20, 40)['loss']:.4g} at Step 20"
+    assert until(lambda: last in (losses.get_attribute("aria-label") or ""), SLOW_MS / 1000)
+    page.locator(".answers", has_text="Paris. (20)").wait_for()
+    assert until(lambda: "two: nothing measured yet" not in (validations.get_attribute("aria-label") or ""))
+    cells = page.get_by_role("rowheader", name="Steps").locator("xpath=..").locator("td")
+    assert until(lambda: cells.all_text_contents() == ["60", "20"])
+    assert page.get_by_role("button", name="Log scale").get_attribute("aria-pressed") == "true"
+    written.go_on(run, 21, 40, 40, every=20)
+    written.finish(run, 40)
+    run.close()
+    page.locator(".chosen li", has_text="two").locator("[data-state=finished]").first.wait_for()
+    assert until(lambda: cells.all_text_contents() == ["60", "40"], SLOW_MS / 1000)
 
 
 def test_a_run_that_cannot_be_read_is_taken_out_of_a_comparison(window: Window, runs: Path) -> None:

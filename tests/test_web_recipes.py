@@ -22,7 +22,7 @@ from web_house import client, house, place
 from luthier import machine
 from luthier.config import presets
 from luthier.config.fields import FIELDS, REQUIRED, SECTIONS, Bounds, of_kind
-from luthier.config.load import load, read, resolved
+from luthier.config.load import load, read, resolved, stages
 from luthier.config.recipe import changed
 from luthier.config.tree import has_comment
 from luthier.data.template_files import BUILT_IN
@@ -533,8 +533,27 @@ def test_a_plan_that_does_not_fit_is_an_answer(page: TestClient, place: Path) ->
 def test_of_several_stages_the_largest_is_planned(page: TestClient) -> None:
     text = f"{WHOLE}stages:\n  - {{name: one, tune: lora}}\n  - {{name: two, tune: full, start: merge}}\n"
     answer = ask(page, "plan", recipe=text)
-    assert answer["plan"]["trainable"] == 3_606_784
-    assert ask(page, "recipe", yaml=text)["stages"] == ["one", "two"]
+    assert answer["name"] == "two" and answer["plan"]["trainable"] == 3_606_784
+    one, two = answer["stages"]
+    assert (two["name"], two["plan"], two["lines"]) == ("two", answer["plan"], answer["lines"])
+    alone = ask(page, "plan", recipe=WHOLE)
+    assert alone["stages"] == [] and (one["name"], one["plan"], one["lines"]) == ("one", alone["plan"], alone["lines"])
+
+
+def test_of_several_stages_each_is_told(page: TestClient, place: Path) -> None:
+    """As `luthier train --dry-run` tells them; a name is free where none of their runs is there."""
+    listed = "[{name: one}, {name: two, run: {name: own}}, {name: three}]"
+    text = f"{WHOLE}run: {{name: shop}}\nstages: {listed}\n"
+    answer = ask(page, "recipe", yaml=text)
+    one, two, _ = answer["stages"]
+    assert (one["name"], one["from"], one["start"], one["run"]) == ("one", None, "fresh", "shop-one")
+    assert (two["name"], two["from"], two["start"], two["run"]) == ("two", "one", "continue", "own")
+    (place / "staged.yaml").write_text(text)
+    assert [each["resolved"] for each in answer["stages"]] == [resolved(each.config) for each in stages("staged.yaml")]
+    assert answer["name"] == "shop"
+    for name, free in (("shop", "shop"), ("own", "shop"), ("shop-one", "shop-2"), ("shop-2-three", "shop-3")):
+        (place / "runs" / name).mkdir(parents=True)
+        assert ask(page, "recipe", yaml=text)["name"] == free, name
 
 
 @pytest.mark.parametrize(

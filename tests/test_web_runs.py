@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -14,10 +15,12 @@ from typing import Any
 import httpx
 import pytest
 import waiting
+import web_written
 from web_house import client, house, place, server
 
 from luthier import machine, queue, supervisor
 from luthier.config import load
+from luthier.runs import commands
 from luthier.runs.store import RunFolder
 from luthier.web import board as boards
 from luthier.web import tail as tails
@@ -26,6 +29,12 @@ from luthier.web.house import House
 __all__ = ["place"]
 GOLDEN = Path(__file__).parent / "golden" / "run"
 RECIPE = "model: nano\ndata: {train: rows.json}\noptim: {steps: 3}\nrun: {name: first}\n"
+STAGED = f"""{RECIPE.replace("first", "shop")}
+stages:
+  - {{name: a}}
+  - {{name: b, optim: {{steps: 4}}}}
+  - {{name: c, start: merge}}
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -73,11 +82,11 @@ def history_of(run: RunFolder) -> None:
 
 def test_a_recipe_becomes_a_run_that_waits(page: Any, here: House) -> None:
     answer = submitted(page)
-    assert answer.status_code == 200 and answer.json() == {"name": "first", "place": 1}
+    assert answer.status_code == 200 and answer.json() == {"name": "first", "place": 1, "runs": ["first"]}
     run = here.run("first")
     assert run.state == "queued" and run.config().run.dir == "runs", "it can be moved with the project"
     assert queue.Mark.of(run.path) is not None and queue.Mark.of(run.path).home == str(here.home)  # type: ignore[union-attr]
-    assert submitted(page, RECIPE.replace("first", "second"), "another-key").json() == {"name": "second", "place": 2}
+    assert submitted(page, RECIPE.replace("first", "second"), "another-key").json()["place"] == 2
 
 
 def test_a_recipe_may_be_given_as_values(page: Any, here: House) -> None:
@@ -89,7 +98,7 @@ def test_a_recipe_may_be_given_as_values(page: Any, here: House) -> None:
 def test_the_same_key_is_the_same_run_also_for_another_server(page: Any, here: House, place: Path) -> None:
     first = submitted(page).json()
     queue.withdraw(here.run("first"))
-    assert submitted(page).json() == {"name": "first", "place": None}, "it is not put in again"
+    assert submitted(page).json() == {**first, "place": None}, "it is not put in again"
     assert submitted(client(house(place)), RECIPE.replace("first", "other")).json()["name"] == first["name"]
     assert not (here.runs_dir / "other").exists()
 
@@ -105,7 +114,7 @@ def test_two_clicks_at_once_make_one_run(page: Any, here: House) -> None:
     for each in clicks:
         each.join()
     assert [each.status_code for each in answers] == [200] * 8
-    assert {json.dumps(each.json()) for each in answers} == {'{"name": "first", "place": 1}'}
+    assert all(each.json() == {"name": "first", "place": 1, "runs": ["first"]} for each in answers)
     assert [path.name for path in queue.waiting()] == ["first"]
 
 
@@ -124,9 +133,9 @@ def test_the_recipe_of_a_run_that_goes_on_is_that_run(page: Any, here: House) ->
     config = load.settle(load.loads(text, "recipe.yaml"))
     with RunFolder.claim(config, load.dump(config)) as run:
         history_of(run)
-        assert submitted(page, text).json() == {"name": "going", "place": None}
-    again = submitted(page, text, "another-key")
-    assert again.json() == {"name": "going", "place": 1}, "it was left unfinished, and goes on"
+        assert submitted(page, text).json()["place"] is None
+    again = submitted(page, text, "another-key").json()
+    assert (again["name"], again["place"]) == ("going", 1), "it was left unfinished, and goes on"
 
 
 def test_a_finished_run_is_not_made_again(page: Any, here: House) -> None:
@@ -147,7 +156,9 @@ def test_a_finished_run_is_not_made_again(page: Any, here: House) -> None:
         (RECIPE.replace("first", "--json"), "runs.name", "run.name"),
         (RECIPE.replace("{name: first}", "{name: first, dir: /tmp}"), "web.other_dir", "run.dir"),
         (RECIPE.replace("{name: first}", "{name: first, dir: ..}"), "web.other_dir", "run.dir"),
-        ("stages: [{name: a, model: nano, data: {train: rows.json}}]\n", "web.staged", ""),
+        (STAGED.replace("name: b", "name: a"), "config.stage_twice", "stages.1.name"),
+        (STAGED.replace("name: shop", "name: ../x"), "runs.name", "run.name"),
+        (STAGED.replace("name: b", "name: b, run: {dir: ..}"), "web.other_dir", "run.dir"),
         ("{", "config.yaml_syntax", ""),
         ("", "config.missing", "model"),
     ],
@@ -161,6 +172,54 @@ def test_a_wrong_recipe_is_refused_as_on_the_command_line(
     assert (problem, field) in found
     assert not here.runs_dir.exists() or not list(here.runs_dir.iterdir())
     assert submitted(page).status_code == 200, "the key was not spent"
+
+
+def test_a_recipe_in_stages_becomes_a_run_for_each(page: Any, here: House) -> None:
+    names = ["shop-a", "shop-b", "shop-c"]
+    answer = submitted(page, STAGED)
+    assert answer.json() == {"name": "shop-a", "place": 1, "runs": names}
+    lines = {each["name"]: each for each in page.get("/api/runs").json()["runs"]}
+    assert [(lines[name]["state"], lines[name]["place"]) for name in names] == [("queued", at) for at in (1, 2, 3)]
+    assert [lines[name]["stage"] for name in names] == [
+        None,
+        {"name": "b", "start": "continue", "after": "shop-a"},
+        {"name": "c", "start": "merge", "after": "shop-b"},
+    ]
+    assert page.get("/api/runs/shop-c").json()["stage"] == lines["shop-c"]["stage"]
+    b, c = here.run("shop-b"), here.run("shop-c")
+    assert (b.config().optim.steps, str(b.config().tune.from_)) == (4, "runs/shop-a"), (
+        "it can be moved with the project"
+    )
+    assert c.config().model.path == "runs/shop-b-merged" and c.config().run.dir == "runs"
+    assert {queue.Mark.of(here.run(name).path).home for name in names} == {str(here.home)}  # type: ignore[union-attr]
+    assert submitted(client(house(here.home)), STAGED).json()["runs"] == names, "another server knows the key"
+    assert submitted(page, STAGED, "another-key").json()["runs"] == names and len(queue.waiting()) == 3
+
+
+def test_stages_that_are_finished_are_passed_over(page: Any, here: House) -> None:
+    (first, *_) = load.read(STAGED, "recipe.yaml", {"run.dir": "runs"}).configs
+    with RunFolder.claim(load.settle(first), load.dump(first)) as run:
+        run.emit("started", {"num_steps": 3})
+        run.emit("finished", {"outputs": []}, 3)
+    assert submitted(page, STAGED).json() == {"name": "shop-b", "place": 1, "runs": ["shop-a", "shop-b", "shop-c"]}
+
+
+def test_another_recipe_does_not_take_the_names_of_stages_that_wait(page: Any, here: House) -> None:
+    submitted(page, STAGED)
+    before = [(here.runs_dir / name / "recipe.yaml").read_text() for name in ("shop-a", "shop-b", "shop-c")]
+    answer = submitted(page, STAGED.replace("steps: 4", "steps: 5"), "another-key")
+    assert answer.status_code == 409 and ids(answer) == ["runs.exists"]
+    assert "shop-2" in answer.json()["problems"][0]["remedy"]
+    after = [(here.runs_dir / name / "recipe.yaml").read_text() for name in ("shop-a", "shop-b", "shop-c")]
+    assert after == before and len(queue.waiting()) == 3
+    other = submitted(page, STAGED.replace("steps: 4", "steps: 5").replace("shop", "shop-2"), "another-key")
+    assert other.json()["runs"] == ["shop-2-a", "shop-2-b", "shop-2-c"]
+
+
+def test_stages_may_be_made_elsewhere(place: Path, tmp_path: Path, here: House) -> None:
+    submitted(client(House(place, tmp_path / "big-disk")), STAGED)
+    run = RunFolder(tmp_path / "big-disk" / "shop-b")
+    assert run.state == "queued" and str(run.config().tune.from_) == str(tmp_path / "big-disk" / "shop-a")
 
 
 def test_the_folder_of_runs_may_lie_elsewhere(place: Path, tmp_path: Path, here: House) -> None:
@@ -319,8 +378,46 @@ def test_runs_are_compared(page: Any, here: House) -> None:
             (run.path / "manifest.json").unlink()
     found = page.get("/api/compare", params={"run": ["a", "b"]}).json()
     assert found["runs"] == ["a", "b"] and found["recipe"]["optim.steps"] == [3, 4]
+    assert found["curves"]["a"]["step"] == [[step, 2.0 - step / 40] for step in range(1, 31)]
+    assert found["curves"]["b"]["validation"] == [[30, 1.0]] and found["samples"] == {"a": None, "b": None}
     assert page.get("/api/compare", params={"run": "a"}).status_code == 422
     assert page.get("/api/compare", params={"run": ["a", "../b"]}).status_code == 404
+
+
+def test_long_curves_are_compared_by_what_stands_out(page: Any, here: House) -> None:
+    for name in ("a", "b"):
+        run = web_written.begun(here.runs_dir, name, 20_000)
+        run.emit("samples", web_written.samples(0), 0)
+        web_written.long_log(run, 20_000)
+        run.close()
+        log = run.path / "events.jsonl"
+        log.write_text(re.sub(r'("step": 12345, .*"loss": )[\d.]+', r"\g<1>99.0", log.read_text()))
+    found = page.get("/api/compare", params={"run": ["a", "b"], "points": 100}).json()
+    curve = found["curves"]["b"]["step"]
+    assert 50 < len(curve) <= 102 and [curve[0][0], curve[-1][0]] == [1, 20_000]
+    assert [12_345, 99.0] in curve and found["results"]["steps"] == [20_000, 20_000]
+    assert found["samples"]["a"] == {"step": 0, **web_written.samples(0)}
+    whole = commands.compare([here.run("a"), here.run("b")]).value
+    assert len(whole["curves"]["a"]["step"]) == 20_000, "the command line's"
+    assert whole["results"]["loss"] == found["results"]["loss"]
+
+
+def test_events_before_the_last_ones_are_there_for_who_asks(page: Any, here: House) -> None:
+    with written(here) as run:
+        run.emit("started", {"num_steps": 9000})
+        for number in range(1, tails.MOST_TOLD + 500):
+            run.emit("note", {"text": str(number)})
+            if number % 3 == 0:
+                run.emit("step", {"loss": 1.0}, number)
+    told = [each.to_json() for each in run.events() if each.kind != "step"]
+    past = page.get("/api/runs/first/history").json()
+    assert (past["events"], past["earlier"]) == (told[-tails.MOST_TOLD :], 500)
+    before = page.get("/api/runs/first/told", params={"before": past["events"][0]["seq"]}).json()
+    assert before == {"events": told[:500], "earlier": 0}
+    assert page.get("/api/runs/first/told", params={"before": 1}).json() == {"events": [], "earlier": 0}
+    last = page.get("/api/runs/first/told", params={"before": 10**9}).json()
+    assert (last["events"], last["earlier"]) == (past["events"], 500)
+    assert page.get("/api/runs/first/told?before=0").status_code == 422
 
 
 # ---------------------------------------------------------------------------------------------------- actions

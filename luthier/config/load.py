@@ -147,6 +147,7 @@ class Reading:
             mappings.
         config: None where something is wrong, or where it has stages.
         stages: of a recipe that has them.
+        shared_name: what the names of the stages' runs begin with.
     """
 
     readable: bool
@@ -154,21 +155,29 @@ class Reading:
     config: RunConfig | None
     stages: tuple[Stage, ...]
     problems: tuple[Problem, ...]
+    shared_name: str = ""
+
+    @property
+    def configs(self) -> tuple[RunConfig, ...]:
+        """Of each run that is to be trained; empty where something is wrong."""
+        return tuple(stage.config for stage in self.stages) if self.config is None else (self.config,)
 
 
-def read(text: str, where: str) -> Reading:
+def read(text: str, where: str, overrides: Overrides = ()) -> Reading:
     """A recipe from its text, whatever is wrong with it; `where` names it in messages."""
     tree = Tree()
     tree.read(text, where)
     if tree.problems and not tree.data:
         return Reading(False, {}, None, (), tuple(tree.problems))
+    values = _written(tree)
     if staging.KEY in tree.data:
         try:
-            return Reading(True, _written(tree), None, _stages(tree, (), where), ())
+            return Reading(True, values, None, _stages(tree, overrides, where), (), _shared_name(tree, overrides))
         except ConfigError as error:
-            return Reading(True, _written(tree), None, (), error.problems)
+            return Reading(True, values, None, (), error.problems)
+    put_overrides(tree, overrides)
     config, problems = _check(tree, where)
-    return Reading(True, _written(tree), None if problems else config, (), tuple(problems))
+    return Reading(True, values, None if problems else config, (), tuple(problems))
 
 
 def _written(tree: Tree) -> dict[str, Any]:

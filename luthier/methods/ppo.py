@@ -23,7 +23,7 @@ from luthier.data.rollouts import POLICY, RolloutBatch
 from luthier.engine.loop import Loss
 from luthier.kernels.host import to_device
 from luthier.losses import policy
-from luthier.methods.online import ADVANTAGE, KL, OLD, REFERENCE, SAMPLED, Online, Setting
+from luthier.methods.online import ADVANTAGE, OLD, REFERENCE, SAMPLED, Online, Setting
 from luthier.methods.round import Round
 from luthier.models.decoder import Decoder, Want
 
@@ -157,23 +157,24 @@ class Proximal(Online):
 
     def _account(self, made: Round) -> dict[str, Any]:
         facts = super()._account(made)
-        values, returns = (np.concatenate(made.known[name]) for name in (VALUE, RETURN))
-        facts |= {"value_error": float(np.square(values - returns).mean()), "kl_weight": self.beta}
-        if REFERENCE in made.known:
-            facts["kl_answer"] = float(
-                np.mean(
-                    [
-                        (old - reference).sum()
-                        for old, reference in zip(made.known[OLD], made.known[REFERENCE], strict=True)
-                    ]
-                )
-            )
+        facts["kl_weight"] = self.beta
+        judged = [at for at, reward in enumerate(made.rewards) if reward is not None]
+        if not judged:
+            return facts
+        known = {name: [tables[at] for at in judged] for name, tables in made.known.items()}
+        values, returns = (np.concatenate(known[name]) for name in (VALUE, RETURN))
+        facts["value_error"] = float(np.square(values - returns).mean())
+        if returns.std() > 0:  # how much of what came of the tokens the critic foretold: 1 all, 0 nothing
+            facts["explained"] = float(1 - np.var(returns - values) / np.var(returns))
+        if REFERENCE in known:
+            apart = [(old - reference).sum() for old, reference in zip(known[OLD], known[REFERENCE], strict=True)]
+            facts["kl_answer"] = float(np.mean(apart))
         return facts
 
     def _watch(self, step: int) -> None:
         """The weight of the divergence follows its target with each round."""
         super()._watch(step)
         target = self.ppo.kl_target
-        if target is not None and KL in self._facts:
+        if target is not None and "kl_answer" in self._facts:
             answers = self._facts["answers"]
             self.beta = policy.adapted(self.beta, self._facts["kl_answer"], target, answers, self.ppo.kl_horizon)

@@ -12,21 +12,23 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.errors import Problem, RunError
 from luthier.runs import events, files, manifest, receipt, receipt_page, turns
 from luthier.runs.events import Event
-from luthier.runs.history import Summary, summarise
+from luthier.runs.history import History, Summary, summarise, thinned
 from luthier.runs.recipe import difference, flatten
 from luthier.runs.store import RunFolder, RunInfo, index
 from luthier.runs.tables import NOTHING, Answer, columns, count, decimal, duration, size, span
 from luthier.runs.verify import verify
 from luthier.text import say
 
-__all__ = ["Answer", "compare", "extend", "find", "list_runs", "show", "stop", "verify"]
+__all__ = ["Answer", "compare", "extend", "find", "list_runs", "show", "stop", "told", "verify"]
 
 
 def find(target: str, runs_dir: Path | str = "runs") -> RunFolder:
@@ -92,7 +94,7 @@ def show(run: RunFolder) -> Answer:
         "checkpoints": run.checkpoints(),
         "best": run.bests(),
         "checks": [dataclasses.asdict(check) for check in checks],
-        "samples": {"step": answered.step, **answered.data} if answered else None,
+        "samples": _samples(answered),
         "manifest": given.to_json() if given else None,
     }
     behind = f" ({say('runs.show.writer', **run.holder())})" if state == "running" else ""
@@ -179,8 +181,35 @@ def _tokens(summary: Summary) -> str | None:
 # ---------------------------------------------------------------------------------------------------- compare
 
 
-def compare(runs: Sequence[RunFolder]) -> Answer:
+class Told(NamedTuple):
+    """What the log of a run says that runs are compared by. curves: (step, loss) of steps and of validations. samples:
+    the last ones."""
+
+    summary: Summary
+    curves: dict[str, list[tuple[int | None, float | None]]]
+    samples: Event | None
+
+
+def told(history: History, points: int | None = None) -> Told:
+    """Args:
+    points: of the steps' curve, thinned where there are more; all of them without.
+    """
+    step, loss = (np.array(history.steps.columns[name]) for name in ("step", "loss"))
+    kept = thinned(loss, points or len(loss))
+    curve: list[tuple[int | None, float | None]] = [
+        (int(at), float(value) if math.isfinite(value) else None)
+        for at, value in zip(step[kept], loss[kept], strict=True)
+    ]
+    validation = [(event.step, event.data.get("loss")) for event in history.all_of("validation")]
+    samples = next(reversed(history.all_of("samples")), None)
+    return Told(history.summary(), {"step": curve, "validation": validation}, samples)
+
+
+def compare(runs: Sequence[RunFolder], logs: Sequence[Told] = ()) -> Answer:
     """What differs between runs: in their recipes, in what went in, and in what came out.
+
+    Args:
+        logs: what their logs say, where they have been read.
 
     Raises:
         RunError: fewer than two runs, or one that cannot be read.
@@ -189,14 +218,15 @@ def compare(runs: Sequence[RunFolder]) -> Answer:
         raise RunError(Problem("runs.compare_one"))
     recipes = [flatten(load.resolved(run.config())) for run in runs]
     material = [_material(run) for run in runs]
-    summaries = [run.summary() for run in runs]
-    results = [_results(summary) for summary in summaries]
+    logs = logs or [told(run.history()) for run in runs]
+    results = [_results(log.summary) for log in logs]
     value = {
         "runs": [run.name for run in runs],
         "recipe": _differing(recipes),
         "material": _differing(material),
         "results": {name: [found[name][0] for found in results] for name in results[0]},
-        "curves": {run.name: _curve(run) for run in runs},
+        "curves": {run.name: log.curves for run, log in zip(runs, logs, strict=True)},
+        "samples": {run.name: _samples(log.samples) for run, log in zip(runs, logs, strict=True)},
     }
     blocks = [
         *_block(say("runs.compare.field"), runs, _differing(recipes), say("runs.compare.same")),
@@ -241,9 +271,8 @@ def _results(summary: Summary) -> dict[str, tuple[Any, str]]:
     }
 
 
-def _curve(run: RunFolder) -> dict[str, list[tuple[int | None, Any]]]:
-    kept = events.effective(run.events())
-    return {kind: [(e.step, e.data.get("loss")) for e in kept if e.kind == kind] for kind in ("step", "validation")}
+def _samples(event: Event | None) -> dict[str, Any] | None:
+    return {"step": event.step, **event.data} if event is not None else None
 
 
 def _block(title: str, runs: Sequence[RunFolder], table: Mapping[str, Sequence[Any]], empty: str) -> list[str]:

@@ -64,7 +64,7 @@ KINDS: dict[str, tuple[bool, str]] = {
         False,
         "round, update, reward, reward_deviation, answers, groups, dead, resampled, failed, failures {reason: times}, "
         "answer_tokens, longest, cut, entropy, kl, difference (of the sampler's and the trainer's log-probabilities), "
-        "seconds {generate, reward, score, update}; of ppo value_error, kl_answer, kl_weight",
+        "seconds {generate, reward, score, update}; of ppo value_error, explained, kl_answer, kl_weight",
     ),
     "alarm": (True, "alarm, text: something that goes wrong with training on judged answers, and what to try"),
     "checkpoint": (False, "folder; the folder itself is complete only once it has its final name"),

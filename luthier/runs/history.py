@@ -311,6 +311,19 @@ class History:
         return max(lengths)[1] if lengths else None
 
 
+def thinned(losses: np.ndarray[Any, Any], points: int) -> np.ndarray[Any, Any]:
+    """Places of at most `points` values, those with the lowest and the highest of each stretch among them: what stands
+    out is what one looks for."""
+    if len(losses) <= points:
+        return np.arange(len(losses))
+    edges = np.linspace(0, len(losses), max(points // 2, 2), dtype=int)
+    kept = {0, len(losses) - 1}
+    low, high = np.nan_to_num(losses, nan=np.inf), np.nan_to_num(losses, nan=-np.inf)
+    for begin, end in itertools.pairwise(edges):
+        kept |= {begin + int(low[begin:end].argmin()), begin + int(high[begin:end].argmax())}
+    return np.array(sorted(kept))
+
+
 def from_step(event: Event) -> int:
     """Where an attempt begins, by its first event."""
     start = event.data.get("from_step", 0)

@@ -6,12 +6,14 @@ unfinished run differs from what is asked now.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.config import load
+from luthier.config.load import Reading
 from luthier.config.schema import RunConfig
 from luthier.errors import Problem, RunError
 
@@ -83,6 +85,23 @@ def free_name(folder: Path) -> str:
     while folder.with_name(f"{folder.name}-{number}").exists():
         number += 1
     return f"{folder.name}-{number}"
+
+
+def proposed_name(recipe: Reading, runs_dir: Path) -> str:
+    """What a recipe's run can be called below this folder: as it says, with a number behind where that is taken. Of one
+    with stages, what the names of their runs can begin with.
+
+    Raises:
+        RunError: as of `run_name`.
+    """
+    names = [run_name(config) for config in recipe.configs]
+    if recipe.config is not None:
+        folder = runs_dir / names[0]
+        return free_name(folder) if folder.exists() else folder.name
+    shared = recipe.shared_name
+    ends = [name.removeprefix(shared) for name in names if name.startswith(f"{shared}-")]
+    tries = (shared if number == 1 else f"{shared}-{number}" for number in itertools.count(1))
+    return next(each for each in tries if not any((runs_dir / f"{each}{end}").exists() for end in ends))
 
 
 # ---------------------------------------------------------------------------------------------------- recipes

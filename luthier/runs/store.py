@@ -21,7 +21,7 @@ from luthier.config.schema import RunConfig
 from luthier.errors import LuthierError, Problem, RunError, UserError
 from luthier.runs import files, lock, slots
 from luthier.runs.events import FIRST_OF_ATTEMPT, Event, EventLog, read
-from luthier.runs.history import Summary, summarise
+from luthier.runs.history import History, Summary
 from luthier.runs.recipe import LENGTH_FIELDS, Difference, difference, free_name, run_name
 
 FILES: dict[str, str] = {
@@ -355,9 +355,15 @@ class RunFolder:
         with files.user_errors(self.path / "events.jsonl"):
             return read(self.path / "events.jsonl")
 
+    def history(self) -> History:
+        """What its log comes to."""
+        history = History()
+        history.add(self.events())
+        return history
+
     def summary(self) -> Summary:
         """The run in numbers."""
-        return summarise(self.events())
+        return self.history().summary()
 
     def request_stop(self) -> None:
         """Ask the writer to save and stop; any process may. The request is gone when the next attempt opens the run."""

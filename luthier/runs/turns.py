@@ -1,4 +1,4 @@
-"""Stages of one recipe in the queue: which run has to be finished before another one starts.
+"""Stages of one recipe: which of them are finished, and which run has to be before another one starts.
 
 What goes in: the file `stage.json` of a run, which its queue writes. What comes out: what the run waits for. It lies in
 the run's own folder and names its neighbour from there: nothing that holds an order has to be whole, and the folders
@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 from luthier.config import load
 from luthier.config.schema import RunConfig
+from luthier.config.stages import Stage
 from luthier.errors import RunError
-from luthier.runs import files
+from luthier.runs import files, manifest
+from luthier.runs.recipe import Difference, difference
 from luthier.runs.store import RunFolder, State
 
 NAME = "stage.json"
@@ -74,3 +76,38 @@ def state(run: RunFolder) -> State | Literal["gone"]:
 def done(run: RunFolder) -> bool:
     """Whether a run is finished, with its result there, and nobody is at it any more."""
     return not run.active and run.summary().ended == "finished" and not run.lost_outputs()
+
+
+def finished(stage: Stage) -> bool:
+    """Whether the stage's run is finished, with its result there.
+
+    Raises:
+        RunError: it is, but of another recipe, data or parent than now, and `run.on_change` is stop; every difference
+            is listed. With continue it counts as it is.
+    """
+    run = RunFolder(stage.folder)
+    if not run.has("recipe.yaml") or run.summary().ended != "finished" or run.lost_outputs():
+        return False
+    changes = [*difference(run.config(), load.settle(stage.config)), *_material(run, stage)]
+    if stage.config.run.on_change == "stop":
+        run.settle([each for each in changes if not each.free], "stop")
+    return True
+
+
+def _material(run: RunFolder, stage: Stage) -> list[Difference]:
+    """What went into a finished run and is not that any more; what is gone is nobody's concern by now."""
+    if not run.has("manifest.json"):
+        return []
+    given = manifest.load(run)
+    pairs: list[tuple[str, str | None, str | None]] = []
+    for file in given.data:
+        if file.origin is None and Path(file.path).is_file():
+            pairs.append(
+                (f"data.{file.role}: {file.path}", file.sha256, manifest.file_fingerprint(Path(file.path))["sha256"])
+            )
+    if given.parent is not None and stage.config.tune.kind in ("lora", "qlora"):
+        came = Path(given.parent["path"])
+        if (came / "recipe.yaml").is_file() and (came / "adapter").is_dir():
+            now = manifest.parent_fingerprint(came / "adapter")
+            pairs.append(("parent", given.parent["sha256"], now["sha256"]))
+    return [Difference(field, (then or "")[:12], (now or "")[:12]) for field, then, now in pairs if then != now]

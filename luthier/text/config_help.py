@@ -393,8 +393,10 @@ HELP: dict[str, tuple[str, str]] = {
         "晚一个词元的奖励折算多少：1 表示回答作为整体评判。",
     ),
     "config.help.method.gae_lambda": (
-        "Between trusting the values (0) and trusting the rewards (1).",
-        "在相信价值估计（0）与相信奖励（1）之间取舍。",
+        "Between trusting the values (0) and trusting the rewards (1). Below 1, early tokens hear of the reward at the "
+        "end only through the values, which know nothing at first.",
+        "在相信价值估计（0）与相信奖励（1）之间取舍。小于 1 时，靠前的词元只能经由价值估计得知末尾的奖励，"
+        "而价值估计起初一无所知。",
     ),
     "config.help.method.value_clip": (
         "How far a value may move within one set of answers.",

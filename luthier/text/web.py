@@ -115,14 +115,6 @@ TEXT: dict[str, tuple[str, str]] = {
         "任务没有给出结果就结束了（退出码 {code}）；其最后的输出可能说明原因",
     ),
     "web.job_died.remedy": ("Start it again.", "请重新启动该任务。"),
-    "web.staged.rule": (
-        "this recipe has several stages, and the page starts one run at a time",
-        "该配方包含多个阶段，而本页面每次只启动一个运行",
-    ),
-    "web.staged.remedy": (
-        "`luthier train recipe.yaml --detach` puts all of them into the queue; their runs are shown here.",
-        "`luthier train recipe.yaml --detach` 会把所有阶段加入队列；其运行会显示在这里。",
-    ),
     "web.other_dir.rule": (
         "runs that are made here lie in {folder}",
         "在此新建的运行位于 {folder}",

@@ -12,13 +12,13 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from luthier import disk, machine, queue
 from luthier.errors import RunError, UserError
-from luthier.runs import commands
+from luthier.runs import commands, turns
 from luthier.runs.files import plain
 from luthier.runs.store import RunFolder
 from luthier.text import Language, language, speaking
@@ -33,12 +33,13 @@ GPUS_S = 5.0
 """Between two questions to the driver, each of which starts a program."""
 SHARES = 200
 """Free room is told in so many parts of the whole: the last megabytes change all the time and say nothing."""
+T = TypeVar("T")
 
 
 class Board:
     def __init__(self, runs_dir: Path, tails: Tails, jobs: Jobs) -> None:
         self.runs_dir, self._tails, self._jobs = runs_dir, tails, jobs
-        self._recipes: dict[str, tuple[int, dict[str, Any] | UserError]] = {}
+        self._read: dict[tuple[str, str], tuple[int, Any]] = {}
         self._gpus: tuple[float, tuple[machine.Gpu, ...]] = (float("-inf"), ())
         self._watched: Counter[Language] = Counter()
         self._latest: dict[Language, bytes] = {}
@@ -70,7 +71,7 @@ class Board:
     def _run(self, name: str, waiting: dict[Path, int]) -> dict[str, Any]:
         tail = self._tails.of(name)
         tail.refresh()
-        recipe = self._recipe(tail.run)
+        recipe = self._as_of(tail.run, "recipe.yaml", _facts)
         numbers = tail.numbers()
         summary, state = numbers.summary, tail.run.state_of(numbers.summary.ended)
         damaged = isinstance(recipe, UserError)
@@ -91,18 +92,20 @@ class Board:
             "spark": numbers.spark,
             "problem": _text(recipe) if isinstance(recipe, UserError) else _ending(tail, state),
             "place": waiting.get(tail.run.path) if state == "queued" else None,
+            "stage": self._as_of(tail.run, turns.NAME, _stage),
         }
 
-    def _recipe(self, run: RunFolder) -> dict[str, Any] | UserError:
-        """What a recipe says of itself in a list; read again when it has changed."""
+    def _as_of(self, run: RunFolder, file: str, read: Callable[[RunFolder], T]) -> T:
+        """What is read from a file of a run; again when it has changed."""
         try:
-            stamp = os.stat(run.path / "recipe.yaml").st_mtime_ns
+            stamp = os.stat(run.path / file).st_mtime_ns
         except OSError:
             stamp = 0
-        known = self._recipes.get(run.name)
+        known = self._read.get((run.name, file))
         if known is None or known[0] != stamp:
-            known = self._recipes[run.name] = stamp, _facts(run)
-        return known[1]
+            known = self._read[run.name, file] = stamp, read(run)
+        found: T = known[1]
+        return found
 
     # --------------------------------------------------------------------------------------------- the machine
 
@@ -176,7 +179,14 @@ def _places() -> dict[Path, int]:
         return {}
 
 
+def _stage(run: RunFolder) -> dict[str, str] | None:
+    """Of a run that is a later stage of a recipe: which, and the run that has to be finished before it."""
+    turn, first = turns.of(run.path), turns.before(run.path)
+    return None if turn is None or first is None else {"name": turn.name, "start": turn.start, "after": first.name}
+
+
 def _facts(run: RunFolder) -> dict[str, Any] | UserError:
+    """What a recipe says of itself in a list."""
     try:
         config = run.config()
     except UserError as error:

@@ -35,22 +35,25 @@ class OfRun(Ordered):
 
 
 class Check(Ordered):
-    """Check a data file, or the data of a recipe (YAML)."""
+    """Check a data file, or the data of a recipe (YAML); of one with stages, of one of them."""
 
     kind: Literal["check"]
     path: Text | None = None
     recipe: str | None = None
     format: Name | None = None
+    stage: Name | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Check:
         if (self.path is None) == (self.recipe is None):
             raise ValueError("give either path or recipe")
+        if self.stage is not None and self.recipe is None:
+            raise ValueError("only a recipe has stages")
         return self
 
     def command(self, house: House, folder: Path) -> Sequence[str]:
         what = folder / RECIPE if self.path is None else house.inside(self.path)
-        return "data", "check", str(what), *given("format", self.format)
+        return "data", "check", str(what), *given("format", self.format), *of_stage(self.stage)
 
 
 class Show(Ordered):
@@ -60,9 +63,11 @@ class Show(Ordered):
     recipe: str
     first: int = Field(default=1, ge=1)
     rows: int = Field(default=3, ge=1, le=100)
+    stage: Name | None = None
 
     def command(self, house: House, folder: Path) -> Sequence[str]:
-        return "data", "show", str(folder / RECIPE), *given("first", self.first), *given("rows", self.rows)
+        which = (*given("first", self.first), *given("rows", self.rows))
+        return "data", "show", str(folder / RECIPE), *which, *of_stage(self.stage)
 
 
 class Demo(Ordered):
@@ -154,6 +159,10 @@ def given(option: str, value: object) -> list[str]:
 
 def switch(option: str, wanted: bool) -> list[str]:
     return [f"--{option}"] if wanted else []
+
+
+def of_stage(name: str | None) -> list[str]:
+    return [] if name is None else [f"stage={name}"]
 
 
 def below(option: str, house: House, path: str | None) -> list[str]:

@@ -7,6 +7,7 @@ none loads a model.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import pydantic
@@ -16,6 +17,7 @@ from luthier.config import load, presets, recipe
 from luthier.config.fields import DEFAULT_KINDS, FIELDS, SECTIONS
 from luthier.config.load import Reading, environment
 from luthier.config.schema import RunConfig
+from luthier.config.stages import Stage
 from luthier.config.tree import has_comment
 from luthier.data.formats import FORMATS
 from luthier.data.renaming import TARGETS
@@ -24,7 +26,7 @@ from luthier.models import library
 from luthier.paper import lines, outlook
 from luthier.paper.kept import Kept
 from luthier.paper.rows import RowFacts, of_check
-from luthier.runs.recipe import free_name, run_name
+from luthier.runs.recipe import proposed_name
 from luthier.text import say
 from luthier.web.answers import Answer
 from luthier.web.house import House
@@ -134,7 +136,7 @@ def _recipes(router: APIRouter, house: House) -> None:
             "readable": reading.readable,
             "values": reading.values,
             "resolved": load.resolved(reading.config) if reading.config else None,
-            "stages": [stage.name for stage in reading.stages],
+            "stages": [_stage(stage) for stage in reading.stages],
             "name": name,
             "comments_lost": text != asked.yaml and has_comment(asked.yaml),
             "problems": [_told(each) for each in (*unsaid, *problems)],
@@ -142,20 +144,26 @@ def _recipes(router: APIRouter, house: House) -> None:
 
     @router.post("/plan")
     def plan(asked: PlanAsked) -> dict[str, Any]:
-        """Memory and time of a recipe, before any weight is loaded."""
+        """Memory and time of a recipe, before any weight is loaded; of a recipe with stages, of each, and first of
+        the one that needs most."""
         given = asked.recipe
         text, unsaid = _text(given, None, asked.changes) if isinstance(given, str) else _text("", given, asked.changes)
         reading = load.read(text, say("config.where.recipe"))
         if unsaid or reading.problems:
-            return {"plan": None, "lines": [], "problems": [_told(each) for each in (*unsaid, *reading.problems)]}
-        configs = [stage.planned for stage in reading.stages] if reading.config is None else [reading.config]
+            return _unplanned((*unsaid, *reading.problems))
+        configs = {stage.name: stage.planned for stage in reading.stages}
+        if reading.config is not None:
+            configs = {"": reading.config}
         try:
-            made = [_planned(house, config, asked, kept) for config in configs]
+            made = {name: _planned(house, config, asked, kept) for name, config in configs.items()}
         except UserError as error:
-            return {"plan": None, "lines": [], "problems": [_told(each) for each in error.problems]}
-        # Of several stages the one that needs most decides.
-        largest = max(made, key=lambda pair: (not pair[0].fits, pair[0].memory.peak_bytes))
-        return {"plan": largest[0].to_json(), "lines": lines.lines(*largest), "problems": []}
+            return _unplanned(error.problems)
+        most = max(made, key=lambda name: (not made[name].fits, made[name].memory.peak_bytes))
+        told = {
+            name: {"name": name, "plan": plan.to_json(), "lines": lines.lines(plan, configs[name])}
+            for name, plan in made.items()
+        }
+        return {**told[most], "stages": list(told.values()) if reading.stages else [], "problems": []}
 
 
 def _text(text: str, values: dict[str, Any] | None, changes: Changes | None) -> tuple[str, tuple[Problem, ...]]:
@@ -168,21 +176,31 @@ def _text(text: str, values: dict[str, Any] | None, changes: Changes | None) -> 
     return text, unsaid
 
 
+def _stage(stage: Stage) -> dict[str, Any]:
+    """A stage as it will be trained."""
+    facts = {"name": stage.name, "from": stage.from_, "start": stage.start, "run": stage.config.run.name}
+    return {**facts, "resolved": load.resolved(stage.config)}
+
+
 def _name(house: House, reading: Reading) -> tuple[str | None, tuple[Problem, ...]]:
     """What the run would be called, with a number where that is taken; and all that is wrong with the recipe."""
-    if reading.config is None:
+    if reading.problems:
         return None, reading.problems
     try:
-        folder = house.runs_dir / run_name(reading.config)
+        return proposed_name(reading, house.runs_dir), ()
     except UserError as error:
         return None, error.problems
-    return free_name(folder) if folder.exists() else folder.name, ()
 
 
-def _planned(house: House, config: RunConfig, asked: PlanAsked, kept: Kept) -> tuple[outlook.Outlook, RunConfig]:
+def _unplanned(problems: Sequence[Problem]) -> dict[str, Any]:
+    told = [_told(each) for each in problems]
+    return {"name": None, "plan": None, "lines": [], "stages": [], "problems": told}
+
+
+def _planned(house: House, config: RunConfig, asked: PlanAsked, kept: Kept) -> outlook.Outlook:
     facts = of_check(config, RowFacts(**asked.rows.model_dump())) if asked.rows else None
     placed = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(house.runs_dir)})})
-    return outlook.plan(placed, asked.device, home=house.home, facts=facts, kept=kept), config
+    return outlook.plan(placed, asked.device, home=house.home, facts=facts, kept=kept)
 
 
 def _told(problem: Problem) -> dict[str, Any]:

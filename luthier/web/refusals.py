@@ -24,6 +24,8 @@ CONFLICTS = frozenset(
     | {"runs.occupied", "queue.not_waiting"}
 )
 """Problems that are no fault of the request itself."""
+STATUSES = {**dict.fromkeys(CONFLICTS, 409), "web.upload_too_large": 413, "web.upload_no_room": 507}
+"""Problem -> status; 422 for what is wrong with a request in any other way."""
 Told = tuple[int, dict[str, Any]]
 
 
@@ -35,8 +37,10 @@ def refusal(error: LuthierError) -> Told:
     """The status and the body for what Luthier raises on purpose."""
     if isinstance(error, Missing):
         return told(error.problems, 404)
+    if isinstance(error, Busy):
+        return told(error.problems, 409)
     if isinstance(error, UserError):
-        busy = isinstance(error, Busy) or any(each.id in CONFLICTS for each in error.problems)
-        return told(error.problems, 409 if busy else 422)
+        statuses = (STATUSES[each.id] for each in error.problems if each.id in STATUSES)
+        return told(error.problems, next(statuses, 422))
     assert isinstance(error, TrainingFailed), error
     return told([error.problem], 422)

@@ -20,11 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier import __version__, queue, supervisor
 from luthier.config import load
-from luthier.config.schema import RunConfig
+from luthier.config.load import Reading
 from luthier.errors import ConfigError, Problem, RunError, UserError
-from luthier.runs import commands, files
+from luthier.runs import commands, files, turns
 from luthier.runs import receipt as receipts
-from luthier.runs.recipe import difference, free_name, run_name
+from luthier.runs.recipe import difference, proposed_name, run_name
 from luthier.runs.store import RunFolder
 from luthier.text import language
 from luthier.web.answers import Answer
@@ -36,6 +36,8 @@ from luthier.web.tail import Stream
 POINTS = 1500
 """Of a curve: more than a screen has columns."""
 LOG_BYTES = 64 * 2**10
+RECIPE = "recipe.yaml"
+"""What a recipe that is sent is called in messages."""
 
 
 class Submission(BaseModel):
@@ -90,9 +92,14 @@ def _overview(router: APIRouter, house: House) -> None:
         return Answer(files.plain({"runs": board.runs()}))
 
     @router.get("/compare")
-    def compare(run: Annotated[list[str], Query(max_length=20)]) -> Answer:
-        """What differs between runs: in their recipes, in what went in, and in what came out."""
-        return Answer(commands.compare([house.run(each) for each in run]).value)
+    def compare(
+        run: Annotated[list[str], Query(max_length=20)], points: Annotated[int, Query(ge=10, le=20_000)] = POINTS
+    ) -> Answer:
+        """What differs between runs: in their recipes, in what went in, and in what came out. Curves of steps are
+        thinned to so many points."""
+        runs = [house.run(each) for each in run]
+        logs = [house.tails.of(each.name).look(lambda history: commands.told(history, points)) for each in runs]
+        return Answer(commands.compare(runs, logs).value)
 
 
 # ---------------------------------------------------------------------------------------------------- one run
@@ -165,8 +172,14 @@ def _told(router: APIRouter, house: House) -> None:
         last: Annotated[int | None, Query(alias="to")] = None,
     ) -> Answer:
         """Steps as columns, thinned to so many points between two steps, the lowest and the highest losses among them;
-        all other events; `last`, to follow the events from."""
+        validations and rollouts; the last of all other events, and how many there are before them; `last`, to follow
+        the events from."""
         return Answer(house.tails.of(house.run(name).name).shown(points, first, last))
+
+    @router.get("/runs/{name}/told")
+    def told(name: str, before: Annotated[int, Query(ge=1, le=2**62)]) -> Answer:
+        """The last events that are no steps before the one of this number, and how many there are before them."""
+        return Answer(house.tails.of(house.run(name).name).before(before))
 
     @router.get("/runs/{name}/events", response_class=StreamingResponse)
     async def events(
@@ -186,7 +199,8 @@ def _actions(router: APIRouter, house: House) -> None:
 
     @router.post("/runs")
     def submit(asked: Submission) -> dict[str, Any]:
-        """Put a run into the queue. The same key, or the same recipe under the same name, is the same run."""
+        """Put a run into the queue, or a run for each stage of a recipe. The same key, or the same recipe under the
+        same name, is the same run."""
         return desk.submit(asked.recipe, asked.key)
 
     @router.post("/runs/{name}/stop")
@@ -227,55 +241,56 @@ class Desk:
         self._house, self._guard = house, threading.Lock()
 
     def submit(self, recipe: str | Mapping[str, Any], key: str) -> dict[str, Any]:
-        """Raises UserError where it cannot be used; Busy where another run has its name."""
+        """name: of the run; of a recipe with stages, of the first one that is not finished. place: in the queue. runs:
+        of all stages, in order.
+
+        Raises UserError where it cannot be used; Busy where another run has its name."""
         kept = self._house.cache / "keys" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
         with self._guard:
-            known = self._run_of(kept)
+            known = self._runs_of(kept)
             if known is None:
-                known = self._put(self._placed(_config_of(recipe)), kept)
+                known = self._put(self._placed(recipe), kept)
         supervisor.ensure(self._house.runs_dir)
         waiting = [each["run"] for each in queue.listing()]
-        place = waiting.index(str(known.path)) + 1 if str(known.path) in waiting else None
-        return {"name": known.name, "place": place}
+        run = next((each for each in known if not turns.done(each)), known[-1])
+        place = waiting.index(str(run.path)) + 1 if str(run.path) in waiting else None
+        return {"name": run.name, "place": place, "runs": [each.name for each in known]}
 
-    def _run_of(self, kept: Path) -> RunFolder | None:
-        """The run that a key has made; None where there was none, or it is gone."""
+    def _runs_of(self, kept: Path) -> list[RunFolder] | None:
+        """The runs that a key has made; None where there were none, or one is gone."""
         try:
-            return self._house.run(str(files.read_json(kept)["run"]))
-        except (RunError, KeyError):
+            return [self._house.run(str(name)) for name in files.read_json(kept)["runs"]]
+        except (RunError, KeyError, TypeError):
             return None
 
-    def _put(self, config: RunConfig, kept: Path) -> RunFolder:
-        run = RunFolder(self._house.runs_dir / run_name(config))
-        if run.has("recipe.yaml") and run.active:
-            if difference(run.config(), config):
-                values = {"name": run.name, "free": free_name(run.path)}
+    def _put(self, reading: Reading, kept: Path) -> list[RunFolder]:
+        runs = [RunFolder(self._house.runs_dir / run_name(config)) for config in reading.configs]
+        active = [run.has("recipe.yaml") and run.active for run in runs]
+        for run, config, is_active in zip(runs, reading.configs, active, strict=True):
+            if is_active and difference(run.config(), load.settle(config)):
+                values = {"name": run.name, "free": proposed_name(reading, self._house.runs_dir)}
                 raise Busy(Problem("runs.exists", where=str(run.path), field="run.name", values=values))
-        else:
-            queue.submit(config, self._house.home)
-        # Afterwards: where this is cut off in between, asking again finds the run by its name.
+        if reading.config is None:
+            queue.submit_stages(reading.stages, self._house.home)
+        elif not active[0]:
+            queue.submit(load.settle(reading.config), self._house.home)
+        # Afterwards: where this is cut off in between, asking again finds the runs by their names.
         with files.user_errors(kept):
             kept.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(kept, {"run": run.name})
-        return run
+        files.write_json(kept, {"runs": [run.name for run in runs]})
+        return runs
 
-    def _placed(self, config: RunConfig) -> RunConfig:
+    def _placed(self, recipe: str | Mapping[str, Any]) -> Reading:
         """The recipe, aimed at the folder whose runs are shown; told as the recipe would, from the home folder, so
         that the whole can be moved."""
         home, runs_dir = self._house.home, self._house.runs_dir
-        given = config.run.dir
-        if "dir" in config.run.model_fields_set and (home / given).resolve() != runs_dir:
-            raise ConfigError(Problem("web.other_dir", field="run.dir", value=given, values={"folder": runs_dir}))
+        text = recipe if isinstance(recipe, str) else json.dumps(recipe)  # which is YAML too
+        found = load.read(text, RECIPE)
+        if found.problems:
+            raise ConfigError(found.problems)
+        for config in found.configs:
+            given = config.run.dir
+            if "dir" in config.run.model_fields_set and (home / given).resolve() != runs_dir:
+                raise ConfigError(Problem("web.other_dir", field="run.dir", value=given, values={"folder": runs_dir}))
         near = runs_dir.is_relative_to(home) and Path.cwd() == home
-        place = str(runs_dir.relative_to(home)) if near else str(runs_dir)
-        return load.settle(config.model_copy(update={"run": config.run.model_copy(update={"dir": place})}))
-
-
-def _config_of(recipe: str | Mapping[str, Any]) -> RunConfig:
-    text = recipe if isinstance(recipe, str) else json.dumps(recipe)  # which is YAML too
-    found = load.read(text, "recipe.yaml")
-    if found.problems:
-        raise ConfigError(found.problems)
-    if found.config is None:
-        raise ConfigError(Problem("web.staged", where="recipe.yaml"))
-    return found.config
+        return load.read(text, RECIPE, {"run.dir": str(runs_dir.relative_to(home)) if near else str(runs_dir)})

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import math
 import os
 import threading
 import time
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from starlette.responses import StreamingResponse
@@ -28,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from luthier.runs import files
 from luthier.runs.events import TOLD_ENDS, parsed
-from luthier.runs.history import MEASURE, History, Summary
+from luthier.runs.history import MEASURE, History, Summary, thinned
 from luthier.runs.store import RunFolder
 
 POLL_S = 0.5
@@ -41,7 +40,7 @@ PIECE_BYTES = 2**20
 PIECE_EVENTS = 1000
 """Of one read, and of what a watcher that is behind gets at once."""
 MOST_TOLD = 2000
-"""Events other than steps that are kept to be shown."""
+"""Events other than steps that are shown at once."""
 HEAD_BYTES = 256
 """By its beginning, which holds the time of its first event, a log is told apart from one that took its place."""
 SHOWN = ("step", "loss", "lr", "grad_norm", "tokens_per_s", "memory_bytes", "epoch")
@@ -53,6 +52,7 @@ RESET = b"event: reset\ndata: {}\n\n"
 END = b"event: end\ndata: {}\n\n"
 """The run is not active any more, and all is told."""
 KEEPALIVE = b": here\n\n"
+T = TypeVar("T")
 
 
 class Stream(StreamingResponse):
@@ -133,6 +133,7 @@ class Tail:
         self.history, self.told = History(), deque[dict[str, Any]](maxlen=MOST_TOLD)
         self._position, self._head = 0, b""
         self._seqs, self._starts, self._ends = array("q"), array("q"), array("q")
+        self._told_seqs = array("q")  # of all events that are no steps
         self._latest: tuple[tuple[int, int], bytes, int] = ((0, 0), b"", 0)
         self._generation += 1
 
@@ -184,6 +185,7 @@ class Tail:
             good.append(event)
             if event.kind != "step":
                 self.told.append(event.to_json())
+                self._told_seqs.append(event.seq)
         self.history.add(good)
 
     def _piece(self, place: tuple[int, int]) -> tuple[bytes, int]:
@@ -290,22 +292,54 @@ class Tail:
         self.refresh()
         with self._lock:
             columns = {name: np.array(column) for name, column in self.history.steps.columns.items()}
-            validation = [{"step": each.step, **each.data} for each in self.history.all_of("validation")]
+            validation, rollouts = (self._all_of(kind) for kind in ("validation", "rollout"))
             events, last_seq = list(self.told), self.history.last_seq
+            earlier = len(self._told_seqs) - len(events)
         step = columns["step"]
         rows = np.flatnonzero(
             (step >= (-np.inf if first is None else first)) & (step <= (np.inf if last is None else last))
         )
-        kept = rows[_thinned(columns["loss"][rows], points)]
+        kept = rows[thinned(columns["loss"][rows], points)]
         names = (*SHOWN, *(name for name in columns if name.startswith(MEASURE)))
         return {
             "last": last_seq,
             "series": {name: _values(columns[name][kept], name in WHOLE) for name in names},
             "validation": files.plain(validation),
+            "rollouts": files.plain([rollouts[row] for row in thinned(_rewards(rollouts), points)]),
             "events": files.plain(events),
+            "earlier": earlier,
             "steps_total": len(step),
             "thinned": len(kept) < len(rows),
         }
+
+    def _all_of(self, kind: str) -> list[dict[str, Any]]:
+        return [{"step": each.step, **each.data} for each in self.history.all_of(kind)]
+
+    def before(self, seq: int) -> dict[str, Any]:
+        """The last MOST_TOLD events that are no steps before the one of this number, effective or not, and how many
+        there are before them."""
+        self.refresh()
+        with self._lock:
+            end = bisect_left(self._told_seqs, seq)
+            seqs = self._told_seqs[max(end - MOST_TOLD, 0) : end]
+            rows = [bisect_left(self._seqs, each) for each in seqs]
+            try:
+                with open(self._log, "rb") as file:
+                    lines = [self._line(file, row) for row in rows]
+            except OSError:
+                lines = []  # the run is being deleted
+        events = [event.to_json() for event in parsed(lines) if event is not None]
+        return {"events": files.plain(events), "earlier": end - len(seqs)}
+
+    def _line(self, file: BinaryIO, row: int) -> bytes:
+        file.seek(self._starts[row])
+        return file.read(self._ends[row] - self._starts[row])
+
+    def look(self, what: Callable[[History], T]) -> T:
+        """What is made of the history as it is now; nothing is added to it meanwhile."""
+        self.refresh()
+        with self._lock:
+            return what(self.history)
 
     def numbers(self) -> Numbers:
         """As of the last `refresh`; made anew only where something was read since."""
@@ -324,17 +358,9 @@ def _spark(losses: np.ndarray[Any, Any]) -> list[float]:
     return [float(part.mean()) for part in np.array_split(losses, min(SPARK_POINTS, len(losses)) or 1) if len(part)]
 
 
-def _thinned(losses: np.ndarray[Any, Any], points: int) -> np.ndarray[Any, Any]:
-    """Places of at most `points` values, those with the lowest and the highest of each stretch among them: what stands
-    out is what one looks for."""
-    if len(losses) <= points:
-        return np.arange(len(losses))
-    edges = np.linspace(0, len(losses), max(points // 2, 2), dtype=int)
-    kept = {0, len(losses) - 1}
-    low, high = np.nan_to_num(losses, nan=np.inf), np.nan_to_num(losses, nan=-np.inf)
-    for begin, end in itertools.pairwise(edges):
-        kept |= {begin + int(low[begin:end].argmin()), begin + int(high[begin:end].argmax())}
-    return np.array(sorted(kept))
+def _rewards(rollouts: Sequence[dict[str, Any]]) -> np.ndarray[Any, Any]:
+    given = [each.get("reward") for each in rollouts]
+    return np.array([each if isinstance(each, (int, float)) else math.nan for each in given], float)
 
 
 def _values(column: np.ndarray[Any, Any], whole: bool) -> list[Any]:

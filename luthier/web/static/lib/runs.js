@@ -33,6 +33,31 @@ export function leftText(run, heard_s) {
   return seconds === null ? "" : t("common.left", { time: duration(seconds) });
 }
 
+// The runs of all stages of a recipe, in order, of which this is one; empty where it has no others. One that is gone is
+// a name alone.
+export function stagesOf(run, runs) {
+  const of = (name) => runs.find((each) => each.name === name) ?? { name, state: "gone", stage: null };
+  const chain = [run];
+  while (chain[0].stage && !chain.some((each) => each.name === chain[0].stage.after))
+    chain.unshift(of(chain[0].stage.after));
+  for (let at = 0; at < chain.length; at += 1)
+    chain.push(...runs.filter((each) => each.stage?.after === chain[at].name && !chain.includes(each)));
+  return chain.length > 1 ? chain : [];
+}
+
+// The run that has to be finished before this one, where this waits for it; null where its turn alone counts.
+export function awaited(run, runs) {
+  if (run.state !== "queued" || !run.stage) return null;
+  const name = run.stage.after;
+  const state = runs.find((each) => each.name === name)?.state ?? "gone";
+  return state === "finished" ? null : { name, state };
+}
+
+// Why it waits, in words.
+export function waitText(first) {
+  return t("common.waits_for", { run: first.name, state: t(`common.state.${first.state}`) });
+}
+
 export function recipeText(run) {
   return [run.model, run.method, run.tune].filter(Boolean).join(" · ");
 }

@@ -1,14 +1,15 @@
 // Several runs beside each other: their curves, what differs in them, what came of them, what they answer.
 //
-// What goes in: names of runs in the address. What comes out: what `luthier runs compare` finds, as tables and curves.
+// What goes in: names of runs in the address. What comes out: what `luthier runs compare` finds, as tables and curves,
+// asked for again while one of them is being trained.
 
-import { h, icon, problems } from "../lib/dom.js";
+import { clear, h, icon, problems, whenNew } from "../lib/dom.js";
 import { t, has } from "../lib/i18n.js";
-import { get, part } from "../lib/api.js";
+import { get } from "../lib/api.js";
 import { NOTHING, bytes, count, duration, number } from "../lib/format.js";
 import { chart, join, palette } from "../lib/charts.js";
+import { onOverview } from "../lib/overview.js";
 import { compareLink, recipeText, runLink, stateChip } from "../lib/runs.js";
-import { tables } from "./run/history.js";
 import { card } from "./run/samples.js";
 
 const POINTS = 1000;
@@ -24,16 +25,18 @@ const RESULTS = {
 const LOWER_IS_BETTER = ["loss", "validation"];
 const CURVES = [
   // title, curve, whether it is single measurements
-  ["compare.loss", "loss", false],
+  ["compare.loss", "step", false],
   ["compare.validation", "validation", true],
 ];
+const AGAIN_MS = 2000;
+// Between two questions while a run goes on: curves over the whole of runs do not change faster than that.
 
 export async function show(root, { path }) {
   const names = [...new Set(path)];
   const { runs } = await get("runs");
   const missing = names.filter((name) => !runs.some((run) => run.name === name));
   const chosen = names.filter((name) => !missing.includes(name));
-  root.append(h("h1", {}, t("common.page.compare")), picker(runs, chosen));
+  const tellStates = picker(root, runs, chosen);
   if (missing.length)
     root.append(
       problems(
@@ -51,30 +54,85 @@ export async function show(root, { path }) {
     root.append(h("p", { class: "panel muted" }, runs.length < 2 ? t("compare.too_few") : t("compare.choose")));
     return undefined;
   }
-  const asked = Promise.all([
-    get("compare", { run: chosen }),
-    ...chosen.map((name) => get(`runs/${part(name)}/history`, { points: POINTS })),
-  ]);
-  const [found, ...pasts] = await asked.catch((error) => {
+  const fault = h("div");
+  root.append(fault);
+  const ask = () => get("compare", { run: chosen, points: POINTS });
+  const found = await ask().catch((error) => {
     // One that cannot be read, say: the others can still be chosen.
     if (!error.problems || error.status === 0) throw error;
-    root.append(problems(error.problems));
-    return [null];
+    clear(fault, problems(error.problems));
+    return null;
   });
   if (found === null) return undefined;
-  const charts = curves(root, chosen, pasts);
-  root.append(
-    results(found),
-    differences("recipe", t("compare.recipe"), found),
-    differences("material", t("compare.material"), found),
-    samples(chosen, pasts),
+  const charts = new Charts(root, chosen);
+  const rest = ["results", "recipe", "material", "samples"].map(() => h("section", { class: "panel" }));
+  root.append(...rest);
+  const shows = [showResults, differences("compare.recipe"), differences("compare.material"), showSamples].map(
+    (fill, index) => whenNew((value) => renew(rest[index], fill(value))),
   );
-  return () => charts.forEach((each) => each.destroy());
+  function draw(now) {
+    charts.set(now.curves);
+    const { runs: order, results, recipe, material } = now;
+    [
+      { order, results },
+      { order, table: recipe },
+      { order, table: material },
+      { order, samples: now.samples },
+    ].forEach((value, index) => shows[index](value));
+  }
+  draw(found);
+  const end = follow(chosen, tellStates, () => ask().then((now) => root.isConnected && draw(now)));
+  return () => {
+    end();
+    charts.destroy();
+  };
+}
+
+// Asks again whenever one of the runs has got on, but not more often than every AGAIN_MS.
+function follow(names, tellStates, ask) {
+  let [latest, asked, timer, gone] = [null, null, null, false];
+  function plan() {
+    if (!gone && timer === null && latest !== asked) timer = setTimeout(again, AGAIN_MS);
+  }
+  async function again() {
+    asked = latest;
+    try {
+      await ask();
+      timer = null;
+      plan();
+    } catch (error) {
+      if (!Array.isArray(error.problems)) throw error;
+      // The line is torn, or a run is gone: the next word of the server asks again.
+      [asked, timer] = [null, null];
+    }
+  }
+  const end = onOverview((now) => {
+    const ours = now.runs.filter((run) => names.includes(run.name));
+    tellStates(new Map(ours.map((run) => [run.name, run.state])));
+    latest = JSON.stringify(ours.map((run) => [run.name, run.state, run.step, run.best]));
+    plan();
+  });
+  return () => {
+    gone = true;
+    clearTimeout(timer);
+    end();
+  };
+}
+
+// Fills a section anew; a table that is wider than the screen stays where it was moved to.
+function renew(section, nodes) {
+  const before = section.querySelector(".table-scroll");
+  const [at, held] = [before?.scrollLeft ?? 0, before !== null && before === document.activeElement];
+  clear(section, nodes);
+  const now = section.querySelector(".table-scroll");
+  if (now) now.scrollLeft = at;
+  if (held) now?.focus({ preventScroll: true });
 }
 
 // ------------------------------------------------------------------------------------------------ which
 
-function picker(runs, chosen) {
+// Returns what is told the runs' states, as they change.
+function picker(root, runs, chosen) {
   const left = runs.filter((run) => !chosen.includes(run.name));
   const select = h(
     "select",
@@ -82,88 +140,123 @@ function picker(runs, chosen) {
     h("option", { value: "" }, t("compare.add")),
     left.map((run) => h("option", { value: run.name }, `${run.name} (${recipeText(run)})`)),
   );
-  const states = new Map(runs.map((run) => [run.name, run.state]));
-  return h(
-    "section",
-    { class: "panel", "aria-label": t("compare.which") },
+  const chips = new Map(chosen.map((name) => [name, h("span")]));
+  root.append(
+    h("h1", {}, t("common.page.compare")),
     h(
-      "ul",
-      { class: "chosen" },
-      chosen.map((name, index) =>
-        h(
-          "li",
-          {},
-          h("span", { class: "swatch", style: { background: `var(${palette(index)})` } }),
-          h("a", { href: runLink(name), class: "break" }, name),
-          stateChip(states.get(name)),
+      "section",
+      { class: "panel", "aria-label": t("compare.which") },
+      h(
+        "ul",
+        { class: "chosen" },
+        chosen.map((name, index) =>
           h(
-            "a",
-            {
-              class: "button plain small",
-              href: compareLink(chosen.filter((each) => each !== name)),
-              "aria-label": t("compare.drop", { run: name }),
-            },
-            icon("close"),
+            "li",
+            {},
+            h("span", { class: "swatch", style: { background: `var(${palette(index)})` } }),
+            h("a", { href: runLink(name), class: "break" }, name),
+            chips.get(name),
+            h(
+              "a",
+              {
+                class: "button plain small",
+                href: compareLink(chosen.filter((each) => each !== name)),
+                "aria-label": t("compare.drop", { run: name }),
+              },
+              icon("close"),
+            ),
           ),
         ),
       ),
+      h("div", { class: "row" }, h("label", { class: "sr", for: "compare-add" }, t("compare.add")), select),
     ),
-    h("div", { class: "row" }, h("label", { class: "sr", for: "compare-add" }, t("compare.add")), select),
   );
+  function tell(states) {
+    for (const [name, chip] of chips) {
+      const state = states.get(name) ?? "gone";
+      if (chip.dataset.state === state) continue;
+      chip.dataset.state = state;
+      clear(chip, stateChip(state));
+    }
+  }
+  tell(new Map(runs.map((run) => [run.name, run.state])));
+  return tell;
 }
 
 // ------------------------------------------------------------------------------------------------ curves
 
-function curves(root, names, pasts) {
-  const found = pasts.map(tables);
-  const smooth = h("input", {
-    type: "range",
-    min: 0,
-    max: 0.98,
-    step: 0.02,
-    value: 0.9,
-    oninput: () => charts.forEach((each) => each.setSmooth(Number(smooth.value))),
-  });
-  const log = h(
-    "button",
-    { type: "button", class: "button small", "aria-pressed": "false", onclick: () => toggle() },
-    t("run.log_scale"),
-  );
-  const grid = h("div", { class: "charts two" });
-  root.append(
-    h(
-      "section",
-      { class: "panel", "aria-labelledby": "curves-title" },
-      h("h2", { id: "curves-title" }, t("run.curves")),
-      h("div", { class: "row tools" }, h("label", { class: "check small" }, t("run.smooth"), smooth), log),
-      grid,
-    ),
-  );
-  const charts = CURVES.filter(([, curve]) => found.some((each) => each.has(curve))).map(([title, curve, points]) => {
-    const made = chart(grid, {
+class Charts {
+  constructor(root, names) {
+    this.names = names;
+    this.charts = new Map();
+    this.smooth = h("input", {
+      type: "range",
+      min: 0,
+      max: 0.98,
+      step: 0.02,
+      value: 0.9,
+      oninput: () => this.each((chart) => chart.setSmooth(Number(this.smooth.value))),
+    });
+    this.log = h(
+      "button",
+      { type: "button", class: "button small", "aria-pressed": "false", onclick: () => this.toggle() },
+      t("run.log_scale"),
+    );
+    this.grid = h("div", { class: "charts two" });
+    root.append(
+      h(
+        "section",
+        { class: "panel", "aria-labelledby": "curves-title" },
+        h("h2", { id: "curves-title" }, t("run.curves")),
+        h("div", { class: "row tools" }, h("label", { class: "check small" }, t("run.smooth"), this.smooth), this.log),
+        this.grid,
+      ),
+    );
+  }
+
+  each(what) {
+    for (const chart of this.charts.values()) what(chart);
+  }
+
+  get isLog() {
+    return this.log.getAttribute("aria-pressed") === "true";
+  }
+
+  toggle() {
+    this.log.setAttribute("aria-pressed", String(!this.isLog));
+    this.each((chart) => chart.setLog(this.isLog));
+  }
+
+  // curves: {run: {curve: [[step, value]...]}}; a chart is made when there is something for it.
+  set(curves) {
+    for (const [title, curve, points] of CURVES) {
+      const found = this.names.map((name) => curves[name][curve]);
+      if (!this.charts.has(curve) && !found.some((each) => each.length)) continue;
+      if (!this.charts.has(curve)) this.charts.set(curve, this.make(title, points));
+      this.charts.get(curve).set(join(found.map((each) => [each.map(([step]) => step), each.map(([, y]) => y)])));
+    }
+  }
+
+  make(title, points) {
+    return chart(this.grid, {
       title: t(title),
-      series: names.map((name, index) => ({ label: name, color: palette(index), points })),
-      smooth: Number(smooth.value),
+      series: this.names.map((name, index) => ({ label: name, color: palette(index), points })),
+      smooth: Number(this.smooth.value),
+      log: this.isLog,
       height: 300,
       sync: "compare",
     });
-    made.set(join(found.map((each) => each.get(curve) ?? [[], []])));
-    return made;
-  });
-  function toggle() {
-    const on = log.getAttribute("aria-pressed") !== "true";
-    log.setAttribute("aria-pressed", String(on));
-    charts.forEach((each) => each.setLog(on));
   }
-  return charts;
+
+  destroy() {
+    this.each((chart) => chart.destroy());
+  }
 }
 
 // ------------------------------------------------------------------------------------------------ tables
 
 function table(title, head, rows, look = "") {
-  return h(
-    "section",
-    { class: "panel" },
+  return [
     h("h2", {}, title),
     h(
       "div",
@@ -183,11 +276,11 @@ function table(title, head, rows, look = "") {
         h("tbody", {}, rows),
       ),
     ),
-  );
+  ];
 }
 
-function results(found) {
-  const rows = Object.entries(found.results).map(([name, values]) => {
+function showResults({ order, results }) {
+  const rows = Object.entries(results).map(([name, values]) => {
     const known = values.filter((value) => typeof value === "number");
     const best = LOWER_IS_BETTER.includes(name) && new Set(known).size > 1 ? Math.min(...known) : null;
     const format = RESULTS[name] ?? plain;
@@ -207,25 +300,27 @@ function results(found) {
       ),
     );
   });
-  return table(t("compare.results"), ["", ...found.runs], rows, "numbers");
+  return table(t("compare.results"), ["", ...order], rows, "numbers");
 }
 
 function label(name) {
   return has(`compare.result.${name}`) ? t(`compare.result.${name}`) : name;
 }
 
-function differences(which, title, found) {
-  const rows = Object.entries(found[which]).map(([name, values]) =>
-    h(
-      "tr",
-      {},
-      h("th", { scope: "row", class: "mono break" }, name),
-      values.map((value) => h("td", { class: "break" }, value === null ? NOTHING : plain(value))),
-    ),
-  );
-  if (!rows.length)
-    return h("section", { class: "panel" }, h("h2", {}, title), h("p", { class: "muted" }, t("compare.same")));
-  return table(title, ["", ...found.runs], rows);
+// title: the id of one.
+function differences(title) {
+  return ({ order, table: found }) => {
+    const rows = Object.entries(found).map(([name, values]) =>
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row", class: "mono break" }, name),
+        values.map((value) => h("td", { class: "break" }, value === null ? NOTHING : plain(value))),
+      ),
+    );
+    if (!rows.length) return [h("h2", {}, t(title)), h("p", { class: "muted" }, t("compare.same"))];
+    return table(t(title), ["", ...order], rows);
+  };
 }
 
 function plain(value) {
@@ -235,32 +330,25 @@ function plain(value) {
 // ------------------------------------------------------------------------------------------------ answers
 
 // The last samples of each run; prompts that several have stand together.
-function samples(names, pasts) {
-  const last = pasts.map((past) => past.events.filter((event) => event.kind === "samples").at(-1));
-  if (!last.some(Boolean))
-    return h(
-      "section",
-      { class: "panel" },
-      h("h2", {}, t("run.samples")),
-      h("p", { class: "muted" }, t("compare.no_samples")),
-    );
+function showSamples({ order, samples }) {
+  const last = order.map((name) => samples[name]);
+  const title = h("h2", {}, t("run.samples"));
+  if (!last.some(Boolean)) return [title, h("p", { class: "muted" }, t("compare.no_samples"))];
   const prompts = new Map();
-  last.forEach((event, index) => {
-    for (const sample of event?.data.samples ?? []) {
-      if (!prompts.has(sample.prompt)) prompts.set(sample.prompt, { sample, answers: names.map(() => undefined) });
+  last.forEach((found, index) => {
+    for (const sample of found?.samples ?? []) {
+      if (!prompts.has(sample.prompt)) prompts.set(sample.prompt, { sample, answers: order.map(() => undefined) });
       prompts.get(sample.prompt).answers[index] = sample.answer;
     }
   });
-  const title = (index) => t("compare.at_step", { run: names[index], step: count(last[index].step) });
-  return h(
-    "section",
-    { class: "panel" },
-    h("h2", {}, t("run.samples")),
+  const name = (index) => t("compare.at_step", { run: order[index], step: count(last[index].step) });
+  return [
+    title,
     [...prompts.values()].map(({ sample, answers }) =>
       card(
         sample,
-        answers.flatMap((text, index) => (last[index] ? [{ title: title(index), text }] : [])),
+        answers.flatMap((text, index) => (last[index] ? [{ title: name(index), text }] : [])),
       ),
     ),
-  );
+  ];
 }

@@ -9,9 +9,11 @@ import { post, del, key, part, watch } from "../lib/api.js";
 import { ago, bytes, number, percent } from "../lib/format.js";
 import { spark } from "../lib/charts.js";
 import { onOverview } from "../lib/overview.js";
-import { compareLink, leftText, recipeText, runLink, share, stateChip, steps } from "../lib/runs.js";
+import { awaited, compareLink, leftText, recipeText, runLink, share, stateChip, steps, waitText } from "../lib/runs.js";
 
 const ORDER = ["running", "queued"];
+const HALTED = ["interrupted", "failed", "died", "damaged", "gone", "new"];
+// A run that waits for one of these waits until somebody does something.
 const MANY = 8;
 // Runs above which a list is worth a filter.
 
@@ -53,7 +55,7 @@ export async function show(root) {
     list.element.hidden = now.runs.length === 0;
     list.update(now.runs, now.heard_s);
     showJobs(now.jobs.filter((job) => job.state === "running"));
-    showQueue(now.runs.filter((run) => run.state === "queued"));
+    showQueue(now.runs);
     showMachine(now);
   }
 
@@ -333,11 +335,22 @@ function queueList(box) {
       h(
         "ol",
         { class: "queue" },
-        waiting.map(([name], index) =>
+        waiting.map(({ name, first }, index) =>
           h(
             "li",
             {},
-            h("a", { href: runLink(name), class: "break" }, name),
+            h(
+              "span",
+              {},
+              h("a", { href: runLink(name), class: "break" }, name),
+              first
+                ? h(
+                    "span",
+                    { class: `small block break ${HALTED.includes(first.state) ? "bad" : "muted"}` },
+                    waitText(first),
+                  )
+                : null,
+            ),
             h(
               "span",
               { class: "actions" },
@@ -356,7 +369,10 @@ function queueList(box) {
       ),
     );
   });
-  return (runs) => draw(sorted(runs).map((run) => [run.name, run.place]));
+  return (runs) => {
+    const waiting = sorted(runs.filter((run) => run.state === "queued"));
+    draw(waiting.map((run) => ({ name: run.name, place: run.place, first: awaited(run, runs) })));
+  };
 }
 
 function act(picture, text, label, path) {

@@ -9,13 +9,15 @@ import { clear, h, icon, problems as problemsOf } from "../lib/dom.js";
 import { bytes } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { onState } from "../lib/overview.js";
-import { labelOf, memoryBar, timeOf } from "./new/parts.js";
+import { labelOf, memoryBar, memoryOf, timeOf } from "./new/parts.js";
+import { stages } from "./new/stages.js";
 import {
   change,
   dataStop,
   everything,
   hasData,
   isCutOff,
+  isStaged,
   refresh,
   replace,
   restore,
@@ -41,6 +43,7 @@ export async function show(root, { path, query }) {
   else await refresh();
   const field = takeWanted();
   const trouble = h("div", { class: "trouble" });
+  const several = h("section", { class: "panel", hidden: true });
   const mend = h("div", { class: "mend", role: "status", "aria-live": "polite" });
   const body = h("div", { class: "step" });
   const nav = stepper(step);
@@ -50,6 +53,7 @@ export async function show(root, { path, query }) {
     nav.node,
     h("div", { class: "page-head" }, h("h1", {}, t(`new.title.${step}`)), again()),
     trouble,
+    several,
     mend,
     body,
     strip.node,
@@ -63,7 +67,11 @@ export async function show(root, { path, query }) {
     trouble.dataset.shown = text;
     clear(trouble, state.trouble.length ? problemsOf(state.trouble) : null);
   }
-  const stops = [subscribe(update), onState((line) => line === "open" && isCutOff() && refresh())];
+  const stops = [
+    subscribe(update),
+    stages(several, FORMS.includes(step)),
+    onState((line) => line === "open" && isCutOff() && refresh()),
+  ];
   const module = await import(`./new/${step}.js`);
   const leave = await module.show(body, { open: field });
   update();
@@ -209,11 +217,14 @@ function more(name) {
     return String(settled("model.path") ?? "")
       .split("/")
       .at(-1);
-  if (name === "data")
-    return sources()
-      .map((each) => each.path.split("/").at(-1))
-      .join(", ");
-  if (name === "settings") return [settled("method.kind"), settled("tune.kind")].filter(Boolean).join(", ");
+  if (name === "data") {
+    const all = isStaged() ? state.stages.flatMap((each) => each.resolved.data.train) : sources();
+    return [...new Set(all.map((each) => each.path.split("/").at(-1)))].join(", ");
+  }
+  if (name === "settings")
+    return isStaged()
+      ? state.stages.map((each) => each.resolved.method.kind).join(" → ")
+      : [settled("method.kind"), settled("tune.kind")].filter(Boolean).join(", ");
   if (name === "plan" && state.plan) return bytes(state.plan.memory.peak_bytes);
   return "";
 }
@@ -245,15 +256,12 @@ function footer(step) {
     node.classList.toggle("asking", state.planning);
     if (state.planning && plan && bar.firstChild) return;
     clear(bar, plan ? memoryBar(plan, { small: true }) : null);
-    const { memory } = plan ?? {};
+    const fits = plan?.memory.fits;
     const text = plan
-      ? [
-          t("new.memory", { need: bytes(memory.peak_bytes), free: bytes(memory.free_bytes) }),
-          memory.fits ? timeOf(plan) : t("new.plan.fits_not"),
-        ].join(" · ")
+      ? [memoryOf(plan), fits ? timeOf(plan) : t("new.plan.fits_not")].join(" · ")
       : t(state.planning ? "new.strip.asked" : "new.strip.none");
     if (words.textContent !== text) words.textContent = text;
-    words.classList.toggle("bad", plan !== null && !memory.fits);
+    words.classList.toggle("bad", fits === false);
   }
   update();
   return { node, update };

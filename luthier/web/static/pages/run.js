@@ -8,7 +8,7 @@ import { t } from "../lib/i18n.js";
 import { get, part, watch } from "../lib/api.js";
 import { percent } from "../lib/format.js";
 import { onOverview } from "../lib/overview.js";
-import { recipeText, share, stateChip } from "../lib/runs.js";
+import { awaited, recipeText, share, stagesOf, stateChip } from "../lib/runs.js";
 import { ACTIVE, Controls } from "./run/controls.js";
 import { Curves } from "./run/curves.js";
 import { Events } from "./run/events.js";
@@ -34,12 +34,19 @@ export async function show(root, { path }) {
     onLonger: () => renew().catch(told),
   });
   const curves = new Curves(on.curves, { onZoom: (from, to) => history.zoom(from, to).catch(told) });
-  const events = new Events(on.events);
+  const events = new Events(on.events, {
+    onEarlier: async (seq) => {
+      const found = await history.before(seq);
+      samples.again([...found.events, ...events.events]);
+      return found;
+    },
+  });
   const samples = new Samples(on.samples);
   const history = new History(name, curves, {
     onEvents: (found) => {
       for (const each of [events, samples]) found ? each.add(found) : each.forget();
     },
+    onEarlier: (count) => events.setEarlier(count),
     onState: (line) => ["open", "ended"].includes(line) && renew().catch(told),
   });
 
@@ -51,6 +58,7 @@ export async function show(root, { path }) {
 
   // ---------------------------------------------------------------------------------------------- what is shown
 
+  const showStages = whenNew((found) => parts.stages(on.stages, name, found));
   const showState = whenNew((state) => clear(on.state, stateChip(state)));
   const showOutputs = whenNew((found) => parts.outputs(on.outputs, found));
   const showRecipe = whenNew((found) => parts.recipe(on.recipe, found));
@@ -75,7 +83,7 @@ export async function show(root, { path }) {
   // What the page has not in its streams: results, receipt, problems.
   async function renew() {
     const [now, job] = await Promise.all([get(place), demoJob(name)]);
-    run = now;
+    run = { ...now, awaited: run.awaited };
     heard_s = Date.now() / 1000;
     update();
     follow(job);
@@ -102,7 +110,8 @@ export async function show(root, { path }) {
     const mine = now.runs.find((each) => each.name === name);
     if (!mine) return;
     const before = run.state;
-    run = { ...run, ...mine };
+    run = { ...run, ...mine, awaited: awaited(mine, now.runs) };
+    showStages(stagesOf(mine, now.runs).map((each) => ({ name: each.name, state: each.state })));
     heard_s = now.heard_s;
     update();
     if (before === run.state) return;
@@ -135,6 +144,7 @@ function frame(root, name) {
     controls: h("div", { class: "actions" }),
     said: h("p", { class: "sr", role: "status" }),
     fault: h("div"),
+    stages: h("nav", { class: "panel stages", "aria-label": t("run.stages"), hidden: true }),
     progress: panel(),
     demo: panel(),
     curves: panel(),
@@ -151,6 +161,7 @@ function frame(root, name) {
     h("div", { class: "page-head" }, title, on.controls),
     on.said,
     on.fault,
+    on.stages,
     on.progress,
     on.demo,
     on.curves,

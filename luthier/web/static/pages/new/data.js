@@ -12,7 +12,8 @@ import { validation } from "./held.js";
 import { mask } from "./mask.js";
 import { kindName, showProblems } from "./parts.js";
 import { report } from "./report.js";
-import { change, hasData, settled, sources, subscribe, wrong } from "./state.js";
+import { stagePicker } from "./stages.js";
+import { change, changeMethod, hasData, isStaged, settled, sources, subscribe, wrong } from "./state.js";
 
 const ROWS_SHOWN = 3;
 const METHODS_SHOWN = 3;
@@ -25,8 +26,9 @@ export async function show(place) {
   const masked = h("section", { class: "panel" });
   const held = h("section", { class: "panel", dataset: { field: "data.validation" } });
   const rules = h("section", { class: "panel" });
-  clear(place, h("p", { class: "lead" }, t("new.data.lead")), files, checked, masked, held, rules);
-  const stops = [];
+  const which = h("div");
+  clear(place, h("p", { class: "lead" }, t("new.data.lead")), files, which, checked, masked, held, rules);
+  const stops = [stagePicker(which)];
   const looks = new Map();
   // What was asked of a file -> its first rows, null where it has none.
   let shown = "";
@@ -150,7 +152,7 @@ export async function show(place) {
   // Rows may be of a kind that another method learns from.
   function suits(peek) {
     const method = settled("method.kind");
-    if (!peek.methods.length || peek.methods.includes(method)) return null;
+    if (isStaged() || !peek.methods.length || peek.methods.includes(method)) return null;
     return h(
       "div",
       { class: "notice" },
@@ -167,7 +169,7 @@ export async function show(place) {
             .map((kind) =>
               h(
                 "button",
-                { type: "button", class: "button small", onclick: () => change({ method: kind }) },
+                { type: "button", class: "button small", onclick: () => changeMethod(kind) },
                 t("new.data.use_method", { method: kindName("method", kind) }),
               ),
             ),

@@ -120,7 +120,7 @@ export function editor(place) {
     place,
     h("div", { class: "panel-head" }, h("h2", {}, h("label", { for: id }, t("new.recipe"))), copy),
     h("p", { class: "help" }, t("new.recipe.help")),
-    h("div", { class: "editor" }, gutter, text),
+    h("div", { class: "editor", dataset: { field: "recipe" } }, gutter, text),
     verdict,
     lost,
     problems,

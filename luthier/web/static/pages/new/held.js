@@ -1,6 +1,7 @@
 // What is held out to test on: by itself, a share, a file, or nothing.
 //
-// What goes in: a choice. What comes out: `data.validation` in the recipe.
+// What goes in: a choice. What comes out: `data.validation` in the recipe; where nothing is held out there is nothing to
+// show answers to.
 
 import { clear, h, unique } from "../../lib/dom.js";
 import { t } from "../../lib/i18n.js";
@@ -48,7 +49,7 @@ export function validation(place) {
   function choose(way) {
     own = way === "file" ? way : null;
     if (way === "auto") change({ "data.validation": null });
-    else if (way === "none") change({ "data.validation": 0 });
+    else if (way === "none") change({ "data.validation": 0, "run.samples": null });
     else if (way === "share") change({ "data.validation": SHARE.first });
     else {
       update("recipe");

@@ -8,7 +8,7 @@ import { clear, h, icon, unique } from "../../lib/dom.js";
 import { count } from "../../lib/format.js";
 import { t } from "../../lib/i18n.js";
 import { showProblems } from "./parts.js";
-import { hasData, state, subscribe } from "./state.js";
+import { hasData, stageShown, state, subscribe } from "./state.js";
 
 const AT_ONCE = 10;
 // Rows of one job: a process starts for each.
@@ -70,12 +70,17 @@ export function mask(place) {
   let of_ = "";
   let turn = 0;
 
+  // What the rows shown depend on.
+  function asked() {
+    return JSON.stringify([stageShown()?.name, state.text]);
+  }
+
   async function go(number) {
     if (!Number.isInteger(number) || number < 1 || (total !== null && number > total)) {
       at.value = row || 1;
       return;
     }
-    if (of_ !== state.text) forget();
+    if (of_ !== asked()) forget();
     turn += 1;
     const own = turn;
     row = number;
@@ -92,12 +97,12 @@ export function mask(place) {
   }
 
   async function fetchRows(first) {
-    const text = state.text;
-    of_ = text;
+    of_ = asked();
+    const order = { recipe: state.text, stage: stageShown()?.name };
     // A row that cannot be shown takes those beside it along, so it is asked for alone then.
     for (const rows of [AT_ONCE, 1]) {
       try {
-        const done = await job("show", { recipe: text, first, rows });
+        const done = await job("show", { ...order, first, rows });
         if (done.result?.rows) return keep(done.result.rows, first, rows);
         if (rows === 1) known.set(first, { problems: done.problems });
       } catch (error) {
@@ -136,7 +141,7 @@ export function mask(place) {
 
   function update() {
     place.hidden = !hasData();
-    if (of_ && of_ !== state.text && !bar.hidden) {
+    if (of_ && of_ !== asked() && !bar.hidden) {
       forget();
       of_ = "";
       clear(shown);

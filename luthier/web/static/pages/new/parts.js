@@ -90,9 +90,19 @@ export function partName(part) {
   return t(`new.part.${part}`);
 }
 
-// The time of a run, or of a step where the number of rows is not known.
+// The memory that a recipe takes; of one with several stages, the stage that takes most of it.
+export function memoryOf({ memory }) {
+  const values = { need: bytes(memory.peak_bytes), free: bytes(memory.free_bytes) };
+  const most = state.stagePlans.find((each) => each.plan === state.plan);
+  return most ? t("new.memory_of_stage", { ...values, stage: most.name }) : t("new.memory", values);
+}
+
+// The time of a run, or of a step where the number of rows is not known; of several stages, of all of them.
 export function timeOf(plan) {
-  const speed = plan?.speed;
+  const speeds = state.stagePlans.map((each) => each.plan.speed);
+  if (speeds.length && speeds.every((each) => each?.run_s))
+    return t("new.time.stages", { time: duration(speeds.reduce((sum, each) => sum + each.run_s, 0)) });
+  const speed = speeds.length ? null : plan.speed;
   if (!speed) return t("new.time.unknown");
   return speed.run_s === null
     ? t("new.time.step", { time: duration(speed.step_s) })

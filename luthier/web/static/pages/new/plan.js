@@ -3,15 +3,16 @@
 // What goes in: the plan. What comes out: memory by part, time, what was chosen and why; where it does not fit, the
 // least change that makes it fit, with a button that takes it.
 
-import { clear, h, icon } from "../../lib/dom.js";
-import { bytes, count, duration, percent } from "../../lib/format.js";
+import { clear, h, icon, refill } from "../../lib/dom.js";
+import { NOTHING, bytes, count, duration, percent } from "../../lib/format.js";
 import { t } from "../../lib/i18n.js";
-import { memoryBar, partName, PARTS, showProblems } from "./parts.js";
-import { change, everything, hasData, state, subscribe } from "./state.js";
+import { kindName, memoryBar, partName, PARTS, showProblems } from "./parts.js";
+import { change, everything, hasData, isStaged, state, subscribe } from "./state.js";
 import { go } from "./steps.js";
 
 export async function show(place) {
   const complaints = h("div", { class: "problems", role: "alert", hidden: true });
+  const all = h("section", { class: "panel" });
   const verdict = h("section", { class: "panel" });
   const time = h("section", { class: "panel" });
   const why = h("section", { class: "panel" });
@@ -21,16 +22,32 @@ export async function show(place) {
     h("p", { class: "lead" }, t("new.plan.lead")),
     complaints,
     status,
+    all,
     verdict,
     h("div", { class: "grid" }, time, why),
   );
 
+  // Of several stages: the one whose plan is shown in full, at first the one that needs most.
+  let picked = null;
+  function pick(name) {
+    picked = name;
+    update("plan");
+  }
+
   function update(what) {
     if (what !== "plan" && what !== "recipe") return;
     showProblems(complaints, everything(), { jump: true });
-    const { plan } = state;
+    const several = state.stagePlans;
+    const own = several.find((each) => each.name === picked) ?? several.find((each) => each.plan === state.plan);
+    const { plan, lines } = own ?? state;
+    all.hidden = own === undefined;
     verdict.hidden = time.hidden = why.hidden = plan === null;
     if (plan === null) return;
+    if (own)
+      refill(
+        all,
+        stageTable(own.name, (name) => pick(name)),
+      );
     if (verdict.contains(document.activeElement) && what !== "plan") return;
     const words = t(plan.memory.fits ? "new.plan.fits" : "new.plan.fits_not");
     if (status.textContent !== words) status.textContent = words;
@@ -42,12 +59,72 @@ export async function show(place) {
       h(
         "ul",
         { class: "plain-list why" },
-        said(state.lines).map((line) => h("li", {}, line)),
+        said(lines).map((line) => h("li", {}, line)),
       ),
     );
   }
   update("plan");
   return subscribe(update);
+}
+
+// What each stage needs.
+function stageTable(shown, onPick) {
+  const head = ["new.stages.stage", "new.method", "new.plan.bytes", "new.plan.time.run", "new.stages.fits"];
+  const row = ({ name, plan }) =>
+    h(
+      "tr",
+      { dataset: { stage: name } },
+      h(
+        "th",
+        { scope: "row" },
+        h(
+          "button",
+          {
+            type: "button",
+            class: "button small",
+            "aria-pressed": String(name === shown),
+            onclick: () => onPick(name),
+          },
+          name,
+        ),
+      ),
+      h("td", {}, methodOf(name)),
+      h("td", { class: "number" }, bytes(plan.memory.peak_bytes)),
+      h("td", { class: "number" }, plan.speed?.run_s ? duration(plan.speed.run_s) : NOTHING),
+      h(
+        "td",
+        { class: plan.memory.fits ? "good" : "bad" },
+        t(plan.memory.fits ? "new.plan.fits" : "new.plan.fits_not"),
+      ),
+    );
+  const title = t("new.stages.plans");
+  return [
+    h("h2", {}, title),
+    h("p", { class: "help" }, t("new.stages.plans.help")),
+    h(
+      "div",
+      { class: "table-scroll", tabindex: "0", role: "region", "aria-label": title },
+      h(
+        "table",
+        { class: "table" },
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            head.map((id) => h("th", { scope: "col" }, t(id))),
+          ),
+        ),
+        h("tbody", {}, state.stagePlans.map(row)),
+      ),
+    ),
+  ];
+}
+
+function methodOf(stage) {
+  const { method, tune } = state.stages.find((each) => each.name === stage)?.resolved ?? {};
+  return method ? `${kindName("method", method.kind)}, ${kindName("tune", tune.kind)}` : "";
 }
 
 // The planner's own lines: what they say of the device and what was chosen. Its table of bytes is drawn above.
@@ -225,7 +302,13 @@ function drawTime(place, plan) {
             {},
             t("new.plan.assumed"),
             " ",
-            h("button", { type: "button", class: "button small", onclick: () => go("data") }, t("new.plan.to_data")),
+            isStaged()
+              ? null
+              : h(
+                  "button",
+                  { type: "button", class: "button small", onclick: () => go("data") },
+                  t("new.plan.to_data"),
+                ),
           ),
         )
       : null,

@@ -9,7 +9,7 @@ import { bytes, count } from "../../lib/format.js";
 import { t } from "../../lib/i18n.js";
 import { bars, histogram, shares } from "./draw.js";
 import { problem } from "./parts.js";
-import { checkedOf, checkDone, hasData, note, state, subscribe } from "./state.js";
+import { checkedOf, checkDone, hasData, isStaged, note, stageShown, state, subscribe } from "./state.js";
 
 const QUIET_MS = 500;
 const LEFT_OUT_SHOWN = 20;
@@ -33,7 +33,7 @@ export function report(place, told) {
     if (running) del(`jobs/${part(running)}`).catch(ended);
     waiting();
     try {
-      const done = await job("check", { recipe: state.text }, (now) => {
+      const done = await job("check", { recipe: state.text, stage: stageShown()?.name }, (now) => {
         if (own !== turn) return;
         running = now.id;
         if (state.check?.id !== now.id) note({ check: { id: now.id, of, rows: null, stops: false } });
@@ -126,7 +126,8 @@ export function report(place, told) {
       told(null);
       return;
     }
-    if (state.check?.of === checkedOf() || !state.readable) return;
+    const stageless = isStaged() && stageShown() === null;
+    if (state.check?.of === checkedOf() || !state.readable || stageless) return;
     clearTimeout(timer);
     timer = setTimeout(start, QUIET_MS);
   }

@@ -9,7 +9,7 @@ import { has, t } from "../../lib/i18n.js";
 import { controls } from "./controls.js";
 import { editor } from "./editor.js";
 import { effectText, kindName, labelOf, showProblems } from "./parts.js";
-import { change, note, settled, state, subscribe, wrong, written } from "./state.js";
+import { change, changeMethod, note, settled, state, subscribe, wrong, written } from "./state.js";
 
 const ELSEWHERE = ["model.path", "data.validation", "method.kind", "tune.kind", "run.name"];
 // Fields that are asked for in another way, here or in another step; those of files are as well.
@@ -100,7 +100,7 @@ function methods(place) {
   const group = unique("tune");
   const select = h(
     "select",
-    { id, onchange: () => change({ method: select.value }) },
+    { id, onchange: () => changeMethod(select.value) },
     method.kinds.map((kind) => h("option", { value: kind }, kindName("method", kind))),
   );
   const about = h("p", { class: "help", id: `${id}-help` });

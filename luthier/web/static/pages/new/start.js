@@ -4,14 +4,15 @@
 
 import { part, post } from "../../lib/api.js";
 import { clear, h, icon, unique } from "../../lib/dom.js";
-import { bytes, count } from "../../lib/format.js";
+import { count } from "../../lib/format.js";
 import { t } from "../../lib/i18n.js";
-import { kindName, showProblems, timeOf } from "./parts.js";
+import { kindName, memoryOf, showProblems, timeOf } from "./parts.js";
 import {
   change,
   dataStop,
   everything,
   hasData,
+  isStaged,
   settled,
   sources,
   startKey,
@@ -135,11 +136,12 @@ export async function show(place) {
     if (document.activeElement !== name) name.value = written("run.name") ?? "";
     name.placeholder = state.name ?? "";
     const taken = written("run.name") && state.name && state.name !== written("run.name");
+    const several = isStaged() ? ".stages" : "";
     clear(
       free,
       taken
-        ? t("new.start.taken", { name: written("run.name") })
-        : t("new.start.name.help", { name: state.name ?? "–" }),
+        ? t(`new.start.taken${several}`, { name: written("run.name") })
+        : t(`new.start.name.help${several}`, { name: state.name ?? "–" }),
       taken
         ? [
             " ",
@@ -153,8 +155,8 @@ export async function show(place) {
     );
     const fits = state.plan?.memory.fits !== false;
     const { plan } = state;
-    clear(
-      facts,
+    // What each of several stages is stands above.
+    const own = () => [
       row(t("new.step.model"), String(settled("model.path") ?? "–"), "model"),
       row(
         t("new.step.data"),
@@ -171,16 +173,11 @@ export async function show(place) {
         "settings",
       ),
       row(t("new.start.length"), length(), "settings"),
-      plan
-        ? row(
-            t("new.start.needs"),
-            [
-              t("new.memory", { need: bytes(plan.memory.peak_bytes), free: bytes(plan.memory.free_bytes) }),
-              timeOf(plan),
-            ].join(" · "),
-            "plan",
-          )
-        : null,
+    ];
+    clear(
+      facts,
+      isStaged() ? null : own(),
+      plan ? row(t("new.start.needs"), [memoryOf(plan), timeOf(plan)].join(" · "), "plan") : null,
     );
     // A plan that does not fit may be asked for all the same: memory may be free by then, and the run says so if not.
     button.disabled = starting || state.problems.length > 0 || !hasData() || Boolean(taken);

@@ -8,17 +8,20 @@ import { get, key, post } from "../../lib/api.js";
 import { language } from "../../lib/i18n.js";
 
 const KEPT = "luthier.new";
-const FIRST = "model: nano\nmethod: sft\ntune: lora\n";
+const FIRST = "model: nano\nmethod: sft\ntune: lora\nrun:\n  samples: 3\n";
+// Who watches from a page wants to read what the model answers meanwhile; the command line writes none by itself.
+const SCORING = ["reward"];
+// Methods whose model writes no answers.
 const TYPING_MS = 350;
 // Until the text is looked at: while somebody types, each letter would be an error of its own.
 const PLAN_MS = 250;
 const NO_DATA = "data.json";
 // Stands for the data of a plan that is asked for before there are any.
 
-const FRESH = { text: FIRST, lost: "", key: "", check: null, unfolded: [], browsed: "" };
+const FRESH = { text: FIRST, lost: "", key: "", check: null, unfolded: [], browsed: "", stage: "" };
 // text: the recipe. lost: the text before a change of the form left its comments out. key: of the start, so that two
 // clicks make one run. check: {id: of the job, of: what was checked, rows: what it counted, stops: whether training
-// would}. unfolded: sections that stand open. browsed: the folder looked at last.
+// would}. unfolded: sections that stand open. browsed: the folder looked at last. stage: the one that was picked.
 
 export const state = {
   ...FRESH,
@@ -27,9 +30,13 @@ export const state = {
   problems: [],
   readable: true,
   name: null,
-  // The plan, its lines and what is wrong with it; null until the first is there.
+  // Of a recipe with stages: {name, from, start, run, resolved}. Empty where something is wrong with it.
+  stages: [],
+  // The plan, its lines and what is wrong with it; null until the first is there. Of several stages, that of the one
+  // that needs most, and all of them, {name, plan, lines}.
   plan: null,
   lines: [],
+  stagePlans: [],
   planProblems: [],
   planning: false,
   // What the last edit did to memory and time: {names, before, after}, two plans.
@@ -149,6 +156,7 @@ function take(answer, changed) {
   state.readable = answer.readable;
   if (answer.readable) state.values = answer.values;
   state.resolved = answer.resolved;
+  state.stages = answer.stages;
   state.problems = answer.problems;
   state.name = answer.name;
 }
@@ -184,6 +192,10 @@ export function change(changes) {
   const names = Array.isArray(changes) ? changes.map((each) => each.split("=")[0]) : Object.keys(changes);
   return read({ changes }, names);
 }
+
+// How it learns. A model that only scores has no answers to show at validations.
+export const changeMethod = (kind) =>
+  change({ method: kind, ...(SCORING.includes(kind) ? { "run.samples": null } : {}) });
 
 // One setting as it is typed: read like `name=text` on the command line, so that a wrong one gets the same message.
 export function enter(name, text) {
@@ -260,11 +272,26 @@ export function everything() {
   return found;
 }
 
-// Whether data have been named.
-export const hasData = () => sources().length > 0;
+// Whether the recipe has several stages.
+export const isStaged = () => state.values.stages !== undefined;
+
+// The stage whose data and plan are looked at: the one that was picked, else the first; null where there are none.
+export const stageShown = () => state.stages.find((each) => each.name === state.stage) ?? state.stages[0] ?? null;
+
+export function pickStage(name) {
+  note({ stage: name });
+  tell("recipe");
+}
+
+// Whether data have been named. Each stage may name its own, and that one is missing is then the recipe's problem.
+export const hasData = () => isStaged() || sources().length > 0;
 
 // What the check of the data depends on: another model counts tokens otherwise, another method reads rows otherwise.
 export function checkedOf() {
+  if (isStaged()) {
+    const { name, resolved } = stageShown() ?? {};
+    return JSON.stringify([name, resolved?.model.path, resolved?.data, resolved?.method.kind, resolved?.run.seed]);
+  }
   const { data, method } = state.values;
   return JSON.stringify([
     written("model.path"),
@@ -290,7 +317,7 @@ function replan(names) {
 // A plan of the recipe with changes laid over it, beside the one that is kept.
 export function planOf(changes, text = state.text) {
   const first = hasData() ? {} : { "data.train": NO_DATA };
-  const rows = state.check?.of === checkedOf() ? state.check.rows : null;
+  const rows = !isStaged() && state.check?.of === checkedOf() ? state.check.rows : null;
   return post("plan", { recipe: text, changes: { ...first, ...changes }, rows });
 }
 
@@ -304,11 +331,12 @@ async function plan() {
   } catch (error) {
     if (!Array.isArray(error.problems)) throw error;
     if (turn !== plans) return;
-    answer = { plan: null, lines: [], problems: error.problems };
+    answer = { plan: null, lines: [], stages: [], problems: error.problems };
   }
   if (turn !== plans) return;
-  state.plan = answer.plan;
+  state.plan = answer.stages.find((each) => each.name === answer.name)?.plan ?? answer.plan;
   state.lines = answer.lines;
+  state.stagePlans = answer.stages;
   state.planProblems = answer.problems;
   state.planning = false;
   const names = [...touched];

@@ -3,7 +3,7 @@
 // What goes in: events as the log has them. What comes out: a list, the last one first; what an earlier attempt did
 // that counts no more is struck through.
 
-import { h, clear, icon, said } from "../../lib/dom.js";
+import { h, busy, clear, icon, said } from "../../lib/dom.js";
 import { t, has } from "../../lib/i18n.js";
 import { bytes, clock, count, date, duration, number, percent } from "../../lib/format.js";
 
@@ -83,18 +83,19 @@ export function inWords(event) {
   return has(id) && WORDS[event.kind] ? t(id, WORDS[event.kind](event)) : `${event.kind} ${JSON.stringify(event.data)}`;
 }
 
+// onEarlier(seq): asks for those before this number, {events, earlier}.
 export class Events {
-  constructor(parent) {
+  constructor(parent, { onEarlier }) {
+    this.onEarlier = onEarlier;
     this.events = [];
     this.everything = false;
     this.limit = AT_FIRST;
+    this.most = MOST;
+    // How many came before the first one that is here.
+    this.earlier = 0;
     this.list = h("ol", { class: "events" });
-    this.more = h(
-      "button",
-      { type: "button", class: "button small", hidden: true, onclick: () => this.show(this.limit * 4) },
-      icon("down"),
-      t("run.events.more"),
-    );
+    this.more = button("down", t("run.events.more"), () => this.show(this.limit * 4));
+    this.load = button("down", "", () => busy(this.load, this.older()));
     const all = h("input", { type: "checkbox", onchange: () => this.setEverything(all.checked) });
     parent.append(
       h(
@@ -104,7 +105,7 @@ export class Events {
         h("label", { class: "check small" }, all, t("run.events.all")),
       ),
       this.list,
-      this.more,
+      h("div", { class: "actions" }, this.more, this.load),
     );
   }
 
@@ -119,43 +120,78 @@ export class Events {
   }
 
   add(events) {
-    for (const event of events) {
-      if (event.kind === "resumed" || event.kind === "started") this.supersede(event.data.from_step ?? 0);
-      this.events.push({ event, superseded: false });
-    }
-    this.events = this.events.slice(-MOST);
+    this.events.push(...events);
+    const dropped = Math.max(this.events.length - this.most, 0);
+    this.events.splice(0, dropped);
+    this.earlier += dropped;
     if (events.some((event) => this.shows(event))) this.draw();
+  }
+
+  setEarlier(count) {
+    this.earlier = count;
+    this.draw();
+  }
+
+  async older() {
+    this.most += MOST; // before it is asked: none of those that are here may go meanwhile
+    const { events, earlier } = await this.onEarlier(this.events[0].seq);
+    this.events.unshift(...events);
+    this.limit += events.length;
+    this.setEarlier(earlier);
   }
 
   forget() {
     this.events = [];
-    this.draw();
+    this.most = MOST;
+    this.setEarlier(0);
   }
 
   shows(event) {
     return this.everything || !MINOR.includes(event.kind);
   }
 
-  // What was done behind the step that an attempt goes on from is done again; how an attempt ended stays as it is.
-  supersede(from) {
-    for (const each of this.events) {
-      const { kind, step } = each.event;
-      if (step !== null && (from === 0 || step > from) && !ENDS.includes(kind)) each.superseded = true;
-    }
-  }
-
   draw() {
-    const shown = this.events.filter(({ event }) => this.shows(event));
+    const undone = superseded(this.events);
+    const shown = this.events.filter((event) => this.shows(event));
     this.more.hidden = shown.length <= this.limit;
-    clear(this.list, shown.slice(-this.limit).reverse().map(line));
+    this.load.hidden = !this.more.hidden || this.earlier === 0 || this.events.length === 0;
+    this.load.lastChild.textContent = t("run.events.earlier", { count: count(this.earlier) });
+    clear(
+      this.list,
+      shown
+        .slice(-this.limit)
+        .reverse()
+        .map((event) => line(event, undone.has(event))),
+    );
   }
 }
 
-function line({ event, superseded }) {
+function button(picture, text, onclick) {
+  return h(
+    "button",
+    { type: "button", class: "button small", hidden: true, onclick },
+    icon(picture),
+    h("span", {}, text),
+  );
+}
+
+// What was done behind the step that a later attempt went on from is done again; how an attempt ended stays as it is.
+function superseded(events) {
+  const undone = new Set();
+  let from = Infinity;
+  for (const event of events.toReversed()) {
+    const { kind, step, data } = event;
+    if (step !== null && step > from && !ENDS.includes(kind)) undone.add(event);
+    if (kind === "resumed" || kind === "started") from = Math.min(from, (data.from_step ?? 0) || -1);
+  }
+  return undone;
+}
+
+function line(event, undone) {
   const look = LOOKS[event.kind];
   return h(
     "li",
-    { class: superseded ? "superseded" : "", dataset: { kind: event.kind, seq: event.seq } },
+    { class: undone ? "superseded" : "", dataset: { kind: event.kind, seq: event.seq } },
     h(
       "time",
       { class: "muted small number", datetime: new Date(event.time_s * 1000).toISOString(), title: date(event.time_s) },
@@ -169,7 +205,7 @@ function line({ event, superseded }) {
         "span",
         {},
         inWords(event),
-        superseded ? h("span", { class: "muted small" }, ` ${t("run.event.superseded")}`) : null,
+        undone ? h("span", { class: "muted small" }, ` ${t("run.event.superseded")}`) : null,
       ),
       event.kind === "died" && event.data.said?.length ? h("pre", { class: "text" }, event.data.said.join("\n")) : null,
     ),

@@ -15,12 +15,14 @@ const BATCH_MS = 6;
 export const STEP_SERIES = ["loss", "lr", "grad_norm", "tokens_per_s", "memory_bytes"];
 
 // draw: {all(tables), point(name, step, value), cut(step)}; tables: Map of name to [steps, values]. onEvents(events):
-// all but those of steps, the ones of the past first; null: those so far count no more. onState: of the line.
+// all but those of steps, the ones of the past first; null: those so far count no more. onEarlier(count): of those, so
+// many come before the first that was given. onState: of the line.
 export class History {
-  constructor(name, draw, { onEvents, onState }) {
+  constructor(name, draw, { onEvents, onEarlier, onState }) {
     this.path = `runs/${part(name)}`;
     this.draw = draw;
     this.onEvents = onEvents;
+    this.onEarlier = onEarlier;
     this.onState = onState;
     this.range = [null, null];
     this.heard = 0;
@@ -41,6 +43,7 @@ export class History {
     this.waiting = [];
     this.fresh = [];
     this.take(past);
+    this.onEarlier(past.earlier);
     this.onEvents(past.events);
     this.follow();
     return past;
@@ -74,6 +77,11 @@ export class History {
   ask() {
     const [from, to] = this.range;
     return get(`${this.path}/history`, { points: POINTS, from, to });
+  }
+
+  // Events other than steps before the one of this number: the last of them, and how many come before those.
+  before(seq) {
+    return get(`${this.path}/told`, { before: seq });
   }
 
   // A stretch of steps in finer detail, or with null, null all.
@@ -151,9 +159,13 @@ export function* points(event) {
   } else if (kind === "validation") {
     yield* validationPoints(data);
   } else if (kind === "rollout") {
-    for (const name of ["reward", "kl", "entropy", "answer_tokens"])
-      if (typeof data[name] === "number") yield [`rollout.${name}`, data[name]];
+    yield* rolloutPoints(data);
   }
+}
+
+function* rolloutPoints(data) {
+  for (const name of ["reward", "kl", "entropy", "answer_tokens"])
+    if (typeof data[name] === "number") yield [`rollout.${name}`, data[name]];
 }
 
 function* validationPoints(data) {
@@ -179,7 +191,7 @@ export function tables(past) {
   };
   for (const { step: at, ...data } of past.validation)
     for (const [name, value] of validationPoints(data)) add(name, at, value);
-  for (const event of past.events)
-    if (event.kind === "rollout") for (const [name, value] of points(event)) add(name, event.step, value);
+  for (const { step: at, ...data } of past.rollouts)
+    for (const [name, value] of rolloutPoints(data)) add(name, at, value);
   return found;
 }

@@ -2,10 +2,11 @@
 //
 // What goes in: what the server says. What comes out: nodes.
 
-import { h, clear, icon, busy, toast } from "../../lib/dom.js";
+import { h, clear, refill, icon, busy, toast } from "../../lib/dom.js";
 import { t } from "../../lib/i18n.js";
 import { get, part, search } from "../../lib/api.js";
 import { bytes, percent } from "../../lib/format.js";
+import { runLink, stateChip } from "../../lib/runs.js";
 import { card } from "./samples.js";
 
 const LOG_BYTES = 65536;
@@ -51,6 +52,24 @@ export function demoOutcome(panel, job) {
       { class: "actions" },
       h("a", { class: "button primary", href: `#/chat${search({ target: job.run })}` }, icon("chat"), t("run.chat")),
       h("a", { class: "button", href: `#/new${search({ from: job.run })}` }, icon("add"), t("run.demo.own")),
+    ),
+  );
+}
+
+// All stages of the run's recipe, [{name, state}], in order.
+export function stages(nav, name, found) {
+  nav.hidden = found.length === 0;
+  const link = (each) =>
+    each.state === "gone"
+      ? each.name
+      : h("a", { href: runLink(each.name), "aria-current": each.name === name ? "page" : null }, each.name);
+  refill(
+    nav,
+    h("h2", {}, t("run.stages")),
+    h(
+      "ol",
+      { class: "stage-list" },
+      found.map((each) => h("li", {}, h("span", { class: "row break" }, link(each), stateChip(each.state)))),
     ),
   );
 }

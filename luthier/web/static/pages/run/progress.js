@@ -5,7 +5,7 @@
 import { h, clear, icon, problems, whenNew } from "../../lib/dom.js";
 import { t } from "../../lib/i18n.js";
 import { NOTHING, bytes, count, date, duration, number } from "../../lib/format.js";
-import { leftText, share, steps } from "../../lib/runs.js";
+import { leftText, share, steps, waitText } from "../../lib/runs.js";
 
 const BEFORE = ["queued", "running"];
 // States that say what an unbegun run is waiting for.
@@ -30,8 +30,12 @@ export class Progress {
     const before = BEFORE.includes(run.state) ? run.state : "other";
     this.bar.value = share(run);
     this.bar.hidden = !run.num_steps;
-    this.amount.textContent =
-      run.step || run.num_steps ? t("run.step_is", { steps: steps(run) }) : t(`run.before.${before}`);
+    const begun = run.step || run.num_steps;
+    this.amount.textContent = begun
+      ? t("run.step_is", { steps: steps(run) })
+      : run.awaited
+        ? waitText(run.awaited)
+        : t(`run.before.${before}`);
     const known = numbers(run).filter(([, text]) => text && text !== NOTHING);
     clear(
       this.facts,

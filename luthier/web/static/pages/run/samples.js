@@ -63,6 +63,12 @@ export class Samples {
     this.draw();
   }
 
+  // All events anew, with earlier ones before those that were there.
+  again(events) {
+    this.at.clear();
+    this.add(events);
+  }
+
   forget() {
     this.at.clear();
     this.panel.hidden = true;
