@@ -558,6 +558,42 @@ def test_earlier_events_than_the_last_are_loaded_on_demand(window: Window, runs:
     run.close()
 
 
+def test_what_is_judged_and_what_goes_wrong_is_seen(window: Window, runs: Path) -> None:
+    """Alarms with their advice, the last one first; accuracy before step 1 and now; less after going back."""
+    run = written.begun(runs, "judged", 20, method="dpo")
+
+    def judge(step: int, accuracy: float) -> None:
+        measures = {
+            "accuracy": {"mean": accuracy, "count": 40, "low": accuracy - 0.1, "high": accuracy + 0.1},
+            "margin": {"mean": 2 * accuracy, "count": 40, "low": None, "high": None},
+        }
+        run.emit("validation", {"loss": 0.5, "terms": {"preference": 0.5}, "measures": measures}, step=step)
+
+    page = window.go("run/judged")
+    panel = page.locator("section", has=page.get_by_role("heading", name="What is judged"))
+    assert page.get_by_text("Training began").is_visible() and not panel.is_visible()
+    judge(0, 0.5)
+    panel.get_by_text("Before step 1").wait_for()
+    written.go_on(run, 1, 9, 20)
+    judge(5, 0.625)
+    run.emit("alarm", {"alarm": "judged.alarm_chosen", "text": "better answers become unlikely"}, step=6)
+    judge(8, 0.75)
+    run.emit("alarm", {"alarm": "judged.alarm_longer", "text": HOSTILE}, step=8)
+    row = panel.locator("tr[data-measure=accuracy]")
+    row.get_by_text("75 % (65 % to 85 %)").wait_for()
+    assert row.locator("th, td").all_text_contents() == [
+        "Better answers told right", "50 % (40 % to 60 %)", "75 % (65 % to 85 %)",
+    ]  # fmt: skip
+    assert panel.locator("tr[data-measure=margin] td").all_text_contents() == ["1", "1.5"]
+    raised = panel.locator("[data-part=alarms] .notice")
+    assert until(lambda: raised.count() == 2, SLOW_MS / 1000)
+    assert HOSTILE in raised.first.text_content() and "Step 6 better answers" in raised.last.text_content()
+    run.emit("resumed", {"from_step": 6, "reason": "checkpoint", "num_steps": 20, "steps_per_epoch": 20})
+    assert until(lambda: raised.count() == 1, SLOW_MS / 1000)
+    row.get_by_text("63 % (53 % to 73 %)").wait_for()
+    run.close()
+
+
 def test_runs_are_compared(window: Window, runs: Path) -> None:
     written.done(runs, "one", 40, **{"tune.rank": 8})
     written.done(runs, "two", 60, seed=1, **{"tune.rank": 32})

@@ -13,6 +13,7 @@ import { ACTIVE, Controls } from "./run/controls.js";
 import { Curves } from "./run/curves.js";
 import { Events } from "./run/events.js";
 import { History } from "./run/history.js";
+import { Judged } from "./run/judged.js";
 import { Progress } from "./run/progress.js";
 import { Samples } from "./run/samples.js";
 import * as parts from "./run/parts.js";
@@ -37,14 +38,15 @@ export async function show(root, { path }) {
   const events = new Events(on.events, {
     onEarlier: async (seq) => {
       const found = await history.before(seq);
-      samples.again([...found.events, ...events.events]);
+      for (const each of [judged, samples]) each.again([...found.events, ...events.events]);
       return found;
     },
   });
+  const judged = new Judged(on.judged);
   const samples = new Samples(on.samples);
   const history = new History(name, curves, {
     onEvents: (found) => {
-      for (const each of [events, samples]) found ? each.add(found) : each.forget();
+      for (const each of [events, judged, samples]) found ? each.add(found) : each.forget();
     },
     onEarlier: (count) => events.setEarlier(count),
     onState: (line) => ["open", "ended"].includes(line) && renew().catch(told),
@@ -147,6 +149,7 @@ function frame(root, name) {
     stages: h("nav", { class: "panel stages", "aria-label": t("run.stages"), hidden: true }),
     progress: panel(),
     demo: panel(),
+    judged: panel(),
     curves: panel(),
     samples: panel(),
     events: panel(),
@@ -164,6 +167,7 @@ function frame(root, name) {
     on.stages,
     on.progress,
     on.demo,
+    on.judged,
     on.curves,
     on.samples,
     h("div", { class: "grid wide" }, on.events, h("div", { class: "column" }, on.outputs, on.receipt)),

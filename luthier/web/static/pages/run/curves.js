@@ -300,8 +300,13 @@ function title(name) {
   if (has(`run.curve.${name}`)) return t(`run.curve.${name}`);
   const [, kind, rest] = /^(validation\.measure|measure|term)\.(.*)$/.exec(name) ?? [null, null, name];
   return kind === "validation.measure"
-    ? t("run.curve.of_validation", { name: rest })
+    ? t("run.curve.of_validation", { name: nameOf(rest) })
     : kind === "term"
       ? t("run.curve.of_term", { name: rest })
-      : rest;
+      : nameOf(rest);
+}
+
+// What a measure is called.
+export function nameOf(measure) {
+  return has(`run.measure.${measure}`) ? t(`run.measure.${measure}`) : measure;
 }
