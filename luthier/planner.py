@@ -41,6 +41,16 @@ PAGE_BYTES = 2**26
 """Optimizer state that is on the device at one time is two of these: `luthier.engine.paged.PAGE_BYTES`, likewise."""
 HEAD_CHUNK_BYTES = 256 * 2**20
 """Most logits formed at once, in the compute dtype: `luthier.kernels.head.CHUNK_BYTES`, which imports torch."""
+MAX_SEQUENCES = 64
+"""Texts that are written at once: `luthier.generate.MAX_SEQUENCES`, likewise."""
+READ_TOKENS = {"cpu": 512, "cuda": 4096}
+"""Of prompts that one round of it reads: `luthier.generate.READ_TOKENS`."""
+CACHE_BLOCK = 32
+"""Tokens by which a cache of keys and values grows: `luthier.models.cache.BLOCK`."""
+LOGIT_COPIES = 3
+"""Of what a round's texts may go on with, in float32 (`luthier.models.decoder.Decoder.extend`; counted)."""
+JUDGED_TOKENS = 4096
+"""Of answers that a reward model reads at once: `luthier.models.reward.BUDGET_TOKENS`."""
 LESSON_COPIES = 6
 """Arrays of that size, in float32, where a teacher is learnt from: `luthier.kernels.divergence.COPIES`."""
 TILE_BYTES = 2**19
@@ -78,12 +88,43 @@ class Ranks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-    """A frozen model beside the one that trains: its bytes, the most features per token of its layers' passes, and the
-    bytes of what it says of a token."""
+    """Frozen models beside the one that trains.
 
-    num_bytes: int
-    feature_bytes: int
-    row_bytes: int
+    teacher, reference, judges: their bytes; feature_bytes: the most features per token of the passes of those that are
+    asked about micro-batches, before anything of them is kept; row_bytes: of what a teacher says of a token, which is.
+    """
+
+    teacher: int = 0
+    reference: int = 0
+    judges: int = 0
+    feature_bytes: int = 0
+    row_bytes: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return self.teacher + self.reference + self.judges
+
+
+@dataclasses.dataclass(frozen=True)
+class Answering:
+    """What is written between updates, and judged.
+
+    texts: of a round; text_tokens: of the longest, prompt and answer; prompt_tokens: of its prompt; judged_tokens: of a
+    round, prompts once; judge_feature_bytes: the most features per token of a reward model's passes, 0 without any;
+    judge_dense_bytes: what one of its quantised weights takes while a matmul needs it.
+    """
+
+    texts: int
+    text_tokens: int
+    prompt_tokens: int
+    judged_tokens: int = 0
+    judge_feature_bytes: int = 0
+    judge_dense_bytes: int = 0
+
+    @property
+    def at_once(self) -> int:
+        """Texts that are written at once where memory has room for them."""
+        return min(self.texts, MAX_SEQUENCES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +134,9 @@ class MemoryPlan:
     activations: what layers keep and work with at the full budget, at the moment when that is most; head: what the
     moments of the head and the embedding take beyond that, where they take more; bytes_per_token: of the layers;
     dense: of the quantised weights of so many layers (`dense_layers`), a second time as they are computed with, where
-    memory is left over; teacher: of a model beside it; host: optimizer state that lies in the host's memory, and is no
-    part of the peak.
+    memory is left over; teacher, reference, judges: of frozen models beside it; answers: what writing `answer_texts` at
+    once, and judging them, takes beyond an update, which comes later; host: optimizer state that lies in the host's
+    memory, and is no part of the peak.
     """
 
     weights: int
@@ -110,12 +152,17 @@ class MemoryPlan:
     dense: int = 0
     dense_layers: int = 0
     teacher: int = 0
+    reference: int = 0
+    judges: int = 0
     host: int = 0
+    answers: int = 0
+    answer_texts: int = 0
 
     @property
     def peak_bytes(self) -> int:
-        held = self.weights + self.teacher + self.dense + self.trainable + self.gradients + self.optimizer
-        return held + self.activations + self.head
+        frozen = self.weights + self.dense + self.teacher + self.reference + self.judges
+        held = frozen + self.trainable + self.gradients + self.optimizer
+        return held + self.activations + self.head + self.answers
 
     @property
     def fits(self) -> bool:
@@ -125,7 +172,8 @@ class MemoryPlan:
         """The bytes and the budget; the policies and dense layers stand beside them in `plan.json`."""
         facts = {**dataclasses.asdict(self), "peak_bytes": self.peak_bytes}
         del facts["policies"], facts["dense_layers"]
-        return facts if self.teacher else {part: each for part, each in facts.items() if part != "teacher"}
+        rare = ("teacher", "reference", "judges", "answers", "answer_texts")
+        return {part: each for part, each in facts.items() if each or part not in rare}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +264,10 @@ class Workload:
     log_sums: attention is a kernel of torch's, which keeps a log-sum-exp of each row and head, and its output whether
     or not somebody else does (on a GPU; `luthier.kernels.tiled` keeps neither);
     layer_dense_bytes: what the quantised weights of each layer take where they are kept dense; empty without any;
-    beside: a model that is learnt from.
+    beside: models beside it;
+    logits: whether the head forms any; a reward model's does not;
+    passes: how often layers are gone through before the backward pass: twice where a critic has an adapter of its own;
+    answering: what a method does that learns from its own answers.
     """
 
     trained: Trained
@@ -234,7 +285,10 @@ class Workload:
     dense_bytes: int = 0
     log_sums: bool = True
     layer_dense_bytes: tuple[int, ...] = ()
-    beside: Beside = Beside(0, 0, 0)
+    beside: Beside = Beside()
+    logits: bool = True
+    passes: int = 1
+    answering: Answering | None = None
 
 
 def plan(
@@ -246,10 +300,11 @@ def plan(
     asked_tokens: int | None = None,
     policies: Policies | None = None,
     most_dense: int | None = None,
+    answer_texts: int | None = None,
 ) -> MemoryPlan:
     """Choose the micro-batch budget in tokens and what layers keep, or take what is asked for (`optim.budget_tokens`,
     `optim.activations`). Of a quantised base as many layers are kept dense as what is left over then holds, at most
-    `most_dense`.
+    `most_dense`. As many answers are written at once as then fit, or `answer_texts`.
 
     The budget is what fits into the free memory, at most `CAP_TOKENS`, and never less than the longest example; where
     even that does not fit, `fits` is False.
@@ -261,7 +316,9 @@ def plan(
     budget = max(
         asked_tokens or most_tokens(spec, load, policies, room_bytes, kind, CAP_TOKENS[kind]), load.longest_tokens
     )
-    made = at(spec, load, policies, budget, kind, free_bytes)
+    if answer_texts is None and load.answering is not None:
+        answer_texts = _answer_texts(spec, load, load.answering, room_bytes, kind)
+    made = at(spec, load, policies, budget, kind, free_bytes, answer_texts=answer_texts)
     spare_bytes = int(free_bytes * USABLE) - made.peak_bytes
     layers = dense_layers(load.layer_dense_bytes, spare_bytes, most_dense)
     dense = sum(load.layer_dense_bytes[len(load.layer_dense_bytes) - layers :])
@@ -281,13 +338,19 @@ def at(
     kind: str,
     free_bytes: int,
     scored: int | None = None,
+    answer_texts: int | None = None,
 ) -> MemoryPlan:
-    """The bytes of a micro-batch.
+    """The bytes of a micro-batch, and of what comes between updates.
 
     Args:
         scored: rows that carry loss; None is all.
+        answer_texts: that are written at once; None is all of a round.
     """
     kept, work = load.trained, step_bytes(spec, load, policies, tokens, kind, scored)
+    answers = texts = 0
+    if load.answering is not None:
+        texts = answer_texts or load.answering.at_once
+        answers = answer_bytes(spec, load, load.answering, texts, kind)
     return MemoryPlan(
         weights=load.frozen_parameters * load.compute_bytes + load.quantised_bytes,
         trainable=kept.weight_bytes,
@@ -300,8 +363,41 @@ def at(
         budget_tokens=tokens,
         free_bytes=free_bytes,
         policies=policies,
-        teacher=load.beside.num_bytes,
+        teacher=load.beside.teacher,
+        reference=load.beside.reference,
+        judges=load.beside.judges,
+        answers=max(answers - work.most, 0),
+        answer_texts=texts,
     )
+
+
+def answer_bytes(spec: DecoderSpec, load: Workload, what: Answering, texts: int, kind: str) -> int:
+    """What writing so many texts at once works with, or judging all of a round, whichever is more.
+
+    A cache of keys and values that holds all of them to their ends, and a round beside it: of reading prompts, or of
+    the logits that the next tokens are chosen by; where attention reads the cache in torch, also what it gathers of a
+    layer's.
+    """
+    size, length = load.compute_bytes, -(-what.text_tokens // CACHE_BLOCK) * CACHE_BLOCK
+    keys = [2 * layer.mixer.kv_heads * layer.mixer.head_dim * size for layer in spec.layers]
+    cache = texts * length * sum(keys)
+    gathered = texts * length * max(keys) if _gathers(spec, load, kind) else 0
+    read = min(READ_TOKENS[kind] + texts, texts * what.prompt_tokens)
+    reading = read * feature_bytes(spec, size)
+    choosing = gathered + LOGIT_COPIES * texts * spec.vocab * FLOAT32_BYTES
+    judged = max(min(JUDGED_TOKENS, what.judged_tokens), what.text_tokens)
+    return max(cache + max(reading, choosing), judged * what.judge_feature_bytes + what.judge_dense_bytes)
+
+
+def _gathers(spec: DecoderSpec, load: Workload, kind: str) -> bool:
+    """Whether `luthier.models.quick`, whose attention reads the cache where it lies, does not serve a model."""
+    recast = bool(load.in_place) and load.casts and load.compute_bytes < FLOAT32_BYTES
+    return kind == "cuda" or not spec.plain or recast or load.quantised_bytes > 0
+
+
+def _answer_texts(spec: DecoderSpec, load: Workload, what: Answering, room_bytes: int, kind: str) -> int:
+    """The most that fits; one, where none does."""
+    return max(largest(lambda texts: answer_bytes(spec, load, what, texts, kind) <= room_bytes, what.at_once), 1)
 
 
 def held_bytes(load: Workload) -> int:
@@ -433,7 +529,7 @@ class _Moments:
             if index > first and policies[index] == policies[index - 1] == "offload":
                 beside += self._layer(index - 1, "keep")[0]  # on its way for the layer below
             most = max(most, held + beside)
-        return self._work(held, most)
+        return self._work(held, most + self._earlier(held))
 
     def most_of(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         """The largest moment of each stack, a row of numbers of `STACKED`; in floats, which hold any bytes exactly."""
@@ -444,10 +540,16 @@ class _Moments:
         ]
         own, beside = np.array(layers, dtype=np.float64).transpose(2, 0, 1)[:, chosen, np.arange(count)]
         held = own.cumsum(1)
-        most = np.where(np.arange(count) >= first, held + beside, 0).max(1)
+        most = np.where(np.arange(count) >= first, held + beside, 0).max(1) + self._earlier(held[:, -1])
         most = np.maximum(most, self._passing)
         largest: NDArray[np.float64] = np.maximum(most, np.maximum(held[:, -1] + self._head, self._embedding))
         return largest + self._shared
+
+    def _earlier(self, held: Any) -> Any:
+        """What passes before the last one keep: their layers, and what leaves the head for its rows: hidden states and
+        the gradients of their log-probabilities."""
+        features = 2 * self._rows * self._spec.d * self._load.compute_bytes
+        return (self._load.passes - 1) * (held + features)
 
     def _work(self, held: int, most: int) -> Work:
         ends = max(held + self._head, self._embedding)
@@ -512,11 +614,9 @@ def _tile_bytes(numbers: int, kind: str) -> int:
     return total if kind == "cuda" else -(-total // max(-(-total // TILE_BYTES), 1))
 
 
-def beside(spec: DecoderSpec, parameters: int, compute_bytes: int, row_bytes: int) -> Beside:
-    """A teacher of this shape in the compute dtype. row_bytes: of what is kept of what it says of a token, beside its
-    last hidden state."""
-    features = max(_passing_features(spec, layer) for layer in spec.layers)
-    return Beside(parameters * compute_bytes, features * compute_bytes, spec.d * compute_bytes + row_bytes)
+def feature_bytes(spec: DecoderSpec, compute_bytes: int) -> int:
+    """Most bytes per token in a pass through these layers that keeps nothing."""
+    return max(_passing_features(spec, layer) for layer in spec.layers) * compute_bytes
 
 
 def _passing_features(spec: DecoderSpec, layer: Layer) -> int:
@@ -595,11 +695,11 @@ def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> tuple
     copy in the compute dtype and its gradient, which is scaled in the backward pass. Beside a teacher, what compares
     the two."""
     size, features = load.compute_bytes, rows * spec.d * load.compute_bytes
-    chunk = head_rows(spec, rows, size) * spec.vocab
+    chunk = head_rows(spec, rows, size) * spec.vocab if load.logits else 0
     # One tile is made before the last is let go; where logits are in float32 a tile is the same memory.
     wide = 0 if size == FLOAT32_BYTES else min(2 * _tile_bytes(chunk, kind), chunk * FLOAT32_BYTES)
     capped = 2 * chunk * size * (spec.logit_softcap is not None)  # the cap's slope, and the square on the way to it
-    if load.beside.num_bytes:
+    if load.beside.row_bytes:
         row_bytes = LESSON_COPIES * spec.vocab * FLOAT32_BYTES
         wide = max(wide, row_bytes * min(rows, max(HEAD_CHUNK_BYTES // row_bytes, 1)))
     forward = 4 * features + chunk * size + capped + max(wide, load.head_parameters * size)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from luthier import planner
 from luthier.arch.count import AnyTune
-from luthier.arch.spec import Architecture, DecoderSpec
+from luthier.arch.spec import DecoderSpec
+from luthier.auxiliary import Models
 from luthier.config.schema import Qlora, RunConfig
 from luthier.data.stream import Budgets, budget_at, split_from
 from luthier.engine import backend
@@ -23,10 +24,11 @@ from luthier.kernels import select
 from luthier.planner import MemoryPlan, Policies, Workload
 from luthier.runs.store import RunFolder
 from luthier.session import Base
-from luthier.workload import said_bytes, workload
+from luthier.workload import workload
 
 BUDGET, KEPT, DENSE = "plan.budget_tokens", "plan.activations", "plan.dense_layers"
-OF_MEMORY = frozenset({BUDGET, KEPT, DENSE})
+TEXTS = "plan.answer_texts"
+OF_MEMORY = frozenset({BUDGET, KEPT, DENSE, TEXTS})
 """Changes that are written into `plan.json`."""
 Change = tuple[str, Any, Any]
 """Field, before, now."""
@@ -107,12 +109,12 @@ def decide(
     longest_tokens: int,
     saved: Mapping[str, Any] | None,
     devices: int = 1,
-    teacher: Architecture | None = None,
+    models: Models | None = None,
 ) -> Plan:
     """Choose the plan, or restore the saved one as far as this machine can give it.
 
     Args:
-        teacher: of a model that is learnt from.
+        models: beside the one that trains.
 
     Raises:
         ConfigError: the device cannot be used, or not with `optim.in_backward` or `optim.paged`.
@@ -131,10 +133,8 @@ def decide(
         raise ConfigError(Problem("engine.float16_in_backward", field="optim.in_backward"))
     if config.optim.paged and chosen.device == "cpu":
         raise ConfigError(Problem("engine.paged_on_cpu", field="optim.paged", value="true"))
-    load = workload(config.optim, base.arch, tune, longest_tokens, chosen.compute_dtype.itemsize, chosen.device)
-    if teacher is not None:
-        size, said = chosen.compute_dtype.itemsize, said_bytes(config.method)
-        load = dataclasses.replace(load, beside=planner.beside(teacher.spec, teacher.num_parameters, size, said))
+    size, method = chosen.compute_dtype.itemsize, config.method
+    load = workload(config.optim, base.arch, tune, longest_tokens, size, chosen.device, method, models)
     memory = _memory(config, load, base, chosen, saved)
     changes = (
         [(f"plan.{field}", saved["backend"].get(field, 1), getattr(chosen, field)) for field in lost] if saved else []
@@ -145,6 +145,8 @@ def decide(
         changes.append((KEPT, planner.in_words(before), planner.in_words(memory.policies)))
     if saved is not None and saved.get("dense_layers", 0) != memory.dense_layers:
         changes.append((DENSE, saved.get("dense_layers", 0), memory.dense_layers))
+    if (texts := _saved_texts(saved)) is not None and texts != memory.answer_texts:
+        changes.append((TEXTS, texts, memory.answer_texts))
     limits = Limits(base.arch.spec, load, config.optim.activations == "auto", not config.optim.in_backward)
     budgets = _saved_budgets(saved, memory)
     return Plan(chosen, memory, tuple(changes), saved, budgets, limits, isinstance(tune, Qlora))
@@ -154,8 +156,9 @@ def _memory(
     config: RunConfig, load: Workload, base: Base, chosen: Backend, saved: Mapping[str, Any] | None
 ) -> MemoryPlan:
     """Budget and policies of the saved plan, or of the recipe. Where less memory is free than when the plan was made,
-    layers keep less, which changes no bit; then the budget is made smaller, as long as it holds the longest row. A
-    recipe's own policy stands, and its own budget is not made smaller on a first start."""
+    layers keep less, which changes no bit, and fewer answers are written at once; then the budget is made smaller, as
+    long as it holds the longest row. A recipe's own policy stands, and its own budget is not made smaller on a first
+    start."""
     asked = int(saved["budget_tokens"]) if saved else config.optim.budget_tokens
     if config.optim.in_backward and config.optim.budget_tokens is not None:
         _refuse_split(config.optim.budget_tokens, load.longest_tokens)
@@ -163,7 +166,7 @@ def _memory(
     fixed = None if activations == "auto" else _possible(planner.uniform(spec, activations), chosen)
     most_dense = saved.get("dense_layers", 0) if saved else None
 
-    def plan(tokens: int | None, policies: Policies | None) -> MemoryPlan:
+    def plan(tokens: int | None, policies: Policies | None, answer_texts: int | None = None) -> MemoryPlan:
         return planner.plan(
             spec,
             load,
@@ -172,9 +175,11 @@ def _memory(
             asked_tokens=tokens,
             policies=policies,
             most_dense=most_dense,
+            answer_texts=answer_texts,
         )
 
-    memory = plan(asked, fixed or (_possible(_saved_policies(base, saved), chosen) if saved else None))
+    policies = fixed or (_possible(_saved_policies(base, saved), chosen) if saved else None)
+    memory = plan(asked, policies, _saved_texts(saved))
     if not memory.fits:
         memory = plan(asked, fixed)
     if memory.fits:
@@ -209,6 +214,11 @@ def _saved_budgets(saved: Mapping[str, Any] | None, memory: MemoryPlan) -> Budge
     if saved is None:
         return ((0, memory.budget_tokens),)
     return tuple((step, tokens) for step, tokens in saved.get("budgets", ((0, saved["budget_tokens"]),)))
+
+
+def _saved_texts(saved: Mapping[str, Any] | None) -> int | None:
+    """None where the method writes none, or where the plan is of a version that did not count them."""
+    return saved["memory"].get("answer_texts") if saved is not None and "memory" in saved else None
 
 
 def _refuse_split(budget_tokens: int, step_tokens: int) -> None:

@@ -7,21 +7,22 @@ the files of the user's rewards, for the manifest.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from luthier.arch.count import AnyTune
-from luthier.config.schema import Grpo, Lora, Online, Ppo, Qlora, RunConfig
+from luthier.config.schema import JUDGE, Grpo, Lora, Online, Ppo, Qlora, RunConfig
+from luthier.data import pack
 from luthier.data.check import Checked
 from luthier.data.renderer import RowRenderer
 from luthier.data.rounds import Prompts, Rounds
 from luthier.data.sequences import Sequences
 from luthier.engine.backend import Backend
 from luthier.engine.loop import Emit
-from luthier.methods import ppo
+from luthier.methods import grpo, ppo
 from luthier.methods.online import Online as OnlineMethod
-from luthier.methods.online import Reference, Setting, known_names
+from luthier.methods.online import Reference, Setting
 from luthier.models import adapters, weights
 from luthier.models.decoder import Decoder
 from luthier.models.reward import Judge
@@ -71,8 +72,8 @@ def judges(config: RunConfig) -> dict[str, rewards.ScoreModel]:
     """
     method = config.method
     assert isinstance(method, Online)
-    names = [name for name in method.rewards if name.startswith(f"{rewards.MODEL}:")]
-    return {name: _asking(open_judge(name.partition(":")[2], device=config.run.device)) for name in names}
+    opened = {name: open_judge(name, device=config.run.device, spare=False) for name in method.judges}
+    return {f"{JUDGE}{name}": _asking(judge) for name, judge in opened.items()}
 
 
 def _asking(judge: Judge) -> rewards.ScoreModel:
@@ -83,9 +84,19 @@ def _asking(judge: Judge) -> rewards.ScoreModel:
 
 
 def build(
-    config: RunConfig, rows: Rows, base: Base, tune: AnyTune, decoder: Decoder, plan: Plan, emit: Emit, call_tokens: int
+    config: RunConfig,
+    rows: Rows,
+    base: Base,
+    tune: AnyTune,
+    decoder: Decoder,
+    plan: Plan,
+    emit: Emit,
+    write_fewer: Callable[[int, str], int],
 ) -> tuple[OnlineMethod, Rounds]:
     """The method and its steps.
+
+    Args:
+        write_fewer: as of `methods.online.Setting`.
 
     Raises:
         ConfigError: a reward cannot be used. DataError: a file has changed since it was tokenised.
@@ -94,7 +105,7 @@ def build(
     assert isinstance(method, (Grpo, Ppo))
     prompts = Prompts.of(rows.train, rows.checked.train)
     held_out = Prompts.of(rows.validation, rows.checked.validation) if rows.validation is not None else None
-    names = known_names(method) if isinstance(method, Grpo) else ppo.known_names(method)
+    names = grpo.known_names(method) if isinstance(method, Grpo) else ppo.known_names(method)
     rounds = Rounds(prompts, config, plan.budgets, names)
     setting = Setting(
         adapter=ADAPTER if isinstance(tune, Lora) else None,
@@ -106,10 +117,12 @@ def build(
         renderer=rows.renderer,
         reference=reference(config, base, tune, decoder, plan.backend) if method.kl else None,
         emit=emit,
-        call_tokens=call_tokens,
+        call_tokens=pack.call_tokens(plan.backend.device),
+        texts=plan.memory.answer_texts,
+        write_fewer=write_fewer,
     )
     if isinstance(method, Grpo):
-        return OnlineMethod(method, setting, plan.policies), rounds
+        return grpo.Group(method, setting, plan.policies), rounds
     critic = cast(ppo.Critic, decoder.get_submodule(CRITIC))
     return ppo.Proximal(method, setting, plan.policies, critic), rounds
 

@@ -442,17 +442,19 @@ def open_any(
     compare: bool = False,
     template: str = "model",
     on_download: Progress | None = None,
+    spare: bool = True,
 ) -> Session:
     """As `open_session`, whatever the model is for.
 
     Args:
         hold: looks at the architecture before any weights are loaded.
+        spare: whether memory that is free may be filled to answer sooner.
     """
     path = run_path(target)
     if path is not None:
         with RunFolder.open(path).at_home() as run:
             own_template(run, template)
-            return _open_run(run, device, compare, hold)
+            return _open_run(run, device, compare, hold, spare)
     base, renderer = find_model(target, template, on_download)
     if hold is not None:
         hold(base.arch, target)
@@ -512,7 +514,7 @@ def output_folder(run: RunFolder) -> Path:
 
 
 def _open_run(
-    run: RunFolder, device: str, compare: bool, hold: Callable[[Architecture, str | Path], None] | None
+    run: RunFolder, device: str, compare: bool, hold: Callable[[Architecture, str | Path], None] | None, spare: bool
 ) -> Session:
     output, asked = output_folder(run), run.config().model
     whole = output.name == "model"
@@ -527,7 +529,7 @@ def _open_run(
     chosen.apply()
     dtype, place = chosen.compute_dtype, chosen.device
     renderer = Renderer.load(output)
-    original = None if base is None else _as_trained(base, run.config().tune, dtype, place)
+    original = None if base is None else _as_trained(base, run.config().tune, dtype, place, spare)
     if whole:
         decoder = weights.load(output, families.read(output), dtype=dtype, device=place)
         return Session(decoder, renderer, None, run.name, original, asked.path, output)
@@ -538,19 +540,20 @@ def _open_run(
     return session
 
 
-def open_judge(target: str | Path, *, device: str = "auto") -> Judge:
-    """Load a run of `method=reward`, or a model folder with a scalar head, for giving rewards.
+def open_judge(target: str | Path, *, device: str = "auto", spare: bool = True) -> Judge:
+    """Load a run of `method=reward`, or a model folder with a scalar head, for giving rewards. `spare` as of
+    `open_any`.
 
     Raises:
         ModelError: the target is neither, or cannot be loaded; RunError: the run has no weights yet.
     """
-    session = open_any(target, judges, device=device)
+    session = open_any(target, judges, device=device, spare=spare)
     return Judge(session.decoder, session.renderer, session.adapter, session.fingerprint)
 
 
-def _as_trained(base: Base, tune: AnyTune, dtype: torch.dtype, device: str) -> Decoder:
-    """The base as a run read it. A quantised one is kept dense beside that as far as memory goes, because every token
-    of an answer reads all of it."""
+def _as_trained(base: Base, tune: AnyTune, dtype: torch.dtype, device: str, spare: bool) -> Decoder:
+    """The base as a run read it. A quantised one is kept dense beside that as far as memory may be filled, because
+    every token of an answer reads all of it."""
     if not isinstance(tune, Qlora):
         return weights.load(base.folder, base.arch, dtype=dtype, device=device)
     quantize.require()
@@ -558,7 +561,7 @@ def _as_trained(base: Base, tune: AnyTune, dtype: torch.dtype, device: str) -> D
     layer_bytes = [parameters * dtype.itemsize for parameters in kept.layer_parameters]
     left_bytes = (base.arch.num_parameters - kept.parameters) * dtype.itemsize + kept.total
     spare_bytes = int(backend.free_memory_bytes(device) * planner.USABLE) - left_bytes
-    layers = planner.dense_layers(layer_bytes, spare_bytes)
+    layers = planner.dense_layers(layer_bytes, spare_bytes) if spare else 0
     return weights.load(base.folder, base.arch, dtype=dtype, device=device, quantise=tune, dense_layers=layers)
 
 

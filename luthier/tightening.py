@@ -2,9 +2,9 @@
 
 What goes in: the plan, and what it did not fit into: an out-of-memory error of this process, or an earlier attempt that
 the kernel's out-of-memory killer ended. What comes out: the next smaller plan, in `plan.json` and in a `revised` event.
-A quantised base is no longer kept dense beside its codes, then layers keep less, neither of which changes a
-bit; then micro-batches are split further, at the same examples per step, which
-changes how sums are rounded.
+A quantised base is no longer kept dense beside its codes, then layers keep less, neither of which changes a bit; then
+micro-batches are split further, at the same examples per step, which changes how sums are rounded. Where it was the
+writing of answers that did not fit, fewer are written at once.
 """
 
 from __future__ import annotations
@@ -71,12 +71,7 @@ class Tightening:
         found = tighter(self.plan, step, tokens, split_only=split_only)
         if found is None:
             return False
-        self.plan, change = found
-        # Before anything is computed with it: whatever happens to this process, the next one knows.
-        if self._run is not None:
-            self.plan.write(self._run)
-        data = {"changes": [list(change)], "reason": "memory", "from_step": step, "error": reason}
-        self._emit("revised", data, step)
+        change = self._take(*found, step, reason)
         self._stream.split(self.plan.budgets)
         if self._held_out is not None:
             self._held_out.split(self.plan.budget_tokens)
@@ -84,6 +79,24 @@ class Tightening:
         if change[0] == planning.DENSE:
             self._forget_dense()
         return True
+
+    def write_fewer(self, step: int, reason: str) -> int:
+        """How many answers are written at once from `step` on; 0 where it is one already."""
+        found = _fewer_texts(self.plan)
+        if found is None:
+            return 0
+        self._take(*found, step, reason)
+        return self.plan.memory.answer_texts
+
+    def _take(self, plan: Plan, change: planning.Change, step: int, reason: str) -> planning.Change:
+        """Write the plan down before anything is computed with it: whatever happens to this process, the next one
+        knows."""
+        self.plan = plan
+        if self._run is not None:
+            plan.write(self._run)
+        data = {"changes": [list(change)], "reason": "memory", "from_step": step, "error": reason}
+        self._emit("revised", data, step)
+        return change
 
 
 def tighter(plan: Plan, step: int, tokens: int, *, split_only: bool = False) -> tuple[Plan, planning.Change] | None:
@@ -110,7 +123,17 @@ def tighter(plan: Plan, step: int, tokens: int, *, split_only: bool = False) -> 
     return None
 
 
-def _replanned(plan: Plan, budgets: Budgets, policies: Policies, dense: int | None = None) -> Plan:
+def _fewer_texts(plan: Plan) -> tuple[Plan, planning.Change] | None:
+    """Half as many answers at once; None where it is one already, or where none are written."""
+    texts = plan.memory.answer_texts
+    if texts < 2:
+        return None
+    return _replanned(plan, plan.budgets, plan.policies, texts=texts // 2), (planning.TEXTS, texts, texts // 2)
+
+
+def _replanned(
+    plan: Plan, budgets: Budgets, policies: Policies, *, dense: int | None = None, texts: int | None = None
+) -> Plan:
     memory = planner.plan(
         plan.limits.spec,
         plan.limits.load,
@@ -119,6 +142,7 @@ def _replanned(plan: Plan, budgets: Budgets, policies: Policies, dense: int | No
         asked_tokens=budgets[-1][1],
         policies=policies,
         most_dense=plan.memory.dense_layers if dense is None else dense,
+        answer_texts=texts or plan.memory.answer_texts or None,
     )
     return dataclasses.replace(plan, memory=memory, budgets=budgets)
 
@@ -163,10 +187,12 @@ def _more(before: dict[str, Any] | None) -> bool:
 
 
 def after_kill(plan: Plan) -> tuple[Plan, Problem]:
-    """The plan of an attempt that follows one that was killed for want of memory, and what to say about it. From which
-    step on a smaller budget holds is known once there is a checkpoint (`Plan.starting`): what was done stays as it was.
+    """The plan of an attempt that follows one that was killed for want of memory, and what to say about it: of what by
+    the plan takes most there is less. From which step on a smaller budget holds is known once there is a checkpoint
+    (`Plan.starting`): what was done stays as it was.
     """
-    found = tighter(plan, plan.budgets[-1][0], plan.budget_tokens)
+    found = _fewer_texts(plan) if plan.memory.answers else None
+    found = found or tighter(plan, plan.budgets[-1][0], plan.budget_tokens)
     if found is None:
         return plan, Problem("engine.killed_by_memory_again")
     tightened, change = found

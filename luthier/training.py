@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from luthier import (
+    auxiliary,
     checks,
     finish,
     frozen,
@@ -37,7 +38,7 @@ from luthier.arch import adapter_config, count
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
 from luthier.arch.structure import structure
-from luthier.arch.values import SCORE, is_valued
+from luthier.arch.values import is_valued
 from luthier.config import load as config_load
 from luthier.config.schema import Lora, Online, Qlora, Reward, RunConfig
 from luthier.config.stages import Stage
@@ -192,7 +193,7 @@ def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder
     if not isinstance(config.method, Reward):
         writes(base.arch, base.path)
     came_from = parent.find(config.tune)
-    tune = _with_score(adapter_config.settle(parent.placed(config.tune, came_from), base.arch), base)
+    tune = adapter_config.with_score(adapter_config.settle(parent.placed(config.tune, came_from), base.arch), base.arch)
     count.count(base.arch, tune)  # names targets and layers that do not exist before anything is written
     own_loss = methods.tried(config.method)
     teacher = teaching.find(config, on_download)
@@ -206,13 +207,6 @@ def _gather(config: RunConfig, on_download: Progress | None, original: RunFolder
     return Given(_with_tokens(base, tune, data.renderer.new_ids), tune, data, went_in, tuple(notes), teacher)
 
 
-def _with_score(tune: AnyTune, base: Base) -> AnyTune:
-    """An adapter beside a scalar head trains that too."""
-    if not isinstance(tune, Lora) or not is_valued(base.arch) or SCORE in tune.modules_to_save:
-        return tune
-    return tune.model_copy(update={"modules_to_save": (*tune.modules_to_save, SCORE)})
-
-
 def _saved(config: RunConfig, plan: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The plan to obey: that of the unfinished run, or of one that the kernel ended; or the one that was asked for."""
     last = RunFolder.begun(config) or tightening.killed_attempt(config)
@@ -224,8 +218,8 @@ def _decided(
 ) -> tuple[planning.Plan, tuple[Problem, ...]]:
     """The plan, and what to know about it."""
     died = tightening.killed_attempt(config)
-    least, teacher = _least_tokens(config, given.data), given.teacher.base.arch if given.teacher is not None else None
-    decided = planning.decide(config, given.base, given.tune, least, saved, devices, teacher)
+    least, models = _least_tokens(config, given.data), auxiliary.find(config)
+    decided = planning.decide(config, given.base, given.tune, least, saved, devices, models)
     arch, rows = given.base.arch, given.data.rows
     layers = frozen.layers(config, arch, given.tune, rows, decided, config_load.environment())
     decided = dataclasses.replace(decided, bottom_layers=layers)
@@ -550,7 +544,8 @@ def assemble(
     steps: stream.Stream | rounds.Rounds
     if isinstance(config.method, Online):
         rows = reinforcing.Rows(data.train, data.validation, data.checked, data.renderer)
-        method, steps = reinforcing.build(config, rows, base, tune, decoder, plan, desk.emit, call_tokens)
+        made_of = (base, tune, decoder, plan, desk.emit)
+        method, steps = reinforcing.build(config, rows, *made_of, lambda *why: room.write_fewer(*why))
     else:
         steps = stream.Stream.of(data.train, config, plan.budgets, call_tokens, (ranks.index, ranks.size))
         if data.validation is not None:

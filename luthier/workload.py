@@ -1,19 +1,20 @@
 """What a recipe's run holds, for the planner.
 
-What goes in: the recipe, the architecture, the tuning kind as it is settled, the longest example and the size of the
-compute dtype. What comes out: a `Workload`. From `config.json` alone; torch-free.
+What goes in: the recipe, the architecture, the tuning kind as it is settled, the longest text, the size of the compute
+dtype, and the models beside. What comes out: a `Workload`. From `config.json` alone; torch-free.
 """
 
 from __future__ import annotations
 
 import math
 
-from luthier import planner
+from luthier import auxiliary, planner
 from luthier.arch import count, quantised
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import EMBEDDING, HEAD, Architecture
-from luthier.config.schema import Distill, Lora, OptimSection, Qlora
-from luthier.planner import InPlace, Ranks, Workload
+from luthier.auxiliary import Models
+from luthier.config.schema import Lora, Method, Online, OptimSection, Ppo, Qlora, Reward, Sft
+from luthier.planner import Answering, InPlace, Ranks, Workload
 
 
 def workload(
@@ -23,20 +24,29 @@ def workload(
     longest_tokens: int,
     compute_bytes: int,
     device: str,
+    method: Method | None = None,
+    models: Models | None = None,
 ) -> Workload:
-    """Raises:
-    ModelError: the tuning kind asks for modules or layers that the model does not have.
+    """Args:
+        longest_tokens: what a micro-batch has to hold, an answer of the model's own included.
+        method: None is one of tokens, such as `sft`.
+        models: beside it, where there are any.
+
+    Raises:
+        ModelError: the tuning kind asks for modules or layers that the model does not have.
     """
+    method, models = method or Sft(), models or Models()
     kept = quantised.quantised(arch, tune) if isinstance(tune, Qlora) else None
+    own = count.trained_shapes(arch, tune)
+    in_place = 0 if isinstance(tune, Lora) else sum(map(math.prod, own.values()))
     trained = planner.trained(
-        count.trained_shapes(arch, tune),
+        own | _critic(arch, tune, method),
         optim.in_backward,
         weights=optim.weights,
         states=optim.states,
         paged=optim.paged,
         slots=2 if optim.kind == "adamw" else int(optim.momentum > 0),
     )
-    in_place = 0 if isinstance(tune, Lora) else trained.vectors + sum(trained.matrices)
     named = count.trained_tensors(arch, tune)
 
     def parameters(module: str) -> int:
@@ -52,19 +62,41 @@ def workload(
         dropout=isinstance(tune, Lora) and tune.dropout > 0,
         in_place=_in_place(arch, named),
         casts=optim.weights == "float32",
-        head_parameters=parameters(EMBEDDING if arch.spec.tied else HEAD),
+        head_parameters=0 if isinstance(method, Reward) else parameters(EMBEDDING if arch.spec.tied else HEAD),
         embedding_parameters=parameters(EMBEDDING),
         quantised_bytes=kept.total if kept else 0,
         dense_bytes=kept.working_bytes(compute_bytes) if kept else 0,
         log_sums=device != "cpu",
         layer_dense_bytes=tuple(each * compute_bytes for each in kept.layer_parameters) if kept else (),
+        beside=auxiliary.size(arch, tune, method, models, compute_bytes),
+        logits=not isinstance(method, Reward),
+        passes=2 if isinstance(method, Ppo) and method.critic == "separate" else 1,
+        answering=_answering(optim, method, models, longest_tokens, compute_bytes),
     )
 
 
-def said_bytes(method: object) -> int:
-    """Of what is kept of a teacher's words on one token: an id and a log-probability for each of the k most likely."""
-    top_k = method.top_k if isinstance(method, Distill) else None
-    return 12 * (top_k + 1) if top_k is not None else 0
+def _critic(arch: Architecture, tune: AnyTune, method: Method) -> dict[str, tuple[int, ...]]:
+    """What estimates values, with its shapes: a vector, and where the recipe says so an adapter of its own."""
+    if not isinstance(method, Ppo):
+        return {}
+    own = count.trained_shapes(arch, tune) if method.critic == "separate" else {}
+    return {"critic.weight": (arch.spec.d,), **{f"critic.{name}": shape for name, shape in own.items()}}
+
+
+def _answering(
+    optim: OptimSection, method: Method, models: Models, longest_tokens: int, compute_bytes: int
+) -> Answering | None:
+    if not isinstance(method, Online):
+        return None
+    prompt_tokens = max(longest_tokens - method.max_new_tokens, 1)
+    return Answering(
+        texts=optim.batch * method.samples,
+        text_tokens=longest_tokens,
+        prompt_tokens=prompt_tokens,
+        judged_tokens=optim.batch * (prompt_tokens + method.samples * method.max_new_tokens),
+        judge_dense_bytes=max((each.dense_bytes(compute_bytes) for each in models.judges), default=0),
+        judge_feature_bytes=max((each.feature_bytes(compute_bytes) for each in models.judges), default=0),
+    )
 
 
 def _in_place(arch: Architecture, named: frozenset[str]) -> tuple[InPlace, ...]:

@@ -363,7 +363,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a smaller budget is not written down": Mutation(
         "tightening.py",
-        "        self.plan.write(self._run)\n",
+        "        plan.write(self._run)\n",
         "",
         "test_rehearsal.py::test_a_smaller_budget_is_recorded_replayed_to_the_bit_and_near_the_run_that_had_it_all_along",
     ),
@@ -794,8 +794,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a resume forgets what layers kept": Mutation(
         "planning.py",
-        "memory = plan(asked, fixed or (_possible(_saved_policies(base, saved), chosen) if saved else None))",
-        "memory = plan(asked, fixed)",
+        "policies = fixed or (_possible(_saved_policies(base, saved), chosen) if saved else None)",
+        "policies = fixed",
         "test_train.py::test_a_saved_plan_s_policies_are_obeyed_and_may_be_changed",
     ),
     "less memory makes the budget smaller before layers keep less": Mutation(
@@ -836,7 +836,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "Gemma's compiled steps are Llama's": Mutation(
         "models/quick.py",
-        "if not all(_plain(each) for each in spec.layers) or spec.norm_plus_one:",
+        "if not spec.plain:",
         "if spec.d == 0:",
         "test_step.py::test_a_model_writes_the_same_without_it",
     ),
@@ -1157,8 +1157,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "what is kept dense is left out of the table": Mutation(
         "paper/lines.py",
-        'PARTS = ("weights", "teacher", "dense", ',
-        'PARTS = ("weights", "teacher", ',
+        '"judges", "dense")',
+        '"judges")',
         "test_paper.py::test_a_quantised_base_s_parts_add_up",
     ),
     "a process lost in the rehearsal is called too large": Mutation(
@@ -2638,9 +2638,45 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the plan forgets the teacher": Mutation(
         "planner.py",
-        "        teacher=load.beside.num_bytes,\n",
+        "        teacher=load.beside.teacher,\n",
         "",
         "test_distill.py::test_the_plan_counts_the_teacher",
+    ),
+    "the plan forgets reward models": Mutation(
+        "planner.py",
+        "        judges=load.beside.judges,\n",
+        "",
+        "test_peak_runs.py::test_a_reward_model",
+    ),
+    "the plan takes a reference that goes on for the base": Mutation(
+        "auxiliary.py",
+        "copied = tune.from_ is not None or arch.new_ids",
+        "copied = arch.new_ids",
+        "test_peak_runs.py::test_a_reference_of_ones_own_answers",
+    ),
+    "the plan forgets the first of two passes": Mutation(
+        "planner.py",
+        "return (self._load.passes - 1) * (held + features)",
+        "return 0 * (held + features)",
+        "test_peak_runs.py::test_a_critic",
+    ),
+    "the plan forgets the logits that tokens are chosen by": Mutation(
+        "planner.py",
+        "gathered + LOGIT_COPIES * texts * spec.vocab * FLOAT32_BYTES",
+        "gathered",
+        "test_peak_runs.py::test_answers_that_take_more_than_an_update",
+    ),
+    "fewer answers at once are not written down": Mutation(
+        "tightening.py",
+        "        self._take(*found, step, reason)\n        return self.plan.memory.answer_texts",
+        "        self.plan = found[0]\n        return self.plan.memory.answer_texts",
+        "test_online.py::test_memory_that_runs_out_over_answers_costs_how_many_are_written_at_once",
+    ),
+    "a judge of an earlier stage is looked for before it is trained": Mutation(
+        "config/stages.py",
+        "rewards = tuple(judges.get(name, name) for name in method.rewards)",
+        "rewards = method.rewards",
+        "test_stages.py::test_models_of_earlier_stages_are_planned_with_as_their_bases",
     ),
     "a loss of one's own may be a mean": Mutation(
         "losses/own.py",
@@ -2710,7 +2746,7 @@ MUTATIONS: dict[str, Mutation] = {
         "test_online.py::test_how_much_the_critic_foretold_by_hand",
     ),
     "a sampler that differs is let through": Mutation(
-        "methods/online.py",
+        "methods/agreement.py",
         "if not difference <= bound:",
         "if difference > 1e9 * bound:",
         "test_online.py::test_a_sampler_that_differs_stops_the_run",

@@ -34,6 +34,7 @@ RANKS: dict[str, float] = {
     "losses": 3,
     "models": 3,
     "planner": 3,
+    "auxiliary": 3.25,
     "workload": 3.5,
     "engine": 4,
     "sampling": 3,

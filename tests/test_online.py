@@ -3,6 +3,7 @@ changes nothing, a run that was stopped or killed anywhere ends with the same bi
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import luthier
+from luthier import planning, tightening
 from luthier.batch import Step
 from luthier.config.schema import Ppo
 from luthier.data.rollouts import Rollout
@@ -29,6 +31,7 @@ from luthier.methods.round import Round
 from luthier.models.decoder import Decoder, Delta
 from luthier.runs.store import RunFolder
 from luthier.scoring.rewards import Rewards, Scored
+from luthier.session import find_base
 
 pytestmark = pytest.mark.usefixtures("no_fresh_process")
 
@@ -317,6 +320,55 @@ def test_alarms_can_stop_a_run(recipe: dict[str, Any], monkeypatch: pytest.Monke
     assert caught.value.problem.id == "rewards.alarm_dead"
 
 
+class Short:
+    """A machine that has memory for so many texts at once. tried: how many were."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+        self.most, self.tried = most, list[int]()
+        self._write = writing.write
+        monkeypatch.setattr(writing, "write", self.write)
+
+    def write(self, *given: Any, texts: int, **how: Any) -> list[Rollout]:
+        self.tried.append(texts)
+        if texts > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self._write(*given, texts=texts, **how)
+
+
+def test_memory_that_runs_out_over_answers_costs_how_many_are_written_at_once(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half as many until they fit, at a validation as in a round, told with the step; a later attempt begins so."""
+    short = Short(monkeypatch, most=4)
+
+    def hear(event: Any) -> None:
+        if (event.kind, event.step) == ("rollout", 2):
+            short.most = 2
+        if (event.kind, event.step) == ("checkpoint", 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        luthier.train(recipe, on_event=hear)
+    assert short.tried == [8, 4, 4, 4, 2, 2], "before step 1, two rounds, step 3"
+    short.tried.clear()
+    run, _ = trained(recipe)
+    assert set(short.tried) == {2}
+    revised = [
+        (each.step, each.data["reason"], each.data["changes"]) for each in run.events() if each.kind == "revised"
+    ]
+    assert revised == [(0, "memory", [["plan.answer_texts", 8, 4]]), (2, "memory", [["plan.answer_texts", 4, 2]])]
+    assert run.read_json("plan.json")["memory"]["answer_texts"] == 2
+
+
+def test_an_answer_that_does_not_fit_by_itself_ends_the_run(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = Short(monkeypatch, most=0)
+    with pytest.raises(TrainingFailed) as caught:
+        luthier.train(recipe)
+    assert caught.value.problem.id == "engine.answers_out_of_memory" and short.tried == [8, 4, 2, 1]
+
+
 def test_dead_groups_give_way_to_others(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every other prompt is worth the same whatever the answer."""
 
@@ -339,6 +391,18 @@ def test_a_reward_that_cannot_be_used_is_told_before_anything_is_read(recipe: di
 
 
 # ------------------------------------------------------------------------------------------------------- the parts
+
+
+def test_after_a_kill_there_is_less_of_what_takes_most(recipe: dict[str, Any]) -> None:
+    """Fewer answers at once where writing them takes more than an update, else smaller micro-batches."""
+    made = luthier.train(changed(recipe, optim={"steps": 1, "activations": "keep"})).folder
+    config, base = made.config(), find_base(made.config().model)
+    plan = planning.decide(config, base, config.tune, 100, None)
+    assert plan.memory.answers == 0
+    assert tightening.after_kill(plan)[1].field == planning.BUDGET
+    more = dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, answers=1))
+    fewer, told = tightening.after_kill(more)
+    assert (told.field, told.values, fewer.memory.answer_texts) == (planning.TEXTS, {"old": 8, "new": 4}, 4)
 
 
 def test_seeds_of_answers() -> None:

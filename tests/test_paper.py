@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from luthier import cli, devices, machine, planner
+from luthier import auxiliary, cli, devices, machine, planner
 from luthier.arch import count
 from luthier.arch.families import llama
 from luthier.arch.spec import Architecture
+from luthier.auxiliary import Frozen, Models
 from luthier.config.load import load
 from luthier.config.schema import Lora, RunConfig
 from luthier.errors import ConfigError
@@ -250,6 +251,62 @@ def test_the_least_harmful_change(name: str, device: str, given: Any, changes: A
     assert (made.remedy.changes, made.remedy.proposed) == (changes, proposed)
 
 
+# -------------------------------------------------------------------------------------------- what lies beside it
+
+GRPO = ("method.kind=grpo", "method.rewards=exact", "method.max_new_tokens=1024")
+
+
+def test_models_beside_and_answers_have_lines_of_their_own() -> None:
+    """A judge of 8B in two bytes; the reference of weights that train, which is a second model."""
+    given = (*GRPO, "method.kl=0.1", "tune=freeze")
+    config, judge = recipe(*given), architecture("2b")
+    aim = target.find(config, "H100-80GB")
+    made = outlook.outlook(config, architecture("8b"), aim, ROWS, Models(judges=(Frozen(judge),)))
+    assert made.memory.judges == 2 * judge.num_parameters
+    assert made.memory.reference == 2 * architecture("8b").num_parameters
+    assert sum(getattr(made.memory, part) for part in lines.PARTS) == made.memory.peak_bytes
+    shown = "\n".join(lines.lines(made, config))
+    assert "reward models" in shown and "the reference" in shown and "written at once" in shown
+    assert "depends on how long answers become" in shown and made.speed is None
+
+
+def test_a_fresh_adapter_s_reference_costs_nothing_and_one_that_goes_on_a_copy() -> None:
+    arch = architecture("2b")
+    fresh, further = Lora(rank=8), Lora.model_validate({"rank": 8, "from": "somewhere"})
+    method = recipe(*GRPO, "method.kl=0.1").method
+    assert auxiliary.size(arch, fresh, method, Models(), 2).reference == 0
+    assert auxiliary.size(arch, further, method, Models(), 2).reference == 4 * 9_043_968
+
+
+def test_as_many_answers_at_once_as_fit() -> None:
+    """7B keeps half a MB a token: 32 heads of keys and values in 32 layers, two bytes each."""
+    config, facts = recipe(*GRPO), dataclasses.replace(ROWS, longest=1024)
+    assert planned("8b", "H100-80GB", *GRPO, facts=facts).memory.answer_texts == planner.MAX_SEQUENCES
+    few = planned("7b", "RTX4090-24GB", *GRPO, facts=facts)
+    assert few.fits and few.memory.answer_texts < 8
+    case = remedies.Case(config, architecture("7b"), Lora(), few.target, 2048)
+    load_, spec = case.load(), case.arch.spec
+    assert load_.answering is not None
+    room = int(few.memory.free_bytes * planner.USABLE) - planner.held_bytes(load_)
+    need = [
+        planner.answer_bytes(spec, load_, load_.answering, few.memory.answer_texts + more, "cuda") for more in (0, 1)
+    ]
+    assert need[0] <= room < need[1]
+    assert need[1] - need[0] > 2048 * 2 * 2 * 4096 * 32
+    assert f"{few.memory.answer_texts} of 64 written at once" in "\n".join(lines.lines(few, config))
+
+
+def test_shorter_answers_are_proposed() -> None:
+    given = ("method.kind=grpo", "method.rewards=exact", "method.max_new_tokens=100000", "tune=qlora")
+    made = planned("8b", "RTX4090-24GB", *given)
+    assert not made.fits and made.remedy is not None and made.remedy.proposed
+    (change,) = made.remedy.changes
+    tokens = int(change.removeprefix("method.max_new_tokens="))
+    assert 1000 < tokens < 100000
+    shorter = planned("8b", "RTX4090-24GB", *given[:2], change, given[3])
+    assert shorter.fits and shorter.memory.peak_bytes == made.remedy.memory.peak_bytes
+
+
 # ----------------------------------------------------------------------------------------------------------- rows
 
 
@@ -292,6 +349,8 @@ def test_every_outlook_has_words(language: Any) -> None:
             ("405b", "2xT4-16GB", ("tune=full", "optim.activations=drop_mlp")),
             ("8b", "8xH100-80GB", ("tune=qlora", "run.devices=2")),
             ("8b", "cpu", ("run.devices=2",)),
+            ("8b", "H100-80GB", (*GRPO, "method.kl=0.1", "tune=freeze")),
+            ("7b", "RTX4090-24GB", GRPO),
         ):
             shown = "\n".join(lines.lines(planned(name, device, *given), recipe(*given)))
             assert "plan." not in shown and "{" not in shown

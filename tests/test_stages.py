@@ -16,6 +16,7 @@ from luthier import staged
 from luthier.cli import run as command
 from luthier.config import load as config_load
 from luthier.errors import ConfigError, DataError, RunError
+from luthier.paper import outlook
 from luthier.runs import manifest
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "flint", "grove", "harbor", "iris", "jasper", "kelp", "lotus"]
@@ -117,6 +118,25 @@ def test_what_a_stage_starts_from(tmp_path) -> None:
     assert found["whole"].model.path == "runs/nano-on-merged"
     assert found["last"].model.path == "runs/nano-whole/model" and found["last"].tune.from_ is None
     assert found["alone"].model.path == "nano" and found["alone"].tune.from_ is None
+
+
+def test_models_of_earlier_stages_are_planned_with_as_their_bases(tmp_path) -> None:
+    """A judge or a teacher that a stage before is still to train; what it trains with is what was written."""
+    more = """
+  - {name: judge, start: merge, from: books, method: reward, data: {train: x.json}}
+  - {name: play, from: chat, method: {kind: grpo, rewards: ["model:runs/nano-judge", exact]}, data: {train: x.json}}
+  - {name: named, from: chat, method: {kind: grpo, rewards: "model:nano-judge"}, data: {train: x.json}}
+  - {name: small, start: fresh, method: {kind: distill, teacher: runs/nano-play}, data: {train: x.json}}
+  - {name: other, start: fresh, method: {kind: distill, teacher: runs/elsewhere}, data: {train: x.json}}
+"""
+    found = {each.name: each for each in config_load.stages(written(tmp_path, TWO + more.lstrip("\n")))}
+    assert found["play"].config.method.rewards == ("model:runs/nano-judge", "exact")
+    assert found["play"].planned.method.rewards == ("model:nano", "exact")
+    assert found["named"].planned.method.judges == ("nano",)
+    assert (found["small"].config.method.teacher, found["small"].planned.method.teacher) == ("runs/nano-play", "nano")
+    assert found["other"].planned.method.teacher == "runs/elsewhere"
+    made = outlook.plan(found["play"].planned, "T4")
+    assert made.memory.judges == outlook.plan(found["judge"].planned, "T4").memory.weights > 0
 
 
 def test_weights_from_scratch_are_those_of_the_first_stage_only(tmp_path) -> None:

@@ -18,7 +18,7 @@ from luthier.arch.count import AnyTune, ends_with, matching_pattern, savable_mod
 from luthier.arch.families.fields import shown
 from luthier.arch.spec import EMBEDDING, HEAD, Architecture, Unit
 from luthier.arch.tokens import beside, token_modules
-from luthier.arch.values import is_valued
+from luthier.arch.values import SCORE, is_valued
 from luthier.config.schema import Lora
 from luthier.errors import ModelError, Problem
 
@@ -133,6 +133,13 @@ def settle(tune: AnyTune, arch: Architecture) -> AnyTune:
     settings = read_settings(adapter_folder(Path(tune.from_)), arch)
     own = {key: getattr(settings, key) for key in Lora.model_fields if key not in ("kind", "dropout", "from_")}
     return tune.model_copy(update=own)
+
+
+def with_score(tune: AnyTune, arch: Architecture) -> AnyTune:
+    """An adapter beside a scalar head trains that too."""
+    if not isinstance(tune, Lora) or not is_valued(arch) or SCORE in tune.modules_to_save:
+        return tune
+    return tune.model_copy(update={"modules_to_save": (*tune.modules_to_save, SCORE)})
 
 
 def is_dora(folder: Path) -> bool:

@@ -102,6 +102,19 @@ class DecoderSpec:
     logit_softcap: float | None = None
     norm_plus_one: bool = False
 
+    @property
+    def plain(self) -> bool:
+        """Whether layers are built as Llama's are: norms in front only, of whole rows or of each head, and nothing
+        scaled or capped."""
+        plain = (
+            layer.norms == IN_FRONT
+            and layer.residual == 1
+            and layer.mixer.softcap is None
+            and layer.mixer.qk_norm != "whole"
+            for layer in self.layers
+        )
+        return all(plain) and not self.norm_plus_one
+
 
 @dataclass(frozen=True)
 class Part:

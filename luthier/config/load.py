@@ -91,7 +91,7 @@ def _stages(shared: Tree, overrides: Overrides, origin: str) -> tuple[Stage, ...
         config, wrong = _check(tree, origin) if draft.from_ is None or came is not None else (None, [])
         problems += [each for each in (*found, *wrong) if each not in problems]
         if config is not None and not found:
-            planned = staging.planned(config, draft.start, came)
+            planned = staging.planned(config, draft.start, came, list(made.values()))
             stage = Stage(draft.name, draft.from_, draft.start, config, planned)
             problems += staging.same_run(stage, list(made.values()), draft)
             made[draft.name] = stage

@@ -390,6 +390,8 @@ REWARDS = ("exact", "numeric", "json", "json_fields", "code", "json_schema")
 """Built-in rewards that need no argument; others are `regex:PATTERN`, `json_schema:FILE`, `model:RUN` and the user's
 own `module:function`."""
 RewardName = Annotated[str, AfterValidator(_reward_name)]
+JUDGE = "model:"
+"""What stands before the run, folder or hub id of a reward model."""
 
 
 class Online(Kinded):
@@ -424,6 +426,11 @@ class Online(Kinded):
         if isinstance(value, dict) and isinstance(value.get("rewards"), str):
             return {**value, "rewards": (value["rewards"],)}
         return value
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The reward models among the rewards, by what they are asked for."""
+        return tuple(name.removeprefix(JUDGE) for name in self.rewards if name.startswith(JUDGE))
 
 
 class Grpo(Online):

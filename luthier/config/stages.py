@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from luthier.config import complaints
 from luthier.config.fields import SECTIONS, plain_name
 from luthier.config.rules import ADAPTER_SHAPE
-from luthier.config.schema import Full, Lora, RunConfig
+from luthier.config.schema import JUDGE, Distill, Full, Lora, Online, RunConfig
 from luthier.config.tree import Place, Tree, show
 from luthier.errors import Problem
 
@@ -267,9 +267,11 @@ def _forget(tree: Tree, path: tuple[str | int, ...]) -> None:
         tree.places = {at: place for at, place in tree.places.items() if at[: len(path)] != path}
 
 
-def planned(config: RunConfig, start: Start, came: Stage | None) -> RunConfig:
+def planned(config: RunConfig, start: Start, came: Stage | None, earlier: Sequence[Stage]) -> RunConfig:
     """The stage's recipe, as far as that can be known before the stages before it are trained: their base has the
-    shape of the first one's, and a continued adapter that of the one it continues."""
+    shape of the first one's, and a continued adapter that of the one it continues. A teacher or a reward model that
+    one of them trains has the shape of that one's base."""
+    config = _asking_bases(config, earlier)
     if came is None:
         return config
     before = came.planned
@@ -283,3 +285,18 @@ def planned(config: RunConfig, start: Start, came: Stage | None) -> RunConfig:
     if config.data.template == "model":  # what the stage before was trained with comes along
         update["data"] = config.data.model_copy(update={"template": before.data.template})
     return config.model_copy(update=update)
+
+
+def _asking_bases(config: RunConfig, before: Sequence[Stage]) -> RunConfig:
+    def base(asked: str) -> str:
+        places = (Path(asked), Path("runs") / asked)
+        return next((each.planned.model.path for each in before if each.folder in places), asked)
+
+    method = config.method
+    if isinstance(method, Distill):
+        return config.model_copy(update={"method": method.model_copy(update={"teacher": base(method.teacher)})})
+    if isinstance(method, Online):
+        judges = {f"{JUDGE}{name}": f"{JUDGE}{base(name)}" for name in method.judges}
+        rewards = tuple(judges.get(name, name) for name in method.rewards)
+        return config.model_copy(update={"method": method.model_copy(update={"rewards": rewards})})
+    return config

@@ -59,8 +59,16 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
 
 
-def redone(work: Callable[[], T], undo: Callable[[], None], tighten: Callable[[str], bool]) -> T:
+def redone(
+    work: Callable[[], T],
+    undo: Callable[[], None],
+    tighten: Callable[[str], bool],
+    problem: str = "engine.out_of_memory",
+) -> T:
     """The result of `work`, which is done again for as long as memory runs out and `tighten` finds something.
+
+    Args:
+        problem: id of the message where it does not.
 
     Raises:
         TrainingFailed: it does not fit, and nothing can be held less.
@@ -76,7 +84,7 @@ def redone(work: Callable[[], T], undo: Callable[[], None], tighten: Callable[[s
         undo()
         release()
         if not tighten(reason):
-            raise TrainingFailed(Problem("engine.out_of_memory", values={"reason": reason}))
+            raise TrainingFailed(Problem(problem, values={"reason": reason}))
 
 
 def updating() -> AbstractContextManager[None]:

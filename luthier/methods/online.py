@@ -1,16 +1,17 @@
-"""Methods that learn from their own answers: `grpo` and `ppo`.
+"""What methods that learn from their own answers have in common: rounds.
 
 What goes in: steps that name prompts. What comes out: the same steps filled with answers that the model wrote by the
-weights that train, judged and measured against each other or against expected values; then the clipped objective over
-their tokens. A round is: answer, judge, score (what the reference and the policy before the updates think of every
-token), update as often as the recipe says. A round's answers are a pure function of the weights and of (seed, round,
-prompt, sample), and lie in the checkpoint while updates with them are still to come.
+weights that train, judged and scored. A round is: answer, judge, score (what the reference and the policy before the
+updates think of every token), update as often as the recipe says; `luthier.methods.grpo` and `luthier.methods.ppo` say
+what is learnt then. A round's answers are a pure function of the weights and of (seed, round, prompt, sample), and lie
+in the checkpoint while updates with them are still to come.
 
-Shape legend: M scored rows of a micro-batch, A tokens of one answer, P prompts, G answers to each.
+Shape legend: M scored rows of a micro-batch, A tokens of one answer.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 import time
@@ -22,17 +23,18 @@ import torch
 from torch import Tensor, nn
 
 from luthier.batch import Batch, Floats, Step
-from luthier.config.schema import Grpo, Policy
+from luthier.config import schema
+from luthier.config.schema import Policy
 from luthier.data.examples import Chat
 from luthier.data.renderer import RowRenderer
-from luthier.data.rollouts import POLICY, Rollout, RolloutBatch, packed
+from luthier.data.rollouts import Rollout, RolloutBatch, packed
 from luthier.data.rounds import Prompts, Rounds, answer_seed
-from luthier.engine import measures
+from luthier.engine import measures, memory
 from luthier.engine.loop import Emit, Loss
 from luthier.errors import Problem, TrainingFailed
-from luthier.kernels.host import to_device
 from luthier.losses import policy
 from luthier.methods import writing
+from luthier.methods.agreement import Agreement
 from luthier.methods.alarms import Alarms
 from luthier.methods.round import Round
 from luthier.methods.writing import Ask
@@ -45,20 +47,8 @@ from luthier.scoring.verifiers import Asked
 ADVANTAGE, SAMPLED, OLD, REFERENCE = "advantage", "sampled", "old", "reference"
 """Names of what is known of each row."""
 KL = "kl"
-AGREE = 1e-5
-"""Between the sampler's and the trainer's log-probabilities in float32, relative where they are above 1: the root of
-the mean square over the tokens. The largest of some hundred tokens is rounding that varies with the seed, up to 1.1e-5
-on nano; one alone that is off by 3e-4 is noticed all the same."""
-SPREAD = 3.0
-"""In units of what the trainer differs by from itself over batches of other shapes."""
-COARSE = 16.0
-"""The same in units of the last place, where less is kept than in float32; the trainer need not differ from itself at
-all: rows of a product may not depend on how many there are. A wrong position, mask or adapter is off by more than a
-tenth. On nano in bfloat16 1.3 % were measured, which is 3.4 units."""
 COMPARED = 16
 """Answers whose tokens are compared before the first update. Chosen, not tuned."""
-APART = 10.0
-"""What the sampler and the trainer may differ by in a later round, in units of the bound of the first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +58,6 @@ class Reference:
 
     decoder: Decoder | None = None
     adapter: str | None = None
-
-
-def known_names(method: Grpo) -> tuple[str, ...]:
-    """What is known of each row when it is updated."""
-    names = [ADVANTAGE, SAMPLED, *([OLD] if method.updates > 1 else []), *([REFERENCE] if method.kl else [])]
-    return tuple(names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +70,9 @@ class Setting:
         renderer: turns answers into text, and knows the tokens that end one.
         reference: for the divergence; None where the recipe weighs it with 0.
         call_tokens: as in `luthier.data.prefix.shared`.
+        texts: that are written at once.
+        write_fewer: told where memory runs out for that, with the step and how it was said; how many it is from now on,
+            0 where it cannot be fewer.
     """
 
     adapter: str | None
@@ -98,12 +85,14 @@ class Setting:
     reference: Reference | None
     emit: Emit
     call_tokens: int | None
+    texts: int
+    write_fewer: Callable[[int, str], int]
 
 
-class Online:
-    """What `grpo` and `ppo` have in common; by itself it is `grpo`."""
+class Online(abc.ABC):
+    """A method that learns from its own answers, but for what it learns."""
 
-    def __init__(self, method: Grpo, setting: Setting, policies: Sequence[Policy] = ()) -> None:
+    def __init__(self, method: schema.Online, setting: Setting, policies: Sequence[Policy] = ()) -> None:
         self.method = method
         self.setting = setting
         self.policies = policies
@@ -112,14 +101,14 @@ class Online:
         self._raised: list[Problem] = []
         self._round: Round | None = None
         self._spare: Round | None = None
-        self._compared = False
+        self._agreement = Agreement()
+        self._texts = setting.texts
+        self._steps = 0
         self._trial: trial.Trial | None = None
         self._told = -1
         self._update = 0
         self._facts: dict[str, Any] = {}
         self._seconds: dict[str, float] = {}
-        self._bound = math.inf
-        self._differences: list[Tensor] = []
         self._held_out: list[Rollout] = []
 
     # -------------------------------------------------------------------------------------------------- the loop's
@@ -128,6 +117,7 @@ class Online:
         if step.micro:  # of a rehearsal, which brings its own
             return step
         assert isinstance(model, Decoder)
+        self._steps = step.index
         number, update = divmod(step.index, self.setting.rounds.updates)
         if self._round is None or self._round.number != number:
             spare = self._spare
@@ -143,16 +133,14 @@ class Online:
             self._told = made.number
             self._watch(step.index)
         self._update = update
-        self._differences = []
+        self._agreement.begin()
         ready = tuple(batch.knowing(made.known) for batch in micro)
         denom = self._denominators(made)
         tokens = sum(len(each.prompt) + len(each.answer) - 1 for each in made.rollouts)
         return dataclasses.replace(step, micro=ready, denom=denom, tokens=tokens)
 
-    def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
-        assert isinstance(model, Decoder) and isinstance(batch, RolloutBatch)
-        logp_M = self._logp(model, batch)
-        return self._policy_loss(logp_M, batch)
+    @abc.abstractmethod
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss: ...
 
     def watch(self, found: Mapping[str, Any], held_out: float | None) -> list[Problem]:
         """What the last evaluation raised; the alarms of a round are raised before its updates."""
@@ -184,14 +172,13 @@ class Online:
         Raises:
             TrainingFailed: the answers were not written by the weights that were trained.
         """
+        self._steps = step.index + 1
         facts = {**self._facts, "update": self._update, "seconds": {**self._seconds, "update": seconds}}
-        if self._differences:
-            facts["difference"] = float(torch.stack(self._differences).max())
+        if (difference := self._agreement.noted()) is not None:
+            facts["difference"] = difference
         self.setting.emit("rollout", facts, step.index + 1)
         self._seconds = {}
-        if not facts.get("difference", 0.0) <= APART * self._bound:
-            values = {"difference": facts["difference"], "bound": APART * self._bound}
-            raise TrainingFailed(Problem("engine.sampler_differs", values=values))
+        self._agreement.hold_noted(difference)
 
     # -------------------------------------------------------------------------------------------------- a round
 
@@ -219,14 +206,15 @@ class Online:
                 break
         rollouts = [each for group, _ in made for each in group]
         scored = [each for _, group in made for each in group]
-        if not self._compared:
+        if not self._agreement.compared:
             self._compare(rollouts, model, number)
         values = [each.value for each in scored]
         return Round(number, rollouts, values, self.method.samples, resampled, failures=reasons(scored))
 
     @property
     def _attempts(self) -> int:
-        return 1 + self.method.resample
+        """How often prompts are asked of which nothing can be learnt before they stay."""
+        return 1
 
     def _answered(self, number: int, attempt: int, uids: Sequence[int], model: Decoder) -> list[_Group]:
         """The answers to each prompt, with their rewards."""
@@ -246,9 +234,19 @@ class Online:
         return [(rollouts[at : at + samples], scored[at : at + samples]) for at in parts]
 
     def _write(self, model: Decoder, asks: Sequence[Ask], greedy: bool = False) -> list[Rollout]:
+        """Answers; fewer of them at once from now on where memory runs out."""
         setting = self.setting
         stops, most = setting.renderer.stop_ids, self.method.max_new_tokens
-        return writing.write(model, setting.adapter, asks, stops, most, greedy=greedy)
+
+        def write() -> list[Rollout]:
+            return writing.write(model, setting.adapter, asks, stops, most, texts=self._texts, greedy=greedy)
+
+        def fewer(reason: str) -> bool:
+            left = setting.write_fewer(self._steps, reason)
+            self._texts = left or self._texts
+            return left > 0
+
+        return memory.redone(write, lambda: None, fewer, "engine.answers_out_of_memory")
 
     def _judge(self, rollouts: Sequence[Rollout], prompts: Prompts) -> list[Scored]:
         answers = [Answer(self._text(each), _asked(prompts, each.uid)) for each in rollouts]
@@ -265,52 +263,21 @@ class Online:
         budget = self.setting.rounds.budget(step)
         return packed(made.rollouts, learnt or [0], weights, budget, self.setting.call_tokens)
 
+    @abc.abstractmethod
     def _teaches(self, made: Round) -> list[bool]:
-        """Of each answer whether it has an advantage; the divergence is to be small in all of them."""
-        if self.method.kl > 0:
-            return [True] * len(made.rollouts)
-        return [bool(each) for each in self._advantages(made).reshape(-1).tolist()]
+        """Of each answer whether anything is to be learnt from it."""
 
-    # ---------------------------------------------------------------------------------------- grpo's own arithmetic
-
-    def _advantages(self, made: Round) -> Tensor:
-        return policy.group_advantages(made.rewards_PG, self.method.scale)
-
+    @abc.abstractmethod
     def _weights(self, made: Round) -> list[float]:
         """Of a token of each answer; 0 where its reward failed."""
-        by_answer = self.method.weighting == "sequence"
-        return [
-            0.0 if reward is None else 1.0 / len(each.answer) if by_answer else 1.0
-            for each, reward in zip(made.rollouts, made.rewards, strict=True)
-        ]
 
+    @abc.abstractmethod
     def _denominators(self, made: Round) -> dict[str, float]:
-        judged = [each for each, reward in zip(made.rollouts, made.rewards, strict=True) if reward is not None]
-        tokens = sum(len(each.answer) for each in judged)
-        most = len(judged) * self.method.max_new_tokens
-        denom = {"token": tokens, "sequence": len(judged), "constant": most}[self.method.weighting]
-        terms = (POLICY, KL) if self.method.kl else (POLICY,)
-        return dict.fromkeys(terms, float(max(denom, 1)))
+        """Of each term of the loss."""
 
+    @abc.abstractmethod
     def _score(self, made: Round, micro: Sequence[RolloutBatch], model: Decoder) -> dict[str, list[Floats]]:
         """What is known of every token before the first update."""
-        known = self._judged(model, made, micro)
-        advantages = self._advantages(made).reshape(-1).tolist()
-        known[ADVANTAGE] = [
-            np.full(len(each.answer), advantage, dtype=np.float32)
-            for each, advantage in zip(made.rollouts, advantages, strict=True)
-        ]
-        known[SAMPLED] = [each.logp for each in made.rollouts]
-        return known
-
-    def _judged(self, model: Decoder, made: Round, micro: Sequence[RolloutBatch]) -> dict[str, list[Floats]]:
-        """What the policy before the updates and the reference think of every token."""
-        known = {}
-        if self.setting.rounds.updates > 1:
-            known[OLD] = self._tables(made.rollouts, micro, lambda batch: self._logp(model, batch))
-        if self.method.kl:
-            known[REFERENCE] = self._tables(made.rollouts, micro, lambda batch: self._reference(model, batch))
-        return known
 
     @torch.no_grad()
     def _tables(
@@ -333,31 +300,6 @@ class Online:
         assert reference is not None, "a divergence that counts has a reference"
         scores: Scores = (reference.decoder or model)(batch, Want("unit"), adapter=reference.adapter)
         return scores.logp
-
-    def _policy_loss(self, logp_M: Tensor, batch: RolloutBatch) -> Loss:
-        method = self.method
-        known = {name: to_device(values, logp_M.device) for name, values in batch.known.items()}
-        old_M = known[OLD] if OLD in known else logp_M.detach()
-        if self._update == 0:
-            self._differences.append(self._distance(old_M, known[SAMPLED]))
-        weights_M = to_device(batch.weights[POLICY], logp_M.device)
-        ratio_M = token_M = torch.exp(logp_M - old_M)
-        if isinstance(method, Grpo) and method.ratio == "sequence":
-            owner_M = to_device(batch.row_owner, logp_M.device)
-            ratio_M = policy.sequence_ratio(logp_M, old_M, owner_M, len(batch.uid))
-        high = self._clip_high
-        losses_M = policy.clipped(ratio_M, known[ADVANTAGE], method.clip, high)
-        sums = {POLICY: (weights_M * losses_M).sum()}
-        cut_M = ((ratio_M - 1 > high) & (known[ADVANTAGE] > 0)) | ((1 - ratio_M > method.clip) & (known[ADVANTAGE] < 0))
-        metrics = {"clipped": (cut_M.float().sum().detach(), float(len(batch.rows)))}
-        if REFERENCE in known:
-            kl_M = policy.penalty(method.kl_estimator, logp_M, known[REFERENCE], token_M)
-            sums[KL] = method.kl * (weights_M * kl_M).sum()
-        return Loss(sums, metrics)
-
-    @property
-    def _clip_high(self) -> float:
-        return self.method.clip if self.method.clip_high is None else self.method.clip_high
 
     # ------------------------------------------------------------------------------------------------ what is told
 
@@ -409,32 +351,24 @@ class Online:
         Raises:
             TrainingFailed: they differ by more than rounding: what is learnt would not be what was sampled.
         """
-        self._compared = True
         some = rollouts[:COMPARED]
         ones = [1.0] * len(some)
         budget = self.setting.rounds.budget(number * self.setting.rounds.updates)
         together = packed(some, range(len(some)), ones, budget, self.setting.call_tokens)
         alone = [batch for at in range(len(some)) for batch in packed(some, [at], ones, budget, None)]
-        found = [
+        trained_A, alone_A = (
             np.concatenate(self._tables(some, batches, lambda batch: self._logp(model, batch)))
             for batches in (together, alone)
-        ]
-        sampled = np.concatenate([each.logp for each in some])
-        scale = np.maximum(np.abs(sampled), 1.0)
-        spread, difference = (_root_mean_square((found[0] - other) / scale) for other in (found[1], sampled))
-        exact = model.compute_dtype == torch.float32
-        least = AGREE if exact else COARSE * torch.finfo(model.compute_dtype).eps
-        bound = max(least, SPREAD * spread)
-        facts = {"tokens": len(sampled), "difference": difference, "spread": spread, "bound": bound}
-        self._bound = bound
+        )
+        sampled_A = np.concatenate([each.logp for each in some])
+        facts = self._agreement.compare(sampled_A, trained_A, alone_A, model.compute_dtype)
         self.setting.emit("agreement", facts, number * self.setting.rounds.updates)
-        if not difference <= bound:
-            raise TrainingFailed(Problem("engine.sampler_differs", values=facts))
+        self._agreement.hold(facts)
 
-    def _distance(self, logp_M: Tensor, sampled_M: Tensor) -> Tensor:
-        """As `_compare` measures it, of a micro-batch; a scalar on the device."""
-        apart_M = (logp_M - sampled_M) / sampled_M.abs().clamp(min=1.0)
-        return apart_M.square().mean().sqrt()
+    def _note(self, logp_M: Tensor, sampled_M: Tensor) -> None:
+        """The same of a micro-batch, as long as weights are those that wrote the answers."""
+        if self._update == 0:
+            self._agreement.note(logp_M, sampled_M)
 
     # ------------------------------------------------------------------------------------------------- held-out rows
 
@@ -475,10 +409,6 @@ def _asked(prompts: Prompts, uid: int) -> Asked:
 def _dead(scored: Sequence[Scored]) -> bool:
     """Whether answers are all worth the same, so that nothing can be learnt from them."""
     return len({each.value for each in scored if each.value is not None}) < 2
-
-
-def _root_mean_square(values: Floats) -> float:
-    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
 
 
 def gain(values: Sequence[float | None], before: Sequence[float | None] | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ Shape legend: M scored rows of a micro-batch, N flat tokens, D hidden, A tokens 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class Proximal(Online):
     """`ppo`."""
 
     def __init__(self, method: Ppo, setting: Setting, policies: Sequence[Policy], critic: Critic) -> None:
-        super().__init__(cast(Any, method), setting, policies)
+        super().__init__(method, setting, policies)
         self.ppo = method
         self.critic = critic
         self.beta = method.kl
@@ -69,8 +69,7 @@ class Proximal(Online):
         assert isinstance(model, Decoder) and isinstance(batch, RolloutBatch)
         logp_M, value_M = self._both(model, batch)
         known = {name: to_device(values, logp_M.device) for name, values in batch.known.items()}
-        if self._update == 0:
-            self._differences.append(self._distance(logp_M.detach(), known[SAMPLED]))
+        self._note(logp_M.detach(), known[SAMPLED])
         weights_M = to_device(batch.weights[POLICY], logp_M.device)
         clip = self.ppo.clip
         losses_M = policy.surrogate(logp_M, known[OLD], known[ADVANTAGE], clip, clip)
@@ -91,10 +90,6 @@ class Proximal(Online):
         self.beta = state.get("beta", self.ppo.kl)
 
     # ------------------------------------------------------------------------------------------------------- a round
-
-    @property
-    def _attempts(self) -> int:
-        return 1
 
     def _teaches(self, made: Round) -> list[bool]:
         return [True] * len(made.rollouts)
@@ -150,8 +145,8 @@ class Proximal(Online):
         scores = model(batch, want, adapter=adapter, policies=self.policies)
         if own is None:
             return scores.logp, self.critic(scores.hidden)
-        hidden_ND = model.hidden(batch, adapter=own)
-        return scores.logp, self.critic(hidden_ND[to_device(batch.rows, hidden_ND.device)])
+        beside = model(batch, Want(None, hidden=True), adapter=own, policies=self.policies)
+        return scores.logp, self.critic(beside.hidden)
 
     # -------------------------------------------------------------------------------------------------- what is told
 

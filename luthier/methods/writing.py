@@ -35,12 +35,13 @@ def write(
     stop_ids: Collection[int],
     max_tokens: int,
     *,
+    texts: int,
     greedy: bool = False,
 ) -> list[Rollout]:
     """Answer every prompt; those to one prompt that follow each other read it once.
 
-    Raises:
-        ValueError: memory has no room for the longest of them.
+    Args:
+        texts: most that are written at once.
     """
     requests = [
         Request(
@@ -53,8 +54,8 @@ def write(
     for request in requests:
         request.adapter = adapter
     decoder.moved()
-    room = room_for([len(each.prompt) + max_tokens for each in asks])
-    generator = Generator(decoder, cache_tokens=room, pack=False)
+    longest = sorted((len(each.prompt) + max_tokens for each in asks), reverse=True)[:texts]
+    generator = Generator(decoder, max_sequences=texts, cache_tokens=room_for(longest), pack=False)
     first = [at == 0 or asks[at - 1].uid != each.uid for at, each in enumerate(asks)]
     _run(generator, [request for request, new in zip(requests, first, strict=True) if new], until_begun=True)
     _run(generator, [request for request, new in zip(requests, first, strict=True) if not new])

@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from luthier.arch.spec import IN_FRONT, DecoderSpec
+from luthier.arch.spec import DecoderSpec
 from luthier.arch.spec import Layer as LayerSpec
 from luthier.kernels import gated, packed, products, rotary, step
 from luthier.models.cache import BLOCK
@@ -170,7 +170,7 @@ class Quick:
 def of(layers: Iterator[nn.Module], spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> Quick | None:
     """None on a GPU, where nothing was compiled, for layers of another build than Llama's, and where weights are in
     fewer bytes or wait for their first use."""
-    if not all(_plain(each) for each in spec.layers) or spec.norm_plus_one:
+    if not spec.plain:
         return None
     does = step.of(dtype, BLOCK) if device.type == "cpu" else None
     found = list(layers)
@@ -178,12 +178,6 @@ def of(layers: Iterator[nn.Module], spec: DecoderSpec, dtype: torch.dtype, devic
     if does is None or any(unit.frozen is not None or unit.weight.dtype != dtype for unit in units):
         return None
     return Quick(found, spec, dtype, does)
-
-
-def _plain(layer: LayerSpec) -> bool:
-    """Norms in front only, of whole rows or of each head, and nothing scaled or capped."""
-    plain_mixer = layer.mixer.softcap is None and layer.mixer.qk_norm != "whole"
-    return layer.norms == IN_FRONT and layer.residual == 1 and plain_mixer
 
 
 def _stamps(weighted: Weighted) -> Iterator[object]:

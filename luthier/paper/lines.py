@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from luthier import planner
-from luthier.config.schema import RunConfig
+from luthier.config.schema import Online, RunConfig
 from luthier.paper.outlook import Outlook
 from luthier.runs.tables import columns, count, size, span
 from luthier.text import say
 
-PARTS = ("weights", "teacher", "dense", "trainable", "gradients", "optimizer", "activations", "head")
+FROZEN = ("weights", "teacher", "reference", "judges", "dense")
+PARTS = (*FROZEN, "trainable", "gradients", "optimizer", "activations", "head", "answers")
 
 
 def lines(made: Outlook, config: RunConfig) -> list[str]:
@@ -77,6 +78,8 @@ def _choices(made: Outlook, config: RunConfig) -> Iterator[str]:
         yield say("plan.policies.all")
     else:
         yield say("plan.policies.some", policies=policies)
+    if isinstance(config.method, Online):
+        yield _answers(memory.answer_texts, config.method, config.optim.batch)
     if memory.host:
         yield say("plan.host", size=size(memory.host))
     yield say("plan.chunk", rows=count(made.head_rows), size=size(made.head_rows * made.vocab_bytes))
@@ -87,11 +90,17 @@ def _choices(made: Outlook, config: RunConfig) -> Iterator[str]:
     yield say("plan.largest", share=planner.USABLE, positions=count(made.max_positions), **largest)
 
 
+def _answers(texts: int, method: Online, batch: int) -> str:
+    wanted = min(batch * method.samples, planner.MAX_SEQUENCES)
+    values = {"texts": count(texts), "count": count(wanted), "tokens": count(method.max_new_tokens)}
+    return say("plan.answers" if texts == wanted else "plan.answers.some", share=planner.USABLE, **values)
+
+
 def _speed(made: Outlook, config: RunConfig) -> Iterator[str]:
     speed, aim = made.speed, made.target
     if speed is None:
         if made.fits:
-            yield say("plan.speed.unknown")
+            yield say("plan.speed.answers" if isinstance(config.method, Online) else "plan.speed.unknown")
         return
     devices = say("plan.speed.devices", count=aim.count) if aim.count > 1 else ""
     step = f"{speed.step_s:.3g} s" if speed.step_s < 60 else span(speed.step_s)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier import planner
+from luthier import auxiliary, planner
 from luthier.arch import adapter_config, count, families, flops
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
+from luthier.arch.values import valued
+from luthier.auxiliary import Models
 from luthier.config import load as config_load
-from luthier.config.schema import Distill, Lora, ModelSection, RunConfig
+from luthier.config.schema import Lora, ModelSection, Online, Reward, RunConfig
 from luthier.errors import ConfigError, Problem
 from luthier.models import hub
 from luthier.paper import remedies, rows, target
@@ -28,7 +30,6 @@ from luthier.paper.remedies import Case, Remedy
 from luthier.paper.rows import RowFacts
 from luthier.paper.target import Target
 from luthier.planner import MemoryPlan
-from luthier.workload import said_bytes
 
 MOST_TOKENS = 2**24
 """Beyond this no context or micro-batch is looked for."""
@@ -142,7 +143,8 @@ def plan(
     arch = families.read(_folder(config.model, home, kept))
     facts = facts or rows.find(config, config_load.environment().cache_dir, home)
     config = config.model_copy(update={"tune": _placed(config, home)})
-    return outlook(config, arch, aim, facts, _teacher(config, home, kept))
+    models = auxiliary.find(config, (home, home / config.run.dir), lambda model: _folder(model, home, kept))
+    return outlook(config, arch, aim, facts, models)
 
 
 def _folder(model: ModelSection, home: Path, kept: Kept) -> Path:
@@ -156,35 +158,20 @@ def _folder(model: ModelSection, home: Path, kept: Kept) -> Path:
     return found() if local else kept.ask((model.path, model.revision), found)
 
 
-def _teacher(config: RunConfig, home: Path, kept: Kept) -> Architecture | None:
-    """The shape of the model to learn from; of a run that trained an adapter, its base's."""
-    if not isinstance(config.method, Distill):
-        return None
-    asked = config.method.teacher
-    places = (home / asked, home / config.run.dir / asked)
-    run = next((path for path in places if os.path.isfile(path / "recipe.yaml")), None)
-    if run is not None and os.path.isdir(run / "model"):
-        return families.read(run / "model")
-    model = config_load.load(run / "recipe.yaml").model if run is not None else ModelSection(path=asked)
-    return families.read(_folder(model, home, kept))
-
-
 def outlook(
-    config: RunConfig, arch: Architecture, aim: Target, facts: RowFacts, teacher: Architecture | None = None
+    config: RunConfig, arch: Architecture, aim: Target, facts: RowFacts, models: Models | None = None
 ) -> Outlook:
     """The same for an architecture and rows that are known.
 
     Args:
-        teacher: the model to learn from, where there is one.
+        models: beside the one that trains, where there are any.
     """
     if config.optim.paged and aim.kind == "cpu":
         raise ConfigError(Problem("engine.paged_on_cpu", field="optim.paged", value="true"))
-    tune = adapter_config.settle(config.tune, arch)
+    arch = valued(arch) if isinstance(config.method, Reward) else arch
+    tune = adapter_config.with_score(adapter_config.settle(config.tune, arch), arch)
     arch = _with_tokens(arch, tune, len(config.data.new_tokens))
-    case = Case(config, arch, tune, aim, _longest(config, facts))
-    if teacher is not None:
-        beside = planner.beside(teacher.spec, teacher.num_parameters, case.compute_bytes, said_bytes(config.method))
-        case = replace(case, beside=beside)
+    case = Case(config, arch, tune, aim, _longest(config, facts), models)
     memory, counts = case.plan(), count.count(arch, tune)
     sharded = None if memory.fits else _sharded(case)
     return Outlook(
@@ -198,7 +185,7 @@ def outlook(
         memory=memory,
         head_rows=planner.head_rows(arch.spec, memory.budget_tokens, case.compute_bytes),
         vocab_bytes=arch.spec.vocab * case.compute_bytes,
-        speed=_speed(case, memory, facts) if memory.fits and aim.tflops else None,
+        speed=None if isinstance(config.method, Online) or not memory.fits else _speed(case, memory, facts),
         context=case.longest_context(MOST_TOKENS),
         batch_tokens=case.largest_batch(memory.policies, MOST_TOKENS),
         remedy=None if memory.fits else remedies.cheapest(case),
@@ -223,8 +210,10 @@ def _with_tokens(arch: Architecture, tune: AnyTune, new: int) -> Architecture:
 
 
 def _longest(config: RunConfig, facts: RowFacts) -> int:
-    """What a micro-batch has to hold: a row, or a step where it cannot be split. How long the longest step is depends
-    on the order of rows; the average one is counted."""
+    """What a micro-batch has to hold: a row, with an answer where the model writes some, or a step where it cannot be
+    split. How long the longest step is depends on the order of rows; the average one is counted."""
+    if isinstance(config.method, Online):
+        return facts.longest + config.method.max_new_tokens
     if not config.optim.in_backward:
         return facts.longest
     return max(facts.longest, math.ceil(config.optim.batch * facts.tokens))
@@ -233,10 +222,12 @@ def _longest(config: RunConfig, facts: RowFacts) -> int:
 # ------------------------------------------------------------------------------------------------------- time
 
 
-def _speed(case: Case, memory: MemoryPlan, facts: RowFacts) -> Speed:
-    """Arithmetic at the assumed share of the peak, or the traffic of weights and states, whichever takes longer."""
+def _speed(case: Case, memory: MemoryPlan, facts: RowFacts) -> Speed | None:
+    """Arithmetic at the assumed share of the peak, or the traffic of weights and states, whichever takes longer; None
+    where the peak is not known."""
     aim, optim = case.aim, case.config.optim
-    assert aim.tflops is not None
+    if aim.tflops is None:
+        return None
     examples = max(math.ceil(optim.batch / aim.count), 1)
     length, scored = max(round(facts.tokens), 1), max(round(facts.scored * examples), 1)
     batch = flops.Rows([length] * examples, scored, last=scored)

@@ -1,8 +1,8 @@
 """What would make a run fit that does not, in the order of the harm that it does.
 
 What goes in: a recipe and its device. What comes out: the first change, or the fewest of them, with which it fits. The
-earlier ones change no bit of the result or hardly any; fewer targets and a lower rank train another model, so they are
-only ever proposed.
+earlier ones change no bit of the result or hardly any; shorter answers, fewer targets and a lower rank train another
+model, so they are only ever proposed. How many answers are written at once is the plan's own choice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 from luthier import planner
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
-from luthier.config.schema import Full, Lora, Qlora, RunConfig
+from luthier.auxiliary import Models
+from luthier.config.schema import Full, Lora, Online, Qlora, RunConfig
 from luthier.paper.target import Target
 from luthier.planner import MemoryPlan, Policies, Workload
 from luthier.workload import workload
@@ -22,6 +23,8 @@ from luthier.workload import workload
 FEWER_TARGETS = ("q_proj", "v_proj")
 """The two that the paper of LoRA tunes."""
 LOW_RANK = 4
+SHORT_ANSWER = 32
+"""Tokens; shorter ones are not proposed. Chosen, not tuned."""
 ADAPTER, QUANTISED = "tune=lora", "tune=qlora"
 
 
@@ -51,7 +54,7 @@ class Case:
     tune: AnyTune
     aim: Target
     longest: int
-    beside: planner.Beside | None = None
+    models: Models | None = None
 
     @property
     def compute_bytes(self) -> int:
@@ -59,8 +62,8 @@ class Case:
 
     def load(self, longest: int | None = None) -> Workload:
         longest = self.longest if longest is None else longest
-        load = workload(self.config.optim, self.arch, self.tune, longest, self.compute_bytes, self.aim.kind)
-        return load if self.beside is None else replace(load, beside=self.beside)
+        size, method = self.compute_bytes, self.config.method
+        return workload(self.config.optim, self.arch, self.tune, longest, size, self.aim.kind, method, self.models)
 
     def plan(self) -> MemoryPlan:
         """As a run decides it on its first start (`luthier.planning`)."""
@@ -79,10 +82,20 @@ class Case:
         )
 
     def longest_context(self, cap: int) -> int:
-        """The longest row that a micro-batch of its own may have, with layers keeping least."""
-        spec, load = self.arch.spec, self.load(1)
-        policies = planner.choose(spec, load, planner.ENOUGH_TOKENS, 0, self.aim.kind)
-        return planner.most_tokens(spec, load, policies, self._room_bytes(load), self.aim.kind, cap)
+        """The longest row that a micro-batch of its own may have, with layers keeping least; an answer included, which
+        has to be written too."""
+        spec, load, kind = self.arch.spec, self.load(1), self.aim.kind
+        room_bytes = self._room_bytes(load)
+        policies = planner.choose(spec, load, planner.ENOUGH_TOKENS, 0, kind)
+        most = planner.most_tokens(spec, load, policies, room_bytes, kind, cap)
+        if (what := load.answering) is None:
+            return most
+
+        def written(tokens: int) -> bool:
+            alone = replace(what, text_tokens=tokens, prompt_tokens=tokens)
+            return planner.answer_bytes(spec, load, alone, 1, kind) <= room_bytes
+
+        return planner.largest(written, most)
 
     def largest_batch(self, policies: Policies, cap: int) -> int:
         """Tokens of the largest micro-batch, with layers keeping what they are to keep."""
@@ -189,6 +202,19 @@ def _quantised(case: Case) -> _Change | None:
     return _Change(QUANTISED, case.with_(tune=Qlora().model_copy(update=fields)))
 
 
+def _shorter(case: Case) -> _Change | None:
+    """Answers as long as fits, where the model writes some."""
+    method = case.config.method
+    if not isinstance(method, Online):
+        return None
+    tokens = case.longest_context(case.longest) - (case.longest - method.max_new_tokens)
+    if not SHORT_ANSWER <= tokens < method.max_new_tokens:
+        return None
+    shorter = case.config.model_copy(update={"method": method.model_copy(update={"max_new_tokens": tokens})})
+    longest = case.longest - method.max_new_tokens + tokens
+    return _Change(f"method.max_new_tokens={tokens}", case.with_(config=shorter, longest=longest), proposed=True)
+
+
 def _targets(case: Case) -> _Change | None:
     if not isinstance(case.tune, Lora) or case.tune.targets == FEWER_TARGETS:
         return None
@@ -204,5 +230,5 @@ def _rank(case: Case) -> _Change | None:
 
 
 SAME_MODEL: tuple[Step, ...] = (_budget, _policy, _states, _quantised)
-OTHER_MODEL: tuple[Step, ...] = (_adapter, _quantised, _targets, _rank)
+OTHER_MODEL: tuple[Step, ...] = (_adapter, _quantised, _shorter, _targets, _rank)
 """In the order of harm. A base that trains cannot be quantised, so that comes again behind the adapter."""

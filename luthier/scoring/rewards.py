@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.config.schema import JUDGE
 from luthier.data import own
 from luthier.errors import ConfigError, DataError, Problem, UserError
 from luthier.scoring import verifiers
@@ -30,7 +31,7 @@ from luthier.scoring.verifiers import Asked, Unjudged, Verifier
 
 START_SECONDS = 60.0
 """For a worker to import the user's module, which may load a library."""
-MODEL = "model"
+MODEL = JUDGE.removesuffix(":")
 FIELD = "method.rewards"
 
 

@@ -192,6 +192,15 @@ TEXT: dict[str, tuple[str, str]] = {
         "换更小的模型，或训练更少的权重（tune.kind=lora 或 freeze）；使用 optim.in_backward 时，请减小 optim.batch "
         "或将其删去。",
     ),
+    "engine.answers_out_of_memory.rule": (
+        "memory ran out while an answer was written ({reason}), and it is written by itself already",
+        "生成回答时内存不足（{reason}），且已是一次只生成一个回答",
+    ),
+    "engine.answers_out_of_memory.remedy": (
+        "End other programs and give the same command again. If that does not help: lower method.max_new_tokens or "
+        "data.max_tokens, or choose a smaller model.",
+        "请关闭其他程序后再次运行同一命令。若仍不行：减小 method.max_new_tokens 或 data.max_tokens，或换更小的模型。",
+    ),
     "engine.save_out_of_memory.rule": (
         "memory ran out while a checkpoint was written ({reason}); older checkpoints are whole",
         "写检查点时内存不足（{reason}）；更早的检查点是完好的",

@@ -98,12 +98,15 @@ TEXT: dict[str, tuple[str, str]] = {
     "plan.bytes": ("bytes", "大小"),
     "plan.part.weights": ("frozen weights", "冻结的权重"),
     "plan.part.teacher": ("the teacher", "教师模型"),
+    "plan.part.reference": ("the reference", "参考模型"),
+    "plan.part.judges": ("reward models", "奖励模型"),
     "plan.part.dense": ("the same of some layers, not quantised", "其中部分层的未量化副本"),
     "plan.part.trainable": ("what trains", "参与训练的权重"),
     "plan.part.gradients": ("gradients", "梯度"),
     "plan.part.optimizer": ("optimizer states", "优化器状态"),
     "plan.part.activations": ("layers, at {tokens} tokens", "各层（{tokens} 个词元）"),
     "plan.part.head": ("head and embedding beyond that", "输出层与嵌入层另需"),
+    "plan.part.answers": ("writing and judging answers beyond that", "生成与评判回答另需"),
     "plan.part.peak": ("peak of tensors", "张量峰值"),
     "plan.part.runtime": ("runtime beside them (assumed)", "此外的运行时开销（假定）"),
     # ------------------------------------------------------------------------------------------------ the choices
@@ -132,6 +135,15 @@ TEXT: dict[str, tuple[str, str]] = {
         "Layers keep, from the lowest up: {policies}. Of all that fits this computes least again.",
         "各层保留（自下而上）：{policies}。在放得下的方案中重算最少。",
     ),
+    "plan.answers": (
+        "Answers of at most {tokens} tokens, {texts} of them written at once.",
+        "回答最长 {tokens} 个词元，{texts} 个同时生成。",
+    ),
+    "plan.answers.some": (
+        "Answers of at most {tokens} tokens, {texts} of {count} written at once: what fits into {share:.0%} of the "
+        "free memory.",
+        "回答最长 {tokens} 个词元，{count} 个中同时生成 {texts} 个：以空闲内存的 {share:.0%} 为限。",
+    ),
     "plan.host": (
         "The optimizer's moments ({size}) lie in the host's memory; what it needs there is not checked.",
         "优化器的动量（{size}）放在主机内存中；主机内存是否足够没有检查。",
@@ -150,6 +162,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "读取权重和状态比计算更慢：微批更少、更大会更快。",
     ),
     "plan.speed.run": ("{steps} steps: {time}.", "共 {steps} 步：{time}。"),
+    "plan.speed.answers": (
+        "The time is not told: it depends on how long answers become.",
+        "无法估计时间：取决于回答有多长。",
+    ),
     "plan.speed.unknown": (
         "The time is not told: the rate of this device is not known.",
         "无法估计时间：不知道该设备的速度。",

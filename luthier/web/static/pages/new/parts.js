@@ -84,7 +84,8 @@ export function showProblems(place, list, options) {
 
 // ------------------------------------------------------------------------------------------------ plans
 
-export const PARTS = ["weights", "teacher", "dense", "trainable", "gradients", "optimizer", "activations", "head"];
+const FROZEN = ["weights", "teacher", "reference", "judges", "dense"];
+export const PARTS = [...FROZEN, "trainable", "gradients", "optimizer", "activations", "head", "answers"];
 
 export function partName(part) {
   return t(`new.part.${part}`);

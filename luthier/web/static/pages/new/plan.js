@@ -279,6 +279,7 @@ function drawTime(place, plan) {
       : t("new.plan.rows.value", { rows: count(rows.rows), tokens: count(rows.tokens) }),
   );
   fact("new.plan.longest", t("new.tokens", { tokens: count(rows.longest) }));
+  if (plan.memory.answer_texts) fact("new.plan.answers", count(plan.memory.answer_texts));
   fact("new.plan.context", t("new.tokens", { tokens: count(largest.context_tokens) }));
   fact(
     "new.plan.trainable",
