@@ -109,15 +109,14 @@ class Beside:
 class Answering:
     """What is written between updates, and judged.
 
-    texts: of a round; text_tokens: of the longest, prompt and answer; prompt_tokens: of its prompt; judged_tokens: of a
-    round, prompts once; judge_feature_bytes: the most features per token of a reward model's passes, 0 without any;
-    judge_dense_bytes: what one of its quantised weights takes while a matmul needs it.
+    texts: of a round; text_tokens: of the longest, prompt and answer; prompt_tokens: of its prompt;
+    judge_feature_bytes: the most features per token of a reward model's passes, 0 without any; judge_dense_bytes: what
+    one of its quantised weights takes while a matmul needs it.
     """
 
     texts: int
     text_tokens: int
     prompt_tokens: int
-    judged_tokens: int = 0
     judge_feature_bytes: int = 0
     judge_dense_bytes: int = 0
 
@@ -385,7 +384,7 @@ def answer_bytes(spec: DecoderSpec, load: Workload, what: Answering, texts: int,
     read = min(READ_TOKENS[kind] + texts, texts * what.prompt_tokens)
     reading = read * feature_bytes(spec, size)
     choosing = gathered + LOGIT_COPIES * texts * spec.vocab * FLOAT32_BYTES
-    judged = max(min(JUDGED_TOKENS, what.judged_tokens), what.text_tokens)
+    judged = max(min(JUDGED_TOKENS, what.texts * what.text_tokens), what.text_tokens)  # as if no prompt were shared
     return max(cache + max(reading, choosing), judged * what.judge_feature_bytes + what.judge_dense_bytes)
 
 

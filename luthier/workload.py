@@ -88,12 +88,10 @@ def _answering(
 ) -> Answering | None:
     if not isinstance(method, Online):
         return None
-    prompt_tokens = max(longest_tokens - method.max_new_tokens, 1)
     return Answering(
         texts=optim.batch * method.samples,
         text_tokens=longest_tokens,
-        prompt_tokens=prompt_tokens,
-        judged_tokens=optim.batch * (prompt_tokens + method.samples * method.max_new_tokens),
+        prompt_tokens=max(longest_tokens - method.max_new_tokens, 1),
         judge_dense_bytes=max((each.dense_bytes(compute_bytes) for each in models.judges), default=0),
         judge_feature_bytes=max((each.feature_bytes(compute_bytes) for each in models.judges), default=0),
     )
