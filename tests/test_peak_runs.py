@@ -202,8 +202,8 @@ def test_a_critic(measure: Callable[..., Seen], critic: str, dtype: str) -> None
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_reward_model(measure: Callable[..., Seen], place: Path, dtype: str) -> None:
-    """It is loaded as it was trained, in float32 here, whatever the policy computes in. The plan counts a prompt for each answer to it;
-    where they are long enough to be shared that is more than is held."""
+    """It is loaded as it was trained, in float32 here, whatever the policy computes in. The plan counts a prompt for
+    each answer to it; where they are long enough to be shared that is more than is held."""
     judge = place / "runs" / "judge"
     seen = measure({**GRPO, "rewards": f"model:{judge}"}, dtype=dtype, optim=FEW)
     held = sum(each.stat().st_size for each in (judge / "adapter").glob("*.safetensors"))
