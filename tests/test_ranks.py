@@ -360,7 +360,11 @@ def test_a_killed_rank_ends_all_and_says_which_and_the_run_goes_on(recipe):
 def test_ctrl_c_is_passed_on_and_ends_with_a_checkpoint(recipe):
     recipe["optim"]["steps"], recipe["run"]["devices"] = 300, 2
     path = Path(recipe["run"]["dir"]) / "one"
-    parent = subprocess.Popen(command(recipe, "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests may have it ignored
+    try:
+        parent = subprocess.Popen(command(recipe, "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)
     wait_for(lambda: last_step(path) >= 3 or parent.poll() is not None)
     parent.send_signal(signal.SIGINT)
     out, errors = parent.communicate(timeout=PATIENCE_S)

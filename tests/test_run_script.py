@@ -462,7 +462,8 @@ def test_checks_run_first_and_pytest_gets_the_arguments(repository: Path, monkey
 def test_a_failed_check_fails_the_tests_and_the_closing_line_stays_last(
     tmp_path: Path, failed: str, status: int
 ) -> None:
-    shutil.copy(REPOSITORY / "tests" / "conftest.py", tmp_path / "conftest.py")
+    for name in ("conftest.py", "leftovers.py"):
+        shutil.copy(REPOSITORY / "tests" / name, tmp_path)
     (tmp_path / "test_one.py").write_text("def test_one(): pass\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
