@@ -2664,7 +2664,7 @@ MUTATIONS: dict[str, Mutation] = {
         "planner.py",
         "gathered + LOGIT_COPIES * texts * spec.vocab * FLOAT32_BYTES",
         "gathered",
-        "test_peak_runs.py::test_answers_that_take_more_than_an_update",
+        "test_paper.py::test_next_tokens_are_chosen_by_three_copies_of_the_logits",
     ),
     "fewer answers at once are not written down": Mutation(
         "tightening.py",
