@@ -117,7 +117,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "bitsandbytes": ("models/quantize.py",),
     "datasets": ("data/hub.py",),
     "fastapi": ("serving/", "web/"),
-    "uvicorn": ("serving/", "web/"),
+    "uvicorn": ("serving/listen.py",),
     "starlette": ("serving/", "web/"),
     "llguidance": ("serving/guide.py",),
     "prometheus_client": ("serving/metrics.py",),

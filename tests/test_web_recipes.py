@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from hub_server import Hub, Repo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from web_house import client, house, place
+from web_house import client, heavy_after, house, place
 
 from luthier import machine
 from luthier.config import presets
@@ -531,12 +531,13 @@ def test_a_plan_that_does_not_fit_is_an_answer(page: TestClient, place: Path) ->
 
 
 def test_of_several_stages_the_largest_is_planned(page: TestClient) -> None:
+    """On a device of the table: what is free of this machine changes from question to question."""
     text = f"{WHOLE}stages:\n  - {{name: one, tune: lora}}\n  - {{name: two, tune: full, start: merge}}\n"
-    answer = ask(page, "plan", recipe=text)
+    answer = ask(page, "plan", recipe=text, device="L4-24GB")
     assert answer["name"] == "two" and answer["plan"]["trainable"] == 3_606_784
     one, two = answer["stages"]
     assert (two["name"], two["plan"], two["lines"]) == ("two", answer["plan"], answer["lines"])
-    alone = ask(page, "plan", recipe=WHOLE)
+    alone = ask(page, "plan", recipe=WHOLE, device="L4-24GB")
     assert alone["stages"] == [] and (one["name"], one["plan"], one["lines"]) == ("one", alone["plan"], alone["lines"])
 
 
@@ -750,26 +751,17 @@ def test_a_hub_s_model_is_described_without_its_weights(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------- nothing heavy
 
 ALL = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from web_house import client, house
-page = client(house(Path.cwd()))
-text = "model: nano\\ndata: {{train: a.json}}\\n"
+text = "model: nano\\ndata: {train: a.json}\\n"
 for path in ("fields", "presets", "formats", "models", "models/about?path=nano"):
     assert page.get("/api/" + path).status_code == 200, path
-for body in ({{"yaml": text}}, {{"values": {{"model": "nano"}}}}):
+for body in ({"yaml": text}, {"values": {"model": "nano"}}):
     assert page.post("/api/recipe", json=body).status_code == 200
-assert page.post("/api/plan", json={{"recipe": text}}).json()["plan"]
-print([name for name in ("torch", "transformers", "tokenizers", "huggingface_hub") if name in sys.modules])
+assert page.post("/api/plan", json={"recipe": text}).json()["plan"]
 """
 
 
 def test_no_route_loads_torch(place: Path) -> None:
-    code = ALL.format(tests=str(ROOT / "tests"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == "[]"
+    assert heavy_after(ALL) == []
 
 
 def test_required_fields_have_no_default() -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +36,25 @@ def client(of: House, **headers: str) -> TestClient:
     """Asks as the page does, from this machine."""
     door = Door(make(of), of, 7860, io.StringIO())
     return TestClient(door, base_url=HERE, headers={**GUARD, **headers}, raise_server_exceptions=False)
+
+
+HEAVY = ("torch", "transformers", "tokenizers", "huggingface_hub")
+ASKING = f"""
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from web_house import HEAVY, client, house
+page = client(house(Path.cwd()))
+exec(sys.argv[1])
+print(json.dumps([name for name in HEAVY if name in sys.modules]))
+"""
+
+
+def heavy_after(code: str) -> list[str]:
+    """What of `HEAVY` a process has loaded after code in which `page` is a client for the current folder."""
+    done = subprocess.run([sys.executable, "-c", ASKING, code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return list(json.loads(done.stdout))
 
 
 @contextlib.contextmanager

@@ -11,8 +11,6 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-import uvicorn
-
 from luthier.serving.app import make
 from luthier.serving.door import Door, Keys
 from luthier.serving.engine import Engine
@@ -22,6 +20,9 @@ from luthier.serving.listen import Server, address, bind
 from luthier.serving.voices import Voices
 from luthier.session import open_session
 from luthier.text import say
+
+KEEP_ALIVE_S = 30
+"""That a client's connection may be idle between two requests."""
 
 
 def run(
@@ -57,14 +58,4 @@ def assemble(voices: Voices, keys: Keys, limits: Limits, log: TextIO) -> tuple[S
 def dressed(app: Any, desk: Desk, keys: Keys, limits: Limits, log: TextIO) -> Server:
     """The application behind its door."""
     door = Door(app, keys, limits, log, desk.count)
-    config = uvicorn.Config(
-        door,
-        log_level="warning",
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=max(int(limits.grace_s), 1),
-        timeout_keep_alive=30,
-    )
-    return Server(config, door.close)
+    return Server(door, door.close, grace_s=max(int(limits.grace_s), 1), keep_alive_s=KEEP_ALIVE_S)

@@ -23,11 +23,22 @@ class Server(uvicorn.Server):
 
     Args:
         closing: called in its loop when it is to end, before it waits for what is under way.
+        grace_s: that requests under way are given then. keep_alive_s: that a connection may be idle.
     """
 
     ended_by = 0
 
-    def __init__(self, config: uvicorn.Config, closing: Callable[[], None]) -> None:
+    def __init__(self, app: Any, closing: Callable[[], None], *, grace_s: int, keep_alive_s: int) -> None:
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=grace_s,
+            timeout_keep_alive=keep_alive_s,
+        )
         super().__init__(config)
         self._closing = closing
 

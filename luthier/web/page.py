@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-import uvicorn
-
 from luthier.config.load import environment
 from luthier.serving.door import Keys
 from luthier.serving.listen import Server, address, bind
@@ -25,6 +23,8 @@ from luthier.web.house import House
 
 GRACE_S = 3
 """That requests under way are given when the server is told to end; streams are ended at once."""
+KEEP_ALIVE_S = 5
+"""That a browser's connection may be idle between two requests."""
 
 
 class Page:
@@ -39,16 +39,7 @@ class Page:
         link = f"?token={tokens[0]}" if tokens else ""
         self.url = f"{address(self._listener)}{base}{link}"
         door = Door(make(self._house), self._house, self._listener.getsockname()[1], log)
-        config = uvicorn.Config(
-            door,
-            log_level="warning",
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-        self._server = Server(config, self._house.close)
+        self._server = Server(door, self._house.close, grace_s=GRACE_S, keep_alive_s=KEEP_ALIVE_S)
         self._thread: threading.Thread | None = None
 
     @property
