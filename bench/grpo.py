@@ -13,6 +13,7 @@ out; each side in a process of its own. Needs the extra `bench`.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -149,4 +150,8 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--side"]:
         report(sys.argv[2], sys.argv[3], int(sys.argv[4]), Path(sys.argv[5]))
     else:
-        main(sys.argv[1] if len(sys.argv) > 1 else "nano", int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+        asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        asked.add_argument("model", nargs="?", default="nano")
+        asked.add_argument("steps", nargs="?", type=int, default=5)
+        given = asked.parse_args()
+        main(given.model, given.steps)

@@ -12,8 +12,10 @@ policies is the cheaper per byte depends on the model and on the length of its r
 FLOPs for 2 F numbers, which is 2 D per number; the rest of a layer costs 4 D (Q + K) and attention for about 2 Q + 2 K
 + D numbers, between 1.3 D and 2 D where rows are short and more where they are long.
 
-`offload` is never chosen. What a layer keeps takes longer over PCIe than its matmuls take to be done again: the 27 KB
-per token of a layer of Qwen2.5-0.5B take 1.1 us at 25 GB/s, its 30 MFLOP 0.1 us at 300 TFLOP/s (Llama 8B: 94 KB, 3.8
+Where no such stack fits, every layer but the top one gets `offload_input`, on a GPU whose host has room for it. That
+moves the least, 8 KB a token of a layer of Llama 8B (0.3 us at 25 GB/s, beside 4.5 us of matmuls), and is not waited
+for. `offload` is never chosen. What a layer keeps takes longer over PCIe than its matmuls take to be done again: the 27
+KB per token of a layer of Qwen2.5-0.5B take 1.1 us at 25 GB/s, its 30 MFLOP 0.1 us at 300 TFLOP/s (Llama 8B: 94 KB, 3.8
 us; 436 MFLOP, 1.5 us).
 """
 
@@ -30,6 +32,7 @@ from numpy.typing import NDArray
 
 from luthier.arch.spec import DecoderSpec, Layer
 from luthier.config.schema import Policy
+from luthier.kernels.sizes import mlp_rows
 
 FLOAT32_BYTES = 4
 WEIGHT_BYTES = {"float32": 4, "bfloat16_stochastic": 2, "bfloat16_kahan": 2}
@@ -55,6 +58,8 @@ LESSON_COPIES = 6
 """Arrays of that size, in float32, where a teacher is learnt from: `luthier.kernels.divergence.COPIES`."""
 TILE_BYTES = 2**19
 """Of a buffer in a chain of element-wise operations on a CPU: `luthier.kernels.tiles.TILE_BYTES`."""
+GPU_TILE_BYTES = 2**27
+"""On a GPU, where Triton's kernels need none: `luthier.kernels.tiles.GPU_TILE_BYTES`."""
 UPDATE_BUFFERS = 10
 """Such buffers that an update of weights or states in fewer bytes works with (`luthier.kernels.rounding`; counted)."""
 USABLE = 0.8
@@ -68,6 +73,8 @@ ENOUGH_TOKENS = 1024
 220 rows runs at 60 % of the rate of one of 880 (`luthier.kernels.head.CHUNK_BYTES`); above that there is little left to
 gain. GPU: not studied."""
 
+ON_DEVICE: dict[Policy, Policy] = {"offload": "keep", "offload_input": "drop_layer"}
+"""What layers keep in the host's memory -> the same on the device."""
 STACKED: tuple[Policy, ...] = ("keep", "drop_mlp", "drop_layer")
 """What a plan chooses from."""
 Policies = tuple[Policy, ...]
@@ -134,8 +141,8 @@ class MemoryPlan:
     moments of the head and the embedding take beyond that, where they take more; bytes_per_token: of the layers;
     dense: of the quantised weights of so many layers (`dense_layers`), a second time as they are computed with, where
     memory is left over; teacher, reference, judges: of frozen models beside it; answers: what writing `answer_texts` at
-    once, and judging them, takes beyond an update, which comes later; host: optimizer state that lies in the host's
-    memory, and is no part of the peak.
+    once, and judging them, takes beyond an update, which comes later; host, moved: optimizer state, and what layers
+    keep, that lies in the host's memory and is no part of the peak.
     """
 
     weights: int
@@ -154,6 +161,7 @@ class MemoryPlan:
     reference: int = 0
     judges: int = 0
     host: int = 0
+    moved: int = 0
     answers: int = 0
     answer_texts: int = 0
 
@@ -171,7 +179,7 @@ class MemoryPlan:
         """The bytes and the budget; the policies and dense layers stand beside them in `plan.json`."""
         facts = {**dataclasses.asdict(self), "peak_bytes": self.peak_bytes}
         del facts["policies"], facts["dense_layers"]
-        rare = ("teacher", "reference", "judges", "answers", "answer_texts")
+        rare = ("teacher", "reference", "judges", "moved", "answers", "answer_texts")
         return {part: each for part, each in facts.items() if each or part not in rare}
 
 
@@ -298,30 +306,56 @@ def plan(
     device: str,
     asked_tokens: int | None = None,
     policies: Policies | None = None,
-    most_dense: int | None = None,
-    answer_texts: int | None = None,
+    bounds: Bounds | None = None,
 ) -> MemoryPlan:
     """Choose the micro-batch budget in tokens and what layers keep, or take what is asked for (`optim.budget_tokens`,
-    `optim.activations`). Of a quantised base as many layers are kept dense as what is left over then holds, at most
-    `most_dense`. As many answers are written at once as then fit, or `answer_texts`.
+    `optim.activations`). Of a quantised base as many layers are kept dense as what is left over then holds. As many
+    answers are written at once as then fit.
 
     The budget is what fits into the free memory, at most `CAP_TOKENS`, and never less than the longest example; where
     even that does not fit, `fits` is False.
     """
-    kind = kind_of(device)
-    room_bytes = int(free_bytes * USABLE) - held_bytes(load)
+    kind, bounds = kind_of(device), bounds or Bounds()
+    room, answer_texts = Room(usable(free_bytes) - held_bytes(load), kind, bounds.host_bytes), bounds.answer_texts
     if policies is None:
-        policies = choose(spec, load, max(asked_tokens or ENOUGH_TOKENS, load.longest_tokens), room_bytes, kind)
-    budget = max(
-        asked_tokens or most_tokens(spec, load, policies, room_bytes, kind, CAP_TOKENS[kind]), load.longest_tokens
-    )
+        policies = choose(spec, load, max(asked_tokens or ENOUGH_TOKENS, load.longest_tokens), room)
+    budget = max(asked_tokens or most_tokens(spec, load, policies, room, CAP_TOKENS[kind]), load.longest_tokens)
     if answer_texts is None and load.answering is not None:
-        answer_texts = _answer_texts(spec, load, load.answering, room_bytes, kind)
+        answer_texts = _answer_texts(spec, load, load.answering, room)
     made = at(spec, load, policies, budget, kind, free_bytes, answer_texts=answer_texts)
-    spare_bytes = int(free_bytes * USABLE) - made.peak_bytes
-    layers = dense_layers(load.layer_dense_bytes, spare_bytes, most_dense)
+    spare_bytes = usable(free_bytes) - made.peak_bytes
+    layers = dense_layers(load.layer_dense_bytes, spare_bytes, bounds.dense_layers)
     dense = sum(load.layer_dense_bytes[len(load.layer_dense_bytes) - layers :])
     return dataclasses.replace(made, dense=dense, dense_layers=layers)
+
+
+class Bounds(NamedTuple):
+    """What bounds a plan beside the device's memory. dense_layers: of a quantised base, at most; answer_texts: that are
+    written at once, as many as that; host_bytes: that layers may keep in the host's memory, which is counted apart.
+    None is any."""
+
+    dense_layers: int | None = None
+    answer_texts: int | None = None
+    host_bytes: int | None = None
+
+
+class Room(NamedTuple):
+    """Where a micro-batch is to fit. bytes: that are left for it on a device of a kind; host_bytes: that its layers may
+    keep in the host's memory, None is any."""
+
+    bytes: int
+    kind: str = "cpu"
+    host_bytes: int | None = None
+
+    def holds(self, spec: DecoderSpec, load: Workload, policies: Policies, tokens: int) -> bool:
+        if self.host_bytes is not None and moved_bytes(spec, load, policies, tokens) > self.host_bytes:
+            return False
+        return step_bytes(spec, load, policies, tokens, self.kind).most <= self.bytes
+
+
+def usable(free_bytes: int) -> int:
+    """What a plan may fill of the free memory."""
+    return int(free_bytes * USABLE)
 
 
 def kind_of(device: str) -> str:
@@ -356,6 +390,7 @@ def at(
         gradients=kept.gradient_bytes,
         optimizer=kept.device_state_bytes,
         host=kept.state_bytes if kept.paged else 0,
+        moved=moved_bytes(spec, load, policies, tokens),
         activations=work.layers,
         head=max(work.head - work.layers, 0),
         bytes_per_token=token_bytes(spec, load, policies),
@@ -394,9 +429,9 @@ def _gathers(spec: DecoderSpec, load: Workload, kind: str) -> bool:
     return kind == "cuda" or not spec.plain or recast or load.quantised_bytes > 0
 
 
-def _answer_texts(spec: DecoderSpec, load: Workload, what: Answering, room_bytes: int, kind: str) -> int:
+def _answer_texts(spec: DecoderSpec, load: Workload, what: Answering, room: Room) -> int:
     """The most that fits; one, where none does."""
-    return max(largest(lambda texts: answer_bytes(spec, load, what, texts, kind) <= room_bytes, what.at_once), 1)
+    return max(largest(lambda texts: answer_bytes(spec, load, what, texts, room.kind) <= room.bytes, what.at_once), 1)
 
 
 def held_bytes(load: Workload) -> int:
@@ -406,9 +441,15 @@ def held_bytes(load: Workload) -> int:
     return frozen + load.beside.num_bytes + kept.weight_bytes + kept.gradient_bytes + kept.device_state_bytes
 
 
-def most_tokens(spec: DecoderSpec, load: Workload, policies: Policies, room_bytes: int, kind: str, cap: int) -> int:
-    """The most tokens of a micro-batch whose work fits into so many bytes, at most `cap`; 0 where none does."""
-    return largest(lambda tokens: step_bytes(spec, load, policies, tokens, kind).most <= room_bytes, cap)
+def most_tokens(spec: DecoderSpec, load: Workload, policies: Policies, room: Room, cap: int) -> int:
+    """The most tokens of a micro-batch whose work fits, at most `cap`; 0 where none does."""
+    return largest(lambda tokens: room.holds(spec, load, policies, tokens), cap)
+
+
+def moved_bytes(spec: DecoderSpec, load: Workload, policies: Policies, tokens: int) -> int:
+    """What layers keep in the host's memory."""
+    trained = list(enumerate(policies))[load.first_trained_layer :]
+    return tokens * sum(layer_bytes(spec, load, at, ON_DEVICE[each]) for at, each in trained if each in ON_DEVICE)
 
 
 def largest(fits: Callable[[int], bool], cap: int) -> int:
@@ -431,7 +472,7 @@ def dense_layers(layer_bytes: Sequence[int], spare_bytes: int, most: int | None 
 def uniform(spec: DecoderSpec, policy: Policy) -> Policies:
     """One policy for all layers. The top layer is not offloaded: its backward pass is the first thing that follows."""
     below: Policies = (policy,) * (len(spec.layers) - 1)
-    return (*below, "keep" if policy == "offload" else policy)
+    return (*below, ON_DEVICE.get(policy, policy))
 
 
 def in_words(policies: Sequence[str]) -> str:
@@ -439,9 +480,9 @@ def in_words(policies: Sequence[str]) -> str:
     return ", ".join(f"{policy} x {len(list(layers))}" for policy, layers in itertools.groupby(policies))
 
 
-def choose(spec: DecoderSpec, load: Workload, tokens: int, room_bytes: int, kind: str = "cpu") -> Policies:
-    """Of the stacks whose micro-batch of so many tokens fits into so many bytes, the one that computes least again;
-    where none does, the one that holds least."""
+def choose(spec: DecoderSpec, load: Workload, tokens: int, room: Room) -> Policies:
+    """Of the stacks whose micro-batch of so many tokens fits, the one that computes least again; where none does, the
+    one that holds least, on a GPU in the host's memory where that has room."""
     count, first = len(spec.layers), load.first_trained_layer
     chosen = _stacks(first, count)
     keys = load.longest_tokens // 2  # that a query sees on average, at most
@@ -449,10 +490,27 @@ def choose(spec: DecoderSpec, load: Workload, tokens: int, room_bytes: int, kind
         [[recomputed_flops(layer, spec, policy, keys) for layer in spec.layers] for policy in STACKED], dtype=np.float64
     )
     flops = costs[chosen, np.arange(count)].sum(1)
-    held = _Moments(spec, load, tokens, kind, None).most_of(chosen)
-    fitting = np.flatnonzero(held <= room_bytes)
+    held = _Moments(spec, load, tokens, room.kind, None).most_of(chosen)
+    fitting = np.flatnonzero(held <= room.bytes)
+    if not len(fitting) and room.kind == "cuda":
+        moved = _moved(spec, load)
+        least = step_bytes(spec, load, moved, tokens, room.kind).most
+        if least < held.min() and Room(least, room.kind, room.host_bytes).holds(spec, load, moved, tokens):
+            return moved
     best = int(fitting[np.argmin(flops[fitting])]) if len(fitting) else int(np.lexsort((flops, held))[0])
     return tuple(STACKED[policy] for policy in chosen[best])
+
+
+def least(spec: DecoderSpec, load: Workload, kind: str) -> list[Policies]:
+    """What holds least: on the device alone, and where there is one beside it, with the host's memory."""
+    alone = choose(spec, load, ENOUGH_TOKENS, Room(0))
+    return [alone, _moved(spec, load)] if kind == "cuda" else [alone]
+
+
+def _moved(spec: DecoderSpec, load: Workload) -> Policies:
+    """Inputs of all layers that keep anything in the host's memory, but for the top one."""
+    first, moved = load.first_trained_layer, uniform(spec, "offload_input")
+    return tuple("keep" if index < first else policy for index, policy in enumerate(moved))
 
 
 def _stacks(first: int, count: int) -> NDArray[np.int64]:
@@ -510,7 +568,7 @@ class _Moments:
         # A tied matrix gets its gradient from both of its uses at once, so that the first waits for the second.
         self._waiting = load.head_parameters * FLOAT32_BYTES if spec.tied and load.embedding_parameters else 0
         below = spec.layers[: load.first_trained_layer]
-        self._passing = max((tokens * _passing_features(spec, layer) * size for layer in below), default=0)
+        self._passing = max((self._passing_bytes(layer) for layer in below), default=0)
         self._passing = max(self._passing, tokens * load.beside.feature_bytes)
         self._head = self._head_bytes()
         self._embedding = 0
@@ -523,11 +581,11 @@ class _Moments:
         held = most = 0
         first = self._load.first_trained_layer
         for index in range(first, len(policies)):
-            own, beside = self._layer(index, policies[index])
+            own, at_once = self._layer(index, policies[index])
+            if index > first and policies[index] == policies[index - 1] and policies[index] in ON_DEVICE:
+                at_once += self._layer(index - 1, ON_DEVICE[policies[index]])[0]  # on its way for the layer below
+            most = max(most, held + at_once)
             held += own
-            if index > first and policies[index] == policies[index - 1] == "offload":
-                beside += self._layer(index - 1, "keep")[0]  # on its way for the layer below
-            most = max(most, held + beside)
         return self._work(held, most + self._earlier(held))
 
     def most_of(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -537,9 +595,9 @@ class _Moments:
         layers = [
             [self._layer(index, policy) if index >= first else none for index in range(count)] for policy in STACKED
         ]
-        own, beside = np.array(layers, dtype=np.float64).transpose(2, 0, 1)[:, chosen, np.arange(count)]
+        own, at_once = np.array(layers, dtype=np.float64).transpose(2, 0, 1)[:, chosen, np.arange(count)]
         held = own.cumsum(1)
-        most = np.where(np.arange(count) >= first, held + beside, 0).max(1) + self._earlier(held[:, -1])
+        most = np.where(np.arange(count) >= first, held - own + at_once, 0).max(1) + self._earlier(held[:, -1])
         most = np.maximum(most, self._passing)
         largest: NDArray[np.float64] = np.maximum(most, np.maximum(held[:, -1] + self._head, self._embedding))
         return largest + self._shared
@@ -555,21 +613,36 @@ class _Moments:
         return Work(max(most, self._passing) + self._shared, ends + self._shared)
 
     def _layer(self, index: int, policy: Policy) -> tuple[int, int]:
-        """What a layer keeps, and what its backward pass holds beside that; layers that are alike share an answer."""
+        """What a layer keeps, and the most that its backward pass holds, that included; layers that are alike share an
+        answer."""
         load, top = self._load, index == len(self._spec.layers) - 1
         ranks = load.ranks[index] if load.ranks else None
-        key = (self._spec.layers[index], ranks, load.in_place[index] if load.in_place else None, top, policy)
+        lowest = index == load.first_trained_layer
+        key = (self._spec.layers[index], ranks, load.in_place[index] if load.in_place else None, top, lowest, policy)
         if key not in self._known:
-            own = self._kept(index, policy)
-            again = self._kept(index, "keep") - own
             rows = self._rows if top else self._tokens
-            working = _working_bytes(self._spec, load, index, rows, self._kind, policy)
-            self._known[key] = own, again + working + self._waiting
+            # What is as wide as the MLP is kept, or formed again for so many rows at once.
+            kept = policy in ("keep", "offload") or self._spec.layers[index].norms.after_mlp is not None
+            formed = rows if kept else _mlp_rows(self._spec, load, index, rows)
+            of_mlp = self._kept(index, "drop_mlp") + formed * _mlp_bytes(self._spec, load, index)
+            of_mlp += _mlp_working_bytes(self._spec, load, index, rows, self._kind)
+            again = policy in ("drop_layer", "offload_input")
+            passes_on = not lowest or load.embedding_parameters > 0
+            counts = (self._tokens, rows)
+            of_attention = _attention_bytes(self._spec, load, index, counts, self._kind, again, passes_on)
+            self._known[key] = self._kept(index, policy), max(of_mlp, of_attention) + self._waiting
         return self._known[key]
+
+    def _passing_bytes(self, layer: Layer) -> int:
+        """Of a forward pass that keeps nothing."""
+        spec, size = self._spec, self._load.compute_bytes
+        rows = mlp_rows(self._tokens, layer.ffn.width, size)
+        features = self._tokens * _passing_features(spec, layer) - (self._tokens - rows) * 3 * layer.ffn.width
+        return features * size
 
     def _kept(self, index: int, policy: Policy) -> int:
         per_token, per_row = last_layer_bytes(self._spec, self._load, index, policy)
-        copies = _copied_bytes(self._load, index) if policy != "drop_layer" else 0
+        copies = _copied_bytes(self._load, index) if policy not in ("drop_layer", "offload_input") else 0
         rows = self._rows if index == len(self._spec.layers) - 1 else self._tokens
         return self._tokens * per_token + rows * per_row + copies
 
@@ -583,34 +656,84 @@ class _Moments:
         return max(moments)
 
 
-def _working_bytes(spec: DecoderSpec, load: Workload, index: int, rows: int, kind: str, policy: Policy) -> int:
-    """What the backward pass of a layer works with beside what was kept, at the largest of these moments: three buffers
-    of the MLP's width and the gradient that enters it; two of them, that gradient, the MLP's input, its gradient and
-    the residual stream's, with three buffers in float32 for the norm and the gradients of the MLP's weights; those
-    gradients in two dtypes; and in a layer that is run again, which gives all its gradients together, those of
-    attention with what that works with, when gate and up are gone."""
-    mixer, width, size = spec.layers[index].mixer, spec.layers[index].ffn.width, load.compute_bytes
-    formed = load.in_place[index] if load.in_place else InPlace()
-    both = size + FLOAT32_BYTES * (load.casts and size < FLOAT32_BYTES)
-    norm = 3 * _tile_bytes(rows * spec.d, kind)
+def _mlp_rows(spec: DecoderSpec, load: Workload, index: int, rows: int) -> int:
+    return mlp_rows(rows, spec.layers[index].ffn.width, load.compute_bytes)
+
+
+def _mlp_bytes(spec: DecoderSpec, load: Workload, index: int) -> int:
+    """Of a row, what an MLP keeps beside its input: gate, up, and the adapters' inner rows."""
+    ranks = load.ranks[index] if load.ranks else Ranks()
+    return (2 * spec.layers[index].ffn.width + ranks.gate + ranks.up + ranks.down) * load.compute_bytes
+
+
+def _mlp_working_bytes(spec: DecoderSpec, load: Workload, index: int, rows: int, kind: str) -> int:
+    """What the backward pass of an MLP works with beside what was kept, at the largest of these moments: three buffers
+    of its width and the gradient that enters it; two of them, that gradient, its input, its gradient and the residual
+    stream's, with three buffers in float32 for the norm and the gradients of the weights; those gradients in two
+    dtypes. Where it works on some rows at a time, the gradient that leaves it is there for all of them, and its
+    weights' are summed in float32."""
+    width, size = spec.layers[index].ffn.width, load.compute_bytes
+    formed = load.in_place[index].mlp if load.in_place else 0
+    part = mlp_rows(rows, width, size)
+    norm = 3 * _tile_bytes(part * spec.d, kind)
     # Under dropout a mask of a byte per number, and what passes through it.
-    wide, narrow = (load.dropout * rows * features * (size + 1) for features in (width, spec.d))
-    moments = [
-        rows * (3 * width + spec.d) * size + formed.mlp * size // 3 + wide,
-        rows * (2 * width + 4 * spec.d) * size + norm + formed.mlp * size + narrow,
-        rows * 2 * spec.d * size + formed.mlp * both,
-    ]
-    if policy == "drop_layer":
-        features = 3 * (spec.d + (mixer.heads + mixer.kv_heads) * mixer.head_dim) - 2 * width
-        kept = FLOAT32_BYTES if load.casts else size
-        moments.append(rows * features * size + formed.mlp * kept + formed.attention * both)
-    return max(moments)
+    wide, narrow = (load.dropout * part * features * (size + 1) for features in (width, spec.d))
+    summed = (part < rows) * (rows * spec.d * size + formed * FLOAT32_BYTES)
+    return max(
+        (part * 3 * width + rows * spec.d) * size + formed * size // 3 + wide + summed,
+        (part * (2 * width + 3 * spec.d) + rows * spec.d) * size + norm + formed * size + narrow + summed,
+        rows * 2 * spec.d * size + formed * _formed_bytes(load),
+    )
+
+
+def _formed_bytes(load: Workload) -> int:
+    """Of a gradient while it is formed: in the compute dtype, and beside it as it is summed up."""
+    return load.compute_bytes + FLOAT32_BYTES * (load.casts and load.compute_bytes < FLOAT32_BYTES)
+
+
+def _attention_bytes(
+    spec: DecoderSpec, load: Workload, index: int, counts: tuple[int, int], kind: str, again: bool, passes_on: bool
+) -> int:
+    """What there is of a layer in the backward pass of its attention, the MLP's being done, at the larger of two
+    moments. Queries, keys, values and their gradients, and that of what attention made of them (on a GPU that itself
+    too, and gradients of queries in float32); or those gradients before and after rotary, the gradients of the normed
+    input and of the layer's, with three buffers in float32. The layer's input lies there all the time, and so does the
+    gradient that bypasses attention.
+
+    Args:
+        counts: tokens, and the rows whose queries are computed.
+        again: whether the layer is run again: the gradient that entered it and those of the MLP's weights then wait
+            for the end.
+        passes_on: whether what lies below wants a gradient.
+    """
+    layer, size = spec.layers[index], load.compute_bytes
+    mixer, d, (tokens, rows) = layer.mixer, spec.d, counts
+    formed, ranks = load.in_place[index] if load.in_place else InPlace(), load.ranks[index] if load.ranks else Ranks()
+    query, key = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
+    inner = tokens * (ranks.k + ranks.v) + rows * ranks.q
+    before = (rows * query + tokens * key) * (mixer.qk_norm is not None)
+    held = (tokens * d + rows * d + inner + before) * size
+    held += tokens * d * size * (passes_on and rows < tokens)  # the gradient of all rows, most of it zeros
+    if load.casts and size < FLOAT32_BYTES and not again:
+        held += formed.attention * size
+    if again:
+        held += rows * d * size + formed.mlp * (FLOAT32_BYTES if load.casts else size)
+    qkv = rows * query + 2 * tokens * key
+    attended = rows * (query * (size + FLOAT32_BYTES) + mixer.heads * FLOAT32_BYTES) * load.log_sums
+    attending = (2 * qkv + rows * query) * size + attended
+    turned = (rows * query + tokens * key) * (mixer.rope is not None or mixer.qk_norm is not None)
+    norm = 3 * _tile_bytes(tokens * d, kind) * (layer.norms.before_attention is not None)
+    # Under dropout the normed input with its gradient, what is added to that, and a mask.
+    narrow = max(2 * tokens * d * size + norm, load.dropout * tokens * d * (3 * size + 1))
+    if not passes_on:
+        narrow = tokens * d * (size + load.dropout * (size + 1))
+    return held + max(attending, (qkv + turned) * size + narrow + formed.attention * _formed_bytes(load))
 
 
 def _tile_bytes(numbers: int, kind: str) -> int:
-    """A buffer in float32 for so many numbers: of one tile of them on a CPU, of all of them on a GPU."""
+    """A buffer in float32 for so many numbers, of which a chain works on a tile at once."""
     total = numbers * FLOAT32_BYTES
-    return total if kind == "cuda" else -(-total // max(-(-total // TILE_BYTES), 1))
+    return -(-total // max(-(-total // (GPU_TILE_BYTES if kind == "cuda" else TILE_BYTES)), 1))
 
 
 def feature_bytes(spec: DecoderSpec, compute_bytes: int) -> int:
@@ -647,9 +770,9 @@ def last_layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Poli
     stream before the MLP (d), gate and up; the adapters' inner rows; in float32 the reciprocal RMS of each norm and,
     where there is one, the log-sum-exp of each head; under q/k norm q and k before it; under a norm behind
     attention or MLP what that made. drop_mlp: of the MLP its input and its reciprocal RMS alone. drop_layer: the
-    residual stream before attention alone. offload: nothing on the device.
+    residual stream before attention alone. offload, offload_input: nothing on the device.
     """
-    if policy == "offload":
+    if policy in ON_DEVICE:
         return 0, 0
     if policy == "drop_layer":
         return spec.d * load.compute_bytes, 0
@@ -675,14 +798,15 @@ def last_layer_bytes(spec: DecoderSpec, load: Workload, index: int, policy: Poli
 
 
 def recomputed_flops(layer: Layer, spec: DecoderSpec, policy: Policy, keys: int) -> int:
-    """FLOPs per token that a layer's backward pass does again, adapters aside: gate and up; for `drop_layer` also q, k,
-    v, o and attention over so many keys, and down only where a norm reads its output again."""
+    """FLOPs per token that a layer's backward pass does again, adapters aside: gate and up; for `drop_layer` and
+    `offload_input` also q, k, v, o and attention over so many keys, and down only where a norm reads its output
+    again."""
     if policy in ("keep", "offload"):
         return 0
     mixer = layer.mixer
     query, key = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
     again = 4 * spec.d * layer.ffn.width
-    if policy == "drop_layer":
+    if policy in ("drop_layer", "offload_input"):
         again += 4 * spec.d * (query + key) + 4 * query * keys
         again += 2 * spec.d * layer.ffn.width * (layer.norms.after_mlp is not None)
     return again

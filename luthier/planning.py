@@ -38,13 +38,15 @@ Change = tuple[str, Any, Any]
 class Limits:
     """What a plan may become when memory turns out to be short.
 
-    may_keep_less: the recipe leaves to the plan what layers keep; may_split: steps may be split.
+    may_keep_less: the recipe leaves to the plan what layers keep; may_split: steps may be split; host_bytes: that
+    layers may keep in the host's memory, None on a device without another one.
     """
 
     spec: DecoderSpec
     load: Workload
     may_keep_less: bool
     may_split: bool
+    host_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +137,11 @@ def decide(
         raise ConfigError(Problem("engine.paged_on_cpu", field="optim.paged", value="true"))
     size, method = chosen.compute_dtype.itemsize, config.method
     load = workload(config.optim, base.arch, tune, longest_tokens, size, chosen.device, method, models)
-    memory = _memory(config, load, base, chosen, saved)
+    # Of the host's memory the processes of several devices have a share each.
+    host_bytes = planner.usable(backend.free_memory_bytes("cpu")) // devices if chosen.device != "cpu" else None
+    auto, may_split = config.optim.activations == "auto", not config.optim.in_backward
+    limits = Limits(base.arch.spec, load, auto, may_split, host_bytes)
+    memory = _memory(config, limits, base, chosen, saved)
     changes = (
         [(f"plan.{field}", saved["backend"].get(field, 1), getattr(chosen, field)) for field in lost] if saved else []
     )
@@ -147,22 +153,22 @@ def decide(
         changes.append((DENSE, saved.get("dense_layers", 0), memory.dense_layers))
     if (texts := _saved_texts(saved)) is not None and texts != memory.answer_texts:
         changes.append((TEXTS, texts, memory.answer_texts))
-    limits = Limits(base.arch.spec, load, config.optim.activations == "auto", not config.optim.in_backward)
     budgets = _saved_budgets(saved, memory)
     return Plan(chosen, memory, tuple(changes), saved, budgets, limits, isinstance(tune, Qlora))
 
 
 def _memory(
-    config: RunConfig, load: Workload, base: Base, chosen: Backend, saved: Mapping[str, Any] | None
+    config: RunConfig, limits: Limits, base: Base, chosen: Backend, saved: Mapping[str, Any] | None
 ) -> MemoryPlan:
     """Budget and policies of the saved plan, or of the recipe. Where less memory is free than when the plan was made,
     layers keep less, which changes no bit, and fewer answers are written at once; then the budget is made smaller, as
     long as it holds the longest row. A recipe's own policy stands, and its own budget is not made smaller on a first
     start."""
+    spec, load = limits.spec, limits.load
     asked = int(saved["budget_tokens"]) if saved else config.optim.budget_tokens
     if config.optim.in_backward and config.optim.budget_tokens is not None:
         _refuse_split(config.optim.budget_tokens, load.longest_tokens)
-    spec, free_bytes, activations = base.arch.spec, backend.free_memory_bytes(chosen.device), config.optim.activations
+    free_bytes, activations = backend.free_memory_bytes(chosen.device), config.optim.activations
     fixed = None if activations == "auto" else _possible(planner.uniform(spec, activations), chosen)
     most_dense = saved.get("dense_layers", 0) if saved else None
 
@@ -174,8 +180,7 @@ def _memory(
             device=chosen.device,
             asked_tokens=tokens,
             policies=policies,
-            most_dense=most_dense,
-            answer_texts=answer_texts,
+            bounds=planner.Bounds(most_dense, answer_texts, limits.host_bytes),
         )
 
     policies = fixed or (_possible(_saved_policies(base, saved), chosen) if saved else None)
@@ -201,7 +206,9 @@ def _memory(
 
 def _possible(policies: Policies, chosen: Backend) -> Policies:
     """On a CPU there is no other memory to offload to."""
-    return tuple("keep" if chosen.device == "cpu" and policy == "offload" else policy for policy in policies)
+    if chosen.device != "cpu":
+        return policies
+    return tuple(planner.ON_DEVICE.get(policy, policy) for policy in policies)
 
 
 def _saved_policies(base: Base, saved: Mapping[str, Any]) -> Policies:

@@ -112,7 +112,8 @@ def tighter(plan: Plan, step: int, tokens: int, *, split_only: bool = False) -> 
     if limits.may_keep_less and not split_only:
         kind = planner.kind_of(plan.backend.device)
         held = planner.step_bytes(limits.spec, limits.load, plan.policies, now, kind).most
-        lower = planner.choose(limits.spec, limits.load, now, int(held * RUNG), kind)
+        room = planner.Room(int(held * RUNG), kind, limits.host_bytes)
+        lower = planner.choose(limits.spec, limits.load, now, room)
         if planner.step_bytes(limits.spec, limits.load, lower, now, kind).most < held:
             change = (planning.KEPT, planner.in_words(plan.policies), planner.in_words(lower))
             return _replanned(plan, plan.budgets, lower), change
@@ -134,6 +135,11 @@ def _fewer_texts(plan: Plan) -> tuple[Plan, planning.Change] | None:
 def _replanned(
     plan: Plan, budgets: Budgets, policies: Policies, *, dense: int | None = None, texts: int | None = None
 ) -> Plan:
+    bounds = planner.Bounds(
+        plan.memory.dense_layers if dense is None else dense,
+        texts or plan.memory.answer_texts or None,
+        plan.limits.host_bytes,
+    )
     memory = planner.plan(
         plan.limits.spec,
         plan.limits.load,
@@ -141,8 +147,7 @@ def _replanned(
         device=plan.backend.device,
         asked_tokens=budgets[-1][1],
         policies=policies,
-        most_dense=plan.memory.dense_layers if dense is None else dense,
-        answer_texts=texts or plan.memory.answer_texts or None,
+        bounds=bounds,
     )
     return dataclasses.replace(plan, memory=memory, budgets=budgets)
 

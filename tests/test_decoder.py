@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from luthier.arch.families import FAMILIES
 from luthier.arch.spec import Unit
 from luthier.batch import Batch, Ints, Rendered, Segments
+from luthier.config.schema import Policy
 from luthier.data import pack, prefix
 from luthier.kernels import autograd, head, packed, sizes, step
 from luthier.models.cache import BLOCK, Cache, Place
@@ -283,6 +284,7 @@ STACKS = [
     ("drop_layer", "drop_mlp", "keep"),
     ("keep", "drop_layer", "drop_mlp"),
     ("offload", "offload", "keep"),
+    ("offload_input", "drop_layer", "keep"),
 ]
 
 
@@ -308,6 +310,33 @@ def test_no_bit_depends_on_what_layers_keep(name: str, setting: str, dtype: torc
     assert len(results[0]) > 1
     for policies, other in zip(STACKS, results[1:], strict=True):
         assert other.keys() == results[0].keys()
+        assert [key for key in other if not torch.equal(other[key], results[0][key])] == [], policies
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", ["llama_biased", "gemma2"])
+def test_an_mlp_works_on_some_rows_at_a_time(
+    name: str, setting: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts of 16 rows, the last one shorter: gradients are those of all rows at once, and whatever layers keep, no
+    bit depends on it."""
+    decoder, options = _setting(setting, name, dtype)
+    batch = flat(documents())
+    assert batch.num_tokens % 16
+
+    def found(policies: tuple[Policy, ...]) -> dict[str, Tensor]:
+        nll(decoder, batch, policies=policies, **options).backward()
+        return gradients(decoder)
+
+    whole = found(())
+    monkeypatch.setattr(sizes, "MLP_BYTES", 1)
+    monkeypatch.setattr(sizes, "MLP_STEP", 16)
+    results = [found(policies) for policies in ((), *STACKS)]
+    bound = 1e-5 if dtype == torch.float32 else 0.02
+    for key, gradient in results[0].items():
+        assert (gradient - whole[key]).norm() <= bound * whole[key].norm(), key
+    for policies, other in zip(STACKS, results[1:], strict=True):
         assert [key for key in other if not torch.equal(other[key], results[0][key])] == [], policies
 
 

@@ -175,7 +175,13 @@ def test_flash_attention_equals_masked_softmax(name: str, window: int | None, dt
             assert float((one.float() - other).abs().max()) <= 0.02 * float(other.abs().max())
 
 
-STACKS = [("drop_mlp",) * 3, ("drop_layer",) * 3, ("drop_layer", "drop_mlp", "keep"), ("offload", "offload", "keep")]
+STACKS = [
+    ("drop_mlp",) * 3,
+    ("drop_layer",) * 3,
+    ("drop_layer", "drop_mlp", "keep"),
+    ("offload", "offload", "keep"),
+    ("offload_input", "offload_input", "drop_layer"),
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -198,7 +204,7 @@ def test_offloaded_layers_leave_the_device() -> None:
     add_adapter(decoder, ranks=ALL_LINEAR)
     decoder.to(DEVICE)
     batch, peaks = flat(documents([4096])), {}
-    for policy in ("keep", "drop_mlp", "drop_layer", "offload"):
+    for policy in ("keep", "drop_mlp", "drop_layer", "offload", "offload_input"):
         for _ in range(2):
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
@@ -207,6 +213,7 @@ def test_offloaded_layers_leave_the_device() -> None:
             peaks[policy] = torch.cuda.max_memory_allocated() - before
     print(peaks)
     assert peaks["drop_layer"] < peaks["drop_mlp"] < peaks["keep"] and peaks["offload"] < peaks["drop_mlp"]
+    assert peaks["offload_input"] < peaks["drop_layer"] - 20 * 2 * 4096 * 256, "of 24 inputs two are there at once"
 
 
 @pytest.mark.parametrize("name", FAMILY_CASES)

@@ -13,8 +13,18 @@ import torch
 from test_decoder import ALL_LINEAR, add_adapter, build, decoder_of, documents, everything, flat, gradients, nll
 from torch import Tensor
 
+from luthier.config.schema import Policy
 from luthier.kernels.offload import Offload
 from luthier.models.decoder import Decoder, DropoutKey
+
+STACKS: list[tuple[Policy, ...]] = [
+    ("offload", "offload", "keep"),
+    ("offload",) * 3,
+    ("drop_mlp", "offload", "keep"),
+    ("offload_input", "offload_input", "drop_layer"),
+    ("offload_input",) * 3,
+    ("drop_layer", "offload_input", "offload"),
+]
 
 
 class Pretended:
@@ -57,7 +67,7 @@ def test_no_bit_changes(name: str, kind: str, dtype: torch.dtype, mover: Pretend
         add_adapter(decoder, ranks=ALL_LINEAR, dropout=0.3)
         options = {"adapter": "a.b", "dropout": DropoutKey(11, 4)}
     results = []
-    for policies in (("keep",) * 3, ("offload", "offload", "keep"), ("offload",) * 3, ("drop_mlp", "offload", "keep")):
+    for policies in (("keep",) * 3, *STACKS):
         nll(decoder, flat(documents()), policies=policies, **options).backward()
         results.append(gradients(decoder))
     assert mover.log.count("away") == mover.log.count("back") > 0
@@ -82,6 +92,19 @@ def test_each_memory_goes_once_and_nothing_that_stays(mover: Pretended) -> None:
     assert [left for left in mover.left if left() is not None] == [], "nothing of them stays on the device"
     loss.backward()
     assert mover.log.count("back") == len(mover.moved) and mover.log.count("wait") == 2
+
+
+def test_of_a_layer_that_is_run_again_its_input_goes_and_nothing_else(mover: Pretended) -> None:
+    decoder = decoder_of(build("llama"), "llama")
+    add_adapter(decoder, ranks=ALL_LINEAR)
+    batch = flat(documents([12, 20, 31]))
+    loss = nll(decoder, batch, adapter="a.b", policies=("offload_input", "offload_input", "drop_layer"))
+    assert mover.log == ["away"] * 2
+    assert [far.numel() for far in mover.moved] == [batch.num_tokens * decoder.spec.d] * 2
+    assert [left for left in mover.left if left() is not None] == [], "nothing of them stays on the device"
+    loss.backward()
+    # The middle one's input is fetched when it is needed, the lowest one's while the middle one is computed.
+    assert mover.log[2:] == ["back", "wait", "back", "wait"]
 
 
 def test_the_layer_below_is_fetched_ahead_and_the_one_above_let_go() -> None:

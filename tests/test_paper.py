@@ -170,10 +170,30 @@ def test_what_fits_is_the_largest_that_does() -> None:
     def need(policies: Any, tokens: int) -> int:
         return held + planner.step_bytes(spec, load_, policies, tokens, "cuda").most
 
-    least = ("drop_layer",) * 32
+    on_device, least = planner.least(spec, load_, "cuda")
+    assert on_device == ("drop_layer",) * 32 and least == ("offload_input",) * 31 + ("drop_layer",)
+    assert need(on_device, made.context // 3) > room
+    assert made.context_moved == made.context * 31 * 4096 * 2
     assert need(least, made.context) <= room < need(least, made.context + 1)
     assert need(made.memory.policies, made.batch_tokens) <= room < need(made.memory.policies, made.batch_tokens + 1)
     assert made.fits and made.remedy is made.sharded is None
+    assert f"{made.context_moved / 1e9:.0f} GB of it in the host's memory" in "\n".join(lines.lines(made, recipe()))
+
+
+def test_a_row_that_fits_with_the_host_s_memory_alone() -> None:
+    """Inputs of 31 layers of 4,096 numbers in two bytes; on a device of the table nobody knows what the host has."""
+    facts = dataclasses.replace(ROWS, longest=200_000, tokens=200_000.0, scored=200_000.0)
+    made = planned("8b", "H100-80GB", "data.max_tokens=200001", facts=facts)
+    assert made.fits and made.memory.moved == 200_000 * 31 * 4096 * 2
+    assert made.to_json()["largest"]["context_host_bytes"] == made.context_moved
+    shown = "\n".join(lines.lines(made, recipe()))
+    assert "whether the host has as much is not known here" in shown
+    here = dataclasses.replace(made.target, host_bytes=made.memory.moved)
+    config = recipe("data.max_tokens=200001")
+    enough = outlook.outlook(config, architecture("8b"), here, facts)
+    assert enough.fits and "which has room for it" in "\n".join(lines.lines(enough, config))
+    short = dataclasses.replace(here, host_bytes=made.memory.moved - 1)
+    assert not outlook.outlook(config, architecture("8b"), short, facts).memory.moved
 
 
 def test_data_parallel_devices_hold_the_same_and_share_the_rows() -> None:
@@ -221,7 +241,8 @@ def test_what_no_device_holds_is_split_on_paper_and_marked() -> None:
     assert not made.fits and made.sharded is not None and made.sharded.fits and made.speed is None
     case = remedies.Case(recipe("tune=full"), architecture("405b"), recipe("tune=full").tune, made.target, 512)
     layer = 16384 * (2 * 16384 + 2 * 1024 + 3 * 53248)
-    work = planner.step_bytes(case.arch.spec, case.load(), ("drop_layer",) * 126, 512, "cuda").most
+    policies = ("offload_input",) * 125 + ("drop_layer",)
+    work = planner.step_bytes(case.arch.spec, case.load(), policies, 512, "cuda").most
     held = 16 * case.arch.num_parameters
     assert made.sharded.peak_bytes == pytest.approx(held / 512 + 2 * 2 * layer + work, rel=1e-6)
     assert "Cannot be trained yet" in "\n".join(lines.lines(made, recipe("tune=full")))
@@ -232,7 +253,7 @@ def test_what_no_device_holds_is_split_on_paper_and_marked() -> None:
 @pytest.mark.parametrize(
     ("name", "device", "given", "changes", "proposed"),
     [
-        ("8b", "RTX4090-24GB", ("optim.budget_tokens=30000",), ("optim.budget_tokens=512",), False),
+        ("8b", "RTX4090-24GB", ("optim.budget_tokens=100000",), ("optim.budget_tokens=512",), False),
         ("8b", "RTX4090-24GB", ("optim.activations=keep", "optim.budget_tokens=4000"), None, False),
         ("7b", "H100-80GB", ("tune.kind=freeze", "tune.layers=28"), ("optim.states=8bit",), False),
         ("8b", "T4-16GB", (), ("tune=qlora",), False),
@@ -308,12 +329,12 @@ def test_next_tokens_are_chosen_by_three_copies_of_the_logits() -> None:
 
 
 def test_shorter_answers_are_proposed() -> None:
-    given = ("method.kind=grpo", "method.rewards=exact", "method.max_new_tokens=100000", "tune=qlora")
+    given = ("method.kind=grpo", "method.rewards=exact", "method.max_new_tokens=200000", "tune=qlora")
     made = planned("8b", "RTX4090-24GB", *given)
     assert not made.fits and made.remedy is not None and made.remedy.proposed
     (change,) = made.remedy.changes
     tokens = int(change.removeprefix("method.max_new_tokens="))
-    assert 1000 < tokens < 100000
+    assert 1000 < tokens < 200000
     shorter = planned("8b", "RTX4090-24GB", *given[:2], change, given[3])
     assert shorter.fits and shorter.memory.peak_bytes == made.remedy.memory.peak_bytes
 

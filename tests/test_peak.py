@@ -22,9 +22,10 @@ from luthier.batch import Batch, Rendered
 from luthier.config.schema import Freeze, Full, Lora, OptimSection
 from luthier.data import pack
 from luthier.engine import optim
-from luthier.kernels import select
+from luthier.kernels import select, sizes
 from luthier.methods import METHODS
 from luthier.models import adapters, weights
+from luthier.models.decoder import Decoder
 from luthier.workload import workload
 
 LENGTHS = (500, 300, 400)
@@ -89,6 +90,39 @@ def test_compiled_chains_take_less_than_planned_by_their_tiles_at_most(stack: st
     run = Run(architecture(True), TUNES["lora"], EXACT, dtype, STACKS[stack], "sft")
     measured, planned = run.peak(10), run.planned(10)
     assert planned - 3 * planner.TILE_BYTES < 1.02 * measured < 1.05 * planned, (measured, planned)
+
+
+@pytest.mark.parametrize("kept", ["float32", "bfloat16", "compact"])
+@pytest.mark.parametrize("tune", ["lora dropout", "full"])
+@pytest.mark.parametrize("stack", [*STACKS, "offload_input"])
+def test_an_mlp_that_works_on_some_rows_at_a_time(
+    stack: str, tune: str, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten parts of the rows, and inputs of layers that are away from the device, where it is one."""
+    monkeypatch.setattr(sizes, "MLP_BYTES", 2**18)
+    monkeypatch.setattr(Decoder, "_mover", lambda decoder: Away())
+    dtype, settings = KEPT[kept]
+    stacks = {**STACKS, "offload_input": ("offload_input", "offload_input", "drop_layer")}
+    run = Run(architecture(False), TUNES[tune], settings, dtype, stacks[stack], "sft")
+    with select.using("torch"):
+        measured, planned = run.peak(10), run.planned(10)
+    assert abs(planned / measured - 1) < 0.05, (measured, planned)
+
+
+class Away:
+    """A `Mover` whose host is numpy, which nobody counts."""
+
+    def away(self, near: torch.Tensor) -> Any:
+        return near.dtype, near.view(torch.uint8).numpy().copy()
+
+    def back(self, far: Any) -> torch.Tensor:
+        dtype, held = far
+        near = torch.empty(held.nbytes // dtype.itemsize, dtype=dtype)
+        near.view(torch.uint8).numpy()[:] = held
+        return near
+
+    def wait(self) -> None:
+        pass
 
 
 def architecture(tied: bool) -> Architecture:

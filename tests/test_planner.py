@@ -24,7 +24,7 @@ from luthier.arch.spec import Attention, DecoderSpec, Layer, Mlp, Rope
 from luthier.batch import Rendered
 from luthier.config.schema import Full, Lora, OptimSection, Policy
 from luthier.data import pack
-from luthier.kernels import head, rounding, tiles
+from luthier.kernels import head, rounding, sizes, tiles
 from luthier.models import adapters, weights
 from luthier.models.decoder import Want
 from luthier.planner import Ranks, Workload
@@ -96,6 +96,7 @@ def test_the_flops_that_are_done_again_by_hand():
         "drop_mlp": widened,
         "drop_layer": widened + projected + attended,
         "offload": 0,
+        "offload_input": widened + projected + attended,
     }
 
 
@@ -192,6 +193,26 @@ def test_the_top_layer_works_with_scored_rows_and_the_lowest_ones_pass():
     assert work(scored=1, first_trained_layer=2).layers == passing
 
 
+def test_the_bytes_of_attention_s_backward_pass_by_hand():
+    """Of a layer that is run again, on a GPU and on a CPU: its input, the gradient that entered it and the one that
+    bypasses attention; then queries, keys, values, their gradients, the gradient of what attention made and, on a GPU,
+    that itself with its sums and the queries' gradient in float32; or two gradients of the layer's input, in float32 by
+    tiles, and the gradients of queries, keys and values, those of the first two also as they were before rotary."""
+    load = dataclasses.replace(LOAD, ranks=(Ranks(q=1, k=2, v=3),) * 3)
+    held = 2 * (3 * 32 + 6)
+    qkv = 32 + 2 * 16
+    on_cpu = held + 2 * (qkv + 32 + 16 + 2 * 32) + 3 * 4 * 32
+    on_gpu = held + 2 * (2 * qkv + 32) + 32 * (2 + 4) + 4 * 4
+
+    def held_of(kind, log_sums, again=True):
+        changed = dataclasses.replace(load, log_sums=log_sums)
+        return planner._attention_bytes(SPEC, changed, 1, (100, 100), kind, again, True)
+
+    assert held_of("cpu", False) == 100 * on_cpu == held_of("cuda", False)
+    assert held_of("cuda", True) == 100 * max(on_cpu, on_gpu)
+    assert held_of("cpu", False, again=False) == 100 * (on_cpu - 2 * 32)
+
+
 def test_the_head_works_on_chunks_and_a_trained_one_forms_its_gradient():
     wide = dataclasses.replace(SPEC, vocab=200_000)
     rows = 10**6
@@ -200,7 +221,8 @@ def test_the_head_works_on_chunks_and_a_trained_one_forms_its_gradient():
     states = 32 * 2
     tile = -(-4 * chunk // -(-4 * chunk // planner.TILE_BYTES))
     assert planner.head_bytes(wide, LOAD, rows, "cpu") == (4 * rows * states + 2 * chunk + 2 * tile, 3 * rows * states)
-    assert planner.head_bytes(wide, LOAD, rows, "cuda")[0] == 4 * rows * states + (2 + 4) * chunk
+    tile = -(-4 * chunk // -(-4 * chunk // planner.GPU_TILE_BYTES))
+    assert planner.head_bytes(wide, LOAD, rows, "cuda")[0] == 4 * rows * states + 2 * chunk + 2 * tile
     exact = dataclasses.replace(LOAD, compute_bytes=4)
     assert planner.head_bytes(wide, exact, 10, "cuda")[0] == 4 * 10 * 128 + 10 * 200_000 * 4, "the same memory"
     trained = dataclasses.replace(LOAD, head_parameters=6400)
@@ -208,6 +230,7 @@ def test_the_head_works_on_chunks_and_a_trained_one_forms_its_gradient():
     assert forward == planner.head_bytes(wide, LOAD, 10, "cpu")[0] + 6400 * (4 + 2)
     assert backward == 3 * 10 * states + 2 * 6400 * 4
     assert planner.HEAD_CHUNK_BYTES == head.CHUNK_BYTES and planner.TILE_BYTES == tiles.TILE_BYTES
+    assert planner.GPU_TILE_BYTES == tiles.GPU_TILE_BYTES
 
 
 def test_the_gradient_of_a_tied_embedding_waits_for_both_of_its_uses():
@@ -274,18 +297,19 @@ def test_the_stack_computes_least_again_of_all_that_fit():
     sizes = sorted(set(map(held, stacks)))
     chosen = set()
     for limit in sizes:
-        stack = planner.choose(SPEC, load, 1000, limit)
+        stack = planner.choose(SPEC, load, 1000, planner.Room(limit))
         assert held(stack) <= limit
         best = min(flops(each) for each in stacks if held(each) <= limit)
         assert flops(stack) == best, limit
         chosen.add(stack)
     assert len(chosen) > 3
-    assert planner.choose(SPEC, load, 1000, 0) == planner.choose(SPEC, load, 1000, sizes[0]), "where nothing fits"
+    least = planner.choose(SPEC, load, 1000, planner.Room(sizes[0]))
+    assert planner.choose(SPEC, load, 1000, planner.Room(0)) == least, "where nothing fits"
 
 
 def test_layers_that_keep_nothing_are_left_alone():
     load = dataclasses.replace(LOAD, first_trained_layer=1)
-    assert planner.choose(SPEC, load, 64, 0)[0] == "keep"
+    assert planner.choose(SPEC, load, 64, planner.Room(0))[0] == "keep"
 
 
 def test_long_rows_make_attention_dear():
@@ -294,8 +318,10 @@ def test_long_rows_make_attention_dear():
     spec = dataclasses.replace(SPEC, layers=(dataclasses.replace(LAYER, ffn=Mlp(width=64)),) * 3)
     limit = planner.step_bytes(spec, LOAD, ("drop_mlp", "drop_mlp", "keep"), 1000, "cpu").most
 
+    room = planner.Room(limit)
+
     def chosen(longest_tokens):
-        return planner.choose(spec, dataclasses.replace(LOAD, longest_tokens=longest_tokens), 1000, limit)
+        return planner.choose(spec, dataclasses.replace(LOAD, longest_tokens=longest_tokens), 1000, room)
 
     assert chosen(2 * 15) == ("drop_layer", "keep", "keep")
     assert chosen(2 * 17) == ("drop_mlp", "drop_mlp", "keep")
@@ -303,7 +329,7 @@ def test_long_rows_make_attention_dear():
 
 def test_the_budget_comes_before_what_is_kept():
     """Less memory: first fewer tokens down to ENOUGH_TOKENS, then less is kept, then fewer tokens again."""
-    enough, least = planner.ENOUGH_TOKENS, planner.choose(SPEC, LOAD, 64, 0)
+    enough, least = planner.ENOUGH_TOKENS, planner.choose(SPEC, LOAD, 64, planner.Room(0))
 
     def need(policies, tokens):
         return plan(asked=tokens, policies=policies, free=1000 * GIB).peak_bytes
@@ -325,9 +351,66 @@ def test_the_budget_comes_before_what_is_kept():
 
 def test_offload_is_never_chosen_and_spares_the_top_layer():
     for limit in range(0, 3000, 50):
-        assert "offload" not in planner.choose(SPEC, LOAD, 64, 64 * limit)
+        chosen = {*planner.choose(SPEC, LOAD, 64, planner.Room(64 * limit, "cuda"))}
+        assert "offload" not in chosen
     assert planner.uniform(SPEC, "offload") == ("offload", "offload", "keep")
     assert planner.uniform(SPEC, "drop_layer") == ("drop_layer",) * 3
+
+
+def test_inputs_are_moved_to_the_host_where_nothing_else_fits():
+    """On a GPU, where the host has room for them: 64 bytes a token of a layer, of all but the top one."""
+    moved, least = planner.least(SPEC, LOAD, "cuda")[::-1]
+    assert moved == ("offload_input", "offload_input", "drop_layer") and "offload_input" not in least
+    holds = {each: planner.step_bytes(SPEC, LOAD, each, 1000, "cuda").most for each in (moved, least)}
+    assert holds[moved] < holds[least]
+
+    def chosen(room, **given):
+        return planner.choose(SPEC, LOAD, 1000, planner.Room(room, **given))
+
+    assert chosen(holds[least], kind="cuda") == least
+    assert chosen(holds[least] - 1, kind="cuda") == moved == chosen(0, kind="cuda")
+    assert chosen(0, kind="cuda", host_bytes=2 * 64 * 1000) == moved
+    assert chosen(0, kind="cuda", host_bytes=2 * 64 * 1000 - 1) == chosen(0, kind="cpu") == least
+    assert planner.moved_bytes(SPEC, LOAD, moved, 1000) == 2 * 64 * 1000
+    assert planner.moved_bytes(SPEC, LOAD, ("offload", "offload", "keep"), 1000) == 2 * 1000 * layer_bytes()
+    # At its peak the middle layer has its own input back, and that of the lowest on its way.
+    lower = planner.uniform(SPEC, "drop_layer")
+    assert planner.token_bytes(SPEC, LOAD, lower) - planner.token_bytes(SPEC, LOAD, moved) == 64 * (3 - 2)
+    frozen = dataclasses.replace(LOAD, first_trained_layer=1)
+    assert planner.choose(SPEC, frozen, 1000, planner.Room(0, "cuda")) == ("keep", "offload_input", "drop_layer")
+    assert planner.moved_bytes(SPEC, frozen, ("keep", "offload_input", "drop_layer"), 1000) == 64 * 1000
+
+
+def test_a_micro_batch_is_no_larger_than_the_host_has_room_for():
+    moved = ("offload_input", "offload_input", "drop_layer")
+    room = planner.Room(10**9, "cuda", host_bytes=2 * 64 * 500)
+    assert planner.most_tokens(SPEC, LOAD, moved, room, 4000) == 500
+    free = round((planner.held_bytes(LOAD) + planner.step_bytes(SPEC, LOAD, moved, 900, "cuda").most) / planner.USABLE)
+    given = {"free_bytes": free + 1, "device": "cuda"}
+    made = planner.plan(SPEC, LOAD, **given, bounds=planner.Bounds(host_bytes=2 * 64 * 500))
+    assert made.policies == planner.least(SPEC, LOAD, "cpu")[0] and made.moved == 0, "where it has too little"
+    made = planner.plan(SPEC, LOAD, **given, bounds=planner.Bounds(host_bytes=2 * 64 * planner.ENOUGH_TOKENS))
+    assert made.policies == moved and made.budget_tokens == 900 and made.moved == 2 * 64 * 900
+    assert made.to_json()["moved"] == made.moved
+    assert made.peak_bytes == planner.at(SPEC, LOAD, moved, 900, "cuda", free).peak_bytes < free
+
+
+def test_an_mlp_that_works_on_some_rows_at_a_time(monkeypatch):
+    """4096 tokens in parts of 2048: gate, up, and the three buffers of their backward pass are there for one of them
+    alone; the gradient that leaves the MLP is there for all."""
+
+    wide = dataclasses.replace(SPEC, layers=(dataclasses.replace(LAYER, ffn=Mlp(width=256)),) * 3)
+
+    def layers():
+        stacks = [("keep",) * 3, ("drop_mlp",) * 3]
+        return [planner.step_bytes(wide, LOAD, each, 4096, "cpu").layers for each in stacks]
+
+    before = layers()
+    monkeypatch.setattr(sizes, "MLP_BYTES", 2048 * 2 * 256)
+    norm = 3 * (planner._tile_bytes(4096 * 32, "cpu") - planner._tile_bytes(2048 * 32, "cpu"))
+    working = 2 * (2048 * (2 * 256 + 3 * 32) - 4096 * 32) + norm
+    formed = 2048 * 2 * 2 * 256
+    assert [a - b for a, b in zip(before, layers(), strict=True)] == [working, working + formed]
 
 
 def test_a_stack_in_words():
@@ -341,7 +424,7 @@ def test_planning_loads_no_torch():
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
     }
-    allowed = {"luthier.arch.spec", "luthier.config.schema"}
+    allowed = {"luthier.arch.spec", "luthier.config.schema", "luthier.kernels.sizes"}
     allowed |= {"__future__", "collections.abc", "dataclasses", "itertools", "math", "typing", "numpy", "numpy.typing"}
     assert names == allowed
 

@@ -644,7 +644,9 @@ def test_rungs_go_down_to_the_least_and_end(recipe, monkeypatch):
     assert held[:least] == sorted(held[:least], reverse=True) and held[least - 1 :] == [held[-1]] * (
         len(held) - least + 1
     )
-    assert held[-1] == most(planner.choose(spec, load, budgets[0], 0)) and budgets[-1] == load.longest_tokens
+    assert (
+        held[-1] == most(planner.choose(spec, load, budgets[0], planner.Room(0))) and budgets[-1] == load.longest_tokens
+    )
     assert budgets == sorted(budgets, reverse=True) and plan.budgets == ((0, budgets[0]), (5, budgets[-1]))
 
 

@@ -96,7 +96,7 @@ def step(arch: Architecture, tune: AnyTune, rows: Rows, policies: Sequence[Polic
         before = rows.before or [0] * len(rows.lengths)
         once = share * sum(map(functools.partial(attention_flops, layer.mixer), rows.lengths, before))
         passes = 1 + (BACKWARD_ATTENTION if (index, ORDER["o"]) > lowest else 0)
-        attention += round(once * (passes + (keeps[index] == "drop_layer" and index >= lowest[0])))
+        attention += round(once * (passes + (keeps[index] in ("drop_layer", "offload_input") and index >= lowest[0])))
     head_trains = (EMBEDDING if arch.spec.tied else HEAD) + ".weight" in trained
     head = MULTIPLY_ADD * rows.scored * arch.spec.d * arch.spec.vocab * (2 + head_trains)
     return Flops(linear, adapters, attention, head, again)

@@ -42,9 +42,10 @@ FORMATS = (
 """Built-in data formats; anything else must be the user's own `module:function`."""
 TEMPLATES = ("model", "chatml", "alpaca")
 """The base model's own chat template and built-in ones; anything else must be a Jinja file."""
-Policy = Literal["keep", "drop_mlp", "drop_layer", "offload"]
+Policy = Literal["keep", "drop_mlp", "drop_layer", "offload", "offload_input"]
 """What a layer keeps for its backward pass. keep: all that a matmul made; drop_mlp: of the MLP its input alone;
-drop_layer: the layer's input alone; offload: as keep, in the host's memory where the device is a GPU."""
+drop_layer: the layer's input alone; offload, offload_input: as keep and as drop_layer, in the host's memory where the
+device is a GPU."""
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -611,7 +612,7 @@ class OptimSection(Section):
     budget_tokens: int | None = Field(default=None, ge=1)
     """Most tokens in one micro-batch; None lets the plan choose from free memory. Does not change the result beyond
     float rounding."""
-    activations: Literal["auto", "keep", "drop_mlp", "drop_layer", "offload"] = "auto"
+    activations: Literal["auto", "keep", "drop_mlp", "drop_layer", "offload", "offload_input"] = "auto"
     """What layers keep between forward and backward pass; auto lets the plan choose from free memory. Changes no bit of
     the result."""
     weights: Literal["float32", "bfloat16_stochastic", "bfloat16_kahan"] = "float32"

@@ -6,7 +6,7 @@ compute dtype once per forward pass. The backward pass computes exactly the grad
 
 How much is kept is a choice: `mlp` can keep its input alone, and so can a whole function under `recomputed`. The
 backward pass then does again what the forward pass did, with the same operations on the same shapes, so that gradients
-come out with the same bits.
+come out with the same bits. Where there are many rows, an MLP works on some of them at a time, whatever is kept.
 
 Shape legend: as in `luthier.kernels.blocks`.
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from luthier.kernels import blocks, norm, select
+from luthier.kernels import blocks, norm, select, sizes
 from luthier.kernels.blocks import Kept, MlpNeed, MlpSaved, MlpShape, OutputNeed, QkvNeed, QkvSaved, QkvShape
 from luthier.kernels.dropout import Dropout
 from luthier.kernels.linear import Grads, Linear, Need, Span, Weight, reads_input
@@ -70,7 +70,8 @@ def mlp(
     """`blocks.mlp` with gradients."""
     flat, fixed = _flat(linears)
     if not _tracked(h_ND, norm_D, *flat):
-        return blocks.mlp(h_ND, norm_D, _linears(flat, fixed, h_ND.dtype), shape)[0]
+        of_dtype = _linears(flat, fixed, h_ND.dtype)
+        return _by_parts(h_ND, _parts(h_ND, of_dtype), lambda h, at: blocks.mlp(h, norm_D, of_dtype, shape.at(at))[0])
     return cast(Tensor, _Mlp.apply(shape, fixed, keep, h_ND, norm_D, *flat))  # type: ignore[no-untyped-call]
 
 
@@ -208,6 +209,8 @@ class _AttentionOutput(torch.autograd.Function):
 
 
 class _Mlp(torch.autograd.Function):
+    """Seven tensors are kept for each part of the rows: its input, and what `MlpSaved` names, or None."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -219,27 +222,47 @@ class _Mlp(torch.autograd.Function):
         *flat: Tensor | None,
     ) -> Tensor:
         linears = _linears(flat, fixed, h_ND.dtype)
-        ctx.shape, ctx.fixed = shape, fixed
+        ctx.shape, ctx.fixed, ctx.parts = shape, fixed, _parts(h_ND, linears)
+        kept: list[Tensor | None] = []
+
+        def part(h_nD: Tensor, at: slice) -> Tensor:
+            y_nD, (of_input, *made) = blocks.mlp(h_nD, norm_D, linears, shape.at(at))
+            kept.extend((*of_input, *(made if keep == "all" else [None] * 4)))
+            return y_nD
+
         if keep == "unread":
-            y_ND, kept = h_ND.new_empty(()).expand_as(h_ND), blocks.keep(h_ND, norm_D, shape.eps)
+            y_ND = h_ND.new_empty(()).expand_as(h_ND)
+            for at in ctx.parts:
+                kept += [*blocks.keep(_rows(h_ND, at), norm_D, shape.eps), *[None] * 4]
         else:
-            y_ND, (kept, *made) = blocks.mlp(h_ND, norm_D, linears, shape)
-        ctx.save_for_backward(*kept, *(made if keep == "all" else [None] * 4), *_flat(linears)[0])
+            y_ND = _by_parts(h_ND, ctx.parts, part)
+        ctx.save_for_backward(*_flat(linears)[0], *kept)
         return y_ND
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_ND: Tensor) -> tuple[Any, ...]:
-        h_ND, rstd_N1, norm_D, inner_NS, e_NF, g_NF, inner_down_NR, *flat = ctx.saved_tensors
-        kept, linears = Kept(h_ND, rstd_N1, norm_D), _linears(flat, ctx.fixed)
-        if e_NF is None:
-            saved = blocks.mlp_again(kept, linears, ctx.shape)
-        else:
-            saved = MlpSaved(kept, inner_NS, e_NF, g_NF, inner_down_NR)
+        saved = list(ctx.saved_tensors)
+        linears = _linears(saved[: 3 * PARAMETERS], ctx.fixed)
+        del saved[: 3 * PARAMETERS]
         need_h, need_norm = ctx.needs_input_grad[3:5]
         need = MlpNeed(need_h, need_norm, _needs(ctx.needs_input_grad[5:]))
-        grads = blocks.mlp_backward(saved, dy_ND, linears, ctx.shape, need)
-        return (None, None, None, grads.h_ND if need_h else None, grads.norm_D, *_flat_grads(grads.linears))
+        sums: list[Tensor | None] = []
+
+        def part(dy_nD: Tensor, at: slice) -> Tensor:
+            (h_nD, rstd_n1, norm_D, inner_nS, e_nF, g_nF, inner_down_nR), shape = saved[:7], ctx.shape.at(at)
+            del saved[:7]
+            kept = Kept(h_nD, rstd_n1, norm_D)
+            if e_nF is None:
+                made = blocks.mlp_again(kept, linears, shape)
+            else:
+                made = MlpSaved(kept, inner_nS, e_nF, g_nF, inner_down_nR)
+            grads = blocks.mlp_backward(made, dy_nD, linears, shape, need)
+            _add(sums, [grads.norm_D, *_flat_grads(grads.linears)], many=len(ctx.parts) > 1)
+            return grads.h_ND
+
+        dh_ND = _by_parts(dy_ND, ctx.parts, part)
+        return (None, None, None, dh_ND if need_h else None, *sums)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -251,7 +274,8 @@ class _Recomputed(torch.autograd.Function):
     ) -> Tensor:
         ctx.run, ctx.parameters = run, parameters
         ctx.save_for_backward(h_ND)
-        with torch.enable_grad():
+        # What is tracked here is let go at once: whoever moves what is kept away has no business with it.
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_same, _same):
             return run(h_ND.detach().requires_grad_(ctx.needs_input_grad[2]), False).detach()
 
     @staticmethod
@@ -267,8 +291,45 @@ class _Recomputed(torch.autograd.Function):
         return (None, None, *(next(found) if want else None for want in wanted))
 
 
+def _parts(h_ND: Tensor, linears: Sequence[Linear]) -> list[slice]:
+    """The rows that an MLP works on at once. linears: down the last of them."""
+    each = sizes.mlp_rows(len(h_ND), linears[-1].weight_OI.shape[1], h_ND.element_size())
+    return [slice(first, first + each) for first in range(0, len(h_ND), each)] or [slice(0, 0)]
+
+
+def _rows(x_ND: Tensor, at: slice) -> Tensor:
+    """Some of the rows; all of them are the tensor itself."""
+    return x_ND if at.start == 0 and at.stop >= len(x_ND) else x_ND[at]
+
+
+def _by_parts(x_ND: Tensor, parts: Sequence[slice], make: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """What is made of each part, as one tensor like `x_ND`; no two parts' work is there at once."""
+    if len(parts) == 1:
+        return make(x_ND, parts[0])
+    y_ND = torch.empty_like(x_ND)
+    for at in parts:
+        y_ND[at] = make(x_ND[at], at)
+    return y_ND
+
+
+def _add(sums: list[Tensor | None], found: Sequence[Tensor | None], *, many: bool) -> None:
+    """Add gradients of weights to those of the parts before; of several parts, in float32 at least."""
+    if many:
+        found = [None if each is None else each.to(norm.wide(each.dtype)) for each in found]
+    if not sums:
+        sums.extend(found)
+        return
+    for total, each in zip(sums, found, strict=True):
+        if total is not None and each is not None:
+            total.add_(each)
+
+
 def _joined(pieces: Sequence[Tensor]) -> Tensor:
     return torch.cat(tuple(pieces)) if len(pieces) > 1 else pieces[0]
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _tracked(*tensors: Tensor | None) -> bool:

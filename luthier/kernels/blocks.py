@@ -18,7 +18,7 @@ K key/value heads, E features per head, F MLP width, S sum of ranks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -186,8 +186,8 @@ def _qkv_backward(
     return dx_ND, [*q_grads, *grads]
 
 
-def _at(drop: Dropout | None, rows_U: Tensor) -> Dropout | None:
-    return None if drop is None else drop.at(rows_U)
+def _at(drop: Dropout | None, rows: Tensor | slice) -> Dropout | None:
+    return None if drop is None else drop.at(rows)
 
 
 def _rotate(
@@ -248,6 +248,10 @@ class MlpShape:
     drop: Dropout | None = None
     drop_down: Dropout | None = None
     residual: bool = True
+
+    def at(self, rows: slice) -> MlpShape:
+        """The same for some of the rows."""
+        return replace(self, drop=_at(self.drop, rows), drop_down=_at(self.drop_down, rows))
 
 
 class MlpSaved(NamedTuple):

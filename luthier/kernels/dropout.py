@@ -49,9 +49,9 @@ class Dropout:
         """1 / (1 - p), by which the survivors are scaled."""
         return LEVELS / (LEVELS - self.threshold)
 
-    def at(self, rows_U: Tensor) -> Dropout:
+    def at(self, rows: Tensor | slice) -> Dropout:
         """The same for some of the tokens."""
-        return replace(self, token_N=self.token_N[rows_U])
+        return replace(self, token_N=self.token_N[rows])
 
     def mask(self, width: int) -> Tensor:
         """True where a feature is dropped, bool [N, width]."""

@@ -182,15 +182,18 @@ class Layer(nn.Module):
     def forward(self, index: int, h_ND: Tensor, run: _Pass, rows_U: Tensor | None = None) -> Tensor:
         """[N, D] -> [N, D]; or [U, D], the rows that are asked for, each once."""
         policy = run.policy(index)
-        if policy == "drop_layer":
+        tables = run.angles_of(self.spec.mixer, h_ND.dtype) or ()
+        moves = policy in ("offload", "offload_input") and run.offload is not None
+        with run.offload.layer(tables) if moves and run.offload is not None else nullcontext():
+            if policy in ("keep", "offload"):
+                return self._compute(index, h_ND, run, rows_U, "all")
+            if policy == "drop_mlp":
+                return self._compute(index, h_ND, run, rows_U, "input")
 
             def compute(h_ND: Tensor, again: bool) -> Tensor:
-                return self._compute(index, h_ND, run, rows_U, "unread" if again else "all")
+                return self._compute(index, h_ND, run, rows_U, "unread" if again else "input")
 
             return autograd.recomputed(compute, h_ND, self._trained(run.adapter))
-        tables = run.angles_of(self.spec.mixer, h_ND.dtype) or ()
-        with run.offload.layer(tables) if policy == "offload" and run.offload is not None else nullcontext():
-            return self._compute(index, h_ND, run, rows_U, "input" if policy == "drop_mlp" else "all")
 
     def _compute(self, index: int, h_ND: Tensor, run: _Pass, rows_U: Tensor | None, keep: autograd.MlpKeep) -> Tensor:
         q, k, v = self._attention_inputs(h_ND, run, rows_U)
@@ -571,7 +574,7 @@ class Decoder(nn.Module):
         if below is not None:
             h_ND = below.h_ND if layout.order is None else below.h_ND[_to_device(layout.order, self.device)]
             run.below = Below(below.layers, F.pad(h_ND, (0, 0, 0, fill)))
-        if "offload" in policies and (mover := self._mover()) is not None:
+        if not {"offload", "offload_input"}.isdisjoint(policies) and (mover := self._mover()) is not None:
             run.offload = Offload(mover, self.parameters())
         return self._layers(np.pad(layout.place(batch.ids), (0, fill)), run)
 

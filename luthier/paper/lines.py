@@ -82,12 +82,15 @@ def _choices(made: Outlook, config: RunConfig) -> Iterator[str]:
         yield _answers(memory.answer_texts, config.method, config.optim.batch)
     if memory.host:
         yield say("plan.host", size=size(memory.host))
+    if memory.moved:
+        yield say("plan.moved" if made.target.host_bytes is not None else "plan.moved.unknown", size=size(memory.moved))
     yield say("plan.chunk", rows=count(made.head_rows), size=size(made.head_rows * made.vocab_bytes))
     if not made.context:
         yield say("plan.largest.none", share=planner.USABLE)
         return
     largest = {"context": count(made.context), "batch": count(made.batch_tokens)}
-    yield say("plan.largest", share=planner.USABLE, positions=count(made.max_positions), **largest)
+    moved = say("plan.largest.moved", size=size(made.context_moved)) if made.context_moved else ""
+    yield say("plan.largest", share=planner.USABLE, positions=count(made.max_positions), moved=moved, **largest)
 
 
 def _answers(texts: int, method: Online, batch: int) -> str:

@@ -34,7 +34,7 @@ from luthier.planner import MemoryPlan
 MOST_TOKENS = 2**24
 """Beyond this no context or micro-batch is looked for."""
 MOST_DEVICES = 2**14
-WEIGHT_PASSES = {"keep": 2, "drop_mlp": 3, "drop_layer": 3, "offload": 2}
+WEIGHT_PASSES = {"keep": 2, "drop_mlp": 3, "drop_layer": 3, "offload": 2, "offload_input": 3}
 """Times that a micro-batch reads a layer's weights: forward, backward, and once more where it is computed again."""
 
 
@@ -77,8 +77,9 @@ class Sharded:
 class Outlook:
     """Attributes:
     head_rows: rows of logits that the head forms at once; vocab_bytes: of one of them.
-    context: the longest row that fits, with layers keeping least. batch_tokens: the largest micro-batch, with layers
-    keeping what was chosen. remedy: where nothing fits; None where nothing short of another device helps.
+    context: the longest row that fits, with layers keeping least. context_moved: bytes that they then keep in the
+    host's memory. batch_tokens: the largest micro-batch, with layers keeping what was chosen. remedy: where nothing
+    fits; None where nothing short of another device helps.
     """
 
     model: str
@@ -93,6 +94,7 @@ class Outlook:
     vocab_bytes: int
     speed: Speed | None
     context: int
+    context_moved: int
     batch_tokens: int
     remedy: Remedy | None
     sharded: Sharded | None
@@ -106,6 +108,11 @@ class Outlook:
         aim = asdict(self.target) | {"share_of_peak": self.target.share}
         del aim["notes"]
         speed = None if self.speed is None else {**asdict(self.speed), "run_s": self.speed.run_s}
+        largest = {
+            "context_tokens": self.context,
+            "context_host_bytes": self.context_moved,
+            "micro_batch_tokens": self.batch_tokens,
+        }
         return {
             "model": {"path": self.model, "family": self.family, "parameters": self.parameters},
             "trainable": self.trainable,
@@ -114,7 +121,7 @@ class Outlook:
             "memory": memory,
             "head_rows": self.head_rows,
             "speed": speed,
-            "largest": {"context_tokens": self.context, "micro_batch_tokens": self.batch_tokens},
+            "largest": largest,
             "remedy": None if self.remedy is None else self.remedy.to_json(),
             "sharded": None if self.sharded is None else asdict(self.sharded),
         }
@@ -173,6 +180,7 @@ def outlook(
     arch = _with_tokens(arch, tune, len(config.data.new_tokens))
     case = Case(config, arch, tune, aim, _longest(config, facts), models)
     memory, counts = case.plan(), count.count(arch, tune)
+    context, context_moved = case.longest_context(MOST_TOKENS)
     sharded = None if memory.fits else _sharded(case)
     return Outlook(
         model=config.model.path,
@@ -186,7 +194,8 @@ def outlook(
         head_rows=planner.head_rows(arch.spec, memory.budget_tokens, case.compute_bytes),
         vocab_bytes=arch.spec.vocab * case.compute_bytes,
         speed=None if isinstance(config.method, Online) or not memory.fits else _speed(case, memory, facts),
-        context=case.longest_context(MOST_TOKENS),
+        context=context,
+        context_moved=context_moved,
         batch_tokens=case.largest_batch(memory.policies, MOST_TOKENS),
         remedy=None if memory.fits else remedies.cheapest(case),
         sharded=sharded,
@@ -259,7 +268,7 @@ def _steps(config: RunConfig, facts: RowFacts) -> int | None:
 def _sharded(case: Case) -> Sharded | None:
     """For a model that no single device holds; None where its activations alone are what does not fit."""
     load = case.load()
-    policies = planner.choose(case.arch.spec, load, load.longest_tokens, 0, case.aim.kind)
+    policies = planner.choose(case.arch.spec, load, load.longest_tokens, planner.Room(0, case.aim.kind))
     work = planner.step_bytes(case.arch.spec, load, policies, load.longest_tokens, case.aim.kind).most
     # A layer is gathered while it computes, and the next one on its way.
     gathered = 2 * case.layer_parameters() * load.compute_bytes

@@ -17,7 +17,7 @@ from luthier.arch.spec import Architecture
 from luthier.auxiliary import Models
 from luthier.config.schema import Full, Lora, Online, Qlora, RunConfig
 from luthier.paper.target import Target
-from luthier.planner import MemoryPlan, Policies, Workload
+from luthier.planner import Answering, MemoryPlan, Policies, Workload
 from luthier.workload import workload
 
 FEWER_TARGETS = ("q_proj", "v_proj")
@@ -70,8 +70,8 @@ class Case:
         activations = self.config.optim.activations
         fixed: Policies | None = None
         if activations != "auto":
-            on_cpu = activations == "offload" and self.aim.kind == "cpu"
-            fixed = planner.uniform(self.arch.spec, "keep" if on_cpu else activations)
+            here = planner.ON_DEVICE.get(activations, activations) if self.aim.kind == "cpu" else activations
+            fixed = planner.uniform(self.arch.spec, here)
         return planner.plan(
             self.arch.spec,
             self.load(),
@@ -79,28 +79,34 @@ class Case:
             device=self.aim.kind,
             asked_tokens=self.config.optim.budget_tokens,
             policies=fixed,
+            bounds=planner.Bounds(host_bytes=self.aim.host_bytes),
         )
 
-    def longest_context(self, cap: int) -> int:
+    def longest_context(self, cap: int) -> tuple[int, int]:
         """The longest row that a micro-batch of its own may have, with layers keeping least; an answer included, which
-        has to be written too."""
+        has to be written too. And the bytes that layers then keep in the host's memory."""
         spec, load, kind = self.arch.spec, self.load(1), self.aim.kind
-        room_bytes = self._room_bytes(load)
-        policies = planner.choose(spec, load, planner.ENOUGH_TOKENS, 0, kind)
-        most = planner.most_tokens(spec, load, policies, room_bytes, kind, cap)
-        if (what := load.answering) is None:
-            return most
+        room = self._room(load)
+        stacks = planner.least(spec, load, kind)
+        tokens = [planner.most_tokens(spec, load, each, room, cap) for each in stacks]
+        most = max(tokens)
+        policies = stacks[tokens.index(most)]
+        if load.answering is not None:
+            most = self._longest_written(load, load.answering, room, most)
+        return most, planner.moved_bytes(spec, load, policies, most)
+
+    def _longest_written(self, load: Workload, what: Answering, room: planner.Room, cap: int) -> int:
 
         def written(tokens: int) -> bool:
             alone = replace(what, text_tokens=tokens, prompt_tokens=tokens)
-            return planner.answer_bytes(spec, load, alone, 1, kind) <= room_bytes
+            return planner.answer_bytes(self.arch.spec, load, alone, 1, room.kind) <= room.bytes
 
-        return planner.largest(written, most)
+        return planner.largest(written, cap)
 
     def largest_batch(self, policies: Policies, cap: int) -> int:
         """Tokens of the largest micro-batch, with layers keeping what they are to keep."""
         load = self.load()
-        return planner.most_tokens(self.arch.spec, load, policies, self._room_bytes(load), self.aim.kind, cap)
+        return planner.most_tokens(self.arch.spec, load, policies, self._room(load), cap)
 
     def layer_parameters(self) -> int:
         """Of the largest layer."""
@@ -116,9 +122,10 @@ class Case:
     def with_(self, **fields: Any) -> Case:
         return Case(**{**self.__dict__, **fields})
 
-    def _room_bytes(self, load: Workload) -> int:
-        """What a plan may fill: `planner.USABLE` of the memory."""
-        return int(self.aim.free_bytes * planner.USABLE) - planner.held_bytes(load)
+    def _room(self, load: Workload) -> planner.Room:
+        """What a micro-batch may fill."""
+        left_bytes = planner.usable(self.aim.free_bytes) - planner.held_bytes(load)
+        return planner.Room(left_bytes, self.aim.kind, self.aim.host_bytes)
 
 
 @dataclass(frozen=True)
@@ -207,7 +214,7 @@ def _shorter(case: Case) -> _Change | None:
     method = case.config.method
     if not isinstance(method, Online):
         return None
-    tokens = case.longest_context(case.longest) - (case.longest - method.max_new_tokens)
+    tokens = case.longest_context(case.longest)[0] - (case.longest - method.max_new_tokens)
     if not SHORT_ANSWER <= tokens < method.max_new_tokens:
         return None
     shorter = case.config.model_copy(update={"method": method.model_copy(update={"max_new_tokens": tokens})})

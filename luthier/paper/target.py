@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from luthier import devices, machine
+from luthier import devices, machine, planner
 from luthier.config.schema import RunConfig
 from luthier.errors import ConfigError, Problem
 from luthier.paper.kept import Kept
@@ -35,7 +35,8 @@ class Target:
     kind: what torch would call it. there, count: alike devices, and how many of them train, a process each.
     free_bytes: of each, for tensors; runtime_bytes: beside them.
     tflops: of matrix products in `dtype`, 10^12 FLOP/s; None where nothing is known. bandwidth_gbs: of its memory.
-    own: this machine. notes: (message id, values) on where numbers are from.
+    own: this machine. host_bytes: that layers on each device may keep in the host's memory; None is not known, and
+    taken as enough. notes: (message id, values) on where numbers are from.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Target:
     tflops: float | None
     bandwidth_gbs: float | None
     own: bool
+    host_bytes: int | None = None
     notes: tuple[tuple[str, dict[str, Any]], ...] = field(default=())
 
     @property
@@ -110,6 +112,7 @@ def _gpu(config: RunConfig, gpus: Sequence[machine.Gpu]) -> Target:
         tflops=rate,
         bandwidth_gbs=known.bandwidth_gbs if known is not None else None,
         own=True,
+        host_bytes=planner.usable(machine.free_memory_bytes()) // count,
         notes=(("plan.note.nvidia_smi", {}), *_idle(len(gpus), count)),
     )
 

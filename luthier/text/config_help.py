@@ -603,11 +603,13 @@ HELP: dict[str, tuple[str, str]] = {
         "How much each layer keeps from the forward pass for the backward pass. `keep`: everything, nothing is "
         "computed twice; `drop_mlp`: without the widest part, a third of the memory for about a quarter more "
         "arithmetic; `drop_layer`: only its input, for about a third more; `offload`: everything, but in the host's "
-        "memory (GPU only). `auto` keeps everything where that fits, and less only in as many layers as it must. What "
-        "is learned is the same to the last bit. Leave as it is.",
+        "memory, and `offload_input` the input alone (GPU only). `auto` keeps everything where that fits, less only in "
+        "as many layers as it must, and inputs in the host's memory where nothing else fits. What is learned is the "
+        "same to the last bit. Leave as it is.",
         "每层为反向计算保留多少前向计算的结果。`keep`：全部保留，不重复计算；`drop_mlp`：不保留最宽的部分，内存约为三"
         "分之一，计算量约多四分之一；`drop_layer`：只保留输入，计算量约多三分之一；`offload`：全部保留，但放在主机内"
-        "存中（仅 GPU）。`auto` 在放得下时全部保留，否则只让必要的层少保留。学到的内容逐位相同。保持默认即可。",
+        "存中，`offload_input` 则只放输入（均仅 GPU）。`auto` 在放得下时全部保留，否则只让必要的层少保留，都放不下时把"
+        "输入放到主机内存。学到的内容逐位相同。保持默认即可。",
     ),
     "config.help.optim.weights": (
         "How the weights that train are kept from step to step. `float32` is exact and the usual choice. The other two "

@@ -148,6 +148,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "The optimizer's moments ({size}) lie in the host's memory; what it needs there is not checked.",
         "优化器的动量（{size}）放在主机内存中；主机内存是否足够没有检查。",
     ),
+    "plan.moved": (
+        "What layers keep ({size}) lies in the host's memory, which has room for it.",
+        "各层保留的内容（{size}）放在主机内存中，主机内存足够。",
+    ),
+    "plan.moved.unknown": (
+        "What layers keep ({size}) lies in the host's memory; whether the host has as much is not known here.",
+        "各层保留的内容（{size}）放在主机内存中；此处不知道主机是否有这么多内存。",
+    ),
     "plan.chunk": (
         "The head forms at most {rows} rows of logits at once ({size}).",
         "输出层每次最多形成 {rows} 行 logits（{size}）。",
@@ -171,11 +179,12 @@ TEXT: dict[str, tuple[str, str]] = {
         "无法估计时间：不知道该设备的速度。",
     ),
     "plan.largest": (
-        "Largest that fits, filling {share:.0%}: a context of {context} tokens, with layers keeping least (the model "
-        "was made for {positions}); a micro-batch of {batch} tokens, with layers as above.",
-        "占用 {share:.0%} 时最大可用：上下文 {context} 个词元（各层保留最少；模型设计为 {positions}）；"
+        "Largest that fits, filling {share:.0%}: a context of {context} tokens, with layers keeping least{moved} (the "
+        "model was made for {positions}); a micro-batch of {batch} tokens, with layers as above.",
+        "占用 {share:.0%} 时最大可用：上下文 {context} 个词元（各层保留最少{moved}；模型设计为 {positions}）；"
         "微批 {batch} 个词元（各层如上）。",
     ),
+    "plan.largest.moved": (", {size} of it in the host's memory", "，其中 {size} 放在主机内存中"),
     "plan.largest.none": (
         "Within {share:.0%} of the memory no row fits, however short.",
         "在内存的 {share:.0%} 之内，再短的行也放不下。",

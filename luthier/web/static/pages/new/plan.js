@@ -138,6 +138,7 @@ function said(lines) {
 function drawVerdict(place, plan, words) {
   const { memory, device } = plan;
   const parts = PARTS.filter((part) => memory[part] > 0);
+  const onHost = memory.host + (memory.moved ?? 0);
   const row = (part, value, title) =>
     h(
       "tr",
@@ -211,7 +212,7 @@ function drawVerdict(place, plan, words) {
       "p",
       { class: "muted small" },
       t("new.plan.runtime", { bytes: bytes(device.runtime_bytes) }),
-      memory.host ? ` ${t("new.plan.host", { bytes: bytes(memory.host) })}` : "",
+      onHost ? ` ${t("new.plan.host", { bytes: bytes(onHost) })}` : "",
     ),
   );
 }
