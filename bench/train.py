@@ -1,6 +1,6 @@
-"""LoRA training: Luthier against TRL + PEFT, the same rows, tokens and random weights; on a GPU Liger and Unsloth too.
+"""LoRA training: Luthier against TRL + PEFT and torchtune, the same rows and weights; on a GPU Liger and Unsloth too.
 
-    python bench/train.py [SHAPE] [ROUNDS] [--device cpu|cuda] [--rows alpaca|4k] [--sides ours,trl,...]
+    python bench/train.py [SHAPE] [ROUNDS] [--device cpu|cuda] [--rows alpaca|4k] [--sides ours,trl,...] [--python PATH]
 
 First ours and TRL train a few steps in float32 from one adapter, and their losses have to agree (on a GPU in the shape
 `tiny`, since not every shape fits in float32); then seconds per optimizer step are measured: each side in a process of
@@ -11,7 +11,12 @@ its own, by turns, the first step of each process left out, medians given.
   GPU bf16 weights, without which 8B does not fit).
 * `trl best`: bf16 weights, no checkpointing, packed; `trl qlora` the same on a base in nf4.
 * `liger`: `trl best` with Liger's kernels. `unsloth`: its `FastLanguageModel` under the same trainer, packed, with its
-  own checkpointing; `unsloth qlora` on a base in nf4. A side whose packages are not there is left out by name.
+  own checkpointing; `unsloth qlora` on a base in nf4.
+* `torchtune`: what its LoRA recipe for one device does: bf16 weights, packed, a chunked loss, no checkpointing, not
+  compiled. A side whose packages are not there is left out by name.
+
+torchtune and Unsloth do not go together with the versions of the others: `--python` is the Python of an environment in
+which they (torchtune 0.6.1 with torchao 0.14.1) and Luthier are installed, and runs those two.
 
 Rows: eight of 70 to 480 tokens a step, of which about 80 % are learnt (Alpaca's lengths); or `4k`: two of
 nearly 4,096, all but a few learnt. Needs the `bench` extra.
@@ -31,7 +36,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +59,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     | {"rope_theta": 1000000.0, "max_position_embeddings": 32768, "tie_word_embeddings": False},
 }
 SIDES = {
-    "cpu": ("ours", "trl", "trl best"),
-    "cuda": ("ours", "trl", "trl best", "liger", "unsloth", "ours qlora", "trl qlora", "unsloth qlora"),
+    "cpu": ("ours", "trl", "trl best", "torchtune"),
+    "cuda": ("ours", "trl", "trl best", "liger", "unsloth", "torchtune", "ours qlora", "trl qlora", "unsloth qlora"),
 }
-NEEDS = {"liger": ("liger_kernel",), "unsloth": ("unsloth",), "qlora": ("bitsandbytes",)}
+NEEDS = {"liger": ("liger_kernel",), "unsloth": ("unsloth",), "qlora": ("bitsandbytes",), "torchtune": ("torchtune",)}
 """Word of a side's name -> what has to be installed."""
+APART = ("torchtune", "unsloth")
+"""Sides that `--python` runs."""
 RANK, RATE, SEED = 16, 1e-4, 0
 STEPS, CHECKED_STEPS = 3, 4
 LOSS_BOUND = 1e-5
@@ -222,17 +228,101 @@ def _model(folder: Path, side: str, device: str, *, exact: bool) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder / "model", device_map=device, **given)
 
 
-def one(side: str, folder: Path, device: str, *, exact: bool) -> dict[str, Any]:
-    """A side in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, str(folder), device, "exact" if exact else "fast"]
+def torchtune(folder: Path, side: str, device: str, *, exact: bool) -> tuple[list[float], list[float]]:
+    """The loop of its recipe `lora_finetune_single_device` (0.6.1), with what that builds from a configuration. Its
+    only Llama with a tied head scales rotary angles as Llama 3.2 does, so losses there are not the others'."""
+    import torch
+    from safetensors.torch import load_file
+    from torch.nn.utils import clip_grad_norm_
+    from torchtune import data, datasets, training
+    from torchtune.models import convert_weights, llama3, llama3_2, qwen2
+    from torchtune.models.qwen2._convert_weights import qwen2_hf_to_tune
+    from torchtune.modules.loss import CEWithChunkedOutputLoss
+    from torchtune.modules.peft import get_adapter_params, set_trainable_params
+
+    assert not exact, "its losses are not held to ours"
+    shape = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))
+    tied, plain = shape["tie_word_embeddings"], shape["model_type"] == "qwen2"
+    build = qwen2.lora_qwen2 if plain else llama3_2.lora_llama3_2 if tied else llama3.lora_llama3
+    given = {"tie_word_embeddings": tied} if plain or tied else {}
+    with training.set_default_dtype(torch.bfloat16), torch.device(device):
+        model = build(
+            ["q_proj", "k_proj", "v_proj", "output_proj"],
+            apply_lora_to_mlp=True,
+            vocab_size=shape["vocab_size"],
+            num_layers=shape["num_hidden_layers"],
+            num_heads=shape["num_attention_heads"],
+            num_kv_heads=shape["num_key_value_heads"],
+            embed_dim=shape["hidden_size"],
+            intermediate_dim=shape["intermediate_size"],
+            max_seq_len=PACKED,
+            lora_rank=RANK,
+            lora_alpha=2 * RANK,
+            **given,
+        )
+    held: dict[str, Any] = {}
+    for file in sorted((folder / "model").glob("*.safetensors")):
+        held |= load_file(file, device=device)
+    sizes = shape["num_attention_heads"], shape["num_key_value_heads"], shape["hidden_size"]
+    convert = qwen2_hf_to_tune if plain else convert_weights.hf_to_tune
+    model.load_state_dict(convert(held, *sizes, **({"tie_word_embeddings": tied} if plain else {})), strict=False)
+    set_trainable_params(model, get_adapter_params(model))
+    loss_of = CEWithChunkedOutputLoss()
+    model.set_num_output_chunks(loss_of.num_output_chunks)
+    rows = [
+        {"tokens": row["input_ids"]}
+        | {
+            "labels": [
+                at if learnt else -100 for at, learnt in zip(row["input_ids"], row["completion_mask"], strict=True)
+            ]
+        }
+        for row in json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+    ]
+    packed = datasets.PackedDataset(rows, max_seq_len=PACKED, padding_idx=0)
+    given_batch = data.padded_collate_packed([packed[at] for at in range(len(packed))])
+    trained = [each for each in model.parameters() if each.requires_grad]
+    optimizer, losses, seconds = torch.optim.AdamW(trained, lr=RATE, fused=True), [], []
+    for _ in range(1 + STEPS):
+        started = time.monotonic()
+        batch = {name: each.to(device) for name, each in given_batch.items()}
+        labels = batch.pop("labels")
+        labels = torch.hstack((labels[..., 1:], torch.full((len(labels), 1), -100, device=device)))
+        loss = loss_of(model(**batch), labels)
+        loss.backward()
+        clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(float(loss.detach()))
+        seconds.append(time.monotonic() - started)
+    return losses, seconds[1:]
+
+
+def one(side: str, folder: Path, device: str, *, exact: bool, python: str | None = None) -> dict[str, Any]:
+    """A side in a process of its own.
+
+    Args:
+        python: runs the sides that have an environment of their own.
+    """
+    apart = python is not None and side.split()[0] in APART
+    command = [
+        python if apart and python else sys.executable,
+        __file__,
+        "--side",
+        side,
+        str(folder),
+        device,
+        "exact" if exact else "fast",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def lacking(side: str) -> list[str]:
-    """What a side needs and is not installed."""
+def lacking(side: str, python: str | None) -> list[str]:
+    """What a side needs and is not installed, as far as this environment runs it."""
+    if python is not None and side.split()[0] in APART:
+        return []
     return [each for word in side.split() for each in NEEDS.get(word, ()) if importlib.util.find_spec(each) is None]
 
 
@@ -274,7 +364,7 @@ def share_of_matmul_rate(folder: Path, device: str, seconds: float) -> tuple[flo
 def report(side: str, folder: Path, device: str, how: str) -> None:
     from luthier.engine.backend import peak_memory_bytes
 
-    train = ours if side.startswith("ours") else peer
+    train = ours if side.startswith("ours") else torchtune if side == "torchtune" else peer
     losses, seconds = train(folder, side, device, exact=how == "exact")
     print(json.dumps({"losses": losses, "seconds": seconds, "mib": peak_memory_bytes(device) / 2**20}))
 
@@ -290,8 +380,11 @@ def agree(folder: Path, device: str) -> None:
         raise SystemExit(f"they should agree to {LOSS_BOUND}: {theirs}")
 
 
-def main(shape: str, rounds: int, device: str, lengths: str, sides: Sequence[str]) -> None:
+def main(given: argparse.Namespace) -> None:
     import torch
+
+    shape, rounds, device, lengths = given.shape, given.rounds, given.device, given.rows
+    sides = given.sides.split(",") if given.sides else SIDES[device]
 
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory(prefix="luthier-bench-") as name:
@@ -310,18 +403,17 @@ def main(shape: str, rounds: int, device: str, lengths: str, sides: Sequence[str
             make(Path(name) / "tiny", "tiny")
             agree(Path(name) / "tiny", device)
         for side in sides:
-            if lacking(side):
-                print(f"{side}: left out, not installed: {', '.join(lacking(side))}", flush=True)
-        found: dict[str, list[float]] = {side: [] for side in sides if not lacking(side)}
+            if missing := lacking(side, given.python):
+                print(f"{side}: left out, not installed: {', '.join(missing)}", flush=True)
+        found: dict[str, list[float]] = {side: [] for side in sides if not lacking(side, given.python)}
         mib = dict.fromkeys(found, 0.0)
         for number in range(rounds):
             for side, seconds in found.items():
-                made = one(side, folder, device, exact=False)
+                made = one(side, folder, device, exact=False, python=given.python)
                 seconds += made["seconds"]
                 mib[side] = max(mib[side], made["mib"])
-                print(
-                    f"round {number + 1} {side}: {', '.join(f'{each:.2f}' for each in made['seconds'])} s", flush=True
-                )
+                times = ", ".join(f"{each:.2f}" for each in made["seconds"])
+                print(f"round {number + 1} {side}: {times} s; losses {made['losses']}", flush=True)
         middle = {side: statistics.median(seconds) for side, seconds in found.items() if seconds}
         for side in middle:
             speed = f"{tokens / middle[side]:,.0f} tokens/s, {middle['ours'] / middle[side]:.3f} of ours"
@@ -341,6 +433,5 @@ if __name__ == "__main__":
         asked.add_argument("--device", default="cpu", choices=SIDES)
         asked.add_argument("--rows", default="alpaca", choices=ROWS)
         asked.add_argument("--sides")
-        given = asked.parse_args()
-        chosen = given.sides.split(",") if given.sides else SIDES[given.device]
-        main(given.shape, given.rounds, given.device, given.rows, chosen)
+        asked.add_argument("--python")
+        main(asked.parse_args())

@@ -24,4 +24,4 @@ done
 cd "$folder"
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
     PYTHONPATH=. "$python" -m pytest -n0 -p no:cacheprovider tests/test_native.py tests/test_words.py tests/test_step.py \
-    tests/test_kernels_chained.py tests/test_kernels_attention.py
+    tests/test_kernels_chained.py tests/test_kernels_attention.py tests/test_team.py
