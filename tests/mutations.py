@@ -2437,6 +2437,30 @@ MUTATIONS: dict[str, Mutation] = {
         "            values = [None] * len(some)\n",
         "test_runs_events.py::test_damage_in_the_middle_is_found",
     ),
+    "steps read together are not looked at": Mutation(
+        "runs/events.py",
+        "{*map(len, values)} == {len(_FIELDS)} and _sound(*columns)",
+        "True",
+        "test_runs_events.py::test_a_log_read_in_stretches_is_what_its_lines_say",
+    ),
+    "a step without a number is read with those beside it": Mutation(
+        "runs/events.py",
+        'of if what == "step" and at is not None else None for',
+        'of if what == "step" else None for',
+        "test_runs_events.py::test_a_log_read_in_stretches_is_what_its_lines_say",
+    ),
+    "steps that are told twice count twice": Mutation(
+        "web/tail.py",
+        "if isinstance(told, Stretch) and self._are_new(told.seq):",
+        "if isinstance(told, Stretch):",
+        "test_web_tail.py::test_numbers_that_do_not_rise_are_passed_over",
+    ),
+    "a long log is read when it is asked for": Mutation(
+        "web/page.py",
+        "        self._ahead.start()\n",
+        "",
+        "test_web_start.py::test_logs_are_read_before_anybody_asks",
+    ),
     "a watcher misses the first event behind its last": Mutation(
         "web/tail.py",
         "bisect_right(self._seqs, after)",

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from luthier.errors import RunError
 from luthier.runs import events
-from luthier.runs.events import Event, EventLog
+from luthier.runs.events import Event, EventLog, Stretch
 from luthier.runs.history import History, Summary, summarise
 
 
@@ -139,6 +139,61 @@ ODD = b'{"format": 1, "run": "x", "seq": "1", "attempt": 1, "time_s": 1, "step":
 def test_foreign_lines_are_no_events(path: Path, line: bytes) -> None:
     path.write_bytes(line + b"\n")
     assert events.read(path) == [] and events.damage(path) == [1]
+
+
+CHANGES: tuple[dict[str, Any], ...] = (
+    # Each makes a line that is an event of a step into another event, or into none.
+    *({"kind": kind} for kind in ("validation", "started", None, ["step"])),
+    *({"step": step} for step in (None, True, 2.0, "2")),
+    *({"seq": seq} for seq in (None, "1", 2**70, -1)),
+    *({"attempt": attempt} for attempt in (2, None, True)),
+    *({"time_s": time_s} for time_s in (7, None, "x")),
+    *({"format": form} for form in (0, 2, None, [], "1")),
+    *({"data": data} for data in (None, [], {}, {"loss": "x"}, {"loss": None, "measures": {"margin": 1, "odd": "x"}})),
+    {"more": 1},
+    {"run": "y"},
+)
+FOREIGN = (b"[]", b"null", b"1", b'"formatts"', b"{}", b"{},{}", b"\xff", b"", b"[1,2,3,4,5,6,7,8]", b'{"format": 1}')
+
+
+def line_of(seq: int, change: dict[str, Any] | None = None) -> bytes:
+    data = {"loss": 1 / seq, "tokens": 10, "tokens_per_s": 2.5, "measures": {"margin": seq}}
+    value = {"format": 1, "run": "x", "seq": seq, "attempt": 1, "time_s": 0.5 * seq, "step": seq, "kind": "step"}
+    return json.dumps({**value, "data": data, **(change or {})}).encode()
+
+
+@given(
+    st.integers(1, 3 * events.AT_ONCE),
+    st.dictionaries(st.integers(1, 3 * events.AT_ONCE), st.sampled_from((*CHANGES, *FOREIGN, "torn", "missing"))),
+)
+def test_a_log_read_in_stretches_is_what_its_lines_say(length: int, odd: dict[int, Any]) -> None:
+    lines = [line_of(seq) for seq in range(1, length + 1)]
+    for seq in odd.keys() & set(range(1, length + 1)):
+        change, line = odd[seq], lines[seq - 1]
+        other = {"torn": line[:-9], "missing": line.replace(b'"run"', b'"ran"')}
+        lines[seq - 1] = line_of(seq, change) if isinstance(change, dict) else other.get(change, change)
+    alone = [event for line in lines for event in events.parsed([line])]
+    told = list(events.skimmed(lines))
+    apart: list[Event | None] = []
+    for each in told:
+        if isinstance(each, Stretch):
+            columns = zip(each.seq, each.time_s, each.step, each.data, strict=True)
+            apart += [Event("x", seq, each.attempt, at, step, "step", data) for seq, at, step, data in columns]
+        else:
+            apart.append(each and dataclasses.replace(each, run="x"))
+    assert apart == [each if each is None else dataclasses.replace(each, run="x") for each in alone]
+    if not odd:
+        assert len(told) == math.ceil(length / events.AT_ONCE), "an object for each step is what takes time"
+    whole, pieces = History(), History()
+    whole.add(each for each in told if each is not None)
+    for event in alone:
+        pieces.add([] if event is None else [event])
+    assert whole.others == pieces.others and whole.last_seq == pieces.last_seq
+    assert whole.steps.columns.keys() == pieces.steps.columns.keys()
+    for name, column in whole.steps.columns.items():
+        assert np.array_equal(column, pieces.steps.columns[name], equal_nan=True), name
+    assert whole.summary() == dataclasses.replace(pieces.summary(), seconds=whole.summary().seconds)
+    assert whole.seconds_left() == pieces.seconds_left()
 
 
 def test_absent_log_is_empty(path: Path) -> None:

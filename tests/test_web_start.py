@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 import pytest
 import waiting
-from web_house import GUARD, place
+import web_written
+from web_house import GUARD, place, server
 
 import luthier
 from luthier import queue
@@ -26,6 +27,7 @@ from luthier.runs import lock
 from luthier.runs.store import RunFolder
 from luthier.serving import start as serving_start
 from luthier.web import page as pages
+from luthier.web.tail import Tail
 
 __all__ = ["place"]
 
@@ -128,6 +130,14 @@ def test_a_browser_is_opened_where_there_is_a_screen(
     assert page.url in log.getvalue()
     assert not opened or waiting.until(lambda: urls == [page.url])
     assert bool(urls) == opened
+
+
+def test_logs_are_read_before_anybody_asks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    web_written.done(place / "runs", "first", steps=20)
+    read: list[Tail] = []
+    monkeypatch.setattr(Tail, "refresh", lambda self, real=Tail.refresh: read.append(self) or real(self))
+    with server(place):
+        assert waiting.until(lambda: [each.run.name for each in read if each.is_read] == ["first"])
 
 
 def test_a_notebook_gets_a_page_and_goes_on(place: Path) -> None:

@@ -111,13 +111,29 @@ def test_a_log_is_read_where_it_was_left(run: Written, monkeypatch: pytest.Monke
     tail = Tail(run.path)
     tail.refresh()
     seen: list[bytes] = []
-    monkeypatch.setattr(tails, "parsed", lambda lines: seen.extend(lines) or events.parsed(lines))
+    monkeypatch.setattr(tails, "skimmed", lambda lines: seen.extend(lines) or events.skimmed(lines))
     tail.refresh()
     run.steps(2)
     tail.refresh()
     assert [json.loads(line)["seq"] for line in seen] == [5, 6]
     assert tail.numbers().summary == events_summary(run.path)
     assert tail.numbers() is tail.numbers(), "nothing is added up again while nothing is new"
+
+
+def test_numbers_that_do_not_rise_are_passed_over(run: Written) -> None:
+    """As in a log that was put together by hand: also amid steps that are read at once."""
+    run.begin()
+    run.steps(300)
+    lines = run.log.path.read_bytes().splitlines(keepends=True)
+    lines[100:100] = [lines[50], *lines[90:120]]  # 51, and 91 to 120: those up to 100 were told before
+    run.log.path.write_bytes(b"".join(lines))
+    tail = Tail(run.path)
+    assert tail.shown(1000)["series"]["step"] == list(range(1, 301))
+    told = go(all_of(tail.watch(0), lambda told: 301 in seqs(told)))
+    assert seqs(told) == list(range(1, 302))
+    assert b"".join(re.findall(rb"(?m)^data: (.*\n)", b"".join(told))) == b"".join(
+        [*lines[:100], *lines[111:131], *lines[151:]]
+    )
 
 
 def events_summary(path: Path) -> Any:

@@ -7,11 +7,13 @@ earlier attempt did after the checkpoint that a later one resumed from is supers
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -89,9 +91,10 @@ FIRST_OF_ATTEMPT = ("started", "resumed")
 ENDS = ("interrupted", "failed", "finished")
 """Said by the run itself."""
 TOLD_ENDS = (*ENDS, "died")
-AT_ONCE = 2000
-"""Lines that are parsed in one go: three times as fast as one by one, and few enough that they take no room to speak
-of."""
+AT_ONCE = 200
+"""Lines that are parsed in one go: several times as fast as one by one, and twice as fast as 2000, which no longer stay
+in a processor's cache."""
+_FIELDS = ("format", "run", "seq", "attempt", "time_s", "step", "kind", "data")
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,25 @@ class Event:
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps of one attempt that follow each other in the log, as columns: read in a third of the time that an object
+    for each takes.
+
+    Attributes:
+        seq, time_s, step, data: of each event, as `Event` has them; at least one.
+    """
+
+    attempt: int
+    seq: Sequence[int]
+    time_s: Sequence[float]
+    step: Sequence[int]
+    data: Sequence[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.seq)
 
 
 class EventLog:
@@ -191,6 +213,11 @@ def damage(path: Path) -> list[int]:
     return bad
 
 
+def skim(path: Path) -> Iterator[Event | Stretch]:
+    """What `read` gives, with steps in stretches."""
+    return filter(None, skimmed(_lines(path)))
+
+
 def _lines(path: Path) -> list[bytes]:
     try:
         content = path.read_bytes()
@@ -201,6 +228,58 @@ def _lines(path: Path) -> list[bytes]:
 
 def parsed(lines: Sequence[bytes]) -> Iterator[Event | None]:
     """The event of each line; None where it is none, or of a newer format."""
+    for values in _values(lines):
+        yield from map(_event, values)
+
+
+def skimmed(lines: Sequence[bytes]) -> Iterator[Event | Stretch | None]:
+    """What `parsed` gives, with steps in stretches, each of AT_ONCE lines at most."""
+    for values in _values(lines):
+        try:
+            columns = tuple(zip(*map(itemgetter(*_FIELDS), values), strict=True))
+            sound = {*map(len, values)} == {len(_FIELDS)} and _sound(*columns)
+        except (TypeError, KeyError):
+            sound = False
+        # Where not all are events, each is judged by itself.
+        yield from _in_stretches(*columns) if sound else map(_event, values)
+
+
+def _sound(form: Any, _run: Any, seq: Any, attempt: Any, time_s: Any, step: Any, kind: Any, data: Any) -> bool:
+    """Whether all rows of these columns are events, by the looks of their types."""
+    wanted = ((seq, {int}), (attempt, {int}), (time_s, {int, float}), (step, {int, NoneType}), (kind, {str}))
+    return {*form} == {FORMAT} and all({*map(type, column)} <= types for column, types in (*wanted, (data, {dict})))
+
+
+def _in_stretches(
+    _form: Any, run: Any, seq: Any, attempt: Any, time_s: Any, step: Any, kind: Any, data: Any
+) -> Iterator[Event | Stretch]:
+    told = [of if what == "step" and at is not None else None for what, at, of in zip(kind, step, attempt, strict=True)]
+    end = 0
+    for of, group in itertools.groupby(told):
+        start, end = end, end + len(list(group))
+        if of is None:
+            for row in range(start, end):
+                yield Event(run[row], seq[row], attempt[row], time_s[row], step[row], kind[row], data[row])
+        else:
+            yield Stretch(of, seq[start:end], time_s[start:end], step[start:end], data[start:end])
+
+
+def gathered(told: Iterable[Event | Stretch]) -> Iterator[Event | Stretch]:
+    """The same, with steps that come one by one in stretches; one that has no number stays as it is."""
+
+    def attempt(each: Event | Stretch) -> int | None:
+        return each.attempt if isinstance(each, Event) and each.kind == "step" and each.step is not None else None
+
+    for of, group in itertools.groupby(told, attempt):
+        if of is None:
+            yield from group
+            continue
+        while some := list(itertools.islice(group, AT_ONCE)):
+            yield Stretch(of, *([getattr(each, name) for each in some] for name in ("seq", "time_s", "step", "data")))
+
+
+def _values(lines: Sequence[bytes]) -> Iterator[list[Any]]:
+    """What lines say, AT_ONCE in one go; None for one that says nothing."""
     for start in range(0, len(lines), AT_ONCE):
         some = lines[start : start + AT_ONCE]
         try:
@@ -208,8 +287,7 @@ def parsed(lines: Sequence[bytes]) -> Iterator[Event | None]:
         except ValueError:
             values = []
         # A damaged line may be a part of another one's array: then each is judged by itself.
-        for value in values if len(values) == len(some) else map(_value, some):
-            yield _event(value)
+        yield values if len(values) == len(some) else [*map(_value, some)]
 
 
 def _value(line: bytes) -> Any:

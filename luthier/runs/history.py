@@ -6,17 +6,19 @@ out: what is effective now (see `events.effective`), and a `Summary`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from array import array
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from luthier.runs.events import AT_ONCE, FIRST_OF_ATTEMPT, TOLD_ENDS, Event
+from luthier.runs.events import FIRST_OF_ATTEMPT, TOLD_ENDS, Event, Stretch, gathered
 
 NUMBERS = (
     *("loss", "lr", "grad_norm", "epoch", "num_steps"),
@@ -89,6 +91,18 @@ def summarise(events: Iterable[Event]) -> Summary:
 # ---------------------------------------------------------------------------------------------------- told in pieces
 
 
+@dataclass(frozen=True)
+class Sums:
+    """Over the first so many rows: the highest step, tokens learnt from, their seconds, tokens computed, most bytes."""
+
+    rows: int = 0
+    top: int = 0
+    tokens: float = 0.0
+    seconds: float = 0.0
+    computed: float = 0.0
+    memory: float = 0.0
+
+
 class Steps:
     """The effective `step` events, one row for each.
 
@@ -98,7 +112,7 @@ class Steps:
 
     def __init__(self) -> None:
         self.columns: dict[str, array[float]] = {name: array("d") for name in (*PLACE, *NUMBERS)}
-        self._add_up(0)
+        self._sums = Sums()
 
     def __len__(self) -> int:
         return len(self.columns["step"])
@@ -107,18 +121,18 @@ class Steps:
         column = self.columns[name]
         return None if not column or math.isnan(column[-1]) else column[-1]
 
-    def extend(self, events: Sequence[Event]) -> None:
-        before, datas = len(self), [each.data for each in events]
+    def extend(self, told: Stretch) -> None:
+        before = len(self)
         for name in PLACE:
-            self.columns[name].extend(_column([getattr(each, name) for each in events]))
-        for name in NUMBERS:
-            self.columns[name].extend(_column([each.get(name) for each in datas]))
-        self._measures(before, datas)
-        self._add_up(before)
+            self.columns[name].extend(_column(getattr(told, name)))
+        for name, column in zip(NUMBERS, _numbers(told.data), strict=True):
+            self.columns[name].extend(_column(column))
+        self._measures(before, told.data)
 
     def _measures(self, before: int, datas: Sequence[Mapping[str, Any]]) -> None:
         known = {name.removeprefix(MEASURE) for name in self.columns if name.startswith(MEASURE)}
-        found = [each["measures"] if isinstance(each.get("measures"), dict) else {} for each in datas]
+        told = [each.get("measures") for each in datas]
+        found = [each if isinstance(each, dict) else {} for each in told]
         for name in known.union(*found) if any(found) else known:
             column = self.columns.setdefault(MEASURE + name, array("d", [math.nan]) * before)
             column.extend(_column([each.get(name) for each in found]))
@@ -128,22 +142,40 @@ class Steps:
         kept = [row for row, step in enumerate(self.columns["step"]) if step <= start]
         if len(kept) < len(self):
             self.columns = {name: array("d", [column[row] for row in kept]) for name, column in self.columns.items()}
-            self._add_up(0)
+            self._sums = Sums()
 
-    def _add_up(self, first: int) -> None:
-        """Sums over the rows, which are asked for after each new one."""
-        if first == 0:
-            self.top, self.tokens, self.seconds, self.computed, self.memory = 0, 0.0, 0.0, 0.0, 0.0
+    def sums(self) -> Sums:
+        """Asked for after each new row, or after many."""
+        old = self._sums
+        if old.rows == len(self):
+            return old
         names = ("step", "tokens", "tokens_per_s", "computed_tokens", "memory_bytes")
-        step, tokens, rate, computed, memory = (np.nan_to_num(np.array(self.columns[name][first:])) for name in names)
-        self.top = max(self.top, int(step.max(initial=0)))
-        self.tokens += float(tokens.sum())
-        self.seconds += float(np.divide(tokens, rate, out=np.zeros_like(tokens), where=rate > 0).sum())
-        self.computed += float(computed.sum())
-        self.memory = max(self.memory, float(memory.max(initial=0.0)))
+        new = (np.nan_to_num(np.array(self.columns[name][old.rows :])) for name in names)
+        step, tokens, rate, computed, memory = new
+        seconds = np.divide(tokens, rate, out=np.zeros_like(tokens), where=rate > 0)
+        self._sums = Sums(
+            rows=len(self),
+            top=max(old.top, int(step.max(initial=0))),
+            tokens=old.tokens + float(tokens.sum()),
+            seconds=old.seconds + float(seconds.sum()),
+            computed=old.computed + float(computed.sum()),
+            memory=max(old.memory, float(memory.max(initial=0.0))),
+        )
+        return self._sums
 
 
-def _column(values: list[Any]) -> array[float]:
+def _numbers(datas: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Any]]:
+    """A column for each of NUMBERS; at once where all say the same."""
+    said, found = [name for name in NUMBERS if name in datas[0]], {}
+    with contextlib.suppress(KeyError):
+        if len(said) > 1:
+            found = dict(zip(said, zip(*map(itemgetter(*said), datas), strict=True), strict=True))
+    return [found.get(name) or [each.get(name) for each in datas] for name in NUMBERS]
+
+
+def _column(values: Sequence[Any]) -> array[float]:
+    if values.count(None) == len(values):
+        return array("d", [math.nan]) * len(values)
     try:
         return array("d", values)
     except (TypeError, OverflowError):
@@ -171,10 +203,15 @@ class Pace:
         self._first_step_s = None
 
     def add(self, event: Event) -> None:
-        assert event.step is not None
-        rate, tokens = event.data.get("tokens_per_s"), event.data.get("tokens")
+        for told in gathered([event]):
+            assert isinstance(told, Stretch)
+            self.extend(told)
+
+    def extend(self, told: Stretch) -> None:
+        rate, tokens = told.data[-1].get("tokens_per_s"), told.data[-1].get("tokens")
         self._first_step_s = tokens / rate if rate and tokens else None
-        self._seen.append((event.step, event.time_s))
+        last = slice(-WINDOW_STEPS - 1, None)
+        self._seen.extend(zip(told.step[last], told.time_s[last], strict=True))
 
     def seconds_left(self, steps: int) -> float | None:
         """Time for `steps` more steps; None before the first step. From a single step, its own duration counts."""
@@ -218,26 +255,28 @@ class History:
     _started_s: float | None = None
     _updated_s: float | None = None
 
-    def add(self, events: Iterable[Event]) -> None:
-        pending = iter(events)
-        while some := list(itertools.islice(pending, AT_ONCE)):
-            self._add(some)
-
-    def _add(self, events: Sequence[Event]) -> None:
-        for (is_step, attempt), group in itertools.groupby(events, key=lambda e: (e.kind == "step", e.attempt)):
-            several = list(group)
-            if self._started_s is None:
-                self._started_s = several[0].time_s
-            self._updated_s, self.last_seq = several[-1].time_s, several[-1].seq
-            if is_step:
-                placed = [each for each in several if each.step is not None]
-                self.steps.extend(placed)
-                for event in placed[-WINDOW_STEPS - 1 :]:
-                    self.pace.add(event)
-                self._share(attempt, several[0], several[-1], max((each.step or 0 for each in placed), default=None))
+    def add(self, told: Iterable[Event | Stretch]) -> None:
+        for each in gathered(told):
+            if isinstance(each, Stretch):
+                self._steps(each)
+                continue
+            self._told(each.seq, each.time_s, each.time_s)
+            if each.kind == "step":
+                self._share(each, each.time_s, None)
             else:
-                for event in several:
-                    self._other(event)
+                self._other(each)
+
+    def _told(self, seq: int, first_s: float, last_s: float) -> None:
+        if self._started_s is None:
+            self._started_s = first_s
+        self._updated_s, self.last_seq = last_s, seq
+
+    def _steps(self, told: Stretch) -> None:
+        self._told(told.seq[-1], told.time_s[0], told.time_s[-1])
+        self.steps.extend(told)
+        self.pace.extend(told)
+        first = Event("", told.seq[0], told.attempt, told.time_s[0], told.step[0], "step", told.data[0])
+        self._share(first, told.time_s[-1], max(told.step))
 
     def _other(self, event: Event) -> None:
         if event.kind in FIRST_OF_ATTEMPT:
@@ -253,18 +292,21 @@ class History:
             self.ended = "interrupted"
         self.others.append(event)
         if event.kind not in BESIDES:
-            self._share(event.attempt, event, event, event.step)
+            self._share(event, event.time_s, event.step)
 
-    def _share(self, attempt: int, first: Event, last: Event, to_step: int | None) -> None:
-        if not attempt:
+    def _share(self, first: Event, last_s: float, to_step: int | None) -> None:
+        """Args:
+        first: of those that are told at once; all are of its attempt and of its kind.
+        """
+        if not first.attempt:
             return
-        new = _Share(first.time_s, last.time_s, from_step(first), str(first.data.get("reason", "")))
-        share = self._attempts.setdefault(attempt, new)
-        share.ended_s = last.time_s
+        new = _Share(first.time_s, last_s, from_step(first), str(first.data.get("reason", "")))
+        share = self._attempts.setdefault(first.attempt, new)
+        share.ended_s = last_s
         if to_step is not None:
             share.to_step = max(to_step, share.to_step or 0)
-        if last.kind in TOLD_ENDS:
-            share.end = last.kind
+        if first.kind in TOLD_ENDS:
+            share.end = first.kind
 
     def all_of(self, kind: str) -> list[Event]:
         """The effective events of a kind that is not `step`."""
@@ -273,7 +315,7 @@ class History:
     # --------------------------------------------------------------------------------------------- in numbers
 
     def summary(self) -> Summary:
-        steps = self.steps
+        steps, sums = self.steps, self.steps.sums()
         finished = next((event.data for event in reversed(self.others) if event.kind == "finished"), {})
         told = {name: value for name, value in finished.items() if isinstance(value, (int, float))}
         losses = [(event.step or 0, event.data.get("loss")) for event in self.all_of("validation")]
@@ -283,23 +325,23 @@ class History:
             attempts=tuple(_attempt(number, self._attempts[number]) for number in sorted(self._attempts)),
             started_s=self._started_s,
             updated_s=self._updated_s,
-            step=max(steps.top, max((event.step for event in self.others if event.step is not None), default=0)),
+            step=max(sums.top, max((event.step for event in self.others if event.step is not None), default=0)),
             num_steps=self._num_steps(),
             loss=steps.last("loss"),
             validation=validation,
             best=min(scored, key=lambda pair: pair[1], default=None),
-            tokens=int(told.get("tokens") or steps.tokens),
-            seconds=float(told.get("seconds") or steps.seconds),
-            peak_memory_bytes=int(told.get("peak_memory_bytes") or 0) or int(steps.memory) or None,
+            tokens=int(told.get("tokens") or sums.tokens),
+            seconds=float(told.get("seconds") or sums.seconds),
+            peak_memory_bytes=int(told.get("peak_memory_bytes") or 0) or int(sums.memory) or None,
             faults=len(self.all_of("fault")),
             ended=self.ended,
-            computed_tokens=int(told.get("computed_tokens") or 0) or int(steps.computed) or None,
+            computed_tokens=int(told.get("computed_tokens") or 0) or int(sums.computed) or None,
         )
 
     def seconds_left(self) -> float | None:
         """Until the run is finished, at the pace of this attempt; None before its first step."""
         steps = self._num_steps()
-        return None if steps is None else self.pace.seconds_left(max(steps - self.steps.top, 0))
+        return None if steps is None else self.pace.seconds_left(max(steps - self.steps.sums().top, 0))
 
     def _num_steps(self) -> int | None:
         """What was said last, by a step or by another event."""

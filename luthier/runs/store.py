@@ -20,7 +20,7 @@ from luthier.config import load
 from luthier.config.schema import RunConfig
 from luthier.errors import LuthierError, Problem, RunError, UserError
 from luthier.runs import files, lock, slots
-from luthier.runs.events import FIRST_OF_ATTEMPT, Event, EventLog, read
+from luthier.runs.events import FIRST_OF_ATTEMPT, Event, EventLog, read, skim
 from luthier.runs.history import History, Summary
 from luthier.runs.recipe import LENGTH_FIELDS, Difference, difference, free_name, run_name
 
@@ -358,7 +358,8 @@ class RunFolder:
     def history(self) -> History:
         """What its log comes to."""
         history = History()
-        history.add(self.events())
+        with files.user_errors(self.path / "events.jsonl"):
+            history.add(skim(self.path / "events.jsonl"))
         return history
 
     def summary(self) -> Summary:

@@ -18,6 +18,7 @@ from luthier.serving.door import Keys
 from luthier.serving.listen import Server, address, bind
 from luthier.text import say
 from luthier.web.app import make
+from luthier.web.board import FIRST_READ_S
 from luthier.web.door import Door
 from luthier.web.house import House
 
@@ -41,6 +42,8 @@ class Page:
         door = Door(make(self._house), self._house, self._listener.getsockname()[1], log)
         self._server = Server(door, self._house.close, grace_s=GRACE_S, keep_alive_s=KEEP_ALIVE_S)
         self._thread: threading.Thread | None = None
+        # Long logs are read while a browser finds its way here.
+        self._ahead = threading.Thread(target=self._house.board.runs, args=(FIRST_READ_S,), daemon=True)
 
     @property
     def ended_by(self) -> int:
@@ -48,6 +51,7 @@ class Page:
 
     def start(self, *, open_page: bool, block: bool) -> None:
         print(say("web.ready", url=self.url), file=self._log, flush=True)
+        self._ahead.start()
         if open_page and environment().display:
             threading.Thread(target=webbrowser.open, args=(self.url,), daemon=True).start()
         if block:
@@ -63,6 +67,7 @@ class Page:
         if self._thread is not None:
             self._server.should_exit = True
             self._thread.join()
+            self._ahead.join()
             self._thread = None
 
     def _serve(self) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
+import operator
 import os
 import threading
 import time
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -26,7 +28,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from luthier.runs import files
-from luthier.runs.events import TOLD_ENDS, parsed
+from luthier.runs.events import TOLD_ENDS, Event, Stretch, parsed, skimmed
 from luthier.runs.history import MEASURE, History, Summary, thinned
 from luthier.runs.store import RunFolder
 
@@ -174,19 +176,39 @@ class Tail:
 
     def _take(self, lines: Sequence[bytes]) -> None:
         """Lines that are no events, or whose number is not a new one, are passed over."""
-        good = []
-        for line, event in zip(lines, parsed(lines), strict=True):
-            start, self._position = self._position, self._position + len(line) + 1
-            if event is None or not (self._seqs[-1] if self._seqs else 0) < event.seq < 2**63:
+        self.history.add(self._good(lines))
+
+    def _good(self, lines: Sequence[bytes]) -> Iterator[Event | Stretch]:
+        """What lines hold; where each stands is written down."""
+        pending = iter(lines)
+        for told in skimmed(lines):
+            some = list(itertools.islice(pending, len(told) if isinstance(told, Stretch) else 1))
+            if isinstance(told, Stretch) and self._are_new(told.seq):
+                self._place(some, told.seq)
+                yield told
                 continue
-            self._seqs.append(event.seq)
-            self._starts.append(start)
-            self._ends.append(start + len(line))
-            good.append(event)
-            if event.kind != "step":
-                self.told.append(event.to_json())
-                self._told_seqs.append(event.seq)
-        self.history.add(good)
+            for line, event in zip(some, parsed(some) if isinstance(told, Stretch) else (told,), strict=True):
+                if event is None or not self._are_new((event.seq,)):
+                    self._position += len(line) + 1
+                    continue
+                self._place((line,), (event.seq,))
+                if event.kind != "step":
+                    self.told.append(event.to_json())
+                    self._told_seqs.append(event.seq)
+                yield event
+
+    def _are_new(self, seqs: Sequence[int]) -> bool:
+        """Whether they rise, from behind the last one."""
+        last = self._seqs[-1] if self._seqs else 0
+        return all(map(operator.lt, (last, *seqs), (*seqs, 2**63)))
+
+    def _place(self, lines: Sequence[bytes], seqs: Sequence[int]) -> None:
+        lengths = np.fromiter(map(len, lines), np.int64, len(lines))
+        ends = self._position + np.cumsum(lengths + 1) - 1
+        self._seqs.extend(seqs)
+        self._starts.frombytes((ends - lengths).tobytes())
+        self._ends.frombytes(ends.tobytes())
+        self._position = self._ends[-1] + 1
 
     def _piece(self, place: tuple[int, int]) -> tuple[bytes, int]:
         """Events from the place (generation, row) on, PIECE_EVENTS at most, as a stream has them, and the row behind
@@ -380,7 +402,7 @@ class Tails:
     def forget_all_but(self, names: set[str]) -> None:
         """Runs whose folders are gone."""
         for name in self._tails.keys() - names:
-            del self._tails[name]
+            self._tails.pop(name, None)  # others look too
 
     def stream(self, name: str, after: int) -> Stream:
         return Stream(self.of(name).watch(after))
