@@ -613,6 +613,36 @@ def test_runs_are_compared(window: Window, runs: Path) -> None:
     ]
 
 
+def test_scores_are_compared(window: Window, runs: Path) -> None:
+    """Before and after, with intervals; the best one where that can be said."""
+    for name, after, values in (("one", 0.5, {}), ("two", 0.75, {}), ("apart", 0.8, {"method.train_on": "last"})):
+        run = written.begun(runs, name, 10, **values)
+        for step, mean in ((0, 0.25), (10, after)):
+            accuracy = {"mean": mean, "count": 20, "low": mean - 0.125, "high": mean + 0.125}
+            margin = {"mean": after * step, "count": 20, "low": None, "high": None}
+            run.emit("validation", {"loss": 2 - mean, "measures": {"accuracy": accuracy, "margin": margin}}, step)
+        written.finish(run, 10)
+        run.close()
+
+    def cells(name: str) -> list[str]:
+        row = page.locator("section", has_text="Scores on the rows held out").get_by_role("rowheader", name=name)
+        return row.locator("xpath=..").locator("td").all_text_contents()
+
+    page = window.go("compare/one/two")
+    page.get_by_role("heading", name="Scores on the rows held out").wait_for()
+    share = "25 % (13 % to 38 %) → {}"
+    assert cells("Better answers told right") == [
+        share.format("50 % (38 % to 63 %)"),
+        share.format("75 % (63 % to 88 %)") + "best",
+    ]
+    assert cells("Validation loss") == ["1.75 → 1.5", "1.75 → 1.25best"]
+    assert cells("Margin") == ["0 → 5", "0 → 7.5"], "of what a margin is worth nobody says"
+    page = window.go("compare/one/apart")
+    assert until(lambda: cells("Validation loss") == ["1.75 → 1.5", "1.75 → 1.2"]), "another method's loss"
+    assert cells("Better answers told right")[1].endswith("best")
+    assert not serious(page)
+
+
 def test_a_comparison_follows_a_run_that_is_trained(window: Window, runs: Path) -> None:
     written.done(runs, "one", 60)
     run = written.begun(runs, "two", 40)

@@ -384,6 +384,56 @@ def test_runs_are_compared(page: Any, here: House) -> None:
     assert page.get("/api/compare", params={"run": ["a", "../b"]}).status_code == 404
 
 
+def scored(here: House, name: str, last: float, **values: Any) -> None:
+    """A run that was judged before its first step and three times after it."""
+    with written(here, name, **values) as run:
+        run.emit("started", {"num_steps": 30})
+        for step, loss, share in ((0, 2.0, 0.5), (10, 1.5, 0.6), (20, last, 0.75), (30, last + 1, 0.7)):
+            accuracy = {"mean": share, "count": 40, "low": share - 0.1, "high": share + 0.1}
+            measures = {"accuracy": accuracy, "margin": {"mean": step / 10, "count": 40, "low": None, "high": None}}
+            run.emit("validation", {"loss": loss, "terms": {"nll": loss}, "measures": measures}, step)
+
+
+def test_scores_are_compared_where_better_has_a_meaning(page: Any, here: House) -> None:
+    scored(here, "a", 1.0)
+    scored(here, "b", 0.9, **{"tune.rank": 2})
+    with written(here, "none"):
+        pass
+
+    def compare(*runs: str) -> Any:
+        return page.get("/api/compare", params={"run": runs}).json()
+
+    found = compare("a", "b", "none")
+    assert list(found["scores"]) == ["validation", "accuracy", "margin"], "one term is the loss itself"
+    assert found["scores"]["validation"] == [[{"mean": 2.0}, {"mean": 1.0}], [{"mean": 2.0}, {"mean": 0.9}], None]
+    accuracy = [{"mean": mean, "count": 40, "low": mean - 0.1, "high": mean + 0.1} for mean in (0.5, 0.75)]
+    assert found["scores"]["accuracy"] == [accuracy, accuracy, None], "of step 20, whose weights ship"
+    assert compare("a", "b")["better"] == {
+        **{"loss": "lower", "validation": "lower", "accuracy": "higher"},
+        **{"reward": "higher", "gain": "higher"},
+    }
+    scored(here, "other-method", 0.1, **{"method.train_on": "last"})
+    assert compare("a", "other-method")["better"].keys() == {"accuracy", "reward", "gain"}
+    scored(here, "other-rows", 0.1, **{"data.validation": 0.25})
+    assert compare("a", "other-rows")["better"] == {"loss": "lower"}
+    scored(here, "other-model", 0.1, **{"model": "elsewhere"})
+    assert compare("a", "other-model")["better"].keys() == {"accuracy", "reward", "gain"}
+    lines = commands.compare([here.run("a"), here.run("b")]).lines()
+    assert any(re.search(r"accuracy +0\.5.* → 0\.75.*0\.65.*0\.85", line) for line in lines), lines
+
+
+def test_where_answers_are_judged_the_reward_stands_for_the_loss(page: Any, here: House) -> None:
+    for name, gained in (("a", 0.25), ("b", 0.5)):
+        with written(here, name) as run:
+            run.emit("started", {"num_steps": 10})
+            for step, reward in ((0, 0.25), (10, 0.25 + gained)):
+                measures = {"reward": {"mean": reward, "count": 9, "low": reward - 0.1, "high": reward + 0.1}}
+                run.emit("validation", {"loss": -reward, "reward": reward, "measures": measures}, step)
+        found = page.get("/api/compare", params={"run": ["a", "b"]}).json()
+    assert list(found["scores"]) == ["reward"]
+    assert [after["mean"] for _, after in found["scores"]["reward"]] == [0.5, 0.75]
+
+
 def test_long_curves_are_compared_by_what_stands_out(page: Any, here: House) -> None:
     for name in ("a", "b"):
         run = web_written.begun(here.runs_dir, name, 20_000)

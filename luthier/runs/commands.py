@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,13 +181,21 @@ def _tokens(summary: Summary) -> str | None:
 # ---------------------------------------------------------------------------------------------------- compare
 
 
+class Score(NamedTuple):
+    """before, after: {mean}, with an interval also {low, high}; None is not known."""
+
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
 class Told(NamedTuple):
     """What the log of a run says that runs are compared by. curves: (step, loss) of steps and of validations. samples:
-    the last ones."""
+    the last ones. scores: see `_scores`."""
 
     summary: Summary
     curves: dict[str, list[tuple[int | None, float | None]]]
     samples: Event | None
+    scores: dict[str, Score]
 
 
 def told(history: History, points: int | None = None) -> Told:
@@ -202,11 +210,63 @@ def told(history: History, points: int | None = None) -> Told:
     ]
     validation = [(event.step, event.data.get("loss")) for event in history.all_of("validation")]
     samples = next(reversed(history.all_of("samples")), None)
-    return Told(history.summary(), {"step": curve, "validation": validation}, samples)
+    summary = history.summary()
+    return Told(summary, {"step": curve, "validation": validation}, samples, _scores(history, summary))
+
+
+def _scores(history: History, summary: Summary) -> dict[str, Score]:
+    """What was found on the rows held out before step 1 and, as far as is known, with the weights that ship: loss
+    (`validation`), its parts (`term.NAME`) where there are several, and measures."""
+    found = {event.step or 0: _found(event.data) for event in history.all_of("validation")}
+    shipped = summary.best[0] if summary.best else max(found, default=0)
+    before, after = found.get(0, {}), found.get(shipped, {}) if shipped else {}
+    return {name: Score(before.get(name), after.get(name)) for name in {**after, **before}}
+
+
+def _found(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Where answers are judged, the loss is the reward with its sign turned."""
+    terms, measures = (each if isinstance(each, Mapping) else {} for each in (data.get("terms"), data.get("measures")))
+    losses = {} if "reward" in data else {"validation": data.get("loss")}
+    losses |= {f"term.{name}": loss for name, loss in terms.items()} if len(terms) > 1 else {}
+    told = {name: {"mean": loss} for name, loss in losses.items()} | dict(measures)
+    return {name: each for name, each in told.items() if isinstance(each, Mapping) and each.get("mean") is not None}
+
+
+def _better(recipes: Sequence[Mapping[str, Any]], material: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Which of two values is the better one, of what can be compared: losses of one method over the same tokens,
+    rewards of the same judges, and all on the same rows held out. Of other scores nobody says."""
+
+    def same(part: Callable[[Mapping[str, Any], Mapping[str, Any]], Any]) -> bool:
+        parts = [part(recipe, given) for recipe, given in zip(recipes, material, strict=True)]
+        return all(each == parts[0] for each in parts)
+
+    rows = same(_held_out)
+    losses = same(lambda recipe, given: (recipe["method"], given.get("tokenizer") or recipe["model"]))
+    rewards = same(lambda recipe, _: recipe["method"].get("rewards"))
+    defined = {
+        "loss": losses and "lower",
+        "validation": rows and losses and "lower",
+        "accuracy": rows and "higher",
+        "reward": rows and rewards and "higher",
+        "gain": rows and rewards and "higher",
+    }
+    return {name: better for name, better in defined.items() if better}
+
+
+def _held_out(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """What says which rows are held out: files of their own, or a part of those that are learnt from."""
+    data = recipe["data"]
+    apart = isinstance(data["validation"], Sequence) and not isinstance(data["validation"], str)
+    sources = ("validation: ",) if apart else ("validation: ", "train: ")
+    told = {name: value for name, value in data.items() if not (apart and name == "train")}
+    return told, {name: value for name, value in given.items() if name.startswith(sources)}
 
 
 def compare(runs: Sequence[RunFolder], logs: Sequence[Told] = ()) -> Answer:
     """What differs between runs: in their recipes, in what went in, and in what came out.
+
+    `scores`: name -> a run's [before, after], each {mean, low, high} or None. `better`: of results and scores, `lower`
+    or `higher`, where that can be said.
 
     Args:
         logs: what their logs say, where they have been read.
@@ -216,7 +276,8 @@ def compare(runs: Sequence[RunFolder], logs: Sequence[Told] = ()) -> Answer:
     """
     if len(runs) < 2:
         raise RunError(Problem("runs.compare_one"))
-    recipes = [flatten(load.resolved(run.config())) for run in runs]
+    whole = [load.resolved(run.config()) for run in runs]
+    recipes = [flatten(each) for each in whole]
     material = [_material(run) for run in runs]
     logs = logs or [told(run.history()) for run in runs]
     results = [_results(log.summary) for log in logs]
@@ -225,6 +286,8 @@ def compare(runs: Sequence[RunFolder], logs: Sequence[Told] = ()) -> Answer:
         "recipe": _differing(recipes),
         "material": _differing(material),
         "results": {name: [found[name][0] for found in results] for name in results[0]},
+        "scores": {name: [log.scores.get(name) for log in logs] for name in _names(log.scores for log in logs)},
+        "better": _better(whole, material),
         "curves": {run.name: log.curves for run, log in zip(runs, logs, strict=True)},
         "samples": {run.name: _samples(log.samples) for run, log in zip(runs, logs, strict=True)},
     }
@@ -237,15 +300,30 @@ def compare(runs: Sequence[RunFolder], logs: Sequence[Told] = ()) -> Answer:
             {say(f"runs.compare.{name}"): [found[name][1] for found in results] for name in results[0]},
             "",
         ),
+        *_block(
+            say("runs.compare.score"),
+            runs,
+            {
+                say("runs.page.validation_loss") if name == "validation" else name: [
+                    receipt_page.change(*log.scores[name]) if name in log.scores else None for log in logs
+                ]
+                for name in _names(log.scores for log in logs)
+            },
+            "",
+        ),
     ]
     return Answer(files.plain(value), tuple(blocks[:-1]))
 
 
 def _differing(facts: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Facts that are not the same everywhere; None stands for a missing one."""
-    names = dict.fromkeys(name for each in facts for name in each if name not in ("run.name", "run.dir"))
+    names = [name for name in _names(facts) if name not in ("run.name", "run.dir")]
     table = {name: [each.get(name) for each in facts] for name in names}
     return {name: values for name, values in table.items() if any(value != values[0] for value in values)}
+
+
+def _names(tables: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for each in tables for name in each))
 
 
 def _material(run: RunFolder) -> dict[str, Any]:

@@ -199,6 +199,11 @@ def _measures(receipt: Receipt) -> list[str]:
     return ["", *markdown_table(header, rows, right=(1, 2, 3))] if rows else []
 
 
+def change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
+    """`12.3 → 4.56 (4.1 … 5.0)`."""
+    return " → ".join(NOTHING if each is None else _with_interval(each) for each in (before, after))
+
+
 def _with_interval(measure: Mapping[str, Any]) -> str:
     if measure.get("low") is None:
         return decimal(measure["mean"])

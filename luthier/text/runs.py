@@ -481,6 +481,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "runs.compare.same": ("The recipes are the same.", "配方相同。"),
     "runs.compare.field": ("field", "字段"),
     "runs.compare.result": ("result", "结果"),
+    "runs.compare.score": ("held out: before → after", "留出数据：训练前 → 训练后"),
     "runs.compare.steps": ("steps", "步数"),
     "runs.compare.loss": ("last loss", "最后损失"),
     "runs.compare.validation": ("best validation loss", "最佳验证损失"),

@@ -10,6 +10,8 @@ import { NOTHING, bytes, count, duration, number } from "../lib/format.js";
 import { chart, join, palette } from "../lib/charts.js";
 import { onOverview } from "../lib/overview.js";
 import { compareLink, recipeText, runLink, stateChip } from "../lib/runs.js";
+import { nameOf } from "./run/curves.js";
+import { measureText } from "./run/judged.js";
 import { card } from "./run/samples.js";
 
 const POINTS = 1000;
@@ -22,7 +24,6 @@ const RESULTS = {
   speed: (value) => t("run.fact.tokens_per_s", { tokens: count(value) }),
   memory: bytes,
 };
-const LOWER_IS_BETTER = ["loss", "validation"];
 const CURVES = [
   // title, curve, whether it is single measurements
   ["compare.loss", "step", false],
@@ -65,16 +66,17 @@ export async function show(root, { path }) {
   });
   if (found === null) return undefined;
   const charts = new Charts(root, chosen);
-  const rest = ["results", "recipe", "material", "samples"].map(() => h("section", { class: "panel" }));
+  const rest = ["results", "scores", "recipe", "material", "samples"].map(() => h("section", { class: "panel" }));
   root.append(...rest);
-  const shows = [showResults, differences("compare.recipe"), differences("compare.material"), showSamples].map(
+  const shows = [showResults, showScores, differences("compare.recipe"), differences("compare.material"), showSamples].map(
     (fill, index) => whenNew((value) => renew(rest[index], fill(value))),
   );
   function draw(now) {
     charts.set(now.curves);
-    const { runs: order, results, recipe, material } = now;
+    const { runs: order, results, scores, better, recipe, material } = now;
     [
-      { order, results },
+      { order, results, better },
+      { order, scores, better },
       { order, table: recipe },
       { order, table: material },
       { order, samples: now.samples },
@@ -279,28 +281,61 @@ function table(title, head, rows, look = "") {
   ];
 }
 
-function showResults({ order, results }) {
+function showResults({ order, results, better }) {
   const rows = Object.entries(results).map(([name, values]) => {
-    const known = values.filter((value) => typeof value === "number");
-    const best = LOWER_IS_BETTER.includes(name) && new Set(known).size > 1 ? Math.min(...known) : null;
     const format = RESULTS[name] ?? plain;
-    return h(
-      "tr",
-      {},
-      h("th", { scope: "row" }, label(name)),
-      values.map((value) =>
-        h(
-          "td",
-          {},
-          value === null ? NOTHING : format(value),
-          value !== null && value === best
-            ? h("span", { class: "best" }, icon("check"), h("span", { class: "sr" }, t("compare.best")))
-            : null,
-        ),
-      ),
+    const best = bestOf(values, better[name]);
+    return row(
+      label(name),
+      values.map((value) => [value === null ? NOTHING : format(value), value !== null && value === best]),
     );
   });
   return table(t("compare.results"), ["", ...order], rows, "numbers");
+}
+
+// What was found on the rows held out, before step 1 and with the weights that ship.
+function showScores({ order, scores, better }) {
+  const title = t("compare.scores");
+  if (!Object.keys(scores).length) return [h("h2", {}, title), h("p", { class: "muted" }, t("compare.no_scores"))];
+  const rows = Object.entries(scores).map(([name, found]) => {
+    const best = bestOf(
+      found.map((score) => score?.[1]?.mean ?? null),
+      better[name],
+    );
+    return row(
+      scoreName(name),
+      found.map((score) => {
+        if (score === null) return [NOTHING, false];
+        const [before, after] = score.map((each) => measureText(name, each));
+        return [t("compare.change", { before, after }), score[1] !== null && score[1].mean === best];
+      }),
+    );
+  });
+  const [heading, body] = table(title, ["", ...order], rows, "numbers");
+  return [heading, h("p", { class: "muted small" }, t("compare.scores.about")), body];
+}
+
+// better: `lower`, `higher`, or nothing where that cannot be said; of values that are all the same none is the best.
+function bestOf(values, better) {
+  const known = values.filter((value) => typeof value === "number");
+  if (!better || new Set(known).size < 2) return null;
+  return better === "lower" ? Math.min(...known) : Math.max(...known);
+}
+
+// cells: texts, each with whether it is the best.
+function row(name, cells) {
+  const mark = () => h("span", { class: "best" }, icon("check"), h("span", { class: "sr" }, t("compare.best")));
+  return h(
+    "tr",
+    {},
+    h("th", { scope: "row" }, name),
+    cells.map(([text, best]) => h("td", {}, text, best ? mark() : null)),
+  );
+}
+
+function scoreName(name) {
+  if (name === "validation") return t("compare.validation");
+  return name.startsWith("term.") ? t("run.curve.of_term", { name: name.slice(5) }) : nameOf(name);
 }
 
 function label(name) {

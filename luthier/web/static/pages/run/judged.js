@@ -88,7 +88,7 @@ function table(first, last) {
           "tr",
           { dataset: { measure: name } },
           h("th", { scope: "row" }, nameOf(name)),
-          columns.map(({ measures }) => h("td", {}, value(name, measures[name]))),
+          columns.map(({ measures }) => h("td", {}, measureText(name, measures[name]))),
         ),
       ),
     ),
@@ -96,7 +96,7 @@ function table(first, last) {
 }
 
 // A mean, with its 95 % interval where there is one.
-function value(name, measure) {
+export function measureText(name, measure) {
   const shown = (each) => (SHARES.includes(name) ? percent(each) : number(each));
   if (!measure) return number(null);
   if (measure.low === null || measure.low === undefined) return shown(measure.mean);
