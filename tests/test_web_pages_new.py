@@ -236,6 +236,7 @@ def test_a_recipe_in_stages_is_planned_and_started(seen: Seen, place: Path) -> N
     expect(count).to_have_text("60", timeout=SLOW_MS)
     page.get_by_role("button", name="Show the rows").click()
     page.locator(".mask code", has_text="answers.jsonl").first.wait_for()
+    seen.checked()
     seen.step("plan")
     rows = page.locator("tbody tr[data-stage]")
     expect(rows).to_have_count(2, timeout=SLOW_MS)
@@ -245,6 +246,8 @@ def test_a_recipe_in_stages_is_planned_and_started(seen: Seen, place: Path) -> N
         expect(pressed).to_have_text(name, timeout=SLOW_MS)
         peak = rows.filter(has_text=name).locator("td").nth(1).inner_text()
         assert page.locator("tfoot td").first.inner_text() == peak
+        lengths = page.locator(".why li", has_text="counted by the check")
+        expect(lengths).to_have_count(1, timeout=SLOW_MS)
     page.locator(".strip", has_text=re.compile(r"\(stage (first|second)\)")).wait_for()
     assert serious(page) == []
     seen.step("start")

@@ -541,6 +541,24 @@ def test_of_several_stages_the_largest_is_planned(page: TestClient) -> None:
     assert alone["stages"] == [] and (one["name"], one["plan"], one["lines"]) == ("one", alone["plan"], alone["lines"])
 
 
+def test_of_several_stages_each_is_planned_with_its_own_rows(page: TestClient) -> None:
+    text = f"{WHOLE}stages: [{{name: one}}, {{name: two}}, {{name: three}}]\n"
+    rows = {"longest": 100, "tokens": 40.0, "scored": 10.0, "rows": 320}
+
+    def told(rows: Any) -> list[tuple[int, int | None, bool]]:
+        plans = [each["plan"]["rows"] for each in ask(page, "plan", recipe=text, rows=rows)["stages"]]
+        return [(each["longest"], each["rows"], each["assumed"]) for each in plans]
+
+    assumed = told(None)[0]
+    assert assumed[2] and told({"one": rows, "two": {**rows, "rows": 80}}) == [
+        (100, 320, False),
+        (100, 80, False),
+        assumed,
+    ]
+    assert told(rows) == [(100, 320, False)] * 3
+    assert page.post("/api/plan", json={"recipe": text, "rows": {"one": {"longest": 5}}}).status_code == 422
+
+
 def test_of_several_stages_each_is_told(page: TestClient, place: Path) -> None:
     """As `luthier train --dry-run` tells them; a name is free where none of their runs is there."""
     listed = "[{name: one}, {name: two, run: {name: own}}, {name: three}]"

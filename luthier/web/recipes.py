@@ -75,12 +75,13 @@ class Rows(_Asked):
 
 
 class PlanAsked(_Asked):
-    """recipe: its text, or its values; device: of the planner's table, this machine's where none is named."""
+    """recipe: its text, or its values; device: of the planner's table, this machine's where none is named; rows: of all
+    its stages alike, or of each by its name."""
 
     recipe: Text | Values
     changes: Changes | None = None
     device: str | None = pydantic.Field(default=None, max_length=200)
-    rows: Rows | None = None
+    rows: Rows | dict[str, Rows] | None = None
 
 
 def routes(house: House) -> APIRouter:
@@ -155,7 +156,7 @@ def _recipes(router: APIRouter, house: House) -> None:
         if reading.config is not None:
             configs = {"": reading.config}
         try:
-            made = {name: _planned(house, config, asked, kept) for name, config in configs.items()}
+            made = {name: _planned(house, config, asked, name, kept) for name, config in configs.items()}
         except UserError as error:
             return _unplanned(error.problems)
         most = max(made, key=lambda name: (not made[name].fits, made[name].memory.peak_bytes))
@@ -197,8 +198,9 @@ def _unplanned(problems: Sequence[Problem]) -> dict[str, Any]:
     return {"name": None, "plan": None, "lines": [], "stages": [], "problems": told}
 
 
-def _planned(house: House, config: RunConfig, asked: PlanAsked, kept: Kept) -> outlook.Outlook:
-    facts = of_check(config, RowFacts(**asked.rows.model_dump())) if asked.rows else None
+def _planned(house: House, config: RunConfig, asked: PlanAsked, stage: str, kept: Kept) -> outlook.Outlook:
+    rows = asked.rows.get(stage) if isinstance(asked.rows, dict) else asked.rows
+    facts = of_check(config, RowFacts(**rows.model_dump())) if rows else None
     placed = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(house.runs_dir)})})
     return outlook.plan(placed, asked.device, home=house.home, facts=facts, kept=kept)
 

@@ -36,7 +36,7 @@ export function report(place, told) {
       const done = await job("check", { recipe: state.text, stage: stageShown()?.name }, (now) => {
         if (own !== turn) return;
         running = now.id;
-        if (state.check?.id !== now.id) note({ check: { id: now.id, of, rows: null, stops: false } });
+        if (state.check?.id !== now.id) note({ check: { id: now.id, of, stops: false } });
       });
       if (own === turn) finish(done);
     } catch (error) {

@@ -18,10 +18,10 @@ const PLAN_MS = 250;
 const NO_DATA = "data.json";
 // Stands for the data of a plan that is asked for before there are any.
 
-const FRESH = { text: FIRST, lost: "", key: "", check: null, unfolded: [], browsed: "", stage: "" };
+const FRESH = { text: FIRST, lost: "", key: "", check: null, counted: {}, unfolded: [], browsed: "", stage: "" };
 // text: the recipe. lost: the text before a change of the form left its comments out. key: of the start, so that two
-// clicks make one run. check: {id: of the job, of: what was checked, rows: what it counted, stops: whether training
-// would}. unfolded: sections that stand open. browsed: the folder looked at last. stage: the one that was picked.
+// clicks make one run. check: {id: of the job, of: what was checked, stops: whether training would}. counted: of what
+// was checked, what rows there are; of several stages each has its own. unfolded: sections that stand open. browsed: the folder looked at last. stage: the one that was picked.
 
 export const state = {
   ...FRESH,
@@ -287,9 +287,9 @@ export function pickStage(name) {
 export const hasData = () => isStaged() || sources().length > 0;
 
 // What the check of the data depends on: another model counts tokens otherwise, another method reads rows otherwise.
-export function checkedOf() {
+export function checkedOf(stage = stageShown()) {
   if (isStaged()) {
-    const { name, resolved } = stageShown() ?? {};
+    const { name, resolved } = stage ?? {};
     return JSON.stringify([name, resolved?.model.path, resolved?.data, resolved?.method.kind, resolved?.run.seed]);
   }
   const { data, method } = state.values;
@@ -317,7 +317,8 @@ function replan(names) {
 // A plan of the recipe with changes laid over it, beside the one that is kept.
 export function planOf(changes, text = state.text) {
   const first = hasData() ? {} : { "data.train": NO_DATA };
-  const rows = !isStaged() && state.check?.of === checkedOf() ? state.check.rows : null;
+  const counted = state.stages.map((stage) => [stage.name, state.counted[checkedOf(stage)]]);
+  const rows = isStaged() ? Object.fromEntries(counted.filter(([, found]) => found)) : state.counted[checkedOf()];
   return post("plan", { recipe: text, changes: { ...first, ...changes }, rows });
 }
 
@@ -348,7 +349,9 @@ async function plan() {
 
 // The check has been made: the plan takes what it counted. stops: whether training would stop at these data.
 export function checkDone(rows, stops) {
-  note({ check: { ...state.check, rows, stops } });
+  const kept = new Set(state.stages.map((stage) => checkedOf(stage)));
+  const others = Object.entries(state.counted).filter(([of]) => kept.has(of));
+  note({ check: { ...state.check, stops }, counted: { ...Object.fromEntries(others), [state.check.of]: rows } });
   replan([]);
 }
 
