@@ -2461,6 +2461,24 @@ MUTATIONS: dict[str, Mutation] = {
         "",
         "test_web_start.py::test_logs_are_read_before_anybody_asks",
     ),
+    "losses of other methods are called better": Mutation(
+        "runs/commands.py",
+        '"validation": rows and losses and "lower",',
+        '"validation": rows and "lower",',
+        "test_web_runs.py::test_scores_are_compared_where_better_has_a_meaning",
+    ),
+    "scores are of the last step, whichever weights ship": Mutation(
+        "runs/commands.py",
+        "shipped = summary.best[0] if summary.best else max(found, default=0)",
+        "shipped = max(found, default=0)",
+        "test_web_runs.py::test_scores_are_compared_where_better_has_a_meaning",
+    ),
+    "all stages are planned with one stage's rows": Mutation(
+        "web/recipes.py",
+        "asked.rows.get(stage) if isinstance(asked.rows, dict)",
+        "next(iter(asked.rows.values())) if isinstance(asked.rows, dict)",
+        "test_web_recipes.py::test_of_several_stages_each_is_planned_with_its_own_rows",
+    ),
     "a watcher misses the first event behind its last": Mutation(
         "web/tail.py",
         "bisect_right(self._seqs, after)",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import httpx2
 import pytest
 from accessibility import serious
+from test_ollama import read
 from test_web_pages_run import HOSTILE, LOOKS, Window
 from test_web_talk import folder  # noqa: F401  a fixture
 from waiting import until
 from web_house import GUARD, server
 
 from luthier.data.formats import Message
+from luthier.export import ollama
 from luthier.sampling import Sampling
 from luthier.session import Session, open_session
 
@@ -276,8 +279,6 @@ def test_anybody_can_use_both_pages(browser: Any, url: str, locale: str, scheme:
     page.locator("details.panel > summary").click()
     page.locator(".voice summary").first.click()
     window.ask(QUESTION)
-    page.screenshot(path="/tmp/w3/shots/dbg.png", full_page=True)
-    print(window.states(0))
     window.act(0, 0, "vote-up")
     assert serious(page) == []
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than the window"
@@ -365,6 +366,53 @@ def test_types_are_ordered_with_their_sizes_and_a_job_is_found_again(chat: Chat)
     assert until(lambda: len(jobs.asked) == 1, 20)
     assert jobs.asked[0]["types"] == ["q4_k_m", "q8_0"] and jobs.asked[0]["ollama"] is True
     assert jobs.asked[0]["out"].endswith("/first-gguf")
+
+
+def test_a_model_is_exported_for_ollama(chat: Chat, url: str, folder: Path) -> None:  # noqa: F811
+    """Its Modelfile is read as Ollama reads it, and its template run as Go does."""
+    page = chat.go("export/first")
+    make = page.locator("[data-make=gguf]")
+    make.get_by_label("q4_k_m").uncheck()
+    make.get_by_label("q8_0").check()
+    make.get_by_text("Modelfile for Ollama").click()
+    make.get_by_role("button", name="Write GGUF").click()
+    make.get_by_text("Written: first-gguf").wait_for(timeout=LOADING_MS)
+    make.locator("[data-check=gguf_tokens_q8_0][data-status=pass]").wait_for()
+    assert make.locator("[data-check=ollama_template_Modelfile]").get_attribute("data-status") in ("pass", "not run")
+    assert make.locator("[data-check=ollama_load_Modelfile]").get_attribute("data-status") == "not run"
+    made = page.locator("[data-what=gguf]")
+    made.locator("summary", has_text="Files").click()
+    link = made.get_by_role("link", name="Modelfile", exact=True).get_attribute("href")
+    text = httpx2.get(url + link, headers=GUARD, timeout=60).text
+    assert text == (folder / "runs" / "first-gguf" / "Modelfile").read_text(encoding="utf-8")
+    found = read(text)
+    assert (folder / "runs" / "first-gguf" / found["FROM"][0]).is_file()
+    renderer = open_session(folder / "runs" / "first").renderer
+    asked = renderer.text([Message("user", QUESTION)], generation_prompt=True)
+    said = (*(("system", each) for each in found.get("SYSTEM", ())), ("user", QUESTION))
+    assert asked.endswith(ollama.written(found["TEMPLATE"][0], said) or "nothing")
+
+
+def test_what_ollama_cannot_say_is_told_where_it_was_asked_for(chat: Chat, folder: Path) -> None:  # noqa: F811
+    shutil.copytree(folder / "runs" / "first", folder / "runs" / "loud")
+    template = folder / "runs" / "loud" / "adapter" / "chat_template.jinja"
+    source, content = template.read_text(), "message['content']"
+    assert content in source
+    template.write_text(source.replace(content, f"({content} | upper)"))
+    try:
+        page = chat.go("export/loud")
+        make = page.locator("[data-make=gguf]")
+        make.get_by_text("Modelfile for Ollama").click()
+        make.get_by_role("button", name="Write GGUF").click()
+        told = make.locator("[data-id='ollama.form']")
+        told.wait_for(timeout=LOADING_MS)
+        assert "this chat template cannot be said in Ollama's words" in told.inner_text()
+        assert "Export without --ollama." in told.inner_text()
+        assert not (folder / "runs" / "loud-gguf").exists(), "nothing is written"
+        assert page.locator("[data-what=gguf]").count() == 0
+        assert serious(page) == []
+    finally:
+        shutil.rmtree(folder / "runs" / "loud")
 
 
 def test_nothing_is_sent_to_a_hub_before_it_was_seen(chat: Chat) -> None:

@@ -844,6 +844,33 @@ def test_below_a_path_and_with_a_token(browser: Any, place: Path, runs: Path) ->
     run.close()
 
 
+LIGHT, DARK = (246, 245, 241), (21, 23, 26)
+CURVES = {LIGHT: (150, 71, 15), DARK: (234, 161, 92)}
+DRAWN_IN = """(wanted) => {
+  const canvas = document.querySelector("[data-chart=loss] canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  for (let at = 0; at < data.length; at += 4)
+    if (data[at + 3] === 255 && wanted.every((value, index) => value === data[at + index])) return true;
+  return false;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_theme_is_the_browsers_or_the_one_that_was_chosen(browser: Any, url: str, runs: Path, scheme: str) -> None:
+    """Curves too, which are no part of the document."""
+    written.done(runs, "one", 40)
+    window = Window(browser, url, color_scheme=scheme)
+    page = window.run("one")
+    theme = page.locator("#theme")
+    own = {"light": LIGHT, "dark": DARK}[scheme]
+    for wanted in (own, LIGHT, DARK, own):  # as the browser has it, light, dark, and again
+        shown = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        assert shown == f"rgb{wanted}"
+        assert until(lambda wanted=wanted: page.evaluate(DRAWN_IN, CURVES[wanted]))
+        theme.click()
+    window.close()
+
+
 def test_language_and_theme_are_kept(window: Window) -> None:
     page = window.go("")
     assert page.locator("html").get_attribute("lang") == "en"

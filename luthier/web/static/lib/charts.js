@@ -44,8 +44,14 @@ function turn() {
 
 let colours = new Map();
 
+// What the variable comes to: it says a colour for light and one for dark.
 function colour(name) {
-  if (!colours.has(name)) colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  if (!colours.has(name)) {
+    const probe = h("i", { hidden: true, style: { color: `var(${name})` } });
+    document.body.append(probe);
+    colours.set(name, getComputedStyle(probe).color);
+    probe.remove();
+  }
   return colours.get(name);
 }
 
