@@ -245,13 +245,13 @@ def compare(window: Window) -> None:
 
 
 def chat(window: Window) -> None:
-    page = window.go("chat?target=facts", 1200, 1370)
+    page = window.go("chat?target=facts", 1200, 1300)
     page.locator(".open-models [data-state=ready]").first.wait_for()
     if page.locator(".voice").count() < 3:
         page.get_by_role("button", name="Add a column").click()
     page.locator(".voice select").nth(2).select_option(label="facts")
     third = page.locator("[data-column='2']")
-    third.locator("summary").click()
+    third.locator("details").evaluate("(box) => (box.open = true)")
     third.get_by_label("facts", exact=True).fill("0.5")
     for turn, question in enumerate(QUESTIONS):
         page.locator(".composer textarea").fill(f"{task.INSTRUCTION}\n{question}")
@@ -260,6 +260,7 @@ def chat(window: Window) -> None:
     answer = page.locator(".turn").first.locator(".chat-answer").nth(1)
     answer.locator("[data-act=vote-up]").click()
     answer.locator("[data-act=prefer]").click()
+    page.locator("#toasts button").first.click()
     window.taken("chat")
 
 
