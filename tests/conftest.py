@@ -51,10 +51,9 @@ def _neutral_environment() -> None:
     os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="luthier-tests-hf-")
     atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        # One thread per worker: two workers with two threads each on two cores spend their time waiting.
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ[name] = "1"
+    # One thread: on matrices this small others wait for each other, four times the processor time on a busy machine.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
 
 
 _neutral_environment()
@@ -63,11 +62,18 @@ os.fsync = lambda _: None
 """No test cuts the power, and a training forces a hundred files to the disk. Processes of their own still do."""
 
 
-def pytest_collection_finish() -> None:
-    """All modules are there now: collections of garbage, of which every training makes one, need not look through
-    them."""
-    gc.collect()
-    gc.freeze()
+_modules = 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol() -> None:
+    """Collections of garbage, of which every training makes two, need not look through modules: they are put aside,
+    those too that a test was the first to import. It was a third of the processor time of a file of trainings."""
+    global _modules
+    if len(sys.modules) != _modules:
+        gc.collect()
+        gc.freeze()
+        _modules = len(sys.modules)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

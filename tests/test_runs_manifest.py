@@ -92,14 +92,14 @@ def test_weights_have_one_hash_that_knows_each_file(model: Path) -> None:
 
 def test_no_git_is_no_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = manifest.code_revision()
+    found = manifest.code_revision.__wrapped__()
     assert found["commit"] is None and found["modified"] is None and len(found["source_sha256"]) == 64
 
 
 def test_somebody_elses_repository_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"rev-parse": "/somewhere/else"}
     monkeypatch.setattr(manifest, "_git", lambda _, command, *rest: answers[command])
-    assert manifest.code_revision()["commit"] is None
+    assert manifest.code_revision.__wrapped__()["commit"] is None
 
 
 def test_no_secret_and_no_environment_gets_in(

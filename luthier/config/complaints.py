@@ -171,10 +171,12 @@ def without(errors: Iterable[ErrorDetails], tree: Tree) -> Tree:
 def with_default_kinds(errors: Iterable[ErrorDetails], tree: Tree) -> Tree | None:
     """A copy of the recipe with unknown kinds made known, for finding what else is wrong; None where all are known."""
     unknown = [path_of(error, tree) for error in errors if error["type"] == "union_tag_invalid"]
+    if not unknown:
+        return None
     rest = copy.deepcopy(tree)
     for path in unknown:
         rest.replace(path, DEFAULT_KINDS[str(path[0])])
-    return rest if unknown else None
+    return rest
 
 
 def touches(field: str, path: trees.Path) -> bool:

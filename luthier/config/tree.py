@@ -7,6 +7,7 @@ and which strings stand for one, but checks no value: that is the schema's work.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import re
@@ -289,10 +290,16 @@ SECRET = re.compile(r"\b(?:hf_|ms-|sk-)[A-Za-z0-9_-]{20,}")
 """Tokens of hubs and services."""
 
 
+@functools.lru_cache(maxsize=128)
+def _nodes(text: str) -> yaml.Node | None:
+    """What a text is composed of, for looking at. A run reads its recipe half a dozen times, 20 ms each."""
+    node: yaml.Node | None = Loader(text).get_single_node()
+    return node
+
+
 def _compose(text: str, file: str, problems: list[Problem]) -> yaml.Node | None:
     try:
-        node: yaml.Node | None = Loader(text).get_single_node()
-        return node
+        return _nodes(text)
     except AliasFound as error:
         problems.append(Problem("config.yaml_alias", f"{file}:{error.line}", value=error.name))
     except yaml.MarkedYAMLError as error:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 import jinja2
@@ -82,8 +84,8 @@ class Template:
         # One rendering at a time: the budget of operations belongs to the environment.
         self._lock = threading.Lock()
         try:
-            self._compiled = self._environment.from_string(source)
-            names = meta.find_undeclared_variables(self._environment.parse(source))
+            code, names = _compiled(source)
+            self._compiled = jinja2.Template.from_code(self._environment, code, self._environment.make_globals(None))
         except jinja2.TemplateError as error:
             raise TemplateFault(str(error)) from error
         self.reads_tools = "tools" in names
@@ -237,6 +239,14 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if operator == "**" or (operator == "%" and isinstance(left, str) and _WIDE.search(left)):
             raise SecurityError(f"operator {operator}")
         return _bounded(super().call_binop(context, operator, left, right))
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(source: str) -> tuple[CodeType, set[str]]:
+    """A template's code, which depends on no date and no variables, and the names it reads. A run asks ten times for
+    one or two templates, up to 15 ms each."""
+    environment = _Sandbox(datetime.datetime.fromisoformat(PINNED_DATE))
+    return environment.compile(source), meta.find_undeclared_variables(environment.parse(source))
 
 
 class _Namespace(Namespace):

@@ -8,6 +8,7 @@ conversation so far with the beginning of an assistant turn, and the answer is w
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,13 +74,17 @@ class Conversations:
         self._stretches: dict[tuple[str, tuple[int, ...], bool], list[int]] = {}
         self._stop = vocabulary.decode([stop_ids[0]], skip_special=False)
         self._shapes = Shapes(self._rendered)
-        words, stops = vocabulary.words, [vocabulary.added.get(each) for each in stop_ids]
-        self._by_words = None if words is None or None in stops else LearntByWords(words, [s for s in stops if s])
+        self._stops = [vocabulary.added.get(each) for each in stop_ids]
+
+    @functools.cached_property
+    def _by_words(self) -> LearntByWords | None:
+        words, stops = self._vocabulary.words, self._stops
+        return None if words is None or None in stops else LearntByWords(words, [s for s in stops if s])
 
     @property
     def goes_by_words(self) -> bool:
         """Whether `by_words` tells anything."""
-        return self._by_words is not None and self._vocabulary.words is not None
+        return self._vocabulary.words is not None and self._by_words is not None
 
     def distrust_words(self) -> None:
         """From here on the tokenizer alone is asked."""
@@ -87,7 +92,7 @@ class Conversations:
 
     def by_words(self, layouts: Sequence[Layout]) -> list[Weighted | None]:
         """The training sequences of layouts; None for those that `encode` and `spans` have to tell."""
-        if self._by_words is None or not self.goes_by_words:
+        if not self.goes_by_words or self._by_words is None:
             return [None] * len(layouts)
         return self._by_words.sequences(layouts)
 

@@ -95,7 +95,11 @@ class Vocabulary:
         """What is made of the state and cannot be pickled."""
         self._plain = Tokenizer.from_str(json.dumps(self._state))
         self._tokens: dict[int, AddedToken] = self._plain.get_added_tokens_decoder()
-        self.words = Words.of(self._state, self._plain)
+
+    @functools.cached_property
+    def words(self) -> Words | None:
+        """Made when it is first asked for: it takes 60 ms, and most vocabularies of a run encode no rows."""
+        return Words.of(self._state, self._plain)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in vars(self).items() if name not in ("_plain", "_tokens", "words")}

@@ -8,6 +8,7 @@ user gave them; environment variables never enter.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import platform
@@ -72,6 +73,7 @@ def source_fingerprint(folder: Path) -> str:
     return _one_hash(fingerprints(folder, "*.py"))
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Of Python, the platform, and each package in PACKAGES that is installed."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
@@ -83,9 +85,10 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def code_revision() -> dict[str, Any]:
     """{source_sha256, commit, modified}: the package's own source, and its git commit where it runs from a checkout
-    (None elsewhere, also when git is absent or refuses)."""
+    (None elsewhere, also when git is absent or refuses). Looked up once: what a process runs, it has imported."""
     package = Path(__file__).resolve().parents[1]
     top = _git(package.parent, "rev-parse", "--show-toplevel")
     # A virtual environment inside somebody's repository is not a checkout of Luthier.
