@@ -220,7 +220,7 @@ def test_answers_that_take_more_than_an_update(
     and few texts are written the plan is 13 % above what is held."""
     if texts is not None:
         monkeypatch.setattr(planner, "_answer_texts", lambda *given: texts)
-    method = {**GRPO, "samples": 16, "max_new_tokens": 128, "updates": 1}
+    method = {**GRPO, "samples": 4 if texts else 16, "max_new_tokens": 128, "updates": 1}
     tuned = {"fresh": {"rank": 8}, "full": FULL}[tune]
     seen = measure(method, tune=tuned, dtype=dtype, optim={"batch": 4, "budget_tokens": 400})
     assert seen.planned.answer_texts == (texts or 64)

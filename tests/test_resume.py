@@ -21,6 +21,7 @@ import pytest
 from safetensors.torch import load_file
 
 import luthier
+from luthier import proof
 from luthier.errors import RunError
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -33,6 +34,7 @@ def run_in_child(recipe: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(1)
+    proof.reload_in_fresh_process = lambda run: "not made in this test"  # takes longer than the training
     luthier.train(recipe)
 
 
@@ -43,15 +45,21 @@ def start(recipe: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def recipe(tiny_model, write_rows, runs_dir):
+def recipe(tiny_model, runs_dir):
+    return recipe_at(runs_dir, tiny_model)
+
+
+def recipe_at(runs: Path, tiny_model: Any) -> dict[str, Any]:
     """Thirty steps with a checkpoint after each, so that most kills fall into the writing of one."""
     rows = [{"instruction": f"Count to {i}", "output": " ".join(map(str, range(i % 9 + 1)))} for i in range(60)]
+    file = runs.parent / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {
         "model": {"path": str(tiny_model("qwen2")), "dtype": "float32"},
-        "data": {"train": str(write_rows("rows.jsonl", rows)), "validation": 0.1, "max_tokens": 128},
+        "data": {"train": str(file), "validation": 0.1, "max_tokens": 128},
         "tune": {"kind": "lora", "rank": 4, "dropout": 0.05},
         "optim": {"lr": 5e-3, "steps": 30, "batch": 4},
-        "run": {"name": "straight", "device": "cpu", "dir": str(runs_dir), "save_every": 1, "validate_every": 7},
+        "run": {"name": "straight", "device": "cpu", "dir": str(runs), "save_every": 1, "validate_every": 7},
     }
 
 
@@ -76,6 +84,16 @@ def result(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in files}
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory, tiny_model) -> dict[str, bytes]:
+    """The result of a run that was left alone."""
+    runs = tmp_path_factory.mktemp("straight") / "runs"
+    straight = start(recipe_at(runs, tiny_model))
+    straight.join(PATIENCE_S)
+    assert straight.exitcode == 0
+    return result(runs / "straight")
+
+
 def kill_often(recipe: dict[str, Any], kills: int, seed: int) -> Path:
     """Start the run again and again, killing it after a random moment of progress; then let it finish."""
     rng = random.Random(seed)
@@ -97,11 +115,7 @@ def kill_often(recipe: dict[str, Any], kills: int, seed: int) -> Path:
 
 
 @pytest.mark.parametrize("kills", [SUITE_KILLS, pytest.param(LONG_KILLS, marks=pytest.mark.long)])
-def test_a_run_killed_often_ends_with_the_same_bits(recipe, kills):
-    straight = start(recipe)
-    straight.join(PATIENCE_S)
-    assert straight.exitcode == 0
-    expected = result(Path(recipe["run"]["dir"]) / "straight")
+def test_a_run_killed_often_ends_with_the_same_bits(recipe, expected, kills):
     done, storm = 0, 0
     while done < kills:
         recipe["run"]["name"] = f"killed-{storm}"
@@ -113,7 +127,7 @@ def test_a_run_killed_often_ends_with_the_same_bits(recipe, kills):
 
 
 def test_sigterm_ends_with_a_full_checkpoint_and_the_same_command_goes_on(recipe):
-    recipe["optim"]["steps"] = steps = 100
+    recipe["optim"]["steps"] = steps = 50
     path = Path(recipe["run"]["dir"]) / "straight"
     file = path.parent / "recipe.json"
     file.write_text(json.dumps(recipe))  # JSON is YAML
@@ -150,10 +164,7 @@ def interrupted_at(recipe: dict[str, Any], step: int) -> Path:
 
 
 @pytest.mark.parametrize("file", ["trainable.safetensors", "optim.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(recipe, file):
-    straight = start(recipe)
-    straight.join(PATIENCE_S)
-    expected = result(Path(recipe["run"]["dir"]) / "straight")
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(recipe, expected, file, no_fresh_process):
     recipe["run"]["name"] = "damaged"
     path = interrupted_at(recipe, 6)
     newest = max((path / "checkpoints").glob("step-*"), key=lambda p: int(p.name.split("-")[1]))
@@ -199,7 +210,7 @@ def test_two_writers_are_refused(recipe):
         child.join()
 
 
-def test_a_disk_that_fills_up_is_a_clear_error_and_loses_nothing(recipe, tmp_path):
+def test_a_disk_that_fills_up_is_a_clear_error_and_loses_nothing(recipe, tmp_path, no_fresh_process):
     """The run folder lies on a small file system of its own."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")

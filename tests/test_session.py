@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from luthier import answering, proof, writing
+from luthier import answering, cli, proof, writing
 from luthier import chat as chatting
 from luthier.data import check
 from luthier.data.formats import Completion, Message, Text
@@ -753,18 +753,20 @@ def test_a_stop_text_ends_an_answer_before_it(place):
     assert cut.text == "".join(pieces) == whole.text[:at] and cut.finish == "stop" and cut.tokens <= whole.tokens
 
 
-def test_a_killed_command_goes_on_to_the_same_bytes(place, tmp_path):
+def test_a_killed_command_goes_on_to_the_same_bytes(place, tmp_path, capsys):
     """Killed by the kernel between any two lines, whatever else was under way then."""
     source, whole, target = (tmp_path / name for name in ("in.jsonl", "whole.jsonl", "out.jsonl"))
     source.write_text("".join(json.dumps({"prompt": f"Say {i} {'and more ' * (i % 7)}"}) + "\n" for i in range(400)))
 
-    def begin(output: Path) -> subprocess.Popen:
+    def asked(output: Path) -> list[str]:
         line = f"generate {place / 'runs' / 'lora'} {source} -o {output} --temperature 1 --max-tokens 24 --seed 5"
-        command = [sys.executable, "-m", "luthier", *line.split(), "--stop", "zz", "--min-p", "0.001"]
+        return [*line.split(), "--stop", "zz", "--min-p", "0.001"]
+
+    def begin(output: Path) -> subprocess.Popen:
+        command = [sys.executable, "-m", "luthier", *asked(output)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    first = begin(whole)
-    assert first.wait(timeout=120) == 0, first.stdout.read()
+    assert cli.run(asked(whole)) == 0, capsys.readouterr().err
     killed = begin(target)
     while not target.exists() or target.read_bytes().count(b"\n") < 20:
         assert killed.poll() is None, killed.stdout.read()

@@ -587,10 +587,10 @@ def test_a_finished_run_is_not_trained_again(recipe):
 
 
 def test_changed_data_on_an_unfinished_run_stops_and_shows_the_difference(recipe, monkeypatch, rows):
-    poisoned(monkeypatch, {4, 5, 6})
-    with pytest.raises(TrainingFailed):
-        luthier.train(recipe)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        poisoned(patch, {4, 5, 6})
+        with pytest.raises(TrainingFailed):
+            luthier.train(recipe)
     changed = json.loads(rows.read_text())
     changed[0]["output"] = "something else"
     rows.write_text(json.dumps(changed))
@@ -617,28 +617,26 @@ def test_bad_input_leaves_no_run_behind(recipe, change, error):
 
 def test_a_start_that_fails_does_not_bind_the_corrected_command(recipe, monkeypatch):
     """A device that is not there, a tracker that is not installed, too little memory, weights that are damaged."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     folder = Path(recipe["run"]["dir"]) / "first"
-    with pytest.raises(ConfigError):
-        luthier.train(recipe | {"run": recipe["run"] | {"device": "cuda"}})
-    monkeypatch.setattr(reporters.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="wandb"):
-        luthier.train(recipe | {"run": recipe["run"] | {"report": ["wandb"]}})
-    monkeypatch.undo()
-    monkeypatch.setattr(backend, "free_memory_bytes", lambda device: 1000)
-    with pytest.raises(RunError, match=r"data\.max_tokens"):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(ConfigError):
+            luthier.train(recipe | {"run": recipe["run"] | {"device": "cuda"}})
+        patch.setattr(reporters.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match="wandb"):
+            luthier.train(recipe | {"run": recipe["run"] | {"report": ["wandb"]}})
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=r"data\.max_tokens"):
+        patch.setattr(backend, "free_memory_bytes", lambda device: 1000)
         luthier.train(recipe)
-    monkeypatch.undo()
     assert not folder.exists()
     problem = Problem("models.damaged", where="model.safetensors", values={"reason": "torn"})
 
     def damaged(*_, **__):
         raise ModelError(problem)
 
-    monkeypatch.setattr(weights, "load", damaged)
-    with pytest.raises(ModelError):
+    with monkeypatch.context() as patch, pytest.raises(ModelError):
+        patch.setattr(weights, "load", damaged)
         luthier.train(recipe | {"optim": recipe["optim"] | {"lr": 1.0}})
-    monkeypatch.undo()
     assert luthier.Run(folder).state == "failed"
     assert luthier.train(recipe).receipt.summary.attempts[0].number == 1
 

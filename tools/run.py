@@ -186,8 +186,9 @@ def check(arguments: list[str]) -> int:
         if not passed:
             failed.append(name)
     os.environ["RUN_CHECKS_FAILED"] = ", ".join(failed)
-    # A file's tests stay on one worker, because its fixtures (trained runs) are dear.
-    workers = ["-n", str(min(usable_cores(), MOST_WORKERS)), "--dist", "loadfile"]
+    # A file's tests stay on one worker, because its fixtures (trained runs) are dear. Files come in the order of
+    # tests/conftest.py; pytest-xdist's own, by the number of tests, puts those of few and long tests last.
+    workers = ["-n", str(min(usable_cores(), MOST_WORKERS)), "--dist", "loadfile", "--no-loadscope-reorder"]
     return hand_over([str(PYTHON), "-m", "pytest", *workers, *arguments])
 
 
