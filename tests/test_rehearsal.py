@@ -222,10 +222,9 @@ def test_a_full_disk_is_found_before_the_first_step(recipe, monkeypatch, resumed
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = sorted((folder_of(recipe) / "checkpoints").glob("*")) if resumed else []
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(RunError, match=r"disk|room|space"):
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=r"disk|room|space"):
+        patch.setattr(checkpoint, "save_file", full)
         luthier.train(recipe)
-    monkeypatch.undo()
     run = luthier.Run(folder_of(recipe))
     assert max((event.step or 0 for event in run.events), default=0) == (3 if resumed else 0)
     assert sorted((run.path / "checkpoints").iterdir()) == before, "nothing is left behind"
