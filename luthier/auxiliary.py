@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from luthier import planner
@@ -36,34 +37,39 @@ class Frozen(NamedTuple):
     """A model that does not train.
 
     adapter: the one that applies to it, which is kept in float32; quantise: how its weights are kept; compute_bytes: of
-    a number, where that is not as many as the trained model's.
+    a number on each kind of device, where that is not as many as the trained model's.
     """
 
     arch: Architecture
     adapter: Lora | None = None
     quantise: Qlora | None = None
-    compute_bytes: int | None = None
+    compute_bytes: Mapping[str, int] = MappingProxyType({})
 
-    def num_bytes(self, compute_bytes: int) -> int:
-        """With the trained model's numbers of so many bytes."""
+    def num_bytes(self, compute_bytes: int, kind: str) -> int:
+        """On a kind of device, with the trained model's numbers of so many bytes."""
         kept = self._quantised
         own = {} if self.adapter is None else count.trained_shapes(self.arch, self.adapter)
         dense = self.arch.num_parameters - (kept.parameters if kept else 0)
-        held = dense * (self.compute_bytes or compute_bytes) + (kept.total if kept else 0)
+        held = dense * self.compute_bytes.get(kind, compute_bytes) + (kept.total if kept else 0)
         return held + FLOAT32_BYTES * sum(map(math.prod, own.values()))
 
-    def dense_bytes(self, compute_bytes: int) -> int:
+    def dense_bytes(self, compute_bytes: int, kind: str) -> int:
         """What one of its quantised weights takes while a matmul needs it; 0 where none is quantised."""
         kept = self._quantised
-        return kept.working_bytes(self.compute_bytes or compute_bytes) if kept is not None else 0
+        return kept.working_bytes(self.compute_bytes.get(kind, compute_bytes)) if kept is not None else 0
 
     @property
     def _quantised(self) -> Quantised | None:
         return quantised.quantised(self.arch, self.quantise) if self.quantise is not None else None
 
-    def feature_bytes(self, compute_bytes: int) -> int:
+    def feature_bytes(self, compute_bytes: int, kind: str) -> int:
         """Most per token in a pass through its layers, which keeps nothing."""
-        return planner.feature_bytes(self.arch.spec, self.compute_bytes or compute_bytes)
+        return planner.feature_bytes(self.arch.spec, self.compute_bytes.get(kind, compute_bytes))
+
+    def judged_bytes(self, compute_bytes: int, kind: str) -> int:
+        """The same with the angles of its tokens, which nobody else needs."""
+        size = self.compute_bytes.get(kind, compute_bytes)
+        return self.feature_bytes(compute_bytes, kind) + planner.angle_bytes(self.arch.spec, size)
 
 
 class Models(NamedTuple):
@@ -94,7 +100,7 @@ def find(config: RunConfig, runs: Sequence[Path] = RUNS, locate: Locate = here) 
     method = config.method
     teacher = _teacher(method.teacher, runs, locate) if isinstance(method, Distill) else None
     asked = method.judges if isinstance(method, Online) else ()
-    return Models(teacher, tuple(_judge(name, config.run.device, runs, locate) for name in asked))
+    return Models(teacher, tuple(_judge(name, runs, locate) for name in asked))
 
 
 def _teacher(asked: str, runs: Sequence[Path], locate: Locate) -> Frozen:
@@ -103,17 +109,19 @@ def _teacher(asked: str, runs: Sequence[Path], locate: Locate) -> Frozen:
     return Frozen(families.read(locate(ModelSection(path=asked)))) if run is None else _of_run(run, locate)
 
 
-def _judge(asked: str, device: str, runs: Sequence[Path], locate: Locate) -> Frozen:
-    """As `luthier.session.open_judge` loads it: a run as it was trained, where the recipe leaves the device open. A
-    model without a scalar head is the base of a judge that an earlier stage is still to train."""
+def _judge(asked: str, runs: Sequence[Path], locate: Locate) -> Frozen:
+    """As `luthier.session.open_judge` loads it beside a model that trains: a run in the dtype that it was trained in
+    (`luthier.engine.backend.Backend.beside`). A model without a scalar head is the base of a judge that an earlier
+    stage is still to train."""
     run = _run(asked, runs)
     if run is None:
         arch = families.read(locate(ModelSection(path=asked)))
         return Frozen(arch if is_valued(arch) else valued(arch))
     found, tune = _of_run(run, locate), run.config().tune
-    own = DTYPE_BYTES[run.read_json("plan.json")["backend"]["dtype"]] if device == "auto" else None
+    own = run.read_json("plan.json")["backend"]
     quantise = tune if found.adapter is not None and isinstance(tune, Qlora) else None
-    return found._replace(quantise=quantise, compute_bytes=own)
+    kinds = {"cuda": own["dtype"], "cpu": own["dtype"] if own["device"] == "cpu" else "float32"}
+    return found._replace(quantise=quantise, compute_bytes={kind: DTYPE_BYTES[each] for kind, each in kinds.items()})
 
 
 def _run(asked: str, runs: Sequence[Path]) -> RunFolder | None:
@@ -131,8 +139,8 @@ def _of_run(run: RunFolder, locate: Locate) -> Frozen:
     return Frozen(arch, adapter_config.read_settings(run.path / "adapter", arch))
 
 
-def size(arch: Architecture, tune: AnyTune, method: Method, models: Models, compute_bytes: int) -> Beside:
-    """What they take beside a model of numbers of `compute_bytes`.
+def size(arch: Architecture, tune: AnyTune, method: Method, models: Models, compute_bytes: int, kind: str) -> Beside:
+    """What they take beside a model of numbers of `compute_bytes` on a kind of device.
 
     A teacher speaks of every token of a micro-batch, and what it says is kept: its last hidden state, and where it says
     that of its k most likely tokens, an id and a log-probability for each. A reference of the policy's own answers is
@@ -143,15 +151,16 @@ def size(arch: Architecture, tune: AnyTune, method: Method, models: Models, comp
     if isinstance(method, Distill) and models.teacher is not None:
         said = 0 if method.top_k is None else 12 * (method.top_k + 1)
         return Beside(
-            teacher=models.teacher.num_bytes(compute_bytes),
-            feature_bytes=models.teacher.feature_bytes(compute_bytes),
+            teacher=models.teacher.num_bytes(compute_bytes, kind),
+            feature_bytes=models.teacher.feature_bytes(compute_bytes, kind),
             row_bytes=models.teacher.arch.spec.d * compute_bytes + said,
+            lesson_copies=planner.LESSON_COPIES - (method.top_k is not None),
         )
     if not isinstance(method, Online):
         return Beside()
     return Beside(
         reference=_reference(arch, tune, compute_bytes) if method.kl else 0,
-        judges=sum(each.num_bytes(compute_bytes) for each in models.judges),
+        judges=sum(each.num_bytes(compute_bytes, kind) for each in models.judges),
         feature_bytes=planner.feature_bytes(arch.spec, compute_bytes),
     )
 

@@ -54,8 +54,13 @@ LOGIT_COPIES = 3
 """Of what a round's texts may go on with, in float32 (`luthier.models.decoder.Decoder.extend`; counted)."""
 JUDGED_TOKENS = 4096
 """Of answers that a reward model reads at once: `luthier.models.reward.BUDGET_TOKENS`."""
-LESSON_COPIES = 6
-"""Arrays of that size, in float32, where a teacher is learnt from: `luthier.kernels.divergence.COPIES`."""
+CALL_TOKENS = {"cpu": 24, "cuda": 256}
+"""That a call of attention is worth, where it shares a prompt: `luthier.data.pack.CALL_TOKENS`."""
+TRIED_PROMPTS, FAKE_TOKENS = 16, 64
+"""Of the rehearsal of rewards: `luthier.scoring.trial.ROWS`, and the longest answer that it makes up."""
+LESSON_COPIES = 4
+"""Arrays of that size, in float32, where a teacher's whole distribution is learnt from, and one less where that is its
+most likely tokens: `luthier.kernels.divergence.COPIES`."""
 TILE_BYTES = 2**19
 """Of a buffer in a chain of element-wise operations on a CPU: `luthier.kernels.tiles.TILE_BYTES`."""
 GPU_TILE_BYTES = 2**27
@@ -98,7 +103,8 @@ class Beside:
     """Frozen models beside the one that trains.
 
     teacher, reference, judges: their bytes; feature_bytes: the most features per token of the passes of those that are
-    asked about micro-batches, before anything of them is kept; row_bytes: of what a teacher says of a token, which is.
+    asked about micro-batches, before anything of them is kept; row_bytes: of what a teacher says of a scored row, which
+    is; lesson_copies: arrays of the logits' size in which that is compared with the student's.
     """
 
     teacher: int = 0
@@ -106,6 +112,7 @@ class Beside:
     judges: int = 0
     feature_bytes: int = 0
     row_bytes: int = 0
+    lesson_copies: int = 0
 
     @property
     def num_bytes(self) -> int:
@@ -116,12 +123,13 @@ class Beside:
 class Answering:
     """What is written between updates, and judged.
 
-    texts: of a round; text_tokens: of the longest, prompt and answer; prompt_tokens: of its prompt;
-    judge_feature_bytes: the most features per token of a reward model's passes, 0 without any; judge_dense_bytes: what
-    one of its quantised weights takes while a matmul needs it.
+    texts: of a round, `samples` to each prompt; text_tokens: of the longest, prompt and answer; prompt_tokens: of its
+    prompt; judge_feature_bytes: the most features per token of a reward model's passes, 0 without any;
+    judge_dense_bytes: what one of its quantised weights takes while a matmul needs it.
     """
 
     texts: int
+    samples: int
     text_tokens: int
     prompt_tokens: int
     judge_feature_bytes: int = 0
@@ -408,19 +416,45 @@ def at(
 def answer_bytes(spec: DecoderSpec, load: Workload, what: Answering, texts: int, kind: str) -> int:
     """What writing so many texts at once works with, or judging all of a round, whichever is more.
 
-    A cache of keys and values that holds all of them to their ends, and a round beside it: of reading prompts, or of
-    the logits that the next tokens are chosen by; where attention reads the cache in torch, also what it gathers of a
-    layer's.
+    A cache of keys and values that holds all of them to their ends, and a round beside it: of reading prompts, each
+    once, and of its last block what no other answer to it can share; or of the logits that the next tokens are chosen
+    by; where attention reads the cache in torch, also what it gathers of a
+    layer's. Judging the answers that rewards are rehearsed with takes less than it holds by the gradients and states
+    that training has yet to make.
     """
     size, length = load.compute_bytes, -(-what.text_tokens // CACHE_BLOCK) * CACHE_BLOCK
     keys = [2 * layer.mixer.kv_heads * layer.mixer.head_dim * size for layer in spec.layers]
     cache = texts * length * sum(keys)
     gathered = texts * length * max(keys) if _gathers(spec, load, kind) else 0
-    read = min(READ_TOKENS[kind] + texts, texts * what.prompt_tokens)
-    reading = read * feature_bytes(spec, size)
+    prompts, rest = min(texts, what.texts // what.samples), min(CACHE_BLOCK, what.prompt_tokens)
+    read = min(READ_TOKENS[kind] + texts, max(prompts * what.prompt_tokens, texts * rest))
+    reading = read * (feature_bytes(spec, size) + angle_bytes(spec, size))
     choosing = gathered + LOGIT_COPIES * texts * spec.vocab * FLOAT32_BYTES
-    judged = max(min(JUDGED_TOKENS, what.texts * what.text_tokens), what.text_tokens)  # as if no prompt were shared
-    return max(cache + max(reading, choosing), judged * what.judge_feature_bytes + what.judge_dense_bytes)
+    judged, tried = (
+        max(min(JUDGED_TOKENS, each), what.text_tokens) * what.judge_feature_bytes + what.judge_dense_bytes
+        for each in (_judged_tokens(what, kind), _tried_tokens(what, kind))
+    )
+    later = load.trained.gradient_bytes + load.trained.device_state_bytes
+    return max(cache + max(reading, choosing), judged, tried - later)
+
+
+def _judged_tokens(what: Answering, kind: str) -> int:
+    """Of a round: a prompt once for all answers to it, where that is worth it."""
+    prompts, answers = what.texts // what.samples, what.texts * (what.text_tokens - what.prompt_tokens)
+    return _prompt_copies(what, what.samples, kind) * prompts * what.prompt_tokens + answers
+
+
+def _tried_tokens(what: Answering, kind: str) -> int:
+    """Of five answers to each of a few prompts: one of the data's, the prompt itself, and made up ones."""
+    answers = what.text_tokens + FAKE_TOKENS
+    return TRIED_PROMPTS * (_prompt_copies(what, 5, kind) * what.prompt_tokens + answers)
+
+
+def _prompt_copies(what: Answering, answers: int, kind: str) -> int:
+    """How often a prompt is there for so many answers to it: once where it saves more than the calls of attention that
+    it costs (`luthier.data.prefix`)."""
+    worth = what.prompt_tokens * (answers - 1) >= CALL_TOKENS[kind] * (answers + 1)
+    return 1 if worth else answers
 
 
 def _gathers(spec: DecoderSpec, load: Workload, kind: str) -> bool:
@@ -562,9 +596,8 @@ class _Moments:
         self._rows = tokens if scored is None else min(scored, tokens)
         self._known: dict[tuple[Any, ...], tuple[int, int]] = {}
         size = load.compute_bytes
-        ropes = {(layer.mixer.rope, layer.mixer.head_dim) for layer in spec.layers if layer.mixer.rope is not None}
-        self._shared = tokens * sum(2 * head_dim for _, head_dim in ropes) * size + load.dense_bytes
-        self._shared += tokens * load.beside.row_bytes
+        self._shared = tokens * angle_bytes(spec, size) + load.dense_bytes
+        self._shared += self._rows * load.beside.row_bytes
         # A tied matrix gets its gradient from both of its uses at once, so that the first waits for the second.
         self._waiting = load.head_parameters * FLOAT32_BYTES if spec.tied and load.embedding_parameters else 0
         below = spec.layers[: load.first_trained_layer]
@@ -741,6 +774,13 @@ def feature_bytes(spec: DecoderSpec, compute_bytes: int) -> int:
     return max(_passing_features(spec, layer) for layer in spec.layers) * compute_bytes
 
 
+def angle_bytes(spec: DecoderSpec, compute_bytes: int) -> int:
+    """Per token, of the angles by which queries and keys are turned, which layers share: a sine and a cosine for each
+    number of a head, once for each kind of rotary embedding."""
+    ropes = {(layer.mixer.rope, layer.mixer.head_dim) for layer in spec.layers if layer.mixer.rope is not None}
+    return sum(2 * head_dim for _, head_dim in ropes) * compute_bytes
+
+
 def _passing_features(spec: DecoderSpec, layer: Layer) -> int:
     """Numbers per token in a forward pass that keeps nothing: the residual stream three times, q, k, v and what
     attention made of them, and three buffers of the MLP's width."""
@@ -814,18 +854,23 @@ def recomputed_flops(layer: Layer, spec: DecoderSpec, policy: Policy, keys: int)
 
 def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> tuple[int, int]:
     """Bytes of the head's forward and backward pass over so many scored rows: the hidden states, before and after the
-    final norm, and their gradient; a chunk of logits and tiles of its softmax in float32; of a head that trains a
-    copy in the compute dtype and its gradient, which is scaled in the backward pass. Beside a teacher, what compares
-    the two."""
+    final norm, and their gradient; a chunk of logits, with tiles of its softmax in float32 or the gradient that comes
+    of it; of a head that trains a copy in the compute dtype and its gradient, which is scaled in the backward pass.
+    Beside a teacher, what compares the two in place of logits and softmax."""
     size, features = load.compute_bytes, rows * spec.d * load.compute_bytes
-    chunk = head_rows(spec, rows, size) * spec.vocab if load.logits else 0
+    of_chunk = head_rows(spec, rows, size) if load.logits else 0
+    chunk = of_chunk * spec.vocab
     # One tile is made before the last is let go; where logits are in float32 a tile is the same memory.
     wide = 0 if size == FLOAT32_BYTES else min(2 * _tile_bytes(chunk, kind), chunk * FLOAT32_BYTES)
+    wide = max(wide, of_chunk * spec.d * size)
     capped = 2 * chunk * size * (spec.logit_softcap is not None)  # the cap's slope, and the square on the way to it
-    if load.beside.row_bytes:
-        row_bytes = LESSON_COPIES * spec.vocab * FLOAT32_BYTES
-        wide = max(wide, row_bytes * min(rows, max(HEAD_CHUNK_BYTES // row_bytes, 1)))
-    forward = 4 * features + chunk * size + capped + max(wide, load.head_parameters * size)
+    logits = chunk * size + capped
+    if load.beside.lesson_copies:
+        row_bytes = spec.vocab * FLOAT32_BYTES
+        most = max(HEAD_CHUNK_BYTES // (LESSON_COPIES * row_bytes), 1)
+        lesson_rows = -(-rows // -(-rows // most))
+        logits, wide = 0, load.beside.lesson_copies * lesson_rows * row_bytes
+    forward = 4 * features + logits + max(wide, load.head_parameters * size)
     copied = load.casts and size < FLOAT32_BYTES
     forward += load.head_parameters * (FLOAT32_BYTES + copied * size)
     return forward, 3 * features + 2 * load.head_parameters * FLOAT32_BYTES

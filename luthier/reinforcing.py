@@ -64,15 +64,15 @@ def open_rewards(config: RunConfig, models: Mapping[str, rewards.ScoreModel] | N
     return rewards.Rewards(method.rewards, method.reward_weights, method.reward_seconds, models)
 
 
-def judges(config: RunConfig) -> dict[str, rewards.ScoreModel]:
-    """The reward models among the rewards, loaded.
+def judges(config: RunConfig, chosen: Backend) -> dict[str, rewards.ScoreModel]:
+    """The reward models among the rewards, loaded beside a model that trains on a backend: the same on every attempt.
 
     Raises:
         ModelError, RunError: one of them is none, or cannot be loaded.
     """
     method = config.method
     assert isinstance(method, Online)
-    opened = {name: open_judge(name, device=config.run.device, spare=False) for name in method.judges}
+    opened = {name: open_judge(name, spare=False, beside=chosen) for name in method.judges}
     return {f"{JUDGE}{name}": _asking(judge) for name, judge in opened.items()}
 
 
@@ -113,7 +113,7 @@ def build(
         prompts=prompts,
         held_out=held_out,
         rounds=rounds,
-        rewards=open_rewards(config, judges(config)),
+        rewards=open_rewards(config, judges(config, plan.backend)),
         renderer=rows.renderer,
         reference=reference(config, base, tune, decoder, plan.backend) if method.kl else None,
         emit=emit,

@@ -30,6 +30,7 @@ from luthier.data.formats import FORMATS, Chat, Message, RowFault
 from luthier.data.template_files import OWN_FILE
 from luthier.data.templates import Renderer, load_renderer
 from luthier.engine import backend
+from luthier.engine.backend import Backend
 from luthier.errors import DataError, ModelError, Problem, RunError
 from luthier.models import adapters, hub, quantize, weights
 from luthier.models.decoder import Decoder
@@ -443,22 +444,24 @@ def open_any(
     template: str = "model",
     on_download: Progress | None = None,
     spare: bool = True,
+    beside: Backend | None = None,
 ) -> Session:
     """As `open_session`, whatever the model is for.
 
     Args:
         hold: looks at the architecture before any weights are loaded.
         spare: whether memory that is free may be filled to answer sooner.
+        beside: of the run that this process trains, which stays as it is: `device` says nothing then.
     """
     path = run_path(target)
     if path is not None:
         with RunFolder.open(path).at_home() as run:
             own_template(run, template)
-            return _open_run(run, device, compare, hold, spare)
+            return _open_run(run, device, compare, hold, spare, beside)
     base, renderer = find_model(target, template, on_download)
     if hold is not None:
         hold(base.arch, target)
-    chosen = backend.choose(device, "auto")
+    chosen = beside or backend.choose(device, "auto")
     chosen.apply()
     decoder = weights.load(base.folder, base.arch, dtype=chosen.compute_dtype, device=chosen.device)
     return Session(decoder, renderer, None, str(target), decoder, str(target), base.folder)
@@ -514,7 +517,12 @@ def output_folder(run: RunFolder) -> Path:
 
 
 def _open_run(
-    run: RunFolder, device: str, compare: bool, hold: Callable[[Architecture, str | Path], None] | None, spare: bool
+    run: RunFolder,
+    device: str,
+    compare: bool,
+    hold: Callable[[Architecture, str | Path], None] | None,
+    spare: bool,
+    beside: Backend | None,
 ) -> Session:
     output, asked = output_folder(run), run.config().model
     whole = output.name == "model"
@@ -522,7 +530,9 @@ def _open_run(
     base = None if whole and not compare else run_base(run)
     if hold is not None:
         hold(families.read(output) if base is None else base.arch, run.path)
-    if device == "auto":
+    if beside is not None:
+        chosen = beside.beside(run.read_json("plan.json")["backend"])
+    elif device == "auto":
         chosen = backend.restore(run.read_json("plan.json")["backend"])[0]
     else:
         chosen = backend.choose(device, "auto")
@@ -540,14 +550,14 @@ def _open_run(
     return session
 
 
-def open_judge(target: str | Path, *, device: str = "auto", spare: bool = True) -> Judge:
-    """Load a run of `method=reward`, or a model folder with a scalar head, for giving rewards. `spare` as of
-    `open_any`.
+def open_judge(target: str | Path, *, device: str = "auto", spare: bool = True, beside: Backend | None = None) -> Judge:
+    """Load a run of `method=reward`, or a model folder with a scalar head, for giving rewards. `spare` and `beside` as
+    of `open_any`.
 
     Raises:
         ModelError: the target is neither, or cannot be loaded; RunError: the run has no weights yet.
     """
-    session = open_any(target, judges, device=device, spare=spare)
+    session = open_any(target, judges, device=device, spare=spare, beside=beside)
     return Judge(session.decoder, session.renderer, session.adapter, session.fingerprint)
 
 

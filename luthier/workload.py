@@ -37,6 +37,7 @@ def workload(
     """
     method, models = method or Sft(), models or Models()
     kept = quantised.quantised(arch, tune) if isinstance(tune, Qlora) else None
+    kind = planner.kind_of(device)
     own = count.trained_shapes(arch, tune)
     in_place = 0 if isinstance(tune, Lora) else sum(map(math.prod, own.values()))
     trained = planner.trained(
@@ -66,12 +67,12 @@ def workload(
         embedding_parameters=parameters(EMBEDDING),
         quantised_bytes=kept.total if kept else 0,
         dense_bytes=kept.working_bytes(compute_bytes) if kept else 0,
-        log_sums=device != "cpu",
+        log_sums=kind != "cpu",
         layer_dense_bytes=tuple(each * compute_bytes for each in kept.layer_parameters) if kept else (),
-        beside=auxiliary.size(arch, tune, method, models, compute_bytes),
+        beside=auxiliary.size(arch, tune, method, models, compute_bytes, kind),
         logits=not isinstance(method, Reward),
         passes=2 if isinstance(method, Ppo) and method.critic == "separate" else 1,
-        answering=_answering(optim, method, models, longest_tokens, compute_bytes),
+        answering=_answering(optim, method, models, longest_tokens, compute_bytes, kind),
     )
 
 
@@ -84,16 +85,17 @@ def _critic(arch: Architecture, tune: AnyTune, method: Method) -> dict[str, tupl
 
 
 def _answering(
-    optim: OptimSection, method: Method, models: Models, longest_tokens: int, compute_bytes: int
+    optim: OptimSection, method: Method, models: Models, longest_tokens: int, compute_bytes: int, kind: str
 ) -> Answering | None:
     if not isinstance(method, Online):
         return None
     return Answering(
         texts=optim.batch * method.samples,
+        samples=method.samples,
         text_tokens=longest_tokens,
         prompt_tokens=max(longest_tokens - method.max_new_tokens, 1),
-        judge_dense_bytes=max((each.dense_bytes(compute_bytes) for each in models.judges), default=0),
-        judge_feature_bytes=max((each.feature_bytes(compute_bytes) for each in models.judges), default=0),
+        judge_dense_bytes=max((each.dense_bytes(compute_bytes, kind) for each in models.judges), default=0),
+        judge_feature_bytes=max((each.judged_bytes(compute_bytes, kind) for each in models.judges), default=0),
     )
 
 

@@ -2686,8 +2686,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the divergence goes the other way": Mutation(
         "kernels/divergence.py",
-        "kl_C = (p_CW * (logp_CW - logq_CW)).sum(1)",
-        "kl_C = (p_CW * (logq_CW - logp_CW)).sum(1)",
+        "kl_C = logp_CW.sub_(logq_CW).mul_(p_CW).sum(1)",
+        "kl_C = logq_CW.sub(logp_CW).mul_(p_CW).sum(1)",
         "test_distill.py::test_by_hand",
     ),
     "the temperature's square is forgotten in the gradient": Mutation(
@@ -2698,8 +2698,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the tail is left out of the gradient": Mutation(
         "kernels/divergence.py",
-        "dz_CV = logq_CV.exp() - (logq_CV - tail_C1 + logp_CB[:, -1:]).exp_()",
-        "dz_CV = logq_CV.exp()",
+        "logq_CV.exp_().sub_(of_tail_CV).scatter_(",
+        "logq_CV.exp_().scatter_(",
         "test_distill.py::test_value_and_every_gradient_are_those_of_plain_torch",
     ),
     "what a teacher says is kept whatever the temperature": Mutation(
@@ -2749,6 +2749,36 @@ MUTATIONS: dict[str, Mutation] = {
         "gathered + LOGIT_COPIES * texts * spec.vocab * FLOAT32_BYTES",
         "gathered",
         "test_paper.py::test_next_tokens_are_chosen_by_three_copies_of_the_logits",
+    ),
+    "the plan forgets the rehearsal of rewards": Mutation(
+        "planner.py",
+        "judged, tried - later)",
+        "judged)",
+        "test_peak_runs.py::test_a_reward_model",
+    ),
+    "the plan counts a prompt for each answer that a reward model reads": Mutation(
+        "planner.py",
+        "return 1 if worth else answers",
+        "return answers",
+        "test_paper.py::test_a_reward_model_reads_a_prompt_once_for_all_answers_to_it_where_that_is_worth_it",
+    ),
+    "the plan counts a prompt as read for each answer to it": Mutation(
+        "planner.py",
+        "max(prompts * what.prompt_tokens, texts * rest)",
+        "texts * what.prompt_tokens",
+        "test_paper.py::test_a_prompt_is_read_once_for_all_answers_to_it",
+    ),
+    "the plan forgets what comes of a teacher's logits": Mutation(
+        "auxiliary.py",
+        "lesson_copies=planner.LESSON_COPIES - (method.top_k is not None),",
+        "lesson_copies=1,",
+        "test_peak_runs.py::test_a_teacher",
+    ),
+    "a reward model of a GPU is computed in half precision on any CPU": Mutation(
+        "engine/backend.py",
+        'dtype="float32" if moved else saved["dtype"]',
+        'dtype=saved["dtype"]',
+        "test_backend.py::test_a_model_beside_another_has_its_device_and_a_dtype_of_its_own",
     ),
     "fewer answers at once are not written down": Mutation(
         "tightening.py",

@@ -189,3 +189,12 @@ def test_the_peak_is_that_of_this_process_and_not_of_its_parent():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 100 * 2**20 < int(done.stdout) < 400 * 2**20 and len(ballast) > 2**29
+
+
+def test_a_model_beside_another_has_its_device_and_a_dtype_of_its_own() -> None:
+    here = Backend("cpu", "bfloat16", 2, "avx512", "")
+    assert here.beside({"device": "cpu", "dtype": "float32"}) == dataclasses.replace(here, dtype="float32")
+    assert here.beside({"device": "cuda:0", "dtype": "bfloat16"}).dtype == "float32"
+    gpu = dataclasses.replace(here, device="cuda:0")
+    assert gpu.beside({"device": "cpu", "dtype": "float32"}) == dataclasses.replace(gpu, dtype="float32")
+    assert gpu.beside({"device": "cuda:0", "dtype": "float16"}).dtype == "float16"

@@ -15,10 +15,14 @@ from luthier.arch.spec import Architecture
 from luthier.auxiliary import Frozen, Models
 from luthier.config.load import load
 from luthier.config.schema import Lora, RunConfig
+from luthier.data import pack
 from luthier.errors import ConfigError
+from luthier.models import reward
 from luthier.paper import lines, outlook, remedies, rows, target
 from luthier.paper.outlook import Outlook
 from luthier.paper.rows import RowFacts
+from luthier.planner import Answering, Workload
+from luthier.scoring import trial
 from luthier.text import set_language
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -295,8 +299,8 @@ def test_a_fresh_adapter_s_reference_costs_nothing_and_one_that_goes_on_a_copy()
     arch = architecture("2b")
     fresh, further = Lora(rank=8), Lora.model_validate({"rank": 8, "from": "somewhere"})
     method = recipe(*GRPO, "method.kl=0.1").method
-    assert auxiliary.size(arch, fresh, method, Models(), 2).reference == 0
-    assert auxiliary.size(arch, further, method, Models(), 2).reference == 4 * 9_043_968
+    assert auxiliary.size(arch, fresh, method, Models(), 2, "cuda").reference == 0
+    assert auxiliary.size(arch, further, method, Models(), 2, "cuda").reference == 4 * 9_043_968
 
 
 def test_as_many_answers_at_once_as_fit() -> None:
@@ -315,6 +319,47 @@ def test_as_many_answers_at_once_as_fit() -> None:
     assert need[0] <= room < need[1]
     assert need[1] - need[0] > 2048 * 2 * 2 * 4096 * 32
     assert f"{few.memory.answer_texts} of 64 written at once" in "\n".join(lines.lines(few, config))
+
+
+def test_a_reward_model_reads_a_prompt_once_for_all_answers_to_it_where_that_is_worth_it() -> None:
+    """Before there are gradients it reads five answers to each of sixteen prompts, the prompt itself among them; later
+    eight to each of two."""
+    made = Answering(texts=16, samples=8, text_tokens=120, prompt_tokens=100, judge_feature_bytes=1000)
+    aim = target.find(recipe(*GRPO), "H100-80GB")
+    each = remedies.Case(recipe(*GRPO), architecture("2b"), Lora(), aim, 2048).load()
+    spec, later = architecture("2b").spec, each.trained.gradient_bytes + each.trained.device_state_bytes
+
+    def judged(load_: Workload, what: Answering, kind: str) -> int:
+        return planner.answer_bytes(spec, load_, dataclasses.replace(what, judge_feature_bytes=10**9), 1, kind) // 10**9
+
+    trained = dataclasses.replace(
+        each, trained=dataclasses.replace(each.trained, vectors=10**15)
+    )  # no trial is as large
+    assert judged(trained, made, "cpu") == 2 * 100 + 16 * 20
+    assert judged(trained, made, "cuda") == 16 * 120, "a call of attention costs more there"
+    assert judged(trained, dataclasses.replace(made, samples=1), "cpu") == 16 * 120
+    assert (
+        judged(trained, dataclasses.replace(made, texts=16000), "cpu") == planner.JUDGED_TOKENS == reward.BUDGET_TOKENS
+    )
+    few = dataclasses.replace(made, text_tokens=60, prompt_tokens=50)
+    assert judged(each, few, "cpu") == (planner.TRIED_PROMPTS * (50 + 60 + 64) * 10**9 - later) // 10**9
+    assert planner.TRIED_PROMPTS == trial.ROWS and 1 + len(trial.FAKES) == 5 and pack.CALL_TOKENS == planner.CALL_TOKENS
+
+
+def test_a_prompt_is_read_once_for_all_answers_to_it() -> None:
+    """Eight texts at once, to two prompts of 1000 tokens, or to eight of them, of which a round reads as many as it
+    may."""
+    aim = target.find(recipe(*GRPO), "H100-80GB")
+    each = remedies.Case(recipe(*GRPO), architecture("2b"), Lora(), aim, 2048).load()
+    spec = dataclasses.replace(architecture("2b").spec, vocab=1)
+    made = Answering(texts=16, samples=8, text_tokens=1024, prompt_tokens=1000)
+    a_token = planner.feature_bytes(spec, 2) + planner.angle_bytes(spec, 2)
+    cache = 8 * 1024 * 24 * 2 * 2048 * 2
+
+    def reads(what: Answering) -> int:
+        return (planner.answer_bytes(spec, each, what, 8, "cuda") - cache) // a_token
+
+    assert reads(made) == 2 * 1000 and reads(dataclasses.replace(made, samples=2)) == planner.READ_TOKENS["cuda"] + 8
 
 
 def test_next_tokens_are_chosen_by_three_copies_of_the_logits() -> None:

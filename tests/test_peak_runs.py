@@ -7,6 +7,7 @@ import gc
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,8 +16,11 @@ from test_peak import Live
 
 import luthier
 from luthier import planner, training
+from luthier.data import pack
 from luthier.engine import loop, rehearsal
 from luthier.engine.loop import Job
+from luthier.kernels import select
+from luthier.models import reward
 from luthier.planner import MemoryPlan
 
 WIDE = {
@@ -74,7 +78,8 @@ def recipe(place: Path, tiny_model: Callable[..., Path], method: Any, **sections
 
 
 class Seen(NamedTuple):
-    """peak: bytes that tensors held at most; planned: for the largest micro-batch that there was."""
+    """peak: bytes that tensors held at most; planned: for the largest micro-batch that there was, and for the most
+    tokens that a reward model read at once."""
 
     peak: int
     planned: MemoryPlan
@@ -83,8 +88,8 @@ class Seen(NamedTuple):
     def share(self) -> float:
         return self.planned.peak_bytes / self.peak
 
-    def near(self, bound: float = 0.05) -> bool:
-        return abs(self.share - 1) < bound
+    def near(self) -> bool:
+        return abs(self.share - 1) < 0.05
 
     def __repr__(self) -> str:
         return f"planned {self.share:.3f} of {self.peak:,} bytes: {self.planned}"
@@ -100,10 +105,11 @@ def storages() -> dict[int, torch.Tensor]:
 def measure(
     place: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Callable[..., Seen]]:
-    """Trains by a recipe from where the rehearsal would be, and counts."""
+    """Trains by a recipe from where the rehearsal would be, and counts. In plain chains, whose buffers the plan counts
+    whether or not somebody compiled them (`test_peak.py`)."""
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
     live, jobs, shapes = Live(), list[Job](), set[tuple[int, int]]()
-    objective, fit = loop._objective, loop.fit
+    objective, fit, judged, microbatches = loop._objective, loop.fit, [0], pack.microbatches
 
     def begun(job: Job, state: Any) -> None:
         jobs.append(job)
@@ -123,6 +129,12 @@ def measure(
         shapes.add((batch.num_tokens, len(batch.rows)))
         return objective(job, step, batch, measures)
 
+    def asked(*given: Any) -> Any:
+        found = microbatches(*given)
+        judged.extend(each.num_tokens for each in found)
+        return found
+
+    monkeypatch.setattr(reward, "pack", SimpleNamespace(microbatches=asked, call_tokens=pack.call_tokens))
     monkeypatch.setattr(rehearsal, "rehearse", begun)
     monkeypatch.setattr(training, "_start", lambda *given: None)  # asks a few prompts, for the receipt
     monkeypatch.setattr(training.loop, "fit", made)
@@ -132,11 +144,12 @@ def measure(
 
     def run(method: Any, **sections: Any) -> Seen:
         sections.setdefault("run", {"name": "run", "device": "cpu", "dir": str(tmp_path / "runs")})
-        with pytest.raises(Trained):
+        with pytest.raises(Trained), select.using("torch"):
             luthier.train(recipe(place, tiny_model, method, **sections))
         plan, (tokens, rows) = jobs[0].room.plan, max(shapes)
         spec, load = plan.limits.spec, plan.limits.load
         texts = plan.memory.answer_texts or None
+        monkeypatch.setattr(planner, "JUDGED_TOKENS", max(judged))
         return Seen(live.peak, planner.at(spec, load, plan.policies, tokens, "cpu", 2**40, rows, texts))
 
     yield run
@@ -159,12 +172,11 @@ DTYPES = ["float32", pytest.param("bfloat16", marks=pytest.mark.long)]
     ],
 )
 def test_judged_answers(measure: Callable[..., Seen], place: Path, method: str, tune: str, dtype: str) -> None:
-    """The reference is asked before step 1, when it is the model itself: it takes no bytes of its own. A reward model
-    under an adapter holds 6 % less than planned."""
+    """The reference is asked before step 1, when it is the model itself: it takes no bytes of its own."""
     tuned = {"fresh": {"rank": 8}, "continued": {"from": str(place / "runs" / "adapter")}, "full": FULL}[tune]
     seen = measure(method, tune=tuned, dtype=dtype, optim={"budget_tokens": 1000})
     assert seen.planned.reference == 0
-    assert seen.near(0.05 if (method, tune) != ("reward", "fresh") else 0.08), seen
+    assert seen.near(), seen
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -172,10 +184,10 @@ def test_judged_answers(measure: Callable[..., Seen], place: Path, method: str, 
 def test_a_teacher(
     measure: Callable[..., Seen], tiny_model: Callable[..., Path], top_k: int | None, dtype: str
 ) -> None:
-    """Of the whole distribution the plan is 7 % short where logits are nearly all that is held."""
+    """Whose logits, and what comes of them, are nearly all that is held."""
     teacher = tiny_model("llama", seed=1, **WIDE | {"hidden_size": 192})
     seen = measure({"kind": "distill", "teacher": str(teacher), "top_k": top_k}, dtype=dtype)
-    assert seen.planned.teacher > 0 and seen.near(0.05 if top_k else 0.08), seen
+    assert seen.planned.teacher > 0 and seen.near(), seen
 
 
 GRPO = {"kind": "grpo", "rewards": "exact", "samples": 4, "max_new_tokens": 32, "updates": 2}
@@ -202,12 +214,13 @@ def test_a_critic(measure: Callable[..., Seen], critic: str, dtype: str) -> None
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_reward_model(measure: Callable[..., Seen], place: Path, dtype: str) -> None:
-    """It is loaded as it was trained, in float32 here, whatever the policy computes in. The plan counts a prompt for
-    each answer to it; where they are long enough to be shared that is more than is held."""
+    """It is loaded as it was trained, in float32 here, whatever the policy computes in. It reads most when rewards are
+    rehearsed, before there are gradients."""
     judge = place / "runs" / "judge"
     seen = measure({**GRPO, "rewards": f"model:{judge}"}, dtype=dtype, optim=FEW)
     held = sum(each.stat().st_size for each in (judge / "adapter").glob("*.safetensors"))
-    assert seen.planned.judges > held and 0.95 < seen.share < 1.45, seen
+    assert seen.planned.judges > held and seen.near(), seen
+    assert seen.planned.answers > 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -216,13 +229,14 @@ def test_a_reward_model(measure: Callable[..., Seen], place: Path, dtype: str) -
 def test_answers_that_take_more_than_an_update(
     measure: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch, tune: str, texts: int | None, dtype: str
 ) -> None:
-    """A cache of keys and values of many long texts, and a round's logits; of fewer texts less. Where all weights train
-    and few texts are written the plan is 13 % above what is held."""
+    """A cache of keys and values of many long texts, and the prompts that are read; of fewer texts less than an update,
+    which is of several micro-batches here: gradients are all there then."""
     if texts is not None:
         monkeypatch.setattr(planner, "_answer_texts", lambda *given: texts)
-    method = {**GRPO, "samples": 4 if texts else 16, "max_new_tokens": 128, "updates": 1}
+    method = {**GRPO, "updates": 1, **({"samples": 16, "max_new_tokens": 64} if texts is None else {"kl": 0.1})}
+    optim = {"batch": 4, "budget_tokens": 400} if texts is None else FEW
     tuned = {"fresh": {"rank": 8}, "full": FULL}[tune]
-    seen = measure(method, tune=tuned, dtype=dtype, optim={"batch": 4, "budget_tokens": 400})
+    seen = measure(method, tune=tuned, dtype=dtype, optim=optim)
     assert seen.planned.answer_texts == (texts or 64)
-    assert 0.92 < seen.share < (1.15 if texts and tune == "full" else 1.08), seen
-    assert seen.planned.answers > 0 or texts is not None
+    assert seen.near(), seen
+    assert (seen.planned.answers > 0) is (texts is None)

@@ -98,6 +98,12 @@ class Backend:
         chosen = [self.device, self.dtype, self.threads, self.isa, machine.has_bfloat16(), self.float32_products]
         return {"backend": chosen, "kernels": kernels}
 
+    def beside(self, saved: Mapping[str, Any]) -> Backend:
+        """What computes a model that was trained on another backend in this process: on this device, in its own dtype,
+        which is float32 where it comes from a GPU to a CPU."""
+        moved = self.device == "cpu" and saved["device"] != "cpu"
+        return dataclasses.replace(self, dtype="float32" if moved else saved["dtype"])
+
     def apply(self) -> None:
         """Put this process into the state the bits are promised for: thread count and deterministic kernels."""
         torch.set_num_threads(self.threads)

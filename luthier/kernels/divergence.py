@@ -30,8 +30,10 @@ from luthier.kernels.linear import weight_grad
 from luthier.kernels.norm import wide
 from luthier.kernels.tiles import chunks
 
-COPIES = 6
-"""Arrays of a chunk's logits in float32 that are alive at once."""
+COPIES = 4
+"""Arrays of a chunk's logits in float32 that are alive at once, where the teacher gives its whole distribution: two of
+the student's, to its own temperature and to the lesson's, and two that come of the teacher's; one less of its most
+likely tokens."""
 
 
 class How(NamedTuple):
@@ -118,8 +120,9 @@ class _Distil(torch.autograd.Function):
         dweight_VD = torch.zeros(weight_VD.shape, dtype=dtype, device=x_MD.device) if need_weight else None
         weight = weight_VD.to(x_MD.dtype)
         for part in _parts(x_MD, weight):
-            z_CV = head.logits(x_MD[part], weight)
-            logp_M[part], divergence_M[part], dz_CV = _chunk(z_CV, targets_M[part], _of(teacher, part), how)
+            made = _chunk(head.logits(x_MD[part], weight), targets_M[part], _of(teacher, part), how)
+            logp_M[part], divergence_M[part], dz_CV = made
+            del made
             dz_CV = dz_CV.mul_(unit_M[part, None]).to(x_MD.dtype)
             if dx_MD is not None:
                 torch.mm(dz_CV, weight, out=dx_MD[part])
@@ -151,17 +154,23 @@ def _of(teacher: Whole | Top, part: slice) -> Whole | Top:
 
 
 def _chunk(z_CV: Tensor, targets_C: Tensor, teacher: Whole | Top, how: How) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(target), KL, and the gradient of T^2 * KL + s * nll by the logits."""
+    """log p(target), KL, and the gradient of T^2 * KL + s * nll by the logits, which are used up."""
     logq_CV = z_CV.log_softmax(1)
     logp_C = logq_CV.gather(1, targets_C[:, None])[:, 0]
     if isinstance(teacher, Top):
         width = z_CV.shape[1]
-        divergence_C, dz_CW = _of_outcomes(z_CV / how.temperature, teacher, how.reverse)
+        tempered_CW = z_CV.div_(how.temperature).log_softmax(1)
+        del z_CV
+        divergence_C, dz_CW = _of_outcomes(tempered_CW, teacher, how.reverse)
     else:
         t_CV = head.logits(teacher.x_MD, teacher.weight_VD)
         width = min(t_CV.shape[1], z_CV.shape[1])
-        logp_CW = (t_CV[:, :width] / how.temperature).log_softmax(1)
-        divergence_C, dz_CW = _of_all((z_CV[:, :width] / how.temperature).log_softmax(1), logp_CW, how.reverse)
+        logp_CW = t_CV[:, :width].div_(how.temperature).log_softmax(1)
+        del t_CV
+        tempered_CW = z_CV[:, :width].div_(how.temperature).log_softmax(1)
+        del z_CV
+        divergence_C, dz_CW = _of_all(tempered_CW, logp_CW, how.reverse)
+        del logp_CW
     dz_CV = logq_CV.exp_().mul_(how.sft_weight)
     dz_CV.scatter_add_(1, targets_C[:, None], dz_CV.new_full((len(dz_CV), 1), -how.sft_weight))
     dz_CV[:, :width] += dz_CW.mul_(how.temperature)  # T^2 of the loss, 1 / T of the softmax
@@ -169,25 +178,27 @@ def _chunk(z_CV: Tensor, targets_C: Tensor, teacher: Whole | Top, how: How) -> t
 
 
 def _of_all(logq_CW: Tensor, logp_CW: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
-    """KL over all tokens, and its gradient by the student's logits (at temperature T)."""
+    """KL over all tokens, and its gradient by the student's logits (at temperature T); both tables are used up."""
     if reverse:
-        q_CW, f_CW = logq_CW.exp(), logq_CW - logp_CW
-        kl_C = (q_CW * f_CW).sum(1)
+        q_CW, f_CW = logq_CW.exp(), logq_CW.sub_(logp_CW)
+        kl_C = torch.mul(q_CW, f_CW, out=logp_CW).sum(1)
         return kl_C, q_CW.mul_(f_CW.sub_(kl_C[:, None]))
     p_CW = logp_CW.exp()
-    kl_C = (p_CW * (logp_CW - logq_CW)).sum(1)
-    return kl_C, logq_CW.exp().sub_(p_CW)
+    kl_C = logp_CW.sub_(logq_CW).mul_(p_CW).sum(1)
+    return kl_C, logq_CW.exp_().sub_(p_CW)
 
 
-def _of_outcomes(z_CV: Tensor, teacher: Top, reverse: bool) -> tuple[Tensor, Tensor]:
+def _of_outcomes(logq_CV: Tensor, teacher: Top, reverse: bool) -> tuple[Tensor, Tensor]:
     """The same over K tokens and the tail. With dlogq(b) / dz(v) = [v in b] q(v) / q(b) - q(v):
 
     forward: q(v) - p(b) q(v) / q(b);  reverse: q(v) (f(b) - KL), f = log q - log p;  b the outcome that v belongs to.
     """
-    ids_CK, logp_CB = teacher.ids_MK, teacher.logp_MB.to(z_CV.dtype)
-    logq_CV = z_CV.log_softmax(1)
+    ids_CK, logp_CB = teacher.ids_MK, teacher.logp_MB.to(logq_CV.dtype)
     top_CK = logq_CV.gather(1, ids_CK)
-    tail_C1 = logq_CV.scatter(1, ids_CK, -torch.inf).logsumexp(1, keepdim=True)
+    others_CV = logq_CV.scatter(1, ids_CK, -torch.inf)
+    most_C1 = others_CV.amax(1, keepdim=True).clamp_min(torch.finfo(others_CV.dtype).min)  # where there is no other
+    tail_C1 = others_CV.sub_(most_C1).exp_().sum(1, keepdim=True).log_().add_(most_C1)
+    del others_CV
     logq_CB = torch.cat([top_CK, tail_C1], 1)
     if reverse:
         q_CB, f_CB = logq_CB.exp(), logq_CB - logp_CB
@@ -199,5 +210,5 @@ def _of_outcomes(z_CV: Tensor, teacher: Top, reverse: bool) -> tuple[Tensor, Ten
     kl_C = torch.where(p_CB > 0, p_CB * (logp_CB - logq_CB), 0).sum(1)
     own_CK = logq_CB[:, :-1].exp() - p_CB[:, :-1]
     # p(tail) * q(v) / q(tail) in logarithms, because q(tail) may be too small for a number.
-    dz_CV = logq_CV.exp() - (logq_CV - tail_C1 + logp_CB[:, -1:]).exp_()
-    return kl_C, dz_CV.scatter_(1, ids_CK, own_CK)
+    of_tail_CV = (logq_CV - tail_C1).add_(logp_CB[:, -1:]).exp_()
+    return kl_C, logq_CV.exp_().sub_(of_tail_CV).scatter_(1, ids_CK, own_CK)
