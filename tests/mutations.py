@@ -812,9 +812,9 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "what is formed again takes no memory": Mutation(
         "planner.py",
-        "self._known[key] = own, again + working + self._waiting",
-        "self._known[key] = own, working + self._waiting",
-        "test_planner.py::test_the_peak_moves_with_the_policy_as_planned",
+        'self._kept(index, "drop_mlp") + formed * _mlp_bytes',
+        'self._kept(index, "drop_mlp") + 0 * _mlp_bytes',
+        "test_planner.py::test_an_mlp_that_works_on_some_rows_at_a_time",
     ),
     "what a dropped layer does again costs nothing on paper": Mutation(
         "arch/flops.py",
@@ -3006,8 +3006,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the plan does not know the rows that were counted": Mutation(
         "web/static/pages/new/state.js",
-        "const rows = !isStaged() && state.check?.of === checkedOf() ? state.check.rows : null;",
-        "const rows = null;",
+        "Object.fromEntries(counted.filter(([, found]) => found)) : state.counted[checkedOf()];",
+        "null : null;",
         "test_web_pages_new.py::test_from_a_file_to_a_finished_run",
     ),
     "the form writes into a text that cannot be read": Mutation(
