@@ -848,6 +848,7 @@ LIGHT, DARK = (246, 245, 241), (21, 23, 26)
 CURVES = {LIGHT: (150, 71, 15), DARK: (234, 161, 92)}
 DRAWN_IN = """(wanted) => {
   const canvas = document.querySelector("[data-chart=loss] canvas");
+  if (!canvas) return false;
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   for (let at = 0; at < data.length; at += 4)
     if (data[at + 3] === 255 && wanted.every((value, index) => value === data[at + index])) return true;

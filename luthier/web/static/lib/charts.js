@@ -144,7 +144,8 @@ export function chart(
     ),
     where,
   );
-  const host = h("div", { class: "chart-host", role: "img", style: { "min-height": `${height}px` } });
+  const drawing = { class: "chart-host", role: "img", "aria-label": title };
+  const host = h("div", { ...drawing, style: { "min-height": `${height}px` } });
   const rows = h("div", {
     class: "table-scroll",
     tabindex: "0",

@@ -12,7 +12,7 @@ import { awaited, recipeText, share, stagesOf, stateChip } from "../lib/runs.js"
 import { ACTIVE, Controls } from "./run/controls.js";
 import { Curves } from "./run/curves.js";
 import { Events } from "./run/events.js";
-import { History } from "./run/history.js";
+import { History, historyOf } from "./run/history.js";
 import { Judged } from "./run/judged.js";
 import { Progress } from "./run/progress.js";
 import { Samples } from "./run/samples.js";
@@ -21,6 +21,9 @@ import * as parts from "./run/parts.js";
 export async function show(root, { path }) {
   const name = path[0] ?? "";
   const place = `runs/${part(name)}`;
+  // Both at once: of a long run the second takes longest.
+  const past = historyOf(place);
+  past.catch(() => {});
   let run = await get(place);
   let heard_s = Date.now() / 1000;
   const on = frame(root, name);
@@ -124,7 +127,7 @@ export async function show(root, { path }) {
   }
 
   update();
-  await history.start();
+  await history.start(past);
   const endOverview = onOverview(hear);
   const endLog = parts.log(on.log, name, () => ACTIVE.includes(run.state));
   const clock = setInterval(tick, 1000);

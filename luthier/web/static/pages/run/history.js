@@ -14,6 +14,9 @@ const BATCH_MS = 6;
 
 export const STEP_SERIES = ["loss", "lr", "grad_norm", "tokens_per_s", "memory_bytes"];
 
+// path: of a run. Thinned, between two steps where they are given.
+export const historyOf = (path, [from, to] = [null, null]) => get(`${path}/history`, { points: POINTS, from, to });
+
 // draw: {all(tables), point(name, step, value), cut(step)}; tables: Map of name to [steps, values]. onEvents(events):
 // all but those of steps, the ones of the past first; null: those so far count no more. onEarlier(count): of those, so
 // many come before the first that was given. onState: of the line.
@@ -36,9 +39,9 @@ export class History {
     this.gone = false;
   }
 
-  // The past, then what comes.
-  async start() {
-    const past = await this.ask();
+  // The past, which may have been asked for already, then what comes.
+  async start(asked = this.ask()) {
+    const past = await asked;
     this.heard = past.last;
     this.waiting = [];
     this.fresh = [];
@@ -75,8 +78,7 @@ export class History {
   }
 
   ask() {
-    const [from, to] = this.range;
-    return get(`${this.path}/history`, { points: POINTS, from, to });
+    return historyOf(this.path, this.range);
   }
 
   // Events other than steps before the one of this number: the last of them, and how many come before those.
