@@ -417,10 +417,9 @@ def answer_bytes(spec: DecoderSpec, load: Workload, what: Answering, texts: int,
     """What writing so many texts at once works with, or judging all of a round, whichever is more.
 
     A cache of keys and values that holds all of them to their ends, and a round beside it: of reading prompts, each
-    once, and of its last block what no other answer to it can share; or of the logits that the next tokens are chosen
-    by; where attention reads the cache in torch, also what it gathers of a
-    layer's. Judging the answers that rewards are rehearsed with takes less than it holds by the gradients and states
-    that training has yet to make.
+    once, and of its last block what no other answer to it can share; of the logits that the next tokens are chosen by;
+    or, where attention reads the cache in torch, of what it gathers of a layer's. Judging the answers that rewards are
+    rehearsed with takes less than it holds by the gradients and states that training has yet to make.
     """
     size, length = load.compute_bytes, -(-what.text_tokens // CACHE_BLOCK) * CACHE_BLOCK
     keys = [2 * layer.mixer.kv_heads * layer.mixer.head_dim * size for layer in spec.layers]
@@ -429,7 +428,7 @@ def answer_bytes(spec: DecoderSpec, load: Workload, what: Answering, texts: int,
     prompts, rest = min(texts, what.texts // what.samples), min(CACHE_BLOCK, what.prompt_tokens)
     read = min(READ_TOKENS[kind] + texts, max(prompts * what.prompt_tokens, texts * rest))
     reading = read * (feature_bytes(spec, size) + angle_bytes(spec, size))
-    choosing = gathered + LOGIT_COPIES * texts * spec.vocab * FLOAT32_BYTES
+    choosing = max(gathered, LOGIT_COPIES * texts * spec.vocab * FLOAT32_BYTES)
     judged, tried = (
         max(min(JUDGED_TOKENS, each), what.text_tokens) * what.judge_feature_bytes + what.judge_dense_bytes
         for each in (_judged_tokens(what, kind), _tried_tokens(what, kind))

@@ -2746,7 +2746,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the plan forgets the logits that tokens are chosen by": Mutation(
         "planner.py",
-        "gathered + LOGIT_COPIES * texts * spec.vocab * FLOAT32_BYTES",
+        "max(gathered, LOGIT_COPIES * texts * spec.vocab * FLOAT32_BYTES)",
         "gathered",
         "test_paper.py::test_next_tokens_are_chosen_by_three_copies_of_the_logits",
     ),
