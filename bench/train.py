@@ -278,7 +278,9 @@ def torchtune(folder: Path, side: str, device: str, *, exact: bool) -> tuple[lis
         }
         for row in json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     ]
-    packed = datasets.PackedDataset(rows, max_seq_len=PACKED, padding_idx=0)
+    # It fills packs up to their length, so that of few rows a pack is no longer than they are.
+    longest = min(sum(len(row["tokens"]) for row in rows), PACKED)
+    packed = datasets.PackedDataset(rows, max_seq_len=longest, padding_idx=0)
     given_batch = data.padded_collate_packed([packed[at] for at in range(len(packed))])
     trained = [each for each in model.parameters() if each.requires_grad]
     optimizer, losses, seconds = torch.optim.AdamW(trained, lr=RATE, fused=True), [], []
