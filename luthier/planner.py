@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.arch.spec import DecoderSpec, Layer
-from luthier.config.schema import Policy
+from luthier.config.schema import ON_DEVICE, Policy
 from luthier.kernels.sizes import mlp_rows
 
 FLOAT32_BYTES = 4
@@ -78,8 +78,6 @@ ENOUGH_TOKENS = 1024
 220 rows runs at 60 % of the rate of one of 880 (`luthier.kernels.head.CHUNK_BYTES`); above that there is little left to
 gain. GPU: not studied."""
 
-ON_DEVICE: dict[Policy, Policy] = {"offload": "keep", "offload_input": "drop_layer"}
-"""What layers keep in the host's memory -> the same on the device."""
 STACKED: tuple[Policy, ...] = ("keep", "drop_mlp", "drop_layer")
 """What a plan chooses from."""
 Policies = tuple[Policy, ...]
@@ -356,9 +354,12 @@ class Room(NamedTuple):
     host_bytes: int | None = None
 
     def holds(self, spec: DecoderSpec, load: Workload, policies: Policies, tokens: int) -> bool:
-        if self.host_bytes is not None and moved_bytes(spec, load, policies, tokens) > self.host_bytes:
-            return False
-        return step_bytes(spec, load, policies, tokens, self.kind).most <= self.bytes
+        fits = step_bytes(spec, load, policies, tokens, self.kind).most <= self.bytes
+        return fits and self.hosts(spec, load, policies, tokens)
+
+    def hosts(self, spec: DecoderSpec, load: Workload, policies: Policies, tokens: int) -> bool:
+        """Whether the host has room for what layers keep there."""
+        return self.host_bytes is None or moved_bytes(spec, load, policies, tokens) <= self.host_bytes
 
 
 def usable(free_bytes: int) -> int:
@@ -527,8 +528,8 @@ def choose(spec: DecoderSpec, load: Workload, tokens: int, room: Room) -> Polici
     fitting = np.flatnonzero(held <= room.bytes)
     if not len(fitting) and room.kind == "cuda":
         moved = _moved(spec, load)
-        least = step_bytes(spec, load, moved, tokens, room.kind).most
-        if least < held.min() and Room(least, room.kind, room.host_bytes).holds(spec, load, moved, tokens):
+        less = step_bytes(spec, load, moved, tokens, room.kind).most < held.min()
+        if less and room.hosts(spec, load, moved, tokens):
             return moved
     best = int(fitting[np.argmin(flops[fitting])]) if len(fitting) else int(np.lexsort((flops, held))[0])
     return tuple(STACKED[policy] for policy in chosen[best])
@@ -654,11 +655,11 @@ class _Moments:
         if key not in self._known:
             rows = self._rows if top else self._tokens
             # What is as wide as the MLP is kept, or formed again for so many rows at once.
-            kept = policy in ("keep", "offload") or self._spec.layers[index].norms.after_mlp is not None
+            again = ON_DEVICE.get(policy, policy) == "drop_layer"
+            kept = ON_DEVICE.get(policy, policy) == "keep" or self._spec.layers[index].norms.after_mlp is not None
             formed = rows if kept else _mlp_rows(self._spec, load, index, rows)
             of_mlp = self._kept(index, "drop_mlp") + formed * _mlp_bytes(self._spec, load, index)
             of_mlp += _mlp_working_bytes(self._spec, load, index, rows, self._kind)
-            again = policy in ("drop_layer", "offload_input")
             passes_on = not lowest or load.embedding_parameters > 0
             counts = (self._tokens, rows)
             of_attention = _attention_bytes(self._spec, load, index, counts, self._kind, again, passes_on)
@@ -674,7 +675,7 @@ class _Moments:
 
     def _kept(self, index: int, policy: Policy) -> int:
         per_token, per_row = last_layer_bytes(self._spec, self._load, index, policy)
-        copies = _copied_bytes(self._load, index) if policy not in ("drop_layer", "offload_input") else 0
+        copies = 0 if ON_DEVICE.get(policy, policy) == "drop_layer" else _copied_bytes(self._load, index)
         rows = self._rows if index == len(self._spec.layers) - 1 else self._tokens
         return self._tokens * per_token + rows * per_row + copies
 
@@ -840,12 +841,13 @@ def recomputed_flops(layer: Layer, spec: DecoderSpec, policy: Policy, keys: int)
     """FLOPs per token that a layer's backward pass does again, adapters aside: gate and up; for `drop_layer` and
     `offload_input` also q, k, v, o and attention over so many keys, and down only where a norm reads its output
     again."""
-    if policy in ("keep", "offload"):
+    kept = ON_DEVICE.get(policy, policy)
+    if kept == "keep":
         return 0
     mixer = layer.mixer
     query, key = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
     again = 4 * spec.d * layer.ffn.width
-    if policy in ("drop_layer", "offload_input"):
+    if kept == "drop_layer":
         again += 4 * spec.d * (query + key) + 4 * query * keys
         again += 2 * spec.d * layer.ffn.width * (layer.norms.after_mlp is not None)
     return again

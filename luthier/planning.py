@@ -15,7 +15,7 @@ from luthier import planner
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import DecoderSpec
 from luthier.auxiliary import Models
-from luthier.config.schema import Qlora, RunConfig
+from luthier.config.schema import ON_DEVICE, Qlora, RunConfig
 from luthier.data.stream import Budgets, budget_at, split_from
 from luthier.engine import backend
 from luthier.engine.backend import Backend
@@ -137,8 +137,7 @@ def decide(
         raise ConfigError(Problem("engine.paged_on_cpu", field="optim.paged", value="true"))
     size, method = chosen.compute_dtype.itemsize, config.method
     load = workload(config.optim, base.arch, tune, longest_tokens, size, chosen.device, method, models)
-    # Of the host's memory the processes of several devices have a share each.
-    host_bytes = planner.usable(backend.free_memory_bytes("cpu")) // devices if chosen.device != "cpu" else None
+    host_bytes = planner.usable(backend.free_memory_bytes("cpu")) if chosen.device != "cpu" else None
     auto, may_split = config.optim.activations == "auto", not config.optim.in_backward
     limits = Limits(base.arch.spec, load, auto, may_split, host_bytes)
     memory = _memory(config, limits, base, chosen, saved)
@@ -208,7 +207,7 @@ def _possible(policies: Policies, chosen: Backend) -> Policies:
     """On a CPU there is no other memory to offload to."""
     if chosen.device != "cpu":
         return policies
-    return tuple(planner.ON_DEVICE.get(policy, policy) for policy in policies)
+    return tuple(ON_DEVICE.get(policy, policy) for policy in policies)
 
 
 def _saved_policies(base: Base, saved: Mapping[str, Any]) -> Policies:

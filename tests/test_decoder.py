@@ -284,7 +284,7 @@ STACKS = [
     ("drop_layer", "drop_mlp", "keep"),
     ("keep", "drop_layer", "drop_mlp"),
     ("offload", "offload", "keep"),
-    ("offload_input", "drop_layer", "keep"),
+    ("offload_input", "offload_input", "drop_layer"),
 ]
 
 

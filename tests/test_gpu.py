@@ -17,6 +17,7 @@ import torch
 from test_decoder import (
     ALL_LINEAR,
     FAMILY_CASES,
+    STACKS,
     add_adapter,
     assert_same,
     decoder_of,
@@ -173,15 +174,6 @@ def test_flash_attention_equals_masked_softmax(name: str, window: int | None, dt
         true = [theirs.detach(), *torch.autograd.grad(theirs, wide, dy.float(), retain_graph=True)]
         for one, other in zip(made, true, strict=True):
             assert float((one.float() - other).abs().max()) <= 0.02 * float(other.abs().max())
-
-
-STACKS = [
-    ("drop_mlp",) * 3,
-    ("drop_layer",) * 3,
-    ("drop_layer", "drop_mlp", "keep"),
-    ("offload", "offload", "keep"),
-    ("offload_input", "offload_input", "drop_layer"),
-]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

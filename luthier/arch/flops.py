@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from luthier.arch import count
 from luthier.arch.count import ORDER, AnyTune
 from luthier.arch.spec import EMBEDDING, HEAD, Architecture, Attention, Part, Unit
-from luthier.config.schema import Lora, Policy
+from luthier.config.schema import ON_DEVICE, Lora, Policy
 
 MULTIPLY_ADD = 2
 BACKWARD_ATTENTION = 2.5
@@ -77,7 +77,7 @@ def step(arch: Architecture, tune: AnyTune, rows: Rows, policies: Sequence[Polic
     trained = count.trained_tensors(arch, tune)
     lowest = count.lowest_trained(arch, tune)
     everything: Policy = "keep"
-    keeps = tuple(policies) or (everything,) * len(arch.spec.layers)
+    keeps = [ON_DEVICE.get(each, each) for each in policies] or [everything] * len(arch.spec.layers)
     linear = adapters = attention = again = 0
     for unit in arch.units:
         goes_on = (unit.layer, ORDER[unit.parts[0].role]) > lowest
@@ -96,7 +96,7 @@ def step(arch: Architecture, tune: AnyTune, rows: Rows, policies: Sequence[Polic
         before = rows.before or [0] * len(rows.lengths)
         once = share * sum(map(functools.partial(attention_flops, layer.mixer), rows.lengths, before))
         passes = 1 + (BACKWARD_ATTENTION if (index, ORDER["o"]) > lowest else 0)
-        attention += round(once * (passes + (keeps[index] in ("drop_layer", "offload_input") and index >= lowest[0])))
+        attention += round(once * (passes + (keeps[index] == "drop_layer" and index >= lowest[0])))
     head_trains = (EMBEDDING if arch.spec.tied else HEAD) + ".weight" in trained
     head = MULTIPLY_ADD * rows.scored * arch.spec.d * arch.spec.vocab * (2 + head_trains)
     return Flops(linear, adapters, attention, head, again)
@@ -118,7 +118,7 @@ def _pairs(mixer: Attention, length: int) -> int:
 def _again(inputs: int, part: Part, rank: int, policy: Policy, normed: bool) -> int:
     """Multiply-adds per row that a projection does a second time in the backward pass of its layer: all of its forward
     pass; of `down`, whose output nobody reads again unless it is normed, the adapter's inner rows alone."""
-    if policy in ("keep", "offload") or (policy == "drop_mlp" and part.role not in ("gate", "up", "down")):
+    if policy == "keep" or (policy == "drop_mlp" and part.role not in ("gate", "up", "down")):
         return 0
     inner = rank * inputs
     unread = part.role == "down" and (policy == "drop_mlp" or not normed)

@@ -46,6 +46,8 @@ Policy = Literal["keep", "drop_mlp", "drop_layer", "offload", "offload_input"]
 """What a layer keeps for its backward pass. keep: all that a matmul made; drop_mlp: of the MLP its input alone;
 drop_layer: the layer's input alone; offload, offload_input: as keep and as drop_layer, in the host's memory where the
 device is a GPU."""
+ON_DEVICE: dict[Policy, Policy] = {"offload": "keep", "offload_input": "drop_layer"}
+"""What layers keep in the host's memory -> the same on the device."""
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

@@ -27,7 +27,7 @@ from luthier.arch.spec import Architecture, Attention, DecoderSpec, Rope, Unit
 from luthier.arch.spec import Layer as LayerSpec
 from luthier.arch.values import SCORE
 from luthier.batch import Batch, Ints
-from luthier.config.schema import Policy
+from luthier.config.schema import ON_DEVICE, Policy
 from luthier.kernels import autograd, divergence, head, rotary, sizes
 from luthier.kernels.attention import Attend, Layout
 from luthier.kernels.blocks import MlpShape, QkvShape
@@ -183,11 +183,11 @@ class Layer(nn.Module):
         """[N, D] -> [N, D]; or [U, D], the rows that are asked for, each once."""
         policy = run.policy(index)
         tables = run.angles_of(self.spec.mixer, h_ND.dtype) or ()
-        moves = policy in ("offload", "offload_input") and run.offload is not None
-        with run.offload.layer(tables) if moves and run.offload is not None else nullcontext():
-            if policy in ("keep", "offload"):
+        kept, away = ON_DEVICE.get(policy, policy), run.offload if policy in ON_DEVICE else None
+        with away.layer(tables) if away is not None else nullcontext():
+            if kept == "keep":
                 return self._compute(index, h_ND, run, rows_U, "all")
-            if policy == "drop_mlp":
+            if kept == "drop_mlp":
                 return self._compute(index, h_ND, run, rows_U, "input")
 
             def compute(h_ND: Tensor, again: bool) -> Tensor:
@@ -574,7 +574,7 @@ class Decoder(nn.Module):
         if below is not None:
             h_ND = below.h_ND if layout.order is None else below.h_ND[_to_device(layout.order, self.device)]
             run.below = Below(below.layers, F.pad(h_ND, (0, 0, 0, fill)))
-        if not {"offload", "offload_input"}.isdisjoint(policies) and (mover := self._mover()) is not None:
+        if not ON_DEVICE.keys().isdisjoint(policies) and (mover := self._mover()) is not None:
             run.offload = Offload(mover, self.parameters())
         return self._layers(np.pad(layout.place(batch.ids), (0, fill)), run)
 

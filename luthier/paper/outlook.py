@@ -21,7 +21,7 @@ from luthier.arch.spec import Architecture
 from luthier.arch.values import valued
 from luthier.auxiliary import Models
 from luthier.config import load as config_load
-from luthier.config.schema import Lora, ModelSection, Online, Reward, RunConfig
+from luthier.config.schema import ON_DEVICE, Lora, ModelSection, Online, Reward, RunConfig
 from luthier.errors import ConfigError, Problem
 from luthier.models import hub
 from luthier.paper import remedies, rows, target
@@ -34,7 +34,7 @@ from luthier.planner import MemoryPlan
 MOST_TOKENS = 2**24
 """Beyond this no context or micro-batch is looked for."""
 MOST_DEVICES = 2**14
-WEIGHT_PASSES = {"keep": 2, "drop_mlp": 3, "drop_layer": 3, "offload": 2, "offload_input": 3}
+WEIGHT_PASSES = {"keep": 2, "drop_mlp": 3, "drop_layer": 3}
 """Times that a micro-batch reads a layer's weights: forward, backward, and once more where it is computed again."""
 
 
@@ -245,7 +245,7 @@ def _speed(case: Case, memory: MemoryPlan, facts: RowFacts) -> Speed | None:
     arithmetic_s = work / (aim.tflops * 1e12 * aim.share)
     memory_s = 0.0
     if aim.bandwidth_gbs is not None:
-        passes = max(WEIGHT_PASSES[policy] for policy in memory.policies)
+        passes = max(WEIGHT_PASSES[ON_DEVICE.get(policy, policy)] for policy in memory.policies)
         states = 2 * (memory.optimizer + memory.trainable) + memory.gradients
         memory_s = (micro * passes * (memory.weights + memory.trainable) + states) / (aim.bandwidth_gbs * 1e9)
     step_s = max(arithmetic_s, memory_s)

@@ -15,7 +15,7 @@ from luthier import planner
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
 from luthier.auxiliary import Models
-from luthier.config.schema import Full, Lora, Online, Qlora, RunConfig
+from luthier.config.schema import ON_DEVICE, Full, Lora, Online, Qlora, RunConfig
 from luthier.paper.target import Target
 from luthier.planner import Answering, MemoryPlan, Policies, Workload
 from luthier.workload import workload
@@ -70,7 +70,7 @@ class Case:
         activations = self.config.optim.activations
         fixed: Policies | None = None
         if activations != "auto":
-            here = planner.ON_DEVICE.get(activations, activations) if self.aim.kind == "cpu" else activations
+            here = ON_DEVICE.get(activations, activations) if self.aim.kind == "cpu" else activations
             fixed = planner.uniform(self.arch.spec, here)
         return planner.plan(
             self.arch.spec,
@@ -96,6 +96,7 @@ class Case:
         return most, planner.moved_bytes(spec, load, policies, most)
 
     def _longest_written(self, load: Workload, what: Answering, room: planner.Room, cap: int) -> int:
+        """Of the rows up to `cap`, the longest that can be written and judged too."""
 
         def written(tokens: int) -> bool:
             alone = replace(what, text_tokens=tokens, prompt_tokens=tokens)

@@ -21,7 +21,8 @@ const NO_DATA = "data.json";
 const FRESH = { text: FIRST, lost: "", key: "", check: null, counted: {}, unfolded: [], browsed: "", stage: "" };
 // text: the recipe. lost: the text before a change of the form left its comments out. key: of the start, so that two
 // clicks make one run. check: {id: of the job, of: what was checked, stops: whether training would}. counted: of what
-// was checked, what rows there are; of several stages each has its own. unfolded: sections that stand open. browsed: the folder looked at last. stage: the one that was picked.
+// was checked, what rows there are; of several stages each has its own. unfolded: sections that stand open. browsed: the
+// folder looked at last. stage: the one that was picked.
 
 export const state = {
   ...FRESH,
