@@ -23,6 +23,7 @@ from typing import Any
 
 import leftovers
 import pytest
+import unmeasured
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -175,7 +176,7 @@ def _torchs_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Which library multiplies float32 matrices is not left to a measurement on a busy machine, and a run that chooses
     another does not choose it for the next test."""
     if (backend := sys.modules.get("luthier.engine.backend")) is not None:
-        monkeypatch.setattr(backend, "_measured", lambda: ("torch", "not measured in tests"))
+        monkeypatch.setattr(backend, "_measured", unmeasured.products)
     yield
     if "luthier.kernels.products" in sys.modules:
         sys.modules["luthier.kernels.products"].use("torch")

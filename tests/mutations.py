@@ -750,6 +750,12 @@ MUTATIONS: dict[str, Mutation] = {
         "return compute(h_ND, False)",
         "test_planner.py::test_layers_keep_what_is_planned_to_the_byte",
     ),
+    "a single slow product chooses the library": Mutation(
+        "kernels/products.py",
+        "gain = statistics.median(",
+        "gain = min(",
+        "test_products.py::test_what_else_a_machine_does_for_a_moment_does_not_choose",
+    ),
     "offloaded layers stay on the device": Mutation(
         "kernels/offload.py",
         "            yield\n        layer.let_go()",

@@ -9,12 +9,13 @@ import sys
 from typing import Any
 
 import torch
+import unmeasured
 from safetensors.torch import save_file
 
 import luthier
 from luthier import finish
 from luthier.batch import Batch, Step
-from luthier.engine import loop, optim
+from luthier.engine import backend, loop, optim
 from luthier.errors import Interrupted, TrainingFailed
 from luthier.samples import Sample, Sampler
 
@@ -27,6 +28,7 @@ def train(
     makes it first, nor for the first answers."""
     os.environ.update(place)
     torch.set_num_threads(1)
+    backend._measured = unmeasured.products
     clip = optim.clip
 
     def keep(parameters: list[torch.nn.Parameter], limit: float) -> torch.Tensor:

@@ -4,6 +4,7 @@ it began with."""
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -76,12 +77,27 @@ def test_other_dtypes_are_torch_s() -> None:
 
 def test_the_faster_by_a_margin_is_chosen_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = {True: 1.0, False: 1.2}
-    monkeypatch.setattr(products, "_fastest", lambda onednn, *_: taken[onednn])
+    monkeypatch.setattr(products, "_seconds", lambda onednn, *_: taken[onednn])
     assert products.measured()[0] == "torch", "noise does not choose"
     taken[False] = 1.3
     assert products.measured()[0] == "onednn"
     monkeypatch.setattr(products, "can", lambda: False)
     assert products.measured()[0] == "torch"
+
+
+def test_what_else_a_machine_does_for_a_moment_does_not_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else slows every third product of oneDNN where that is the faster one, of torch where they are alike."""
+    for slowed in (True, False):
+        turns = {True: 0, False: 0}
+
+        def seconds(onednn: bool, *_: Any, slowed: bool = slowed, turns: dict[bool, int] = turns) -> float:
+            turns[onednn] += 1
+            taken = {True: 1.0, False: 2.2 if slowed else 1.0}[onednn]
+            return taken * (2.5 if onednn is slowed and turns[onednn] % 3 == 0 else 1.0)
+
+        monkeypatch.setattr(products, "_seconds", seconds)
+        assert products.measured()[0] == ("onednn" if slowed else "torch")
+        assert turns == {True: products.REPEATS + 1, False: products.REPEATS + 1}
 
 
 def test_a_run_keeps_to_what_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:

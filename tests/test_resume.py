@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import unmeasured
 from safetensors.torch import load_file
 
 import luthier
 from luthier import proof
+from luthier.engine import backend
 from luthier.errors import RunError
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -34,6 +36,7 @@ def run_in_child(recipe: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(1)
+    backend._measured = unmeasured.products
     proof.reload_in_fresh_process = lambda run: "not made in this test"  # takes longer than the training
     luthier.train(recipe)
 

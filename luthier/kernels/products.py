@@ -11,6 +11,7 @@ Shape legend: N rows, I in, O out.
 
 from __future__ import annotations
 
+import statistics
 import time
 from typing import Literal
 
@@ -21,7 +22,7 @@ from torch import Tensor
 Library = Literal["torch", "onednn"]
 WORTH = 1.25
 """How much faster oneDNN has to be, so that noise does not choose where the two are alike."""
-ROWS, WIDTH, REPEATS = 512, 1024, 3
+ROWS, WIDTH, REPEATS = 512, 1024, 7
 
 _library: Library = "torch"
 
@@ -41,10 +42,13 @@ def measured() -> tuple[Library, str]:
     if not can():
         return "torch", "this torch has no oneDNN"
     x_NI, weight_OI = torch.ones(ROWS, WIDTH), torch.ones(WIDTH, WIDTH)
-    torch_s, onednn_s = (_fastest(each, x_NI, weight_OI) for each in (False, True))
-    rates = [2 * ROWS * WIDTH * WIDTH / each / 1e9 for each in (torch_s, onednn_s)]
+    # By turns, each with the one beside it: what else the machine does comes and goes, and mostly slows both.
+    pairs = [[_seconds(each, x_NI, weight_OI) for each in (False, True)] for _ in range(REPEATS + 1)]
+    del pairs[0]  # it warms up
+    rates = [2 * ROWS * WIDTH * WIDTH / min(each) / 1e9 for each in zip(*pairs, strict=True)]
     said = "float32 matmul GFLOP/s: torch {:.0f}, oneDNN {:.0f}".format(*rates)
-    return ("onednn" if torch_s > WORTH * onednn_s else "torch"), said
+    gain = statistics.median(torch_s / onednn_s for torch_s, onednn_s in pairs)
+    return ("onednn" if gain > WORTH else "torch"), said
 
 
 def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, residual_NO: Tensor | None = None) -> Tensor:
@@ -80,10 +84,7 @@ def _onednn(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(*tensors, "none", [], "")  # type: ignore[no-any-return]
 
 
-def _fastest(onednn: bool, x_NI: Tensor, weight_OI: Tensor) -> float:
-    taken = []
-    for _ in range(REPEATS + 1):  # the first one warms up
-        begun = time.perf_counter()
-        _onednn(x_NI, weight_OI, None) if onednn else F.linear(x_NI, weight_OI)
-        taken.append(time.perf_counter() - begun)
-    return min(taken[1:])
+def _seconds(onednn: bool, x_NI: Tensor, weight_OI: Tensor) -> float:
+    begun = time.perf_counter()
+    _onednn(x_NI, weight_OI, None) if onednn else F.linear(x_NI, weight_OI)
+    return time.perf_counter() - begun
