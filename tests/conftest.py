@@ -119,12 +119,15 @@ DEAREST = (
 )
 """The files that take longest come first (`./run test` gives out files in this order), so that none of them is begun
 when the rest is nearly done and the other workers have nothing left. Measured; dearest first."""
+LONGEST = ("test_mutations.py", "test_fuzz.py")
+"""With `--long` each of these takes an hour and more of one worker."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(DEAREST)}
+    proofs = config.getoption("--long")
+    places = {name: place for place, name in enumerate((LONGEST if proofs else ()) + DEAREST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
-    if config.getoption("--long"):
+    if proofs:
         return
     long = [item for item in items if item.get_closest_marker("long")]
     if long:
