@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from luthier import planner
+from luthier import moments
 from luthier.arch import adapter_config, count, families, quantised
 from luthier.arch.count import AnyTune
 from luthier.arch.quantised import Quantised
@@ -21,8 +21,8 @@ from luthier.arch.spec import Architecture
 from luthier.arch.values import is_valued, valued
 from luthier.config import load as config_load
 from luthier.config.schema import Distill, Lora, Method, ModelSection, Online, Qlora, Reward, RunConfig
+from luthier.holdings import FLOAT32_BYTES, Beside
 from luthier.models import hub
-from luthier.planner import FLOAT32_BYTES, Beside
 from luthier.runs.store import RunFolder
 
 RUNS = (Path(), Path("runs"))
@@ -64,12 +64,12 @@ class Frozen(NamedTuple):
 
     def feature_bytes(self, compute_bytes: int, kind: str) -> int:
         """Most per token in a pass through its layers, which keeps nothing."""
-        return planner.feature_bytes(self.arch.spec, self.compute_bytes.get(kind, compute_bytes))
+        return moments.feature_bytes(self.arch.spec, self.compute_bytes.get(kind, compute_bytes))
 
     def judged_bytes(self, compute_bytes: int, kind: str) -> int:
         """The same with the angles of its tokens, which nobody else needs."""
         size = self.compute_bytes.get(kind, compute_bytes)
-        return self.feature_bytes(compute_bytes, kind) + planner.angle_bytes(self.arch.spec, size)
+        return self.feature_bytes(compute_bytes, kind) + moments.angle_bytes(self.arch.spec, size)
 
 
 class Models(NamedTuple):
@@ -154,14 +154,14 @@ def size(arch: Architecture, tune: AnyTune, method: Method, models: Models, comp
             teacher=models.teacher.num_bytes(compute_bytes, kind),
             feature_bytes=models.teacher.feature_bytes(compute_bytes, kind),
             row_bytes=models.teacher.arch.spec.d * compute_bytes + said,
-            lesson_copies=planner.LESSON_COPIES - (method.top_k is not None),
+            lesson_copies=moments.LESSON_COPIES - (method.top_k is not None),
         )
     if not isinstance(method, Online):
         return Beside()
     return Beside(
         reference=_reference(arch, tune, compute_bytes) if method.kl else 0,
         judges=sum(each.num_bytes(compute_bytes, kind) for each in models.judges),
-        feature_bytes=planner.feature_bytes(arch.spec, compute_bytes),
+        feature_bytes=moments.feature_bytes(arch.spec, compute_bytes),
     )
 
 

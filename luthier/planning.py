@@ -20,8 +20,10 @@ from luthier.data.stream import Budgets, budget_at, split_from
 from luthier.engine import backend
 from luthier.engine.backend import Backend
 from luthier.errors import ConfigError, Problem, RunError
+from luthier.holdings import Workload
 from luthier.kernels import select
-from luthier.planner import MemoryPlan, Policies, Workload
+from luthier.moments import Policies
+from luthier.planner import MemoryPlan
 from luthier.runs.store import RunFolder
 from luthier.session import Base
 from luthier.workload import workload

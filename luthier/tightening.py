@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from luthier import machine, planner, planning
+from luthier import machine, moments, planner, planning
 from luthier.config.schema import Policy, RunConfig
 from luthier.data.stream import Budgets, budget_at, split_from
 from luthier.engine.loop import Emit
 from luthier.errors import Problem
-from luthier.planner import Policies
+from luthier.moments import Policies
 from luthier.planning import Plan
 from luthier.runs.events import ENDS, Event
 from luthier.runs.recipe import difference, run_name
@@ -111,10 +111,10 @@ def tighter(plan: Plan, step: int, tokens: int, *, split_only: bool = False) -> 
         return _replanned(plan, plan.budgets, plan.policies, dense=0), (planning.DENSE, dense, 0)
     if limits.may_keep_less and not split_only:
         kind = planner.kind_of(plan.backend.device)
-        held = planner.step_bytes(limits.spec, limits.load, plan.policies, now, kind).most
+        held = moments.step_bytes(limits.spec, limits.load, plan.policies, now, kind).most
         room = planner.Room(int(held * RUNG), kind, limits.host_bytes)
         lower = planner.choose(limits.spec, limits.load, now, room)
-        if planner.step_bytes(limits.spec, limits.load, lower, now, kind).most < held:
+        if moments.step_bytes(limits.spec, limits.load, lower, now, kind).most < held:
             change = (planning.KEPT, planner.in_words(plan.policies), planner.in_words(lower))
             return _replanned(plan, plan.budgets, lower), change
     smaller = max(min(now, tokens) // 2, limits.load.longest_tokens)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 
-from luthier import auxiliary, planner
+from luthier import auxiliary, holdings, planner
 from luthier.arch import count, quantised
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import EMBEDDING, HEAD, Architecture
 from luthier.auxiliary import Models
 from luthier.config.schema import Lora, Method, Online, OptimSection, Ppo, Qlora, Reward, Sft
-from luthier.planner import Answering, InPlace, Ranks, Workload
+from luthier.holdings import Answering, InPlace, Ranks, Workload
 
 
 def workload(
@@ -40,7 +40,7 @@ def workload(
     kind = planner.kind_of(device)
     own = count.trained_shapes(arch, tune)
     in_place = 0 if isinstance(tune, Lora) else sum(map(math.prod, own.values()))
-    trained = planner.trained(
+    trained = holdings.trained(
         own | _critic(arch, tune, method),
         optim.in_backward,
         weights=optim.weights,

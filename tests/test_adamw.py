@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from luthier import planner
+from luthier import holdings
 from luthier.config.schema import OptimSection
 from luthier.engine import adamw, optim
 
@@ -193,7 +193,7 @@ def test_the_plan_counts_what_is_held_to_the_byte(weights, states):
     model, optimizer = built(weights, states)
     train(model, optimizer, range(1))
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    planned = planner.trained(shapes, False, weights=weights, states=states)
+    planned = holdings.trained(shapes, False, weights=weights, states=states)
     assert planned.weight_bytes == sum(p.nbytes for p in model.parameters())
     assert planned.gradient_bytes == sum(p.grad.nbytes for p in model.parameters())
     slots = optim.state_tensors(optimizer, model.named_parameters()).values()

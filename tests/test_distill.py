@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 import luthier
-from luthier import planner
+from luthier import moments
 from luthier.batch import TERM
 from luthier.cli import run as command
 from luthier.config import load as config_load
@@ -108,7 +108,7 @@ def test_all_tokens_as_outcomes_are_the_full_divergence_and_fewer_are_less(how) 
 
 
 def test_the_planner_counts_what_is_made_of_logits() -> None:
-    assert planner.LESSON_COPIES == divergence.COPIES
+    assert moments.LESSON_COPIES == divergence.COPIES
 
 
 def test_by_hand() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_adamw import COMPACT, Model, built, train
 
-from luthier import planner
+from luthier import holdings
 from luthier.config.schema import OptimSection
 from luthier.engine import optim, paged
 
@@ -73,17 +73,17 @@ def test_a_fault_leaves_the_groups_as_they_were(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_plan_counts_it_on_the_host_and_two_pages_on_the_device() -> None:
-    assert planner.PAGE_BYTES == paged.PAGE_BYTES
+    assert holdings.PAGE_BYTES == paged.PAGE_BYTES
     large = {"a": (20_000, 1_000), "b": (3_000, 1_000), "norm": (1_000,)}
-    plain, ours = (planner.trained(large, False, paged=how) for how in (False, True))
+    plain, ours = (holdings.trained(large, False, paged=how) for how in (False, True))
     assert plain.state_bytes == plain.device_state_bytes == ours.state_bytes == 8 * 23_001_000
     assert ours.device_state_bytes == ours.state_bytes < 2 * 8 * 20_000_000, "two of the largest would be more than all"
-    many = planner.trained({str(each): (3_000, 1_000) for each in range(40)}, False, paged=True)
+    many = holdings.trained({str(each): (3_000, 1_000) for each in range(40)}, False, paged=True)
     assert many.device_state_bytes == 2 * paged.PAGE_BYTES < many.state_bytes
     model, optimizer = built(states="8bit", paged=True)
     optim.allocate(optimizer)
     shapes = {name: tuple(each.shape) for name, each in model.named_parameters()}
-    planned = planner.trained(shapes, False, states="8bit", paged=True)
+    planned = holdings.trained(shapes, False, states="8bit", paged=True)
     assert paged.scratch_bytes(optimizer) == planned.device_state_bytes == planned.state_bytes
 
 

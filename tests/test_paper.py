@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier import auxiliary, cli, devices, machine, planner
+from luthier import auxiliary, cli, devices, holdings, machine, moments, planner
 from luthier.arch import count
 from luthier.arch.families import llama
 from luthier.arch.spec import Architecture
@@ -17,11 +17,11 @@ from luthier.config.load import load
 from luthier.config.schema import Lora, RunConfig
 from luthier.data import pack
 from luthier.errors import ConfigError
+from luthier.holdings import Answering, Workload
 from luthier.models import reward
 from luthier.paper import lines, outlook, remedies, rows, target
 from luthier.paper.outlook import Outlook
 from luthier.paper.rows import RowFacts
-from luthier.planner import Answering, Workload
 from luthier.scoring import trial
 from luthier.text import set_language
 
@@ -70,9 +70,9 @@ def test_the_bytes_of_older_texts() -> None:
     large = architecture("65b").num_parameters
     assert round(12 * large / 1e9) == 783
     assert round(16 * large / 1e9) == 1045
-    full = planner.Trained((large,))
+    full = holdings.Trained((large,))
     assert full.weight_bytes + full.gradient_bytes + full.state_bytes == 16 * large
-    compact = planner.Trained((large,), weights="bfloat16_stochastic", states="8bit")
+    compact = holdings.Trained((large,), weights="bfloat16_stochastic", states="8bit")
     per_weight = (compact.weight_bytes + compact.gradient_bytes + compact.state_bytes) / large
     assert 8 < per_weight < 8.04
     assert round(16 * 6.17e9 / 1e9) == 99
@@ -169,10 +169,10 @@ def test_what_fits_is_the_largest_that_does() -> None:
     room = int(made.memory.free_bytes * planner.USABLE)
     case = remedies.Case(recipe(), architecture("8b"), Lora(), made.target, 512)
     load_, spec = case.load(), case.arch.spec
-    held = planner.held_bytes(load_)
+    held = holdings.held_bytes(load_)
 
     def need(policies: Any, tokens: int) -> int:
-        return held + planner.step_bytes(spec, load_, policies, tokens, "cuda").most
+        return held + moments.step_bytes(spec, load_, policies, tokens, "cuda").most
 
     on_device, least = planner.least(spec, load_, "cuda")
     assert on_device == ("drop_layer",) * 32 and least == ("offload_input",) * 31 + ("drop_layer",)
@@ -246,7 +246,7 @@ def test_what_no_device_holds_is_split_on_paper_and_marked() -> None:
     case = remedies.Case(recipe("tune=full"), architecture("405b"), recipe("tune=full").tune, made.target, 512)
     layer = 16384 * (2 * 16384 + 2 * 1024 + 3 * 53248)
     policies = ("offload_input",) * 125 + ("drop_layer",)
-    work = planner.step_bytes(case.arch.spec, case.load(), policies, 512, "cuda").most
+    work = moments.step_bytes(case.arch.spec, case.load(), policies, 512, "cuda").most
     held = 16 * case.arch.num_parameters
     assert made.sharded.peak_bytes == pytest.approx(held / 512 + 2 * 2 * layer + work, rel=1e-6)
     assert "Cannot be trained yet" in "\n".join(lines.lines(made, recipe("tune=full")))
@@ -306,15 +306,15 @@ def test_a_fresh_adapter_s_reference_costs_nothing_and_one_that_goes_on_a_copy()
 def test_as_many_answers_at_once_as_fit() -> None:
     """7B keeps half a MB a token: 32 heads of keys and values in 32 layers, two bytes each."""
     config, facts = recipe(*GRPO), dataclasses.replace(ROWS, longest=1024)
-    assert planned("8b", "H100-80GB", *GRPO, facts=facts).memory.answer_texts == planner.MAX_SEQUENCES
+    assert planned("8b", "H100-80GB", *GRPO, facts=facts).memory.answer_texts == holdings.MAX_SEQUENCES
     few = planned("7b", "RTX4090-24GB", *GRPO, facts=facts)
     assert few.fits and few.memory.answer_texts < 8
     case = remedies.Case(config, architecture("7b"), Lora(), few.target, 2048)
     load_, spec = case.load(), case.arch.spec
     assert load_.answering is not None
-    room = int(few.memory.free_bytes * planner.USABLE) - planner.held_bytes(load_)
+    room = int(few.memory.free_bytes * planner.USABLE) - holdings.held_bytes(load_)
     need = [
-        planner.answer_bytes(spec, load_, load_.answering, few.memory.answer_texts + more, "cuda") for more in (0, 1)
+        moments.answer_bytes(spec, load_, load_.answering, few.memory.answer_texts + more, "cuda") for more in (0, 1)
     ]
     assert need[0] <= room < need[1]
     assert need[1] - need[0] > 2048 * 2 * 2 * 4096 * 32
@@ -330,7 +330,7 @@ def test_a_reward_model_reads_a_prompt_once_for_all_answers_to_it_where_that_is_
     spec, later = architecture("2b").spec, each.trained.gradient_bytes + each.trained.device_state_bytes
 
     def judged(load_: Workload, what: Answering, kind: str) -> int:
-        return planner.answer_bytes(spec, load_, dataclasses.replace(what, judge_feature_bytes=10**9), 1, kind) // 10**9
+        return moments.answer_bytes(spec, load_, dataclasses.replace(what, judge_feature_bytes=10**9), 1, kind) // 10**9
 
     trained = dataclasses.replace(
         each, trained=dataclasses.replace(each.trained, vectors=10**15)
@@ -339,11 +339,11 @@ def test_a_reward_model_reads_a_prompt_once_for_all_answers_to_it_where_that_is_
     assert judged(trained, made, "cuda") == 16 * 120, "a call of attention costs more there"
     assert judged(trained, dataclasses.replace(made, samples=1), "cpu") == 16 * 120
     assert (
-        judged(trained, dataclasses.replace(made, texts=16000), "cpu") == planner.JUDGED_TOKENS == reward.BUDGET_TOKENS
+        judged(trained, dataclasses.replace(made, texts=16000), "cpu") == moments.JUDGED_TOKENS == reward.BUDGET_TOKENS
     )
     few = dataclasses.replace(made, text_tokens=60, prompt_tokens=50)
-    assert judged(each, few, "cpu") == (planner.TRIED_PROMPTS * (50 + 60 + 64) * 10**9 - later) // 10**9
-    assert planner.TRIED_PROMPTS == trial.ROWS and 1 + len(trial.FAKES) == 5 and pack.CALL_TOKENS == planner.CALL_TOKENS
+    assert judged(each, few, "cpu") == (moments.TRIED_PROMPTS * (50 + 60 + 64) * 10**9 - later) // 10**9
+    assert moments.TRIED_PROMPTS == trial.ROWS and 1 + len(trial.FAKES) == 5 and pack.CALL_TOKENS == moments.CALL_TOKENS
 
 
 def test_a_prompt_is_read_once_for_all_answers_to_it() -> None:
@@ -353,13 +353,13 @@ def test_a_prompt_is_read_once_for_all_answers_to_it() -> None:
     each = remedies.Case(recipe(*GRPO), architecture("2b"), Lora(), aim, 2048).load()
     spec = dataclasses.replace(architecture("2b").spec, vocab=1)
     made = Answering(texts=16, samples=8, text_tokens=1024, prompt_tokens=1000)
-    a_token = planner.feature_bytes(spec, 2) + planner.angle_bytes(spec, 2)
+    a_token = moments.feature_bytes(spec, 2) + moments.angle_bytes(spec, 2)
     cache = 8 * 1024 * 24 * 2 * 2048 * 2
 
     def reads(what: Answering) -> int:
-        return (planner.answer_bytes(spec, each, what, 8, "cuda") - cache) // a_token
+        return (moments.answer_bytes(spec, each, what, 8, "cuda") - cache) // a_token
 
-    assert reads(made) == 2 * 1000 and reads(dataclasses.replace(made, samples=2)) == planner.READ_TOKENS["cuda"] + 8
+    assert reads(made) == 2 * 1000 and reads(dataclasses.replace(made, samples=2)) == moments.READ_TOKENS["cuda"] + 8
 
 
 def test_next_tokens_are_chosen_by_three_copies_of_the_logits() -> None:
@@ -369,7 +369,7 @@ def test_next_tokens_are_chosen_by_three_copies_of_the_logits() -> None:
     load_, spec = case.load(), case.arch.spec
     assert load_.answering is not None
     more = dataclasses.replace(spec, vocab=10_000_000), dataclasses.replace(spec, vocab=14_000_000)
-    less, most = (planner.answer_bytes(each, load_, load_.answering, 8, "cuda") for each in more)
+    less, most = (moments.answer_bytes(each, load_, load_.answering, 8, "cuda") for each in more)
     assert most - less == 8 * 3 * 4 * 4_000_000
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from luthier import planner
+from luthier import holdings, planner
 from luthier.arch import count
 from luthier.arch.families import gated
 from luthier.arch.spec import Architecture, Attention, DecoderSpec, Layer, Mlp, Rope
@@ -89,7 +89,7 @@ def test_compiled_chains_take_less_than_planned_by_their_tiles_at_most(stack: st
     """The plan counts the three buffers of a plain chain whether or not somebody compiled it: they are small."""
     run = Run(architecture(True), TUNES["lora"], EXACT, dtype, STACKS[stack], "sft")
     measured, planned = run.peak(10), run.planned(10)
-    assert planned - 3 * planner.TILE_BYTES < 1.02 * measured < 1.05 * planned, (measured, planned)
+    assert planned - 3 * holdings.TILE_BYTES < 1.02 * measured < 1.05 * planned, (measured, planned)
 
 
 @pytest.mark.parametrize("kept", ["float32", "bfloat16", "compact"])

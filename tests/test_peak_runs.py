@@ -15,7 +15,7 @@ import torch
 from test_peak import Live
 
 import luthier
-from luthier import planner, training
+from luthier import moments, planner, training
 from luthier.data import pack
 from luthier.engine import loop, rehearsal
 from luthier.engine.loop import Job
@@ -149,7 +149,7 @@ def measure(
         plan, (tokens, rows) = jobs[0].room.plan, max(shapes)
         spec, load = plan.limits.spec, plan.limits.load
         texts = plan.memory.answer_texts or None
-        monkeypatch.setattr(planner, "JUDGED_TOKENS", max(judged))
+        monkeypatch.setattr(moments, "JUDGED_TOKENS", max(judged))
         return Seen(live.peak, planner.at(spec, load, plan.policies, tokens, "cpu", 2**40, rows, texts))
 
     yield run

@@ -17,22 +17,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from luthier import planner
+from luthier import holdings, moments, planner
 from luthier import workload as workloads
 from luthier.arch import count, families
 from luthier.arch.spec import Attention, DecoderSpec, Layer, Mlp, Rope
 from luthier.batch import Rendered
 from luthier.config.schema import Full, Lora, OptimSection, Policy
 from luthier.data import pack
+from luthier.holdings import Ranks, Workload
 from luthier.kernels import head, rounding, sizes, tiles
 from luthier.models import adapters, weights
 from luthier.models.decoder import Want
-from luthier.planner import Ranks, Workload
 
 LAYER = Layer(Attention(heads=4, kv_heads=2, head_dim=8, rope=Rope("default", 1e4, 8)), Mlp(width=48))
 SPEC = DecoderSpec("llama", vocab=100, d=32, layers=(LAYER,) * 3, tied=False, norm_eps=1e-6, max_positions=256)
 LOAD = Workload(
-    trained=planner.Trained((600, 300), vectors=100),
+    trained=holdings.Trained((600, 300), vectors=100),
     frozen_parameters=5000,
     first_trained_layer=0,
     compute_bytes=2,
@@ -50,7 +50,7 @@ def plan(free=GIB, device="cpu", asked=None, policies=None, **load):
 
 
 def layer_bytes(policy="keep", spec=SPEC, load=LOAD):
-    return planner.layer_bytes(spec, load, 0, policy)
+    return moments.layer_bytes(spec, load, 0, policy)
 
 
 # --------------------------------------------------------------------------------------------------------- by hand
@@ -81,14 +81,14 @@ def test_the_bytes_of_a_last_layer_by_hand():
     load = dataclasses.replace(LOAD, ranks=(RANKS,))
     of_tokens = 2 * (32 + 2 * 16 + 2 + 3) + 4
     of_rows = 2 * (32 + 2 * 32 + 1 + 4) + 4 * (1 + 4)
-    assert planner.last_layer_bytes(SPEC, load, 0, "keep") == (of_tokens, of_rows + 2 * (2 * 48 + 5 + 6 + 7))
-    assert planner.last_layer_bytes(SPEC, load, 0, "drop_mlp") == (of_tokens, of_rows)
-    assert planner.last_layer_bytes(SPEC, load, 0, "drop_layer") == (2 * 32, 0)
+    assert moments.last_layer_bytes(SPEC, load, 0, "keep") == (of_tokens, of_rows + 2 * (2 * 48 + 5 + 6 + 7))
+    assert moments.last_layer_bytes(SPEC, load, 0, "drop_mlp") == (of_tokens, of_rows)
+    assert moments.last_layer_bytes(SPEC, load, 0, "drop_layer") == (2 * 32, 0)
 
 
 def test_the_flops_that_are_done_again_by_hand():
     """Multiply-adds times two: gate and up; q, o, k and v, and scores and values over 10 keys."""
-    flops = {policy: planner.recomputed_flops(LAYER, SPEC, policy, 10) for policy in get_args(Policy)}
+    flops = {policy: moments.recomputed_flops(LAYER, SPEC, policy, 10) for policy in get_args(Policy)}
     widened = 2 * 32 * 48 * 2
     projected, attended = 2 * 32 * (32 + 32 + 16 + 16), 2 * 2 * 32 * 10
     assert flops == {
@@ -133,7 +133,7 @@ def test_the_bytes_of_a_run_by_hand():
 def test_the_moment_when_most_is_held(policies, moment, held):
     size = {"k": layer_bytes(), "m": layer_bytes("drop_mlp"), "i": layer_bytes("drop_layer")}
     working = 2 * (2 * 8 + 2 * 48 + 4 * 32)
-    assert planner.token_bytes(SPEC, LOAD, policies) == sum(size[each] for each in held) + working, moment
+    assert moments.token_bytes(SPEC, LOAD, policies) == sum(size[each] for each in held) + working, moment
 
 
 def test_the_bytes_of_what_trains_by_hand():
@@ -146,7 +146,7 @@ def test_the_bytes_of_what_trains_by_hand():
     }
 
     def made(in_backward=False, **kept):
-        found = planner.trained(shapes, in_backward, **kept)
+        found = holdings.trained(shapes, in_backward, **kept)
         return found.weight_bytes, found.gradient_bytes, found.state_bytes
 
     matrices, vectors = 800 + 64 + 2 * 900, 8
@@ -159,7 +159,7 @@ def test_the_bytes_of_what_trains_by_hand():
     scales = 4 + 1 + 4 + 4  # blocks of 256
     assert made(states="8bit") == (every, every, 2 * (matrices + 4 * scales + 4 * vectors))
     assert made(in_backward=True) == (every, 0, 2 * every), "none is held"
-    assert planner.STATE_BLOCK == rounding.BLOCK
+    assert holdings.STATE_BLOCK == rounding.BLOCK
 
 
 def test_layers_below_the_lowest_trained_one_keep_nothing():
@@ -167,12 +167,12 @@ def test_layers_below_the_lowest_trained_one_keep_nothing():
 
 
 def work(policies=("keep",) * 3, tokens=64, spec=SPEC, scored=None, kind="cpu", **load):
-    return planner.step_bytes(spec, dataclasses.replace(LOAD, **load), policies, tokens, kind, scored)
+    return moments.step_bytes(spec, dataclasses.replace(LOAD, **load), policies, tokens, kind, scored)
 
 
 def test_weights_that_train_have_a_copy_in_the_compute_dtype_unless_that_is_their_own():
     """Kept from the forward pass on, but for layers that are run again; and their gradients, as they are formed."""
-    some = (planner.InPlace(100, 300),) * 3
+    some = (holdings.InPlace(100, 300),) * 3
     grown = work(in_place=some).layers - work().layers
     assert grown == 3 * 400 * 2 + 300 * 2
     assert work(in_place=some, casts=False).layers - work().layers == 300 * 2
@@ -183,7 +183,7 @@ def test_weights_that_train_have_a_copy_in_the_compute_dtype_unless_that_is_thei
 
 def test_the_top_layer_works_with_scored_rows_and_the_lowest_ones_pass():
     fewer = work(scored=8)
-    of_tokens, of_rows = planner.last_layer_bytes(SPEC, LOAD, 2, "keep")
+    of_tokens, of_rows = moments.last_layer_bytes(SPEC, LOAD, 2, "keep")
     below = 2 * layer_bytes() * 64 + 16 * 2 * 64
     # The middle layer's backward pass holds no top layer, the top one's few rows of it.
     middle = below + 64 * (2 * (2 * 48 + 4 * 32) + 3 * 4 * 32)
@@ -206,7 +206,7 @@ def test_the_bytes_of_attention_s_backward_pass_by_hand():
 
     def held_of(kind, log_sums, again=True):
         changed = dataclasses.replace(load, log_sums=log_sums)
-        return planner._attention_bytes(SPEC, changed, 1, (100, 100), kind, again, True)
+        return moments._attention_bytes(SPEC, changed, 1, (100, 100), kind, again, True)
 
     assert held_of("cpu", False) == 100 * on_cpu == held_of("cuda", False)
     assert held_of("cuda", True) == 100 * max(on_cpu, on_gpu)
@@ -216,21 +216,21 @@ def test_the_bytes_of_attention_s_backward_pass_by_hand():
 def test_the_head_works_on_chunks_and_a_trained_one_forms_its_gradient():
     wide = dataclasses.replace(SPEC, vocab=200_000)
     rows = 10**6
-    chunks = -(-rows // (planner.HEAD_CHUNK_BYTES // 400_000))
+    chunks = -(-rows // (moments.HEAD_CHUNK_BYTES // 400_000))
     chunk = -(-rows // chunks) * 200_000
     states = 32 * 2
-    tile = -(-4 * chunk // -(-4 * chunk // planner.TILE_BYTES))
-    assert planner.head_bytes(wide, LOAD, rows, "cpu") == (4 * rows * states + 2 * chunk + 2 * tile, 3 * rows * states)
-    tile = -(-4 * chunk // -(-4 * chunk // planner.GPU_TILE_BYTES))
-    assert planner.head_bytes(wide, LOAD, rows, "cuda")[0] == 4 * rows * states + 2 * chunk + 2 * tile
+    tile = -(-4 * chunk // -(-4 * chunk // holdings.TILE_BYTES))
+    assert moments.head_bytes(wide, LOAD, rows, "cpu") == (4 * rows * states + 2 * chunk + 2 * tile, 3 * rows * states)
+    tile = -(-4 * chunk // -(-4 * chunk // moments.GPU_TILE_BYTES))
+    assert moments.head_bytes(wide, LOAD, rows, "cuda")[0] == 4 * rows * states + 2 * chunk + 2 * tile
     exact = dataclasses.replace(LOAD, compute_bytes=4)
-    assert planner.head_bytes(wide, exact, 10, "cuda")[0] == 5 * 10 * 128 + 10 * 200_000 * 4, "the same memory"
+    assert moments.head_bytes(wide, exact, 10, "cuda")[0] == 5 * 10 * 128 + 10 * 200_000 * 4, "the same memory"
     trained = dataclasses.replace(LOAD, head_parameters=6400)
-    forward, backward = planner.head_bytes(wide, trained, 10, "cpu")
-    assert forward == planner.head_bytes(wide, LOAD, 10, "cpu")[0] + 6400 * (4 + 2)
+    forward, backward = moments.head_bytes(wide, trained, 10, "cpu")
+    assert forward == moments.head_bytes(wide, LOAD, 10, "cpu")[0] + 6400 * (4 + 2)
     assert backward == 3 * 10 * states + 2 * 6400 * 4
-    assert planner.HEAD_CHUNK_BYTES == head.CHUNK_BYTES and planner.TILE_BYTES == tiles.TILE_BYTES
-    assert planner.GPU_TILE_BYTES == tiles.GPU_TILE_BYTES
+    assert moments.HEAD_CHUNK_BYTES == head.CHUNK_BYTES and holdings.TILE_BYTES == tiles.TILE_BYTES
+    assert moments.GPU_TILE_BYTES == tiles.GPU_TILE_BYTES
 
 
 def test_the_gradient_of_a_tied_embedding_waits_for_both_of_its_uses():
@@ -288,10 +288,10 @@ def test_the_stack_computes_least_again_of_all_that_fit():
     load = dataclasses.replace(LOAD, ranks=(RANKS,) * 3, longest_tokens=20)
 
     def flops(stack):
-        return sum(planner.recomputed_flops(LAYER, SPEC, policy, 10) for policy in stack)
+        return sum(moments.recomputed_flops(LAYER, SPEC, policy, 10) for policy in stack)
 
     def held(stack):
-        return planner.step_bytes(SPEC, load, stack, 1000, "cpu").most
+        return moments.step_bytes(SPEC, load, stack, 1000, "cpu").most
 
     stacks = list(itertools.product(("keep", "drop_mlp", "drop_layer"), repeat=3))
     sizes = sorted(set(map(held, stacks)))
@@ -316,7 +316,7 @@ def test_long_rows_make_attention_dear():
     """A whole layer frees 2 * (64 + 32 + 32) + 24 + 256 = 536 bytes for 14336 FLOPs and 128 per key; two MLPs free 512
     for 16384."""
     spec = dataclasses.replace(SPEC, layers=(dataclasses.replace(LAYER, ffn=Mlp(width=64)),) * 3)
-    limit = planner.step_bytes(spec, LOAD, ("drop_mlp", "drop_mlp", "keep"), 1000, "cpu").most
+    limit = moments.step_bytes(spec, LOAD, ("drop_mlp", "drop_mlp", "keep"), 1000, "cpu").most
 
     room = planner.Room(limit)
 
@@ -361,7 +361,7 @@ def test_inputs_are_moved_to_the_host_where_nothing_else_fits():
     """On a GPU, where the host has room for them: 64 bytes a token of a layer, of all but the top one."""
     moved, least = planner.least(SPEC, LOAD, "cuda")[::-1]
     assert moved == ("offload_input", "offload_input", "drop_layer") and "offload_input" not in least
-    holds = {each: planner.step_bytes(SPEC, LOAD, each, 1000, "cuda").most for each in (moved, least)}
+    holds = {each: moments.step_bytes(SPEC, LOAD, each, 1000, "cuda").most for each in (moved, least)}
     assert holds[moved] < holds[least]
 
     def chosen(room, **given):
@@ -371,21 +371,21 @@ def test_inputs_are_moved_to_the_host_where_nothing_else_fits():
     assert chosen(holds[least] - 1, kind="cuda") == moved == chosen(0, kind="cuda")
     assert chosen(0, kind="cuda", host_bytes=2 * 64 * 1000) == moved
     assert chosen(0, kind="cuda", host_bytes=2 * 64 * 1000 - 1) == chosen(0, kind="cpu") == least
-    assert planner.moved_bytes(SPEC, LOAD, moved, 1000) == 2 * 64 * 1000
-    assert planner.moved_bytes(SPEC, LOAD, ("offload", "offload", "keep"), 1000) == 2 * 1000 * layer_bytes()
+    assert moments.moved_bytes(SPEC, LOAD, moved, 1000) == 2 * 64 * 1000
+    assert moments.moved_bytes(SPEC, LOAD, ("offload", "offload", "keep"), 1000) == 2 * 1000 * layer_bytes()
     # At its peak the middle layer has its own input back, and that of the lowest on its way.
     lower = planner.uniform(SPEC, "drop_layer")
-    assert planner.token_bytes(SPEC, LOAD, lower) - planner.token_bytes(SPEC, LOAD, moved) == 64 * (3 - 2)
+    assert moments.token_bytes(SPEC, LOAD, lower) - moments.token_bytes(SPEC, LOAD, moved) == 64 * (3 - 2)
     frozen = dataclasses.replace(LOAD, first_trained_layer=1)
     assert planner.choose(SPEC, frozen, 1000, planner.Room(0, "cuda")) == ("keep", "offload_input", "drop_layer")
-    assert planner.moved_bytes(SPEC, frozen, ("keep", "offload_input", "drop_layer"), 1000) == 64 * 1000
+    assert moments.moved_bytes(SPEC, frozen, ("keep", "offload_input", "drop_layer"), 1000) == 64 * 1000
 
 
 def test_a_micro_batch_is_no_larger_than_the_host_has_room_for():
     moved = ("offload_input", "offload_input", "drop_layer")
     room = planner.Room(10**9, "cuda", host_bytes=2 * 64 * 500)
     assert planner.most_tokens(SPEC, LOAD, moved, room, 4000) == 500
-    free = round((planner.held_bytes(LOAD) + planner.step_bytes(SPEC, LOAD, moved, 900, "cuda").most) / planner.USABLE)
+    free = round((holdings.held_bytes(LOAD) + moments.step_bytes(SPEC, LOAD, moved, 900, "cuda").most) / planner.USABLE)
     given = {"free_bytes": free + 1, "device": "cuda"}
     made = planner.plan(SPEC, LOAD, **given, bounds=planner.Bounds(host_bytes=2 * 64 * 500))
     assert made.policies == planner.least(SPEC, LOAD, "cpu")[0] and made.moved == 0, "where it has too little"
@@ -403,11 +403,11 @@ def test_an_mlp_that_works_on_some_rows_at_a_time(monkeypatch):
 
     def layers():
         stacks = [("keep",) * 3, ("drop_mlp",) * 3]
-        return [planner.step_bytes(wide, LOAD, each, 4096, "cpu").layers for each in stacks]
+        return [moments.step_bytes(wide, LOAD, each, 4096, "cpu").layers for each in stacks]
 
     before = layers()
     monkeypatch.setattr(sizes, "MLP_BYTES", 2048 * 2 * 256)
-    norm = 3 * (planner._tile_bytes(4096 * 32, "cpu") - planner._tile_bytes(2048 * 32, "cpu"))
+    norm = 3 * (moments._tile_bytes(4096 * 32, "cpu") - moments._tile_bytes(2048 * 32, "cpu"))
     working = 2 * (2048 * (2 * 256 + 3 * 32) - 4096 * 32) + norm
     formed = 2048 * 2 * 2 * 256
     assert [a - b for a, b in zip(before, layers(), strict=True)] == [working, working + formed]
@@ -420,11 +420,13 @@ def test_a_stack_in_words():
 def test_planning_loads_no_torch():
     names = {
         name
-        for node in ast.walk(ast.parse(inspect.getsource(planner)))
+        for module in (holdings, moments, planner)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
     }
     allowed = {"luthier.arch.spec", "luthier.config.schema", "luthier.kernels.sizes"}
+    allowed |= {"luthier.holdings", "luthier.moments"}
     allowed |= {"__future__", "collections.abc", "dataclasses", "itertools", "math", "typing", "numpy", "numpy.typing"}
     assert names == allowed
 
@@ -494,10 +496,10 @@ def test_layers_keep_what_is_planned_to_the_byte(tiny_model, family, dtype, tune
     short, long, more = (
         kept_bytes(decoder, tokens, adapter, rows, policies) for tokens, rows in ((32, 1), (96, 1), (96, 33))
     )
-    of_tokens, of_rows = planner.last_layer_bytes(arch.spec, load, 2, policy)
+    of_tokens, of_rows = moments.last_layer_bytes(arch.spec, load, 2, policy)
     tables = 2 * arch.spec.layers[0].mixer.head_dim * dtype.itemsize if policy != "drop_layer" else 0
     ids = 8 if isinstance(tune, Full) else 0  # for a trained embedding
-    assert long - short == 64 * (2 * planner.layer_bytes(arch.spec, load, 0, policy) + of_tokens + tables + ids)
+    assert long - short == 64 * (2 * moments.layer_bytes(arch.spec, load, 0, policy) + of_tokens + tables + ids)
     # Per scored row besides: its number in the last layer, unless that is run again, and among its rows; the final
     # norm's input and reciprocal RMS; the gradient that the head has formed.
     numbers = 8 if policy == "drop_layer" else 16
@@ -511,8 +513,8 @@ def test_every_layer_keeps_by_its_own_policy(tiny_model, policy):
     load = workload(arch, tune, dtype)
     policies = ("drop_layer", policy, "keep")
     grown = kept_bytes(decoder, 96, "default", 1, policies) - kept_bytes(decoder, 32, "default", 1, policies)
-    lower = sum(planner.layer_bytes(arch.spec, load, index, policies[index]) for index in (0, 1))
-    of_tokens, _ = planner.last_layer_bytes(arch.spec, load, 2, "keep")
+    lower = sum(moments.layer_bytes(arch.spec, load, index, policies[index]) for index in (0, 1))
+    of_tokens, _ = moments.last_layer_bytes(arch.spec, load, 2, "keep")
     assert grown == 64 * (lower + of_tokens + 2 * arch.spec.layers[0].mixer.head_dim * 2)
 
 
@@ -524,8 +526,8 @@ def test_frozen_layers_below_keep_nothing(tiny_model):
     for policy in ("keep", "drop_layer"):
         policies = (policy, policy, "keep")
         grown = kept_bytes(decoder, 96, "default", 1, policies) - kept_bytes(decoder, 32, "default", 1, policies)
-        of_tokens, _ = planner.last_layer_bytes(arch.spec, load, 2, "keep")
-        assert grown == 64 * (planner.layer_bytes(arch.spec, load, 1, policy) + of_tokens + 2 * 8 * 4)
+        of_tokens, _ = moments.last_layer_bytes(arch.spec, load, 2, "keep")
+        assert grown == 64 * (moments.layer_bytes(arch.spec, load, 1, policy) + of_tokens + 2 * 8 * 4)
 
 
 class Live(TorchDispatchMode):
@@ -580,7 +582,7 @@ def test_the_peak_moves_with_the_policy_as_planned(family, dtype, monkeypatch):
     for stack in stacks:
         peak_bytes(decoder, 192, stack)  # numbers of tokens that need no filler
         measured.append((peak_bytes(decoder, 384, stack) - peak_bytes(decoder, 192, stack)) / 192)
-        planned.append(planner.token_bytes(decoder.spec, load, stack))
+        planned.append(moments.token_bytes(decoder.spec, load, stack))
     for stack, real, said in zip(stacks, measured, planned, strict=True):
         assert abs((measured[0] - real) - (planned[0] - said)) <= 8, stack
 

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 import luthier
 import luthier.proof
-from luthier import planner
+from luthier import holdings, planner
 from luthier.arch import adapter_config, families
 from luthier.arch.quantised import quantised
 from luthier.batch import Batch
@@ -343,8 +343,8 @@ def test_further_training_keeps_the_quantised_base(tmp_path: Path) -> None:
 
 
 def test_a_plan_of_a_quantised_base() -> None:
-    load = planner.Workload(
-        trained=planner.Trained((1000,)),
+    load = holdings.Workload(
+        trained=holdings.Trained((1000,)),
         frozen_parameters=100,
         first_trained_layer=0,
         compute_bytes=2,

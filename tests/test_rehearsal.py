@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 import luthier
 import luthier.proof
 from luthier import machine as this_machine
-from luthier import planner, tightening
+from luthier import moments, planner, tightening
 from luthier.engine import backend, checkpoint, loop, memory, optim, rehearsal
 from luthier.errors import Interrupted, RunError, TrainingFailed
 
@@ -630,7 +630,7 @@ def test_rungs_go_down_to_the_least_and_end(recipe, monkeypatch):
     spec, load = plan.limits.spec, plan.limits.load
 
     def most(policies):
-        return planner.step_bytes(spec, load, policies, budgets[0], "cpu").most
+        return moments.step_bytes(spec, load, policies, budgets[0], "cpu").most
 
     budgets = [plan.budget_tokens]
     held = [most(plan.policies)]

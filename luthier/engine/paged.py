@@ -19,7 +19,7 @@ from luthier.kernels import offload
 
 PAGE_BYTES = 2**26
 """State of a page, at least one parameter's: some 3 ms of PCIe, long enough that launches do not count; two of them are
-a small part of what the activations leave free. Chosen, not tuned. `luthier.planner` counts with the same."""
+a small part of what the activations leave free. Chosen, not tuned. `luthier.holdings` counts with the same."""
 
 Page = tuple[dict[str, Any], list[nn.Parameter]]
 

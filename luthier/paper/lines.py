@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from luthier import planner
+from luthier import holdings, planner
 from luthier.config.schema import Online, RunConfig
 from luthier.paper.outlook import Outlook
 from luthier.runs.tables import columns, count, size, span
@@ -94,7 +94,7 @@ def _choices(made: Outlook, config: RunConfig) -> Iterator[str]:
 
 
 def _answers(texts: int, method: Online, batch: int) -> str:
-    wanted = min(batch * method.samples, planner.MAX_SEQUENCES)
+    wanted = min(batch * method.samples, holdings.MAX_SEQUENCES)
     values = {"texts": count(texts), "count": count(wanted), "tokens": count(method.max_new_tokens)}
     return say("plan.answers" if texts == wanted else "plan.answers.some", share=planner.USABLE, **values)
 

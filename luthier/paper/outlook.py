@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier import auxiliary, planner
+from luthier import auxiliary, holdings, moments, planner
 from luthier.arch import adapter_config, count, families, flops
 from luthier.arch import tokens as arch_tokens
 from luthier.arch.count import AnyTune
@@ -191,7 +191,7 @@ def outlook(
         target=aim,
         rows=facts,
         memory=memory,
-        head_rows=planner.head_rows(arch.spec, memory.budget_tokens, case.compute_bytes),
+        head_rows=moments.head_rows(arch.spec, memory.budget_tokens, case.compute_bytes),
         vocab_bytes=arch.spec.vocab * case.compute_bytes,
         speed=None if isinstance(config.method, Online) or not memory.fits else _speed(case, memory, facts),
         context=context,
@@ -269,10 +269,10 @@ def _sharded(case: Case) -> Sharded | None:
     """For a model that no single device holds; None where its activations alone are what does not fit."""
     load = case.load()
     policies = planner.choose(case.arch.spec, load, load.longest_tokens, planner.Room(0, case.aim.kind))
-    work = planner.step_bytes(case.arch.spec, load, policies, load.longest_tokens, case.aim.kind).most
+    work = moments.step_bytes(case.arch.spec, load, policies, load.longest_tokens, case.aim.kind).most
     # A layer is gathered while it computes, and the next one on its way.
     gathered = 2 * case.layer_parameters() * load.compute_bytes
-    held = planner.held_bytes(load)
+    held = holdings.held_bytes(load)
 
     def peak(devices: int) -> int:
         return -(-held // devices) + work + gathered

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from luthier import planner
+from luthier import holdings, moments, planner
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
 from luthier.auxiliary import Models
 from luthier.config.schema import ON_DEVICE, Full, Lora, Online, Qlora, RunConfig
+from luthier.holdings import Answering, Workload
+from luthier.moments import Policies
 from luthier.paper.target import Target
-from luthier.planner import Answering, MemoryPlan, Policies, Workload
+from luthier.planner import MemoryPlan
 from luthier.workload import workload
 
 FEWER_TARGETS = ("q_proj", "v_proj")
@@ -93,14 +95,14 @@ class Case:
         policies = stacks[tokens.index(most)]
         if load.answering is not None:
             most = self._longest_written(load, load.answering, room, most)
-        return most, planner.moved_bytes(spec, load, policies, most)
+        return most, moments.moved_bytes(spec, load, policies, most)
 
     def _longest_written(self, load: Workload, what: Answering, room: planner.Room, cap: int) -> int:
         """Of the rows up to `cap`, the longest that can be written and judged too."""
 
         def written(tokens: int) -> bool:
             alone = replace(what, text_tokens=tokens, prompt_tokens=tokens)
-            return planner.answer_bytes(self.arch.spec, load, alone, 1, room.kind) <= room.bytes
+            return moments.answer_bytes(self.arch.spec, load, alone, 1, room.kind) <= room.bytes
 
         return planner.largest(written, cap)
 
@@ -125,7 +127,7 @@ class Case:
 
     def _room(self, load: Workload) -> planner.Room:
         """What a micro-batch may fill."""
-        left_bytes = planner.usable(self.aim.free_bytes) - planner.held_bytes(load)
+        left_bytes = planner.usable(self.aim.free_bytes) - holdings.held_bytes(load)
         return planner.Room(left_bytes, self.aim.kind, self.aim.host_bytes)
 
 
