@@ -138,7 +138,11 @@ def test_a_judge_tuned_whole_is_what_transformers_reads(judged: Callable[..., Ru
     mine = judge.score([(QUESTION, answer) for answer in ANSWERS])
     oracle = by_transformers(run.path / "model", judge, ANSWERS)
     assert mine == pytest.approx(oracle, abs=0.05 * (max(mine) - min(mine))), "computed in bfloat16"
-    assert checks.again(run.folder)["adapter_reload"]().status == "pass", "to the bit: its head stays in float32"
+    assert checks.again(run.folder)["adapter_reload"]().status == "pass"
+    tensors = load_file(run.path / "model" / "model.safetensors")
+    assert {name for name, each in tensors.items() if each.dtype != torch.bfloat16} == {"score.weight"}
+    head = tensors["score.weight"]
+    assert head.dtype == torch.float32 and not torch.equal(head, head.bfloat16().float()), "as it was trained"
     with pytest.raises(ModelError, match="whole model already"):
         merge(run.path)
 

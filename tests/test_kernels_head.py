@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from luthier.kernels import head, reference
+from luthier.kernels import chained, head, reference, select
 from luthier.kernels.head import Mode
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -118,7 +118,11 @@ def test_half_precision_keeps_small_coefficients_under_a_loss_scale(dtype: torch
     assert error < 4 * torch.finfo(dtype).eps
 
 
-def test_extreme_logits_stay_finite() -> None:
+@pytest.mark.parametrize("chains", [select.PLAIN, select.COMPILED], ids=["plain", "compiled"])
+def test_extreme_logits_stay_finite(chains: select.Chains, monkeypatch: pytest.MonkeyPatch) -> None:
+    if chains is select.COMPILED and chained.library() is None:
+        pytest.skip("no C compiler here")
+    monkeypatch.setattr(select, "chains", lambda _: chains)
     x = torch.tensor([[300.0], [-300.0]], requires_grad=True)
     weight = torch.tensor([[1.0], [-1.0], [0.5]])
     scored = head.score(x, weight, torch.tensor([1, 2]), "unit", entropy=True)
