@@ -328,9 +328,9 @@ def lacking(side: str, python: str | None) -> list[str]:
     return [each for word in side.split() for each in NEEDS.get(word, ()) if importlib.util.find_spec(each) is None]
 
 
-def share_of_matmul_rate(folder: Path, device: str, seconds: float) -> tuple[float, float]:
-    """10^12 FLOPs of our step as counted (attention, a few per cent, left out); the share of the step that they take
-    at the rate at which this machine multiplies matrices of the model's own shapes, in the dtype that is chosen."""
+def share_of_matmul_rate(folder: Path, device: str, seconds: float) -> tuple[float, float, float]:
+    """10^12 FLOPs of our step as counted; the share of the step that they take at the rate at which this machine
+    multiplies matrices of the model's own shapes, in the dtype that is chosen; and the same without attention's."""
     import torch
 
     from luthier.arch import families, flops
@@ -359,8 +359,8 @@ def share_of_matmul_rate(folder: Path, device: str, seconds: float) -> tuple[flo
             times.append(time.perf_counter() - started)
         done += count * 2.0 * sum(lengths) * inputs * outputs
         took += count * statistics.median(times)
-    work = counted.total - counted.attention
-    return work / 1e12, work / (done / took) / seconds
+    share = counted.total / (done / took) / seconds
+    return counted.total / 1e12, share, share * (1 - counted.attention / counted.total)
 
 
 def report(side: str, folder: Path, device: str, how: str) -> None:
@@ -421,8 +421,9 @@ def main(given: argparse.Namespace) -> None:
             speed = f"{tokens / middle[side]:,.0f} tokens/s, {middle['ours'] / middle[side]:.3f} of ours"
             print(f"{side}: {middle[side]:.2f} s a step, {speed}, peak {mib[side]:,.0f} MiB")
         if rounds:
-            work, share = share_of_matmul_rate(folder, device, middle["ours"])
-            print(f"ours: {work:.3f} TFLOP a step as counted, {share:.2f} of the step at the rate of bare matmuls")
+            work, share, without = share_of_matmul_rate(folder, device, middle["ours"])
+            print(f"ours: {work:.3f} TFLOP a step as counted take {share:.2f} of it at the rate of bare matmuls")
+            print(f"      ({without:.2f} without those of attention)")
 
 
 if __name__ == "__main__":
