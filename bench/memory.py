@@ -26,6 +26,7 @@ from luthier.config.schema import Full, Lora, OptimSection
 from luthier.data import pack
 from luthier.engine import optim
 from luthier.engine.backend import peak_memory_bytes
+from luthier.holdings import Tokens
 from luthier.methods import METHODS
 from luthier.models import adapters, weights
 from luthier.paper import target
@@ -84,7 +85,7 @@ def measure(case: str) -> None:
             method.loss(decoder, batch, step).sums[TERM].backward()  # type: ignore[no-untyped-call]
         optim.clip([p for _, p in named], settings.clip)
         optimizer.step()
-    load = workload(settings, arch, tune, max(LENGTHS), dtype.itemsize, "cpu")
+    load = workload(settings, arch, tune, Tokens(max(LENGTHS), passed=0), dtype.itemsize, "cpu")
     tensors = planner.at(arch.spec, load, policies, sum(LENGTHS), "cpu", 2**40).peak_bytes
     planned = tensors + target.CPU_RUNTIME_BYTES - before
     print(before, peak_memory_bytes("cpu") - before, planned)

@@ -152,6 +152,16 @@ class InPlace(NamedTuple):
     mlp: int = 0
 
 
+class Tokens(NamedTuple):
+    """Of micro-batches. longest: of the longest example, which has to fit into one; step: of the longest examples of a
+    step, so that no micro-batch has more, whatever the budget; passed: of all that is gone through without a backward
+    pass, held-out rows and those that a reference is asked about. None is not known."""
+
+    longest: int
+    step: int | None = None
+    passed: int | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Workload:
     """What a run holds and keeps.
@@ -159,7 +169,7 @@ class Workload:
     trained: what trains;
     frozen_parameters: held in the compute dtype, `compute_bytes` each;
     first_trained_layer: lowest layer that trains anything; layers below it keep nothing for the backward pass;
-    longest_tokens: the longest example, which has to fit into one micro-batch;
+    longest_tokens, step_tokens, passed_tokens: as in `Tokens`;
     ranks: of each layer's adapters, whose inner rows are kept; empty without adapters;
     dropout: whether masks are made for the adapters' input;
     in_place: weights of the base that train, by layer; empty where none does;
@@ -195,6 +205,8 @@ class Workload:
     logits: bool = True
     passes: int = 1
     answering: Answering | None = None
+    step_tokens: int | None = None
+    passed_tokens: int | None = None
 
 
 def held_bytes(load: Workload) -> int:

@@ -87,7 +87,7 @@ def _prompt_copies(what: Answering, answers: int, kind: str) -> int:
 
 def _gathers(spec: DecoderSpec, load: Workload, kind: str) -> bool:
     """Whether `luthier.models.quick`, whose attention reads the cache where it lies, does not serve a model."""
-    recast = bool(load.in_place) and load.casts and load.compute_bytes < FLOAT32_BYTES
+    recast = bool(load.in_place) and _casts(load)
     return kind == "cuda" or not spec.plain or recast or load.quantised_bytes > 0
 
 
@@ -128,6 +128,20 @@ def step_bytes(
     return Moments(spec, load, tokens, kind, scored).of(policies)
 
 
+def pass_bytes(spec: DecoderSpec, load: Workload, tokens: int, kind: str) -> Work:
+    """A pass that keeps nothing, every row scored: the largest layer, and the head's hidden states and logits; of what
+    trains a copy in the compute dtype."""
+    size, beside = load.compute_bytes, load.beside
+    layers = max(
+        _passing_bytes(spec, load, layer, tokens) + _copied_bytes(load, index)
+        for index, layer in enumerate(spec.layers)
+    )
+    shared = tokens * (angle_bytes(spec, size) + beside.row_bytes) + load.dense_bytes
+    features, copied = 2 * tokens * spec.d * size, load.head_parameters * size * _casts(load)
+    head = features + sum(_logit_bytes(spec, load, tokens, kind)) + copied
+    return Work(max(layers, tokens * beside.feature_bytes) + shared, head + shared)
+
+
 class Moments:
     """The moments of a micro-batch, whatever layers keep."""
 
@@ -141,7 +155,7 @@ class Moments:
         # A tied matrix gets its gradient from both of its uses at once, so that the first waits for the second.
         self._waiting = load.head_parameters * FLOAT32_BYTES if spec.tied and load.embedding_parameters else 0
         below = spec.layers[: load.first_trained_layer]
-        self._passing = max((self._passing_bytes(layer) for layer in below), default=0)
+        self._passing = max((_passing_bytes(spec, load, layer, tokens) for layer in below), default=0)
         self._passing = max(self._passing, tokens * load.beside.feature_bytes)
         self._head = self._head_bytes()
         self._embedding = 0
@@ -206,13 +220,6 @@ class Moments:
             self._known[key] = self._kept(index, policy), max(of_mlp, of_attention) + self._waiting
         return self._known[key]
 
-    def _passing_bytes(self, layer: Layer) -> int:
-        """Of a forward pass that keeps nothing."""
-        spec, size = self._spec, self._load.compute_bytes
-        rows = mlp_rows(self._tokens, layer.ffn.width, size)
-        features = self._tokens * _passing_features(spec, layer) - (self._tokens - rows) * 3 * layer.ffn.width
-        return features * size
-
     def _kept(self, index: int, policy: Policy) -> int:
         per_token, per_row = last_layer_bytes(self._spec, self._load, index, policy)
         copies = 0 if ON_DEVICE.get(policy, policy) == "drop_layer" else _copied_bytes(self._load, index)
@@ -227,6 +234,13 @@ class Moments:
             features = 2 * self._rows * self._spec.d * load.compute_bytes
             moments.append(features + load.head_parameters * FLOAT32_BYTES + load.trained.update_bytes)
         return max(moments)
+
+
+def _passing_bytes(spec: DecoderSpec, load: Workload, layer: Layer, tokens: int) -> int:
+    """Of a forward pass that keeps nothing."""
+    rows = mlp_rows(tokens, layer.ffn.width, load.compute_bytes)
+    features = tokens * _passing_features(spec, layer) - (tokens - rows) * 3 * layer.ffn.width
+    return features * load.compute_bytes
 
 
 def _mlp_rows(spec: DecoderSpec, load: Workload, index: int, rows: int) -> int:
@@ -261,7 +275,12 @@ def _mlp_working_bytes(spec: DecoderSpec, load: Workload, index: int, rows: int,
 
 def _formed_bytes(load: Workload) -> int:
     """Of a gradient while it is formed: in the compute dtype, and beside it as it is summed up."""
-    return load.compute_bytes + FLOAT32_BYTES * (load.casts and load.compute_bytes < FLOAT32_BYTES)
+    return load.compute_bytes + FLOAT32_BYTES * _casts(load)
+
+
+def _casts(load: Workload) -> bool:
+    """Whether what trains is kept in float32 and computed with in another dtype."""
+    return load.casts and load.compute_bytes < FLOAT32_BYTES
 
 
 def _attention_bytes(
@@ -287,7 +306,7 @@ def _attention_bytes(
     before = (rows * query + tokens * key) * (mixer.qk_norm is not None)
     held = (tokens * d + rows * d + inner + before) * size
     held += tokens * d * size * (passes_on and rows < tokens)  # the gradient of all rows, most of it zeros
-    if load.casts and size < FLOAT32_BYTES and not again:
+    if _casts(load) and not again:
         held += formed.attention * size
     if again:
         held += rows * d * size + formed.mlp * (FLOAT32_BYTES if load.casts else size)
@@ -331,7 +350,7 @@ def _passing_features(spec: DecoderSpec, layer: Layer) -> int:
 
 def _copied_bytes(load: Workload, index: int) -> int:
     """Trained weights of a layer in the compute dtype, which are kept from its forward to its backward pass."""
-    if not load.in_place or not load.casts or load.compute_bytes == FLOAT32_BYTES:
+    if not load.in_place or not _casts(load):
         return 0
     return sum(load.in_place[index]) * load.compute_bytes
 
@@ -399,6 +418,15 @@ def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> tuple
     of it; of a head that trains a copy in the compute dtype and its gradient, which is scaled in the backward pass.
     Beside a teacher, what compares the two in place of logits and softmax."""
     size, features = load.compute_bytes, rows * spec.d * load.compute_bytes
+    logits, wide = _logit_bytes(spec, load, rows, kind)
+    forward = 4 * features + logits + max(wide, load.head_parameters * size)
+    forward += load.head_parameters * (FLOAT32_BYTES + _casts(load) * size)
+    return forward, 3 * features + 2 * load.head_parameters * FLOAT32_BYTES
+
+
+def _logit_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> tuple[int, int]:
+    """Of a chunk's logits, and what is there beside them."""
+    size = load.compute_bytes
     of_chunk = head_rows(spec, rows, size) if load.logits else 0
     chunk = of_chunk * spec.vocab
     # One tile is made before the last is let go; where logits are in float32 a tile is the same memory.
@@ -410,11 +438,8 @@ def head_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> tuple
         row_bytes = spec.vocab * FLOAT32_BYTES
         most = max(HEAD_CHUNK_BYTES // (LESSON_COPIES * row_bytes), 1)
         lesson_rows = -(-rows // -(-rows // most))
-        logits, wide = 0, load.beside.lesson_copies * lesson_rows * row_bytes
-    forward = 4 * features + logits + max(wide, load.head_parameters * size)
-    copied = load.casts and size < FLOAT32_BYTES
-    forward += load.head_parameters * (FLOAT32_BYTES + copied * size)
-    return forward, 3 * features + 2 * load.head_parameters * FLOAT32_BYTES
+        return 0, load.beside.lesson_copies * lesson_rows * row_bytes
+    return logits, wide
 
 
 def head_rows(spec: DecoderSpec, rows: int, compute_bytes: int) -> int:

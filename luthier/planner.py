@@ -36,8 +36,10 @@ from luthier.moments import (
     STACKED,
     Moments,
     Policies,
+    Work,
     answer_bytes,
     moved_bytes,
+    pass_bytes,
     recomputed_flops,
     step_bytes,
     token_bytes,
@@ -59,8 +61,9 @@ gain. GPU: not studied."""
 class MemoryPlan:
     """Bytes by part, and the budget they lead to.
 
-    activations: what layers keep and work with at the full budget, at the moment when that is most; head: what the
-    moments of the head and the embedding take beyond that, where they take more; bytes_per_token: of the layers;
+    activations: what layers keep and work with at the moment when that is most, in a micro-batch of `micro_tokens`, the
+    most that one has; head: what the moments of the head and the embedding take beyond that, where they take more;
+    bytes_per_token: of the layers; budget_tokens: what a micro-batch may have, were a step as large;
     dense: of the quantised weights of so many layers (`dense_layers`), a second time as they are computed with, where
     memory is left over; teacher, reference, judges: of frozen models beside it; answers: what writing `answer_texts` at
     once, and judging them, takes beyond an update, which comes later; host, moved: optimizer state, and what layers
@@ -75,6 +78,7 @@ class MemoryPlan:
     head: int
     bytes_per_token: int
     budget_tokens: int
+    micro_tokens: int
     free_bytes: int
     policies: Policies
     dense: int = 0
@@ -120,12 +124,14 @@ def plan(
     answers are written at once as then fit.
 
     The budget is what fits into the free memory, at most `CAP_TOKENS`, and never less than the longest example; where
-    even that does not fit, `fits` is False.
+    even that does not fit, `fits` is False. Where a step is smaller than the budget, its bytes are what count, and
+    layers keep what lets it fit.
     """
     kind, bounds = kind_of(device), bounds or Bounds()
     room, answer_texts = Room(usable(free_bytes) - held_bytes(load), kind, bounds.host_bytes), bounds.answer_texts
     if policies is None:
-        policies = choose(spec, load, max(asked_tokens or ENOUGH_TOKENS, load.longest_tokens), room)
+        wanted = _at_most(load.step_tokens, asked_tokens or ENOUGH_TOKENS)
+        policies = choose(spec, load, max(wanted, load.longest_tokens), room)
     budget = max(asked_tokens or most_tokens(spec, load, policies, room, CAP_TOKENS[kind]), load.longest_tokens)
     if answer_texts is None and load.answering is not None:
         answer_texts = _answer_texts(spec, load, load.answering, room)
@@ -183,13 +189,17 @@ def at(
     scored: int | None = None,
     answer_texts: int | None = None,
 ) -> MemoryPlan:
-    """The bytes of a micro-batch, and of what comes between updates.
+    """The bytes of a micro-batch, as far as a step fills it, and of what comes between updates: passes over held-out
+    rows, which may have more of them, and answers.
 
     Args:
         scored: rows that carry loss; None is all.
         answer_texts: that are written at once; None is all of a round.
     """
-    kept, work = load.trained, step_bytes(spec, load, policies, tokens, kind, scored)
+    kept, micro = load.trained, _at_most(load.step_tokens, tokens)
+    step = step_bytes(spec, load, policies, micro, kind, scored)
+    between = pass_bytes(spec, load, _at_most(load.passed_tokens, tokens), kind)
+    work = Work(max(step.layers, between.layers), max(step.head, between.head))
     answers = texts = 0
     if load.answering is not None:
         texts = answer_texts or load.answering.at_once
@@ -200,11 +210,12 @@ def at(
         gradients=kept.gradient_bytes,
         optimizer=kept.device_state_bytes,
         host=kept.state_bytes if kept.paged else 0,
-        moved=moved_bytes(spec, load, policies, tokens),
+        moved=moved_bytes(spec, load, policies, micro),
         activations=work.layers,
         head=max(work.head - work.layers, 0),
         bytes_per_token=token_bytes(spec, load, policies),
         budget_tokens=tokens,
+        micro_tokens=micro,
         free_bytes=free_bytes,
         policies=policies,
         teacher=load.beside.teacher,
@@ -213,6 +224,10 @@ def at(
         answers=max(answers - work.most, 0),
         answer_texts=texts,
     )
+
+
+def _at_most(bound: int | None, tokens: int) -> int:
+    return tokens if bound is None else min(bound, tokens)
 
 
 def _answer_texts(spec: DecoderSpec, load: Workload, what: Answering, room: Room) -> int:

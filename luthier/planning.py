@@ -1,8 +1,8 @@
 """The plan of a run: device, dtype, micro-batch budget and what layers keep, decided before the run folder is touched.
 
-What goes in: the recipe, the base, the tokens that one micro-batch has to hold, and the plan of an earlier attempt
-where there is one. What comes out: a `Plan`, with what had to change since then; or the problem, with the field that
-mends it.
+What goes in: the recipe, the base, the tokens that a micro-batch has to hold and may come to, and the plan of an
+earlier attempt where there is one. What comes out: a `Plan`, with what had to change since then; or the problem, with
+the field that mends it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from luthier.data.stream import Budgets, budget_at, split_from
 from luthier.engine import backend
 from luthier.engine.backend import Backend
 from luthier.errors import ConfigError, Problem, RunError
-from luthier.holdings import Workload
+from luthier.holdings import Tokens, Workload
 from luthier.kernels import select
 from luthier.moments import Policies
 from luthier.planner import MemoryPlan
@@ -110,7 +110,7 @@ def decide(
     config: RunConfig,
     base: Base,
     tune: AnyTune,
-    longest_tokens: int,
+    tokens: Tokens,
     saved: Mapping[str, Any] | None,
     devices: int = 1,
     models: Models | None = None,
@@ -138,7 +138,7 @@ def decide(
     if config.optim.paged and chosen.device == "cpu":
         raise ConfigError(Problem("engine.paged_on_cpu", field="optim.paged", value="true"))
     size, method = chosen.compute_dtype.itemsize, config.method
-    load = workload(config.optim, base.arch, tune, longest_tokens, size, chosen.device, method, models)
+    load = workload(config.optim, base.arch, tune, tokens, size, chosen.device, method, models)
     host_bytes = planner.usable(backend.free_memory_bytes("cpu")) if chosen.device != "cpu" else None
     auto, may_split = config.optim.activations == "auto", not config.optim.in_backward
     limits = Limits(base.arch.spec, load, auto, may_split, host_bytes)

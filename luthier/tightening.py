@@ -107,17 +107,18 @@ def tighter(plan: Plan, step: int, tokens: int, *, split_only: bool = False) -> 
         split_only: leave what layers keep alone.
     """
     limits, now, dense = plan.limits, budget_at(plan.budgets, step), plan.memory.dense_layers
+    tokens = min(now, tokens)
     if dense and not split_only:
         return _replanned(plan, plan.budgets, plan.policies, dense=0), (planning.DENSE, dense, 0)
     if limits.may_keep_less and not split_only:
         kind = planner.kind_of(plan.backend.device)
-        held = moments.step_bytes(limits.spec, limits.load, plan.policies, now, kind).most
+        held = moments.step_bytes(limits.spec, limits.load, plan.policies, tokens, kind).most
         room = planner.Room(int(held * RUNG), kind, limits.host_bytes)
-        lower = planner.choose(limits.spec, limits.load, now, room)
-        if moments.step_bytes(limits.spec, limits.load, lower, now, kind).most < held:
+        lower = planner.choose(limits.spec, limits.load, tokens, room)
+        if moments.step_bytes(limits.spec, limits.load, lower, tokens, kind).most < held:
             change = (planning.KEPT, planner.in_words(plan.policies), planner.in_words(lower))
             return _replanned(plan, plan.budgets, lower), change
-    smaller = max(min(now, tokens) // 2, limits.load.longest_tokens)
+    smaller = max(tokens // 2, limits.load.longest_tokens)
     if limits.may_split and smaller < now:
         budgets = split_from(plan.budgets, step, smaller)
         return _replanned(plan, budgets, plan.policies), (planning.BUDGET, now, smaller)
@@ -197,7 +198,7 @@ def after_kill(plan: Plan) -> tuple[Plan, Problem]:
     (`Plan.starting`): what was done stays as it was.
     """
     found = _fewer_texts(plan) if plan.memory.answers else None
-    found = found or tighter(plan, plan.budgets[-1][0], plan.budget_tokens)
+    found = found or tighter(plan, plan.budgets[-1][0], plan.memory.micro_tokens)
     if found is None:
         return plan, Problem("engine.killed_by_memory_again")
     tightened, change = found

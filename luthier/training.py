@@ -40,7 +40,7 @@ from luthier.arch.count import AnyTune
 from luthier.arch.structure import structure
 from luthier.arch.values import is_valued
 from luthier.config import load as config_load
-from luthier.config.schema import Lora, Online, Qlora, Reward, RunConfig
+from luthier.config.schema import Dpo, Kto, Lora, Online, Qlora, Reward, RunConfig
 from luthier.config.stages import Stage
 from luthier.data import cache as data_cache
 from luthier.data import check, findings, laws, pack, rounds, stream, templates, tokens
@@ -52,6 +52,7 @@ from luthier.engine.backend import Backend
 from luthier.engine.checkpoint import TrainState
 from luthier.engine.ranks import Ranks, joined
 from luthier.errors import ConfigError, DataError, Problem, RunError, UserError
+from luthier.holdings import Tokens
 from luthier.models import adapters, quantize, weights
 from luthier.models.decoder import Decoder
 from luthier.models.hub_files import Progress
@@ -218,8 +219,8 @@ def _decided(
 ) -> tuple[planning.Plan, tuple[Problem, ...]]:
     """The plan, and what to know about it."""
     died = tightening.killed_attempt(config)
-    least, models = _least_tokens(config, given.data), auxiliary.find(config)
-    decided = planning.decide(config, given.base, given.tune, least, saved, devices, models)
+    tokens, models = _tokens(config, given.data), auxiliary.find(config)
+    decided = planning.decide(config, given.base, given.tune, tokens, saved, devices, models)
     arch, rows = given.base.arch, given.data.rows
     layers = frozen.layers(config, arch, given.tune, rows, decided, config_load.environment())
     decided = dataclasses.replace(decided, bottom_layers=layers)
@@ -233,7 +234,11 @@ def _decided(
 def _devices(config: RunConfig, saved: Mapping[str, Any] | None) -> int:
     most = 1 if config.optim.in_backward or isinstance(config.method, Online) else config.optim.batch
     before = int(saved["backend"].get("devices", 1)) if saved is not None else None
-    return backend.devices(config.run.devices, config.run.device, most, before)
+    found = backend.devices(config.run.devices, config.run.device, most, before)
+    if found > 1 and isinstance(config.method, Online):  # as many as a launcher has started
+        values = {"method": config.method.kind}
+        raise ConfigError(Problem("config.answers_alone", field="run.devices", value=str(found), values=values))
+    return found
 
 
 def resume(path: Path | str, *, on_event: Listener | None = None) -> Run:
@@ -642,14 +647,22 @@ def _teacher(config: RunConfig, given: Given, student: Decoder, plan: planning.P
     return teaching.opened(given.teacher, config, student, plan.backend, facts, given.data.rows, here, ranks.size)
 
 
-def _least_tokens(config: RunConfig, data: Data) -> int:
-    """What one micro-batch has to hold: the longest row, or the largest step where steps cannot be split."""
-    longest = max(int(store.lengths.max()) for store in (data.train, data.validation) if store is not None)
-    if isinstance(config.method, Online):
-        return longest + config.method.max_new_tokens
-    if not config.optim.in_backward:
-        return longest
-    return max(longest, stream.Stream.of(data.train, config, longest).most_tokens)
+def _tokens(config: RunConfig, data: Data) -> Tokens:
+    """What one micro-batch has to hold, the longest row, or the largest step where steps cannot be split; and the most
+    that it may come to."""
+    method, stores = config.method, [store for store in (data.train, data.validation) if store is not None]
+    longest = max(int(store.lengths.max()) for store in stores)
+    if isinstance(method, Online):
+        whole = longest + method.max_new_tokens
+        most = config.optim.batch * method.samples * whole
+        return Tokens(whole, most, most)
+    asked = stores if isinstance(method, Dpo | Kto) else stores[1:]
+    passed = max((int(store.computed.sum()) for store in asked), default=0)
+    if config.optim.in_backward:
+        largest = max(longest, stream.Stream.of(data.train, config, longest).most_tokens)
+        return Tokens(largest, largest, passed)
+    most = pack.fullest_tokens(data.train, stream.most_sequences(data.train, config.optim.batch))
+    return Tokens(longest, max(longest, most), passed)
 
 
 def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend, dense_layers: int) -> Decoder:

@@ -1,7 +1,7 @@
 """What a recipe's run holds, for the planner.
 
-What goes in: the recipe, the architecture, the tuning kind as it is settled, the longest text, the size of the compute
-dtype, and the models beside. What comes out: a `Workload`. From `config.json` alone; torch-free.
+What goes in: the recipe, the architecture, the tuning kind as it is settled, how long texts are, the size of the
+compute dtype, and the models beside. What comes out: a `Workload`. From `config.json` alone; torch-free.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from luthier.arch.count import AnyTune
 from luthier.arch.spec import EMBEDDING, HEAD, Architecture
 from luthier.auxiliary import Models
 from luthier.config.schema import Lora, Method, Online, OptimSection, Ppo, Qlora, Reward, Sft
-from luthier.holdings import Answering, InPlace, Ranks, Workload
+from luthier.holdings import Answering, InPlace, Ranks, Tokens, Workload
 
 
 def workload(
     optim: OptimSection,
     arch: Architecture,
     tune: AnyTune,
-    longest_tokens: int,
+    tokens: Tokens,
     compute_bytes: int,
     device: str,
     method: Method | None = None,
     models: Models | None = None,
 ) -> Workload:
     """Args:
-        longest_tokens: what a micro-batch has to hold, an answer of the model's own included.
+        tokens: an answer of the model's own included.
         method: None is one of tokens, such as `sft`.
         models: beside it, where there are any.
 
@@ -58,7 +58,9 @@ def workload(
         frozen_parameters=arch.num_parameters - in_place - (kept.parameters if kept else 0),
         first_trained_layer=count.first_trained_layer(arch, tune),
         compute_bytes=compute_bytes,
-        longest_tokens=longest_tokens,
+        longest_tokens=tokens.longest,
+        step_tokens=tokens.step,
+        passed_tokens=tokens.passed,
         ranks=ranks(arch, tune),
         dropout=isinstance(tune, Lora) and tune.dropout > 0,
         in_place=_in_place(arch, named),
@@ -72,7 +74,7 @@ def workload(
         beside=auxiliary.size(arch, tune, method, models, compute_bytes, kind),
         logits=not isinstance(method, Reward),
         passes=2 if isinstance(method, Ppo) and method.critic == "separate" else 1,
-        answering=_answering(optim, method, models, longest_tokens, compute_bytes, kind),
+        answering=_answering(optim, method, models, tokens.longest, compute_bytes, kind),
     )
 
 

@@ -750,6 +750,24 @@ MUTATIONS: dict[str, Mutation] = {
         "return compute(h_ND, False)",
         "test_planner.py::test_layers_keep_what_is_planned_to_the_byte",
     ),
+    "a change that is enough alone goes before less harmful ones together": Mutation(
+        "paper/remedies.py",
+        "steps = STEPS[: worst + 1]",
+        "steps = STEPS[worst : worst + 1]",
+        "test_paper.py::test_the_least_harmful_change",
+    ),
+    "a launcher's processes all write the same answers": Mutation(
+        "training.py",
+        "if found > 1 and isinstance(config.method, Online):",
+        "if False:",
+        "test_ranks.py::test_a_launcher_decides_how_many",
+    ),
+    "a plan on paper gives one's own answers to several devices": Mutation(
+        "paper/target.py",
+        "config.optim.in_backward or isinstance(config.method, Online)",
+        "config.optim.in_backward",
+        "test_paper.py::test_as_many_devices_as_the_recipe_trains_on",
+    ),
     "a single slow product chooses the library": Mutation(
         "kernels/products.py",
         "gain = statistics.median(",

@@ -24,6 +24,7 @@ from luthier.data.rollouts import Rollout
 from luthier.data.rounds import answer_seed
 from luthier.engine import loop
 from luthier.errors import ConfigError, Problem, TrainingFailed
+from luthier.holdings import Tokens
 from luthier.methods import online, writing
 from luthier.methods import ppo as proximal
 from luthier.methods.alarms import FIRST, LASTING, Alarms
@@ -397,7 +398,7 @@ def test_after_a_kill_there_is_less_of_what_takes_most(recipe: dict[str, Any]) -
     """Fewer answers at once where writing them takes more than an update, else smaller micro-batches."""
     made = luthier.train(changed(recipe, optim={"steps": 1, "activations": "keep"})).folder
     config, base = made.config(), find_base(made.config().model)
-    plan = planning.decide(config, base, config.tune, 100, None)
+    plan = planning.decide(config, base, config.tune, Tokens(100), None)
     assert plan.memory.answers == 0
     assert tightening.after_kill(plan)[1].field == planning.BUDGET
     more = dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, answers=1))

@@ -22,6 +22,7 @@ from luthier.batch import Batch, Rendered
 from luthier.config.schema import Freeze, Full, Lora, OptimSection
 from luthier.data import pack
 from luthier.engine import optim
+from luthier.holdings import Tokens
 from luthier.kernels import select, sizes
 from luthier.methods import METHODS
 from luthier.models import adapters, weights
@@ -140,7 +141,7 @@ class Run:
     method: str
 
     def planned(self, scored: int) -> int:
-        load = workload(self.optim, self.arch, self.tune, max(LENGTHS), self.dtype.itemsize, "cpu")
+        load = workload(self.optim, self.arch, self.tune, Tokens(max(LENGTHS), passed=0), self.dtype.itemsize, "cpu")
         rows = scored * len(LENGTHS)
         return planner.at(self.arch.spec, load, self.policies, sum(LENGTHS), "cpu", 2**40, rows).peak_bytes
 

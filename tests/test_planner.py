@@ -24,7 +24,7 @@ from luthier.arch.spec import Attention, DecoderSpec, Layer, Mlp, Rope
 from luthier.batch import Rendered
 from luthier.config.schema import Full, Lora, OptimSection, Policy
 from luthier.data import pack
-from luthier.holdings import Ranks, Workload
+from luthier.holdings import Ranks, Tokens, Workload
 from luthier.kernels import head, rounding, sizes, tiles
 from luthier.models import adapters, weights
 from luthier.models.decoder import Want
@@ -479,7 +479,7 @@ def build(tiny_model, family, layers, dtype, tune):
 
 
 def workload(arch, tune, dtype):
-    return workloads.workload(OptimSection(), arch, tune, 64, dtype.itemsize, "cpu")
+    return workloads.workload(OptimSection(), arch, tune, Tokens(64), dtype.itemsize, "cpu")
 
 
 @pytest.mark.parametrize("policy", ["keep", "drop_mlp", "drop_layer"])

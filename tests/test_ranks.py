@@ -31,7 +31,7 @@ from test_resume import last_step
 from torch.distributed import TCPStore
 
 import luthier
-from luthier import launch
+from luthier import launch, training
 from luthier.batch import TERM, Rendered
 from luthier.config.load import load
 from luthier.data import pack
@@ -299,7 +299,7 @@ def test_auto_is_every_gpu_or_one_process_on_a_cpu(monkeypatch):
     assert error.value.problems[0].id == "engine.too_few_devices"
 
 
-def test_a_launcher_decides_how_many(monkeypatch):
+def test_a_launcher_decides_how_many(monkeypatch, recipe):
     for name, value in zip(backend.PLACE, ("1", "2", "1", "2", "127.0.0.1", "29500"), strict=True):
         monkeypatch.setenv(name, value)
     assert backend.placed() == backend.Place(1, 2, 1, 2)
@@ -307,6 +307,10 @@ def test_a_launcher_decides_how_many(monkeypatch):
     with pytest.raises(ConfigError) as error:
         backend.devices(4, "cpu", most=16)
     assert error.value.problems[0].id == "engine.devices_of_launcher"
+    answers = {**recipe, "method": {"kind": "grpo", "rewards": "exact"}, "tune": {"kind": "lora", "rank": 4}}
+    with pytest.raises(ConfigError) as error:
+        training._devices(load(answers), None)
+    assert error.value.problems[0].id == "config.answers_alone", "each would write the same answers"
     monkeypatch.delenv("MASTER_PORT")
     assert backend.placed() is None, "a variable of that name alone means nothing"
 

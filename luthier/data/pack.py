@@ -201,6 +201,12 @@ def fullest(store: Sequences, budget_tokens: int, most: int) -> Batch:
     return assemble(chosen)
 
 
+def fullest_tokens(store: Sequences, most: int) -> int:
+    """Of `fullest`, whatever the budget."""
+    longest = np.partition(store.computed, -most)[-most:] if most < len(store) else store.computed
+    return int(longest.sum())
+
+
 class Batches(Sequence[Batch]):
     """Micro-batches of a whole store, made when asked for, again and again: validation. Groups are never parted: where
     nothing is kept for a backward pass, a pair takes less than a single answer in training."""

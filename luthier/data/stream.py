@@ -59,6 +59,11 @@ def split_from(budgets: Budgets, step: int, tokens: int) -> Budgets:
     return (*before, (step, tokens), *later)
 
 
+def most_sequences(store: Sequences, batch: int) -> int:
+    """Of a step of so many examples."""
+    return max(int(np.diff([*store.firsts, len(store)]).max()) * batch, 1)
+
+
 class Stream:
     """Optimizer steps over a store.
 
@@ -204,8 +209,8 @@ class Stream:
         it is the largest of them."""
         if whole:
             return self.step(self._largest_step()[0])
-        sequences = max(np.diff([*self._store.firsts, len(self._store)]).max() * self._batch, 1)
-        batch = pack.fullest(self._store, budget_at(self._budgets, index), int(sequences))
+        most = most_sequences(self._store, self._batch)
+        batch = pack.fullest(self._store, budget_at(self._budgets, index), most)
         uids = tuple(int(uid) for uid in np.unique(batch.uid))
         denom = {TERM: float(batch.weights[TERM].sum(dtype="float64"))}
         if self._store.judged:

@@ -52,7 +52,7 @@ def _head(made: Outlook, config: RunConfig) -> Iterator[str]:
 
 
 def _table(made: Outlook) -> list[str]:
-    memory, tokens = made.memory, count(made.memory.budget_tokens)
+    memory, tokens = made.memory, count(made.memory.micro_tokens)
     rows = [(say(f"plan.part.{part}", tokens=tokens), size(getattr(memory, part))) for part in PARTS]
     rows = [row for row, part in zip(rows, PARTS, strict=True) if getattr(memory, part)]
     rows.append((say("plan.part.peak"), size(memory.peak_bytes)))
@@ -71,6 +71,8 @@ def _choices(made: Outlook, config: RunConfig) -> Iterator[str]:
         yield say("plan.budget.row", **budget)
     else:
         yield say("plan.budget.memory", **budget)
+    if memory.micro_tokens < memory.budget_tokens:
+        yield say("plan.micro", tokens=count(memory.micro_tokens))
     policies = planner.in_words(memory.policies)
     if config.optim.activations != "auto":
         yield say("plan.policies.given", policies=policies)

@@ -178,7 +178,7 @@ def outlook(
     arch = valued(arch) if isinstance(config.method, Reward) else arch
     tune = adapter_config.with_score(adapter_config.settle(config.tune, arch), arch)
     arch = _with_tokens(arch, tune, len(config.data.new_tokens))
-    case = Case(config, arch, tune, aim, _longest(config, facts), models)
+    case = Case(config, arch, tune, aim, _longest(config, facts), models, facts)
     memory, counts = case.plan(), count.count(arch, tune)
     context, context_moved = case.longest_context(MOST_TOKENS)
     sharded = None if memory.fits else _sharded(case)
@@ -191,7 +191,7 @@ def outlook(
         target=aim,
         rows=facts,
         memory=memory,
-        head_rows=moments.head_rows(arch.spec, memory.budget_tokens, case.compute_bytes),
+        head_rows=moments.head_rows(arch.spec, memory.micro_tokens, case.compute_bytes),
         vocab_bytes=arch.spec.vocab * case.compute_bytes,
         speed=None if isinstance(config.method, Online) or not memory.fits else _speed(case, memory, facts),
         context=context,

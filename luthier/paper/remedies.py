@@ -7,7 +7,8 @@ model, so they are only ever proposed. How many answers are written at once is t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +16,10 @@ from luthier import holdings, moments, planner
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
 from luthier.auxiliary import Models
-from luthier.config.schema import ON_DEVICE, Full, Lora, Online, Qlora, RunConfig
-from luthier.holdings import Answering, Workload
+from luthier.config.schema import ON_DEVICE, Dpo, Full, Kto, Lora, Online, Qlora, RunConfig
+from luthier.holdings import Answering, Tokens, Workload
 from luthier.moments import Policies
+from luthier.paper.rows import RowFacts, per_example
 from luthier.paper.target import Target
 from luthier.planner import MemoryPlan
 from luthier.workload import workload
@@ -57,15 +59,32 @@ class Case:
     aim: Target
     longest: int
     models: Models | None = None
+    facts: RowFacts | None = None
 
     @property
     def compute_bytes(self) -> int:
         return 4 if self.aim.dtype == "float32" else 2
 
     def load(self, longest: int | None = None) -> Workload:
-        longest = self.longest if longest is None else longest
+        tokens = self._tokens(self.longest if longest is None else longest)
         size, method = self.compute_bytes, self.config.method
-        return workload(self.config.optim, self.arch, self.tune, longest, size, self.aim.kind, method, self.models)
+        return workload(self.config.optim, self.arch, self.tune, tokens, size, self.aim.kind, method, self.models)
+
+    def _tokens(self, longest: int) -> Tokens:
+        """As a run counts them (`luthier.training`), as far as rows are known."""
+        optim, method, facts = self.config.optim, self.config.method, self.facts
+        if isinstance(method, Online):
+            most = optim.batch * method.samples * longest
+            return Tokens(longest, most, most)
+        passed = None if facts is None else facts.held_out
+        if isinstance(method, Dpo | Kto) and facts is not None:
+            passed = None if facts.rows is None else math.ceil(facts.rows * facts.tokens * per_example(method))
+        if optim.in_backward:
+            return Tokens(longest, longest, passed)
+        most = optim.batch * per_example(method) * longest
+        if facts is not None and facts.fullest is not None:
+            most = max(min(most, facts.fullest), longest)
+        return Tokens(longest, most, passed)
 
     def plan(self) -> MemoryPlan:
         """As a run decides it on its first start (`luthier.planning`)."""
@@ -144,28 +163,20 @@ Step = Callable[[Case], _Change | None]
 
 
 def cheapest(case: Case) -> Remedy | None:
-    """Of the changes that train the same model: the least harmful that is enough alone, else the fewest first ones
-    together. Then the same with those that are only proposed. None where all of them are not enough."""
-    for steps in (SAME_MODEL, SAME_MODEL + OTHER_MODEL):
-        alone = next((found for step in steps if (found := _with(case, [step]))), None)
-        if found := alone or _fewest(case, list(steps)):
+    """Of the changes that are enough those whose worst one does the least harm, and of these no more than are needed,
+    the more harmful ones let go first. None where all of them are not enough."""
+    for worst in range(len(STEPS)):
+        steps = STEPS[: worst + 1]
+        if found := _with(case, steps):
+            for step in reversed(steps[:-1]):
+                rest = tuple(each for each in steps if each is not step)
+                if fewer := _with(case, rest):
+                    steps, found = rest, fewer
             return found
     return None
 
 
-def _fewest(case: Case, steps: list[Step]) -> Remedy | None:
-    """The first so many that are enough, without those of them that are not needed."""
-    enough = next((steps[:count] for count in range(2, len(steps) + 1) if _with(case, steps[:count])), None)
-    if enough is None:
-        return None
-    for step in tuple(enough):
-        rest = [each for each in enough if each is not step]
-        if _with(case, rest):
-            enough = rest
-    return _with(case, enough)
-
-
-def _with(case: Case, steps: list[Step]) -> Remedy | None:
+def _with(case: Case, steps: Sequence[Step]) -> Remedy | None:
     """All of these changes, as far as they are any; None where they are not enough."""
     made: list[_Change] = []
     for step in steps:
@@ -239,6 +250,20 @@ def _rank(case: Case) -> _Change | None:
     return _Change(f"tune.rank={LOW_RANK}", case.with_(tune=tune), proposed=True)
 
 
-SAME_MODEL: tuple[Step, ...] = (_budget, _policy, _states, _quantised)
-OTHER_MODEL: tuple[Step, ...] = (_adapter, _quantised, _shorter, _targets, _rank)
-"""In the order of harm. A base that trains cannot be quantised, so that comes again behind the adapter."""
+def _quantised_too(case: Case) -> _Change | None:
+    """A base that trained cannot be quantised before it has an adapter."""
+    return _quantised(case)
+
+
+STEPS: tuple[Step, ...] = (
+    _budget,
+    _policy,
+    _states,
+    _quantised,
+    _adapter,
+    _quantised_too,
+    _shorter,
+    _targets,
+    _rank,
+)
+"""In the order of harm; from the adapter on another model is trained, or the base is another one."""

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import heapq
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from luthier.config.schema import RunConfig
+import numpy as np
+
+from luthier.batch import Ints
+from luthier.config.schema import Judged, Kto, Method, RunConfig
 from luthier.data.store import META, TokenStore, read_meta
 
 AUTO_SHARE, AUTO_MOST, AUTO_LEAST = 0.05, 500, 100
@@ -25,7 +30,8 @@ AUTO_SHARE, AUTO_MOST, AUTO_LEAST = 0.05, 500, 100
 class RowFacts:
     """longest: tokens of the longest row that enter the model; tokens, scored: of a row, on average; rows: that are
     learnt in an epoch; None where nothing is known of them; stores: folders that it was taken from; checked: whether a
-    check of the data counted them; missing: training files that are not there."""
+    check of the data counted them; missing: training files that are not there; fullest: tokens of the longest rows of a
+    step together; held_out: of all rows that are held out. None where that is not known."""
 
     longest: int
     tokens: float
@@ -34,6 +40,8 @@ class RowFacts:
     stores: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     checked: bool = False
+    fullest: int | None = None
+    held_out: int | None = None
 
     @property
     def assumed(self) -> bool:
@@ -68,11 +76,29 @@ def _measured(config: RunConfig, stores: Sequence[TokenStore]) -> RowFacts:
     sequences = sum(map(len, stores))
     computed = sum(float(store.computed.clip(max=most).sum()) for store in stores)
     scored = sum(float(store.loss_weight.sum()) for store in stores)
-    longest = max(int(store.computed.clip(max=most).max()) for store in stores)
-    rows = sequences - _held_out(config.data.validation, sequences)
+    of_a_step = config.optim.batch * per_example(config.method)
+    longest = heapq.nlargest(of_a_step, (int(n) for store in stores for n in _longest(store, of_a_step, most)))
+    held_out = _held_out(config.data.validation, sequences)
     tokens = max(computed / sequences, 1.0)
-    names = tuple(store.path.name[:12] for store in stores)
-    return RowFacts(longest, tokens, min(max(scored / sequences, 1.0), tokens), rows, names)
+    return RowFacts(
+        longest=longest[0],
+        tokens=tokens,
+        scored=min(max(scored / sequences, 1.0), tokens),
+        rows=sequences - held_out,
+        stores=tuple(store.path.name[:12] for store in stores),
+        fullest=sum(longest),
+        held_out=None if isinstance(config.data.validation, tuple) else math.ceil(held_out * tokens),
+    )
+
+
+def _longest(store: TokenStore, count: int, most: int) -> Ints:
+    computed = store.computed.clip(max=most)
+    return computed if count >= len(computed) else np.partition(computed, -count)[-count:]
+
+
+def per_example(method: Method) -> int:
+    """Sequences: the two of a pair."""
+    return 2 if isinstance(method, Judged) and not isinstance(method, Kto) else 1
 
 
 def _held_out(validation: object, rows: int) -> int:

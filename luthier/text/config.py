@@ -675,7 +675,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{method} runs on one device in this version",
         "本版本中 {method} 只能在一个设备上运行",
     ),
-    "config.answers_alone.remedy": ("Set run.devices=1, or take it away.", "请设置 run.devices=1，或删去这一项。"),
+    "config.answers_alone.remedy": (
+        "Set run.devices=1, or take it away; under a launcher such as torchrun, start one process.",
+        "请设置 run.devices=1，或删去这一项；使用 torchrun 等启动器时请只启动一个进程。",
+    ),
     "config.answers_are_split.rule": (
         "{method} splits what it learns from by the length of the answers, which nobody knows beforehand; "
         "optim.in_backward needs steps that are never split",

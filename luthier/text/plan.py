@@ -63,9 +63,9 @@ TEXT: dict[str, tuple[str, str]] = {
     ),
     "plan.note.idle": (
         "Of {there} devices {count} train: as many as run.devices says, at most one for each row of a step, and one "
-        "alone under optim.in_backward.",
+        "alone under optim.in_backward or where the model learns from its own answers.",
         "{there} 个设备中有 {count} 个参与训练：由 run.devices 指定，不超过每步的行数；"
-        "使用 optim.in_backward 时只有一个。",
+        "使用 optim.in_backward 或从模型自己的回答中学习时只有一个。",
     ),
     "plan.note.processes": (
         "A process for each of {count} parts of this machine's cores and memory.",
@@ -125,6 +125,10 @@ TEXT: dict[str, tuple[str, str]] = {
     "plan.budget.memory": (
         "Micro-batches of {tokens} tokens: what fills {share:.0%} of the free memory.",
         "微批为 {tokens} 个词元：占用空闲内存的 {share:.0%}。",
+    ),
+    "plan.micro": (
+        "None has more than {tokens}: the longest rows of a step together.",
+        "实际不会超过 {tokens} 个：即一步中最长各行之和。",
     ),
     "plan.policies.given": ("Layers keep: {policies} (the recipe says so).", "各层保留：{policies}（由配方指定）。"),
     "plan.policies.all": (
