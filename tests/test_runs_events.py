@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from luthier.errors import RunError
@@ -166,6 +166,7 @@ def line_of(seq: int, change: dict[str, Any] | None = None) -> bytes:
     st.integers(1, 3 * events.AT_ONCE),
     st.dictionaries(st.integers(1, 3 * events.AT_ONCE), st.sampled_from((*CHANGES, *FOREIGN, "torn", "missing"))),
 )
+@example(3, {2: {"step": None}})
 def test_a_log_read_in_stretches_is_what_its_lines_say(length: int, odd: dict[int, Any]) -> None:
     lines = [line_of(seq) for seq in range(1, length + 1)]
     for seq in odd.keys() & set(range(1, length + 1)):

@@ -113,12 +113,14 @@ def test_a_run_and_its_base_answer_side_by_side_and_each_goes_on_with_its_own(ch
     assert first[0] != first[1], "or nobody could tell who has answered"
     names = page.locator(".chat-answer .voice-name").all_text_contents()
     assert names == ["base", "first"]
-    second = chat.ask("And cedar")
-    wanted = [
-        said(session, QUESTION, first[0], "And cedar", tuned=False),
-        said(session, QUESTION, first[1], "And cedar"),
-    ]
-    assert second == wanted
+    # One whose answer depends on which of the two came before.
+    told = {
+        further: [said(session, QUESTION, before, further) for before in first]
+        for further in ("And cedar", "And oak", "Count to 7", "Why", "More of it", "Say ash")
+    }
+    further = next(each for each, (after_base, own) in told.items() if after_base != own)
+    second = chat.ask(further)
+    assert second == [said(session, QUESTION, first[0], further, tuned=False), told[further][1]]
     page.reload()
     page.locator(".turn").nth(1).wait_for()
     assert chat.answers(0) == first and chat.answers(1) == second, "a reload loses nothing"
