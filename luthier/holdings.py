@@ -154,12 +154,18 @@ class InPlace(NamedTuple):
 
 class Tokens(NamedTuple):
     """Of micro-batches. longest: of the longest example, which has to fit into one; step: of the longest examples of a
-    step, so that no micro-batch has more, whatever the budget; passed: of all that is gone through without a backward
-    pass, held-out rows and those that a reference is asked about. None is not known."""
+    step, so that no micro-batch has more, whatever the budget; scored: of those that carry loss, likewise; passed: of
+    all that is gone through without a backward pass, held-out rows and those that a reference is asked about;
+    passed_scored: of those that carry loss. None is not known."""
 
     longest: int
     step: int | None = None
     passed: int | None = None
+    scored: int | None = None
+    passed_scored: int | None = None
+
+
+UNKNOWN = Tokens(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +175,7 @@ class Workload:
     trained: what trains;
     frozen_parameters: held in the compute dtype, `compute_bytes` each;
     first_trained_layer: lowest layer that trains anything; layers below it keep nothing for the backward pass;
-    longest_tokens, step_tokens, passed_tokens: as in `Tokens`;
+    longest_tokens, tokens: as in `Tokens`;
     ranks: of each layer's adapters, whose inner rows are kept; empty without adapters;
     dropout: whether masks are made for the adapters' input;
     in_place: weights of the base that train, by layer; empty where none does;
@@ -205,8 +211,7 @@ class Workload:
     logits: bool = True
     passes: int = 1
     answering: Answering | None = None
-    step_tokens: int | None = None
-    passed_tokens: int | None = None
+    tokens: Tokens = UNKNOWN
 
 
 def held_bytes(load: Workload) -> int:

@@ -128,17 +128,17 @@ def step_bytes(
     return Moments(spec, load, tokens, kind, scored).of(policies)
 
 
-def pass_bytes(spec: DecoderSpec, load: Workload, tokens: int, kind: str) -> Work:
-    """A pass that keeps nothing, every row scored: the largest layer, and the head's hidden states and logits; of what
-    trains a copy in the compute dtype."""
+def pass_bytes(spec: DecoderSpec, load: Workload, tokens: int, scored: int, kind: str) -> Work:
+    """A pass that keeps nothing: the largest layer, and the head's hidden states and logits; of what trains a copy in
+    the compute dtype."""
     size, beside = load.compute_bytes, load.beside
     layers = max(
         _passing_bytes(spec, load, layer, tokens) + _copied_bytes(load, index)
         for index, layer in enumerate(spec.layers)
     )
-    shared = tokens * (angle_bytes(spec, size) + beside.row_bytes) + load.dense_bytes
-    features, copied = 2 * tokens * spec.d * size, load.head_parameters * size * _casts(load)
-    head = features + sum(_logit_bytes(spec, load, tokens, kind)) + copied
+    shared = tokens * angle_bytes(spec, size) + scored * beside.row_bytes + load.dense_bytes
+    features, copied = 2 * scored * spec.d * size, load.head_parameters * size * _casts(load)
+    head = features + sum(_logit_bytes(spec, load, scored, kind)) + copied
     return Work(max(layers, tokens * beside.feature_bytes) + shared, head + shared)
 
 
@@ -437,7 +437,7 @@ def _logit_bytes(spec: DecoderSpec, load: Workload, rows: int, kind: str) -> tup
     if load.beside.lesson_copies:
         row_bytes = spec.vocab * FLOAT32_BYTES
         most = max(HEAD_CHUNK_BYTES // (LESSON_COPIES * row_bytes), 1)
-        lesson_rows = -(-rows // -(-rows // most))
+        lesson_rows = -(-rows // max(-(-rows // most), 1))
         return 0, load.beside.lesson_copies * lesson_rows * row_bytes
     return logits, wide
 

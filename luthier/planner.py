@@ -130,7 +130,7 @@ def plan(
     kind, bounds = kind_of(device), bounds or Bounds()
     room, answer_texts = Room(usable(free_bytes) - held_bytes(load), kind, bounds.host_bytes), bounds.answer_texts
     if policies is None:
-        wanted = _at_most(load.step_tokens, asked_tokens or ENOUGH_TOKENS)
+        wanted = _at_most(load.tokens.step, asked_tokens or ENOUGH_TOKENS)
         policies = choose(spec, load, max(wanted, load.longest_tokens), room)
     budget = max(asked_tokens or most_tokens(spec, load, policies, room, CAP_TOKENS[kind]), load.longest_tokens)
     if answer_texts is None and load.answering is not None:
@@ -193,12 +193,13 @@ def at(
     rows, which may have more of them, and answers.
 
     Args:
-        scored: rows that carry loss; None is all.
+        scored: rows that carry loss; None is as many as may be.
         answer_texts: that are written at once; None is all of a round.
     """
-    kept, micro = load.trained, _at_most(load.step_tokens, tokens)
-    step = step_bytes(spec, load, policies, micro, kind, scored)
-    between = pass_bytes(spec, load, _at_most(load.passed_tokens, tokens), kind)
+    kept, micro = load.trained, _at_most(load.tokens.step, tokens)
+    step = step_bytes(spec, load, policies, micro, kind, _scored(load, micro) if scored is None else scored)
+    passed = _at_most(load.tokens.passed, tokens)
+    between = pass_bytes(spec, load, passed, _at_most(load.tokens.passed_scored, passed), kind)
     work = Work(max(step.layers, between.layers), max(step.head, between.head))
     answers = texts = 0
     if load.answering is not None:
@@ -224,6 +225,12 @@ def at(
         answers=max(answers - work.most, 0),
         answer_texts=texts,
     )
+
+
+def _scored(load: Workload, tokens: int) -> int:
+    """The most rows that carry loss. Where a step is cut, the rehearsal learns the last row throughout."""
+    cut = load.longest_tokens if load.tokens.step is not None and tokens < load.tokens.step else 0
+    return tokens if load.tokens.scored is None else min(load.tokens.scored + cut, tokens)
 
 
 def _at_most(bound: int | None, tokens: int) -> int:

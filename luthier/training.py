@@ -657,12 +657,16 @@ def _tokens(config: RunConfig, data: Data) -> Tokens:
         most = config.optim.batch * method.samples * whole
         return Tokens(whole, most, most)
     asked = stores if isinstance(method, Dpo | Kto) else stores[1:]
-    passed = max((int(store.computed.sum()) for store in asked), default=0)
+    passed, passed_scored = (
+        max((int(each.sum()) for each in of_stores), default=0)
+        for of_stores in ([store.computed for store in asked], [store.learnt for store in asked])
+    )
     if config.optim.in_backward:
         largest = max(longest, stream.Stream.of(data.train, config, longest).most_tokens)
-        return Tokens(largest, largest, passed)
-    most = pack.fullest_tokens(data.train, stream.most_sequences(data.train, config.optim.batch))
-    return Tokens(longest, max(longest, most), passed)
+        return Tokens(largest, largest, passed, passed_scored=passed_scored)
+    most = stream.most_sequences(data.train, config.optim.batch)
+    tokens, scored = (int(pack.largest(each, most).sum()) for each in (data.train.computed, data.train.learnt))
+    return Tokens(longest, max(longest, tokens), passed, scored, passed_scored)
 
 
 def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend, dense_layers: int) -> Decoder:

@@ -750,6 +750,24 @@ MUTATIONS: dict[str, Mutation] = {
         "return compute(h_ND, False)",
         "test_planner.py::test_layers_keep_what_is_planned_to_the_byte",
     ),
+    "a plan takes every step for as large as the budget": Mutation(
+        "planner.py",
+        "kept, micro = load.trained, _at_most(load.tokens.step, tokens)",
+        "kept, micro = load.trained, tokens",
+        "test_peak_runs.py::test_the_plan_that_is_written",
+    ),
+    "held-out rows that come more at once than a step's are not planned": Mutation(
+        "planner.py",
+        "work = Work(max(step.layers, between.layers), max(step.head, between.head))",
+        "work = step",
+        "test_peak_runs.py::test_the_plan_that_is_written",
+    ),
+    "a plan takes every row for learnt throughout": Mutation(
+        "data/sequences.py",
+        "found[own] = np.minimum(store.learnt[self._sequence[own]], self.computed[own])",
+        "found[own] = self.computed[own]",
+        "test_peak_runs.py::test_the_plan_that_is_written",
+    ),
     "a change that is enough alone goes before less harmful ones together": Mutation(
         "paper/remedies.py",
         "steps = STEPS[: worst + 1]",

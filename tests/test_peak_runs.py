@@ -49,6 +49,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Pa
                    for n, each in enumerate(pairs)],
         "answers": [{"instruction": each["prompt"], "output": each["chosen"]} for each in pairs],
         "prompts": [{"prompt": each["prompt"], "answer": each["chosen"]} for each in pairs],
+        # No two begin alike, or beginnings would be computed once.
+        "texts": [{"text": f"{WORDS[n % 8]} {n} " + " ".join([text[n % 16]] * (1 + n % 5))} for n in range(48)],
+        "own": [{"instruction": f"{WORDS[n % 8]} {n} {text[n % 16]}", "output": text[(n + 1) % 16]} for n in range(24)],
+        "judged": [{"prompt": f"{WORDS[n % 8]} {n} {text[n % 16]}", "chosen": text[(n + 1) % 16],
+                    "rejected": text[(n + 3) % 16]} for n in range(24)],
     }  # fmt: skip
     for name, each in rows.items():
         (folder / f"{name}.json").write_text(json.dumps(each), encoding="utf-8")
@@ -60,7 +65,14 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Pa
     return folder
 
 
-ROWS = {"sft": "answers", "distill": "answers", "kto": "marked", "grpo": "prompts", "ppo": "prompts"}
+ROWS = {
+    "sft": "answers",
+    "distill": "answers",
+    "kto": "marked",
+    "grpo": "prompts",
+    "ppo": "prompts",
+    "pretrain": "texts",
+}
 
 
 def recipe(place: Path, tiny_model: Callable[..., Path], method: Any, **sections: Any) -> dict[str, Any]:
@@ -106,10 +118,12 @@ def measure(
     place: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Callable[..., Seen]]:
     """Trains by a recipe from where the rehearsal would be, and counts. In plain chains, whose buffers the plan counts
-    whether or not somebody compiled them (`test_peak.py`)."""
+    whether or not somebody compiled them (`test_peak.py`). whole: with the rehearsal, against the plan as it is written
+    before anything is loaded."""
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
     live, jobs, shapes = Live(), list[Job](), set[tuple[int, int]]()
     objective, fit, judged, microbatches = loop._objective, loop.fit, [0], pack.microbatches
+    rehearse, rehearsed = rehearsal.rehearse, [False]
 
     def begun(job: Job, state: Any) -> None:
         jobs.append(job)
@@ -117,6 +131,8 @@ def measure(
             if key not in before:
                 live.hold(tensor)
         live.__enter__()
+        if rehearsed[0]:
+            rehearse(job, state)
 
     def made(job: Job, state: Any) -> Any:
         try:
@@ -142,11 +158,15 @@ def measure(
     gc.collect()
     before = storages()
 
-    def run(method: Any, **sections: Any) -> Seen:
+    def run(method: Any, *, whole: bool = False, **sections: Any) -> Seen:
+        rehearsed[0] = whole
         sections.setdefault("run", {"name": "run", "device": "cpu", "dir": str(tmp_path / "runs")})
         with pytest.raises(Trained), select.using("torch"):
             luthier.train(recipe(place, tiny_model, method, **sections))
         plan, (tokens, rows) = jobs[0].room.plan, max(shapes)
+        if whole:
+            assert jobs[0].run.read_json("plan.json")["memory"] == plan.memory.to_json()
+            return Seen(live.peak, plan.memory)
         spec, load = plan.limits.spec, plan.limits.load
         texts = plan.memory.answer_texts or None
         monkeypatch.setattr(moments, "JUDGED_TOKENS", max(judged))
@@ -176,6 +196,24 @@ def test_judged_answers(measure: Callable[..., Seen], place: Path, method: str, 
     tuned = {"fresh": {"rank": 8}, "continued": {"from": str(place / "runs" / "adapter")}, "full": FULL}[tune]
     seen = measure(method, tune=tuned, dtype=dtype, optim={"budget_tokens": 1000})
     assert seen.planned.reference == 0
+    assert seen.near(), seen
+
+
+@pytest.mark.parametrize("held_out", [None, 0.4])
+@pytest.mark.parametrize(
+    ("method", "tune", "batch"),
+    [("pretrain", "fresh", 4), ("pretrain", "full", 4), ("sft", "fresh", 2), ("dpo", "fresh", 5)],
+)
+def test_the_plan_that_is_written(
+    measure: Callable[..., Seen], place: Path, method: str, tune: str, batch: int, held_out: float | None
+) -> None:
+    """Of steps that fill a small part of the budget; rows that are held out come more at once."""
+    rows = {"pretrain": "texts", "sft": "own", "dpo": "judged"}[method]
+    data = {"train": str(place / f"{rows}.json"), "max_tokens": 400}
+    data |= {} if held_out is None else {"validation": held_out}
+    tuned = {"fresh": {"rank": 8}, "full": FULL}[tune]
+    seen = measure(method, whole=True, tune=tuned, data=data, optim={"batch": batch})
+    assert seen.planned.micro_tokens < seen.planned.budget_tokens
     assert seen.near(), seen
 
 

@@ -540,9 +540,10 @@ def test_a_smaller_budget_after_such_a_kill_holds_from_where_the_run_goes_on(rec
     with pytest.raises(KeyboardInterrupt):
         luthier.train(recipe, on_event=stopping_at("step", 3))
     ((_, before),) = plan_of(folder_of(recipe))["budgets"]
+    largest = plan_of(folder_of(recipe))["memory"]["micro_tokens"]
     luthier.train(recipe)
     now = plan_of(folder_of(recipe))["budget_tokens"]
-    assert plan_of(folder_of(recipe))["budgets"] == [[0, before], [2, now]] and now == before // 2
+    assert plan_of(folder_of(recipe))["budgets"] == [[0, before], [2, now]] and now == largest // 2 < before
     found = luthier.reproduce(folder_of(recipe))
     assert found["same"] and found["revised"] == []
 

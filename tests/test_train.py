@@ -701,8 +701,7 @@ def test_less_memory_on_a_resume_makes_a_smaller_budget_and_says_so(recipe, monk
         luthier.train(recipe, on_event=killed_at("step", 3))
     path = Path(recipe["run"]["dir"]) / "first"
     before = json.loads((path / "plan.json").read_text())
-    one_row = before["memory"]["peak_bytes"] - before["memory"]["bytes_per_token"] * (before["budget_tokens"] - 300)
-    monkeypatch.setattr(backend, "free_memory_bytes", lambda device: int(one_row / 0.8))
+    monkeypatch.setattr(backend, "free_memory_bytes", lambda device: enough_for(before, 100))
     run = luthier.train(recipe)
     after = json.loads((path / "plan.json").read_text())
     assert after["budget_tokens"] < before["budget_tokens"] and after["backend"] == before["backend"]
@@ -711,9 +710,19 @@ def test_less_memory_on_a_resume_makes_a_smaller_budget_and_says_so(recipe, monk
     assert revision == {"changes": changes, "reason": "plan"}
 
 
+def enough_for(plan, tokens):
+    """Free bytes that a micro-batch of so many tokens fits into, and one as the run has it does not."""
+    memory = plan["memory"]
+    assert memory["micro_tokens"] > tokens
+    return int((memory["peak_bytes"] - memory["bytes_per_token"] * (memory["micro_tokens"] - tokens)) / 0.8)
+
+
 def test_a_budget_that_does_not_fit_is_named_by_its_field(recipe, monkeypatch):
-    monkeypatch.setattr(backend, "free_memory_bytes", lambda device: 2**30)
-    recipe["optim"]["budget_tokens"] = 100_000_000
+    """Where steps are that large; a budget that no step fills binds nobody."""
+    recipe["optim"] |= {"budget_tokens": 100_000_000, "activations": "keep"}
+    run = luthier.train({**recipe, "run": {**recipe["run"], "name": "roomy"}})
+    free_bytes = enough_for(run.folder.read_json("plan.json"), 100)
+    monkeypatch.setattr(backend, "free_memory_bytes", lambda device: free_bytes)
     with pytest.raises(RunError) as caught:
         luthier.train(recipe)
     assert [problem.field for problem in caught.value.problems] == ["optim.budget_tokens"]

@@ -201,10 +201,9 @@ def fullest(store: Sequences, budget_tokens: int, most: int) -> Batch:
     return assemble(chosen)
 
 
-def fullest_tokens(store: Sequences, most: int) -> int:
-    """Of `fullest`, whatever the budget."""
-    longest = np.partition(store.computed, -most)[-most:] if most < len(store) else store.computed
-    return int(longest.sum())
+def largest(numbers: Ints, count: int) -> Ints:
+    """So many of them, the largest, in any order."""
+    return np.partition(numbers, -count)[-count:] if count < len(numbers) else numbers
 
 
 class Batches(Sequence[Batch]):

@@ -169,6 +169,15 @@ class Sequences:
     def excluded(self) -> tuple[Excluded, ...]:
         return tuple(self._excluded)
 
+    @functools.cached_property
+    def learnt(self) -> Ints:
+        """How many tokens of each are learnt, at most, int64 [n]: no more than of the whole that it was cut from."""
+        found = np.ones(len(self), dtype=np.int64)
+        for file, store in enumerate(() if self._ends else self._stores):
+            own = self._file == file
+            found[own] = np.minimum(store.learnt[self._sequence[own]], self.computed[own])
+        return found
+
     @property
     def num_tokens(self) -> int:
         return int(self.lengths.sum())

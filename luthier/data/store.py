@@ -79,6 +79,15 @@ class TokenStore:
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenStore.open, (self.path,)
 
+    @property
+    def learnt(self) -> Ints:
+        """How many tokens of each sequence are learnt, at most: exact where all weigh alike, int64 [n]."""
+        weights = () if self._table is None else self._table[self._table > 0]
+        if not len(weights):
+            return np.asarray(self.computed, dtype=np.int64)
+        learnt: Ints = np.minimum(np.ceil(self.loss_weight / min(weights)).astype(np.int64), self.computed)
+        return learnt
+
     def __len__(self) -> int:
         return len(self.ends)
 

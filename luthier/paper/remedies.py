@@ -82,9 +82,9 @@ class Case:
         if optim.in_backward:
             return Tokens(longest, longest, passed)
         most = optim.batch * per_example(method) * longest
-        if facts is not None and facts.fullest is not None:
-            most = max(min(most, facts.fullest), longest)
-        return Tokens(longest, most, passed)
+        if facts is None or facts.fullest is None:
+            return Tokens(longest, most, passed)
+        return Tokens(longest, max(min(most, facts.fullest), longest), passed, facts.most_scored)
 
     def plan(self) -> MemoryPlan:
         """As a run decides it on its first start (`luthier.planning`)."""

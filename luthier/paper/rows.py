@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import heapq
 import math
 import os
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from luthier.batch import Ints
 from luthier.config.schema import Judged, Kto, Method, RunConfig
+from luthier.data.pack import largest
 from luthier.data.store import META, TokenStore, read_meta
 
 AUTO_SHARE, AUTO_MOST, AUTO_LEAST = 0.05, 500, 100
@@ -31,7 +30,8 @@ class RowFacts:
     """longest: tokens of the longest row that enter the model; tokens, scored: of a row, on average; rows: that are
     learnt in an epoch; None where nothing is known of them; stores: folders that it was taken from; checked: whether a
     check of the data counted them; missing: training files that are not there; fullest: tokens of the longest rows of a
-    step together; held_out: of all rows that are held out. None where that is not known."""
+    step together, most_scored: of those that carry loss likewise; held_out: of all rows that are held out. None where
+    that is not known."""
 
     longest: int
     tokens: float
@@ -41,6 +41,7 @@ class RowFacts:
     missing: tuple[str, ...] = ()
     checked: bool = False
     fullest: int | None = None
+    most_scored: int | None = None
     held_out: int | None = None
 
     @property
@@ -77,23 +78,20 @@ def _measured(config: RunConfig, stores: Sequence[TokenStore]) -> RowFacts:
     computed = sum(float(store.computed.clip(max=most).sum()) for store in stores)
     scored = sum(float(store.loss_weight.sum()) for store in stores)
     of_a_step = config.optim.batch * per_example(config.method)
-    longest = heapq.nlargest(of_a_step, (int(n) for store in stores for n in _longest(store, of_a_step, most)))
+    longest = largest(np.concatenate([store.computed.clip(max=most) for store in stores]), of_a_step)
+    learnt = largest(np.concatenate([store.learnt.clip(max=most) for store in stores]), of_a_step)
     held_out = _held_out(config.data.validation, sequences)
     tokens = max(computed / sequences, 1.0)
     return RowFacts(
-        longest=longest[0],
+        longest=int(longest.max()),
         tokens=tokens,
         scored=min(max(scored / sequences, 1.0), tokens),
         rows=sequences - held_out,
         stores=tuple(store.path.name[:12] for store in stores),
-        fullest=sum(longest),
+        fullest=int(longest.sum()),
+        most_scored=int(learnt.sum()),
         held_out=None if isinstance(config.data.validation, tuple) else math.ceil(held_out * tokens),
     )
-
-
-def _longest(store: TokenStore, count: int, most: int) -> Ints:
-    computed = store.computed.clip(max=most)
-    return computed if count >= len(computed) else np.partition(computed, -count)[-count:]
 
 
 def per_example(method: Method) -> int:
