@@ -87,7 +87,8 @@ class Plan:
         """Write `plan.json`."""
         facts = self.saved
         if facts is None:
-            kernels = select.choose(self.backend.device, self.backend.compute_dtype).to_json()
+            heads = select.heads_of(self.limits.spec)
+            kernels = select.choose(self.backend.device, self.backend.compute_dtype, heads).to_json()
             facts = {"backend": self.backend.to_json(), "kernels": kernels}
         budget = {"budget_tokens": self.budget_tokens, "budgets": self.budgets, "activations": self.policies}
         dense = {"dense_layers": self.memory.dense_layers} if self.quantised else {}
@@ -210,6 +211,15 @@ def _possible(policies: Policies, chosen: Backend) -> Policies:
     if chosen.device != "cpu":
         return policies
     return tuple(ON_DEVICE.get(policy, policy) for policy in policies)
+
+
+def told(config: RunConfig, plan: Plan) -> list[Problem]:
+    """What to say of what is not as the recipe says."""
+    asked = config.optim.activations
+    if asked == "auto" or asked not in ON_DEVICE or plan.backend.device != "cpu":
+        return []
+    values = {"kept": ON_DEVICE[asked]}
+    return [Problem("engine.offload_on_cpu", field="optim.activations", value=asked, values=values)]
 
 
 def _saved_policies(base: Base, saved: Mapping[str, Any]) -> Policies:

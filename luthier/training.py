@@ -224,7 +224,7 @@ def _decided(
     arch, rows = given.base.arch, given.data.rows
     layers = frozen.layers(config, arch, given.tune, rows, decided, config_load.environment())
     decided = dataclasses.replace(decided, bottom_layers=layers)
-    notes = frozen.told(arch, decided, rows)
+    notes = [*planning.told(config, decided), *frozen.told(arch, decided, rows)]
     if died is None:
         return decided, tuple(notes)
     decided, told = tightening.after_kill(decided)

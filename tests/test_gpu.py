@@ -161,7 +161,7 @@ def test_flash_attention_equals_masked_softmax(name: str, window: int | None, dt
     seen = reference.seen(layout.start.tolist(), layout.end.tolist(), layout.parent.tolist(), window).to(DEVICE)
     torch.manual_seed(0)
     q, k, v = (torch.randn(count, heads, 16, device=DEVICE).to(dtype).requires_grad_() for heads in (4, 2, 2))
-    assert select.attention(q) == "flash", flash.refusal(dtype, 16)
+    assert select.attention("cuda", dtype, select.Heads(16))[0] == "flash", flash.refusal(dtype, 16)
     wide = [x.detach().float().requires_grad_() for x in (q, k, v)]
     expected = reference.attention(*wide, seen, scale=0.3).flatten(1)
     for rows in (None, np.arange(count % 2, count, 2)):

@@ -60,7 +60,7 @@ def flash_backward(dout, qkv, kept, runs, how):
 def choose(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
     """torch and flash: what runs on a GPU, on the CPU, the flash kernel as the table of what it does. Tiles: of a few
     queries of one sequence, so that short segments have several."""
-    monkeypatch.setattr("luthier.kernels.select.attention", lambda q: kernel)
+    monkeypatch.setattr("luthier.kernels.select.attention", lambda *_: (kernel, "asked for"))
     monkeypatch.setattr("luthier.kernels.flash._forward", flash_forward)
     monkeypatch.setattr("luthier.kernels.flash._backward", flash_backward)
     if kernel == "swept":
@@ -170,7 +170,7 @@ def test_the_mask_of_chosen_rows_is_not_kept(kernel: str, monkeypatch: pytest.Mo
 def test_what_a_continuation_sees_of_its_prompt_is_not_kept_again(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is its mask: of 4 continuations of 8 tokens, nothing as long as the prompt of 100 is kept but the prompt's
     own."""
-    monkeypatch.setattr("luthier.kernels.select.attention", lambda q: kernel)
+    monkeypatch.setattr("luthier.kernels.select.attention", lambda *_: (kernel, "asked for"))
     layout = Layout.of(segments_of([(100, -1), *[(8, 0)] * 4]))
     q, k, v = (torch.randn(132, 2, 8, requires_grad=True) for _ in range(3))
     kept: dict[int, int] = {}
@@ -351,7 +351,7 @@ def swept_all(dtype: torch.dtype, width: int, filler: int = 0) -> list[torch.Ten
 def test_sweeps_of_every_width(width: int, sweeping: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bfloat16 closer to the truth than tiles, whose probabilities are rounded."""
     full, half = swept_all(torch.float32, width), swept_all(torch.bfloat16, width)
-    monkeypatch.setattr("luthier.kernels.select.attention", lambda q: "tiled")
+    monkeypatch.setattr("luthier.kernels.select.attention", lambda *_: ("tiled", "asked for"))
     torch.manual_seed(0)
     wide, rounded = swept_all_tiled(torch.float64, width), swept_all_tiled(torch.bfloat16, width)
     exact_half = swept_all_tiled(torch.float64, width, torch.bfloat16)
@@ -413,6 +413,5 @@ def test_families_deeper_than_a_sweep_knows_are_tiled(sweeping: None) -> None:
 
 
 def test_what_is_not_swept(sweeping: None) -> None:
-    assert swept.takes(torch.empty(3, 2, 16)) and swept.takes(torch.empty(3, 2, 64, dtype=torch.bfloat16))
-    assert not swept.takes(torch.empty(3, 2, 8)) and not swept.takes(torch.empty(3, 2, 16, dtype=torch.float64))
-    assert not swept.takes(torch.empty(3, 2, 16, device="meta"))
+    assert swept.refusal(torch.float32, 16) is None and swept.refusal(torch.bfloat16, 64) is None
+    assert swept.refusal(torch.float32, 8) and swept.refusal(torch.float64, 16) and swept.refusal(torch.float16, 16)

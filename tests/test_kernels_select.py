@@ -6,8 +6,10 @@ import json
 
 import pytest
 import torch
+from test_kernels_attention import segments_of
 
-from luthier.kernels import chained, flash, select
+from luthier.kernels import chained, flash, select, swept, tiled
+from luthier.kernels.attention import Attend, Layout
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -41,6 +43,27 @@ def test_one_table_serves_every_chain_and_can_be_forced(monkeypatch: pytest.Monk
         with select.using("torch"):
             assert select.chains(x) is select.PLAIN
     assert select.chains(x) is usual
+
+
+@pytest.mark.parametrize(
+    ("width", "capped", "dtype"),
+    [(64, False, torch.float32), (64, False, torch.bfloat16), (72, False, torch.float32), (64, True, torch.bfloat16)],
+)
+def test_what_is_named_for_a_cpu_is_what_attends(
+    width: int, capped: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    for module, name in ((swept, "swept"), (tiled, "tiled")):
+        real = module.attend
+        monkeypatch.setattr(module, "attend", lambda *given, real=real, name=name: called.append(name) or real(*given))
+    layout = Layout.of(segments_of([(5, -1), (3, -1)]))
+    q, k, v = (torch.ones(8, heads, width, dtype=dtype) for heads in (2, 1, 1))
+    Attend(layout)(q, k, v, softcap=30.0 if capped else None)
+    named = select.choose("cpu", dtype, [select.Heads(width, capped)] * 2).to_json()["attention"]
+    assert {select.IN_WORDS[each] for each in called} == {named["implementation"]}
+    swept_too = [select.Heads(), select.Heads(width, capped)]
+    both = select.choose("cpu", dtype, swept_too).to_json()["attention"]
+    assert ";" in both["implementation"] if "tiled" in called and chained.library() else ";" not in both["reason"]
 
 
 def test_flash_attention_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

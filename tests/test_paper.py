@@ -454,11 +454,14 @@ def test_every_outlook_has_words(language: Any) -> None:
             ("405b", "2xT4-16GB", ("tune=full", "optim.activations=drop_mlp")),
             ("8b", "8xH100-80GB", ("tune=qlora", "run.devices=2")),
             ("8b", "cpu", ("run.devices=2",)),
+            ("8b", "cpu", ("optim.activations=offload_input",)),
             ("8b", "H100-80GB", (*GRPO, "method.kl=0.1", "tune=freeze")),
             ("7b", "RTX4090-24GB", GRPO),
         ):
             shown = "\n".join(lines.lines(planned(name, device, *given), recipe(*given)))
             assert "plan." not in shown and "{" not in shown
+            moved = "optim.activations=offload_input" in given
+            assert (("offload_input" in shown) is moved and ("drop_layer" in shown) is moved) or not moved
     finally:
         set_language("en")
 

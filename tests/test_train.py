@@ -652,6 +652,8 @@ def test_no_bit_depends_on_what_layers_keep_and_the_plan_says_it(recipe):
         assert planned == said["activations"] and len(planned) > 1
         # all that fits is kept; on a CPU there is no other memory to offload to
         assert set(planned) == {"keep" if policy in ("auto", "offload") else policy}
+        told = [event.data["text"] for event in run.events if event.kind == "note"]
+        assert any("no other memory" in each for each in told) is (policy == "offload"), "not without a word"
     assert len(set(trained.values())) == 1
 
 

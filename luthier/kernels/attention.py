@@ -223,17 +223,10 @@ class Attend:
             chosen_U: on the device, the rows that ask where only some do; those that this object was made with.
             softcap: scores are cap * tanh(scores / cap). No kernel of torch's does that: tiles do, on any device.
         """
-        if (
-            softcap is None
-            and select.attention(q_UHE) == "flash"
-            and (runs := self._runs_of(window, chosen_U is not None, q_UHE.device))
-        ):
+        kernel = _kernel(q_UHE, softcap)
+        if kernel == "flash" and (runs := self._runs_of(window, chosen_U is not None, q_UHE.device)):
             return (flash.attend(q_UHE, k_NKE, v_NKE, runs, flash.How(window, scale)).flatten(1),)
-        if (
-            softcap is None
-            and select.attention(q_UHE) == "swept"
-            and (families := self._families_of(chosen_U is not None))
-        ):
+        if kernel == "swept" and (families := self._families_of(chosen_U is not None)):
             how = swept.How(window, q_UHE.shape[-1] ** -0.5 if scale is None else scale)
             return (swept.attend(q_UHE, k_NKE, v_NKE, families, how).flatten(1),)
         plan = self._plan(window, chosen_U is not None)
@@ -294,7 +287,7 @@ class Attend:
             return x.view(call.count, -1, *x.shape[1:]).transpose(1, 2)
 
         q, (keys, values), scale = stacked(q), ([stacked(part) for part in parts] for parts in seen), how.scale
-        if how.softcap is not None or select.attention(q) in ("swept", "tiled"):
+        if _kernel(q, how.softcap) in ("swept", "tiled"):
             places = tiled.Seen(_places(call, q, chosen_U), call.window)
             out = tiled.attend(q, keys, values, places, how)
         elif chosen_U is not None or len(keys) > 1:
@@ -311,6 +304,10 @@ class Attend:
         if key not in self._masks:
             self._masks[key] = _seen(*key, device)
         return self._masks[key]
+
+
+def _kernel(q: Tensor, softcap: float | None) -> select.Attends:
+    return select.attention(q.device.type, q.dtype, select.Heads(q.shape[-1], softcap is not None))[0]
 
 
 def _split(x: Tensor, ranges: Sequence[Rows]) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from luthier.arch.spec import Rope
+from luthier.arch.spec import DecoderSpec, Rope
 from luthier.kernels import chained, flash, gated, norm, rotary, softmax, swept
 
 Which = Literal["torch", "triton", "compiled"]
@@ -74,15 +74,27 @@ class Choice:
         return {name: {"implementation": which, "reason": why} for name, which, why in self.operations}
 
 
-def choose(device: torch.device | str, dtype: torch.dtype) -> Choice:
-    """The implementations that run on this device in this compute dtype."""
+class Heads(NamedTuple):
+    """Features of a head, and whether its scores are capped."""
+
+    width: int = 64
+    capped: bool = False
+
+
+def heads_of(spec: DecoderSpec) -> list[Heads]:
+    """Of each layer."""
+    return [Heads(layer.mixer.head_dim, layer.mixer.softcap is not None) for layer in spec.layers]
+
+
+def choose(device: torch.device | str, dtype: torch.dtype, all_heads: Sequence[Heads] = (Heads(),)) -> Choice:
+    """The implementations that run on this device in this compute dtype, for layers with such heads."""
     kind = torch.device(device).type
     which, why = _of_chains(kind)
     tiled = kind == "cpu" and which == "torch"
     return Choice(
         (
             ("blocks", "torch, tiled rows" if tiled else which, why),
-            ("attention", *_attention_in_words(kind, dtype)),
+            ("attention", *_attention_in_words(kind, dtype, all_heads)),
             ("head", "torch, tiled softmax" if tiled else which, why),
         )
     )
@@ -96,21 +108,31 @@ def chains(x: Tensor) -> Chains:
     return _triton() if which == "triton" and x.dtype != torch.float64 else PLAIN
 
 
-def attention(q_UHE: Tensor) -> Literal["swept", "tiled", "flash", "torch"]:
-    """What attends queries like these: `swept`, `tiled`, `flash`, or torch's choice for each segment."""
-    if q_UHE.device.type == "cpu":
-        return "swept" if swept.takes(q_UHE) else "tiled"
-    return "torch" if flash.refusal(q_UHE.dtype, q_UHE.shape[-1]) else "flash"
+Attends = Literal["swept", "tiled", "flash", "torch"]
+IN_WORDS: dict[Attends, str] = {
+    "swept": "compiled tiles, all segments in one call",
+    "tiled": "matmuls and softmax per segment, tiles of queries",
+    "flash": "torch FlashAttention, all segments in one call",
+    "torch": "torch scaled_dot_product_attention per segment",
+}
 
 
-def _attention_in_words(kind: str, dtype: torch.dtype) -> tuple[str, str]:
-    if kind == "cpu" and swept.library() is not None and dtype != torch.float64:
-        return "compiled tiles, all segments in one call", "measured faster than tiles of matmuls"
+def attention(kind: str, dtype: torch.dtype, heads: Heads) -> tuple[Attends, str]:
+    """What attends on a device of a kind, and why: `swept`, `tiled`, `flash`, or torch's choice for each segment."""
+    if heads.capped:
+        return "tiled", "scores are capped, which no kernel of torch's does"
     if kind == "cpu":
-        return "matmuls and softmax per segment, tiles of queries", "measured faster than torch's kernel"
-    if refused := flash.refusal(dtype):
-        return "torch scaled_dot_product_attention per segment", refused
-    return "torch FlashAttention, all segments in one call", "no padding, no masks; tried on this device and equal"
+        refused = swept.refusal(dtype, heads.width)
+        return ("tiled", refused) if refused else ("swept", "measured faster than tiles of matmuls")
+    refused = flash.refusal(dtype, heads.width)
+    return ("torch", refused) if refused else ("flash", "no padding, no masks; tried on this device and equal")
+
+
+def _attention_in_words(kind: str, dtype: torch.dtype, all_heads: Sequence[Heads]) -> tuple[str, str]:
+    """Of all layers; those that are alike share a word."""
+    found = dict.fromkeys(attention(kind, dtype, heads) for heads in all_heads)
+    which, why = zip(*found, strict=True)
+    return "; ".join(dict.fromkeys(IN_WORDS[each] for each in which)), "; ".join(why)
 
 
 _forced: Which | None = None

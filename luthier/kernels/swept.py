@@ -4,7 +4,7 @@ backward pass but what went in.
 What goes in: queries, keys and values of all rows, float32 or bfloat16, and the families of segments. What comes out:
 what `luthier.kernels.tiled` gives, up to rounding: sums and probabilities are float32 and rounded nowhere, keys that a
 query may not see are left out a few rows at a time, and segments of any length share the threads. Where nothing was
-compiled, and for what it does not do (`takes`), tiles of plain matmuls do it.
+compiled, and for what it does not do (`refusal`), tiles of plain matmuls do it.
 
 Shape legend: N flat tokens, U rows that ask, S segments, H heads, K key/value heads, E features per head.
 """
@@ -45,15 +45,14 @@ def library(folder: Path = Path(__file__).parent) -> ctypes.CDLL | None:
     return compiled.library(folder, "_attend", SOURCES, "luthier_attend_", _FUNCTIONS)
 
 
-def takes(q_UHE: Tensor) -> bool:
-    """Whether queries like these are attended here: heads of whole vectors, in a dtype that it reads."""
-    found = library()
-    return (
-        found is not None
-        and q_UHE.device.type == "cpu"
-        and q_UHE.dtype in (torch.float32, torch.bfloat16)
-        and q_UHE.shape[-1] % found.luthier_attend_lanes() == 0
-    )
+def refusal(dtype: torch.dtype, width: int) -> str | None:
+    """Why heads of a width are not attended here on a CPU; None where they are."""
+    if (found := library()) is None:
+        return "nothing was compiled"
+    if dtype not in (torch.float32, torch.bfloat16):
+        return "compiled tiles take float32 and bfloat16 only"
+    whole = width % found.luthier_attend_lanes() == 0
+    return None if whole else f"compiled tiles do not take heads of {width} features"
 
 
 @dataclass(frozen=True)

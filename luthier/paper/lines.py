@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from luthier import holdings, planner
-from luthier.config.schema import Online, RunConfig
+from luthier.config.schema import ON_DEVICE, Online, RunConfig
 from luthier.paper.outlook import Outlook
 from luthier.runs.tables import columns, count, size, span
 from luthier.text import say
@@ -74,7 +74,10 @@ def _choices(made: Outlook, config: RunConfig) -> Iterator[str]:
     if memory.micro_tokens < memory.budget_tokens:
         yield say("plan.micro", tokens=count(memory.micro_tokens))
     policies = planner.in_words(memory.policies)
-    if config.optim.activations != "auto":
+    asked = config.optim.activations
+    if asked != "auto" and asked in ON_DEVICE and kind == "cpu":
+        yield say("plan.policies.no_host", asked=asked, policies=policies)
+    elif asked != "auto":
         yield say("plan.policies.given", policies=policies)
     elif set(memory.policies) == {"keep"}:
         yield say("plan.policies.all")

@@ -108,6 +108,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "with another run.name.",
         "请按运行目录中的 recipe.yaml 设置 optim.kind、optim.weights 和 optim.states，或换一个 run.name 重新开始。",
     ),
+    "engine.offload_on_cpu.rule": (
+        "on a CPU there is no other memory to move anything to: layers keep what {kept} says",
+        "在 CPU 上没有别的内存可供转移：各层按 {kept} 保留",
+    ),
+    "engine.offload_on_cpu.remedy": (
+        "Nothing to do: it changes no bit. optim.activations=auto lets the plan choose.",
+        "无需处理：结果逐位不变。optim.activations=auto 由计划选择。",
+    ),
     "engine.paged_on_cpu.rule": (
         "on a CPU there is no other memory for the moments to lie in, so optim.paged would have no effect",
         "在 CPU 上没有别的内存可以存放动量，因此 optim.paged 不会起作用",

@@ -131,6 +131,10 @@ TEXT: dict[str, tuple[str, str]] = {
         "实际不会超过 {tokens} 个：即一步中最长各行之和。",
     ),
     "plan.policies.given": ("Layers keep: {policies} (the recipe says so).", "各层保留：{policies}（由配方指定）。"),
+    "plan.policies.no_host": (
+        "Layers keep: {policies}. The recipe says {asked}, but a CPU has no other memory to move anything to.",
+        "各层保留：{policies}。配方指定 {asked}，但 CPU 没有别的内存可供转移。",
+    ),
     "plan.policies.all": (
         "Layers keep everything: nothing is computed again.",
         "各层保留全部中间结果：无需重算。",
