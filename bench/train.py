@@ -385,6 +385,8 @@ def agree(folder: Path, device: str) -> None:
 def main(given: argparse.Namespace) -> None:
     import torch
 
+    from luthier import devices
+
     shape, rounds, device, lengths = given.shape, given.rounds, given.device, given.rows
     sides = given.sides.split(",") if given.sides else SIDES[device]
 
@@ -424,6 +426,10 @@ def main(given: argparse.Namespace) -> None:
             work, share, without = share_of_matmul_rate(folder, device, middle["ours"])
             print(f"ours: {work:.3f} TFLOP a step as counted take {share:.2f} of it at the rate of bare matmuls")
             print(f"      ({without:.2f} without those of attention)")
+            known = devices.like(torch.cuda.get_device_name()) if device == "cuda" else None
+            if known is not None:
+                rate = work / middle["ours"]
+                print(f"      {rate:.0f} TFLOP/s, {rate / known.tflops:.2f} of the maker's dense bf16 figure")
 
 
 if __name__ == "__main__":

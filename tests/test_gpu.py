@@ -5,12 +5,15 @@ The oracle is the same as on the CPU: transformers' models on the CPU in float32
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import test_peak
+import test_planner
 import test_quantised
 import tiny_models
 import torch
@@ -38,11 +41,11 @@ from triton_parity import CASES as CHAINS
 from triton_parity import compare
 
 import luthier
-from luthier import planner
+from luthier import moments, planner
 from luthier.arch.families import FAMILIES
 from luthier.arch.quantised import quantised
 from luthier.batch import Batch
-from luthier.config.schema import OptimSection, Qlora
+from luthier.config.schema import ON_DEVICE, Lora, OptimSection, Qlora
 from luthier.engine import backend, loop, optim, paged
 from luthier.engine.checkpoint import TrainState
 from luthier.engine.ranks import Ranks
@@ -187,6 +190,45 @@ def test_no_bit_depends_on_what_layers_keep(name: str, dtype: torch.dtype) -> No
         results.append({"loss": loss.detach(), **gradients(decoder)})
     for policies, other in zip(STACKS, results[1:], strict=True):
         assert [key for key in other if not torch.equal(other[key], results[0][key])] == [], policies
+
+
+@pytest.mark.parametrize(
+    ("tune", "kept", "stack"),
+    [
+        *itertools.product(("lora", "full"), ("float32", "bfloat16"), ("keep", "drop_mlp", "mixed")),
+        *(("lora", "bfloat16", stack) for stack in ("drop_layer", "offload", "offload_input")),
+        ("lora dropout", "bfloat16", "keep"),
+        ("lora on top", "bfloat16", "keep"),
+        ("lora and embedding", "bfloat16", "keep"),
+        ("freeze", "bfloat16", "keep"),
+        ("full", "compact", "keep"),
+        ("full", "in backward", "drop_layer"),
+    ],
+)
+def test_the_allocator_s_peak_is_as_planned(tune: str, kept: str, stack: str) -> None:
+    """Half the tokens carry loss; wide enough that the allocator's blocks do not count."""
+    dtype, settings = test_peak.KEPT[kept]
+    stacks = {**test_peak.STACKS, **{each: (each, each, ON_DEVICE[each]) for each in ON_DEVICE}}
+    run = test_peak.Run(
+        test_peak.architecture(True, times=8), test_peak.TUNES[tune], settings, dtype, stacks[stack], "sft", DEVICE
+    )
+    planned, measured = run.planned(150), run.peak(150)
+    assert abs(planned / measured - 1) < 0.05, (planned, measured)
+
+
+@pytest.mark.parametrize("policy", ["keep", "drop_mlp", "drop_layer"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_layers_keep_what_is_planned(tiny_model, family: str, dtype: torch.dtype, policy: str) -> None:
+    """The log-sums of attention's kernels among it; per token, so that weights and lists of segments do not count."""
+    tune = Lora(rank=4)
+    arch, decoder = test_planner.build(tiny_model, family, 3, dtype, tune, DEVICE)
+    load, policies = test_planner.workload(arch, tune, dtype, DEVICE), (policy,) * 3
+    short, long = (test_planner.kept_bytes(decoder, tokens, "default", 1, policies) for tokens in (128, 640))
+    of_tokens, _ = moments.last_layer_bytes(arch.spec, load, 2, policy)
+    tables = 2 * arch.spec.layers[0].mixer.head_dim * dtype.itemsize if policy != "drop_layer" else 0
+    planned = 2 * moments.layer_bytes(arch.spec, load, 0, policy) + of_tokens + tables
+    assert (long - short) / 512 == pytest.approx(planned, rel=0.01)
 
 
 def test_offloaded_layers_leave_the_device() -> None:

@@ -84,6 +84,19 @@ def test_the_peak_is_as_planned(tune: str, kept: str, stack: str, variant: tuple
     assert abs(planned / measured - 1) < 0.05, (measured, planned)
 
 
+@pytest.mark.parametrize("kept", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tune", ["lora", "full"])
+@pytest.mark.parametrize("stack", ["keep", "drop_layer"])
+def test_the_peak_of_another_shape(stack: str, tune: str, kept: str) -> None:
+    """More layers, narrow ones, as many heads of keys as of queries, and a vocabulary that outweighs them."""
+    mixer, (dtype, settings) = Attention(4, 4, 16, rope=Rope("default", 1e4, 16)), KEPT[kept]
+    arch = gated.assemble(DecoderSpec("llama", 24_000, 64, (Layer(mixer, Mlp(96)),) * 7, False, 1e-6, 4096))
+    run = Run(arch, TUNES[tune], settings, dtype, STACKS[stack][:1] * 7, "sft")
+    with select.using("torch"):
+        measured, planned = run.peak(60), run.planned(60)
+    assert abs(planned / measured - 1) < 0.05, (measured, planned)
+
+
 @pytest.mark.parametrize("dtype", [FLOAT, HALF])
 @pytest.mark.parametrize("stack", STACKS)
 def test_compiled_chains_take_less_than_planned_by_their_tiles_at_most(stack: str, dtype: torch.dtype) -> None:
@@ -126,9 +139,12 @@ class Away:
         pass
 
 
-def architecture(tied: bool) -> Architecture:
-    mixer = Attention(8, 2, 16, qkv_bias=not tied, qk_norm="head" if tied else None, rope=Rope("default", 1e4, 16))
-    return gated.assemble(DecoderSpec("llama", 4096, 128, (Layer(mixer, Mlp(352)),) * 3, tied, 1e-6, 4096))
+def architecture(tied: bool, times: int = 1) -> Architecture:
+    """times: how much wider than usual."""
+    width, norm = 16 * times, "head" if tied else None
+    mixer = Attention(8, 2, width, qkv_bias=not tied, qk_norm=norm, rope=Rope("default", 1e4, width))
+    layers = (Layer(mixer, Mlp(352 * times)),) * 3
+    return gated.assemble(DecoderSpec("llama", 4096 * times, 128 * times, layers, tied, 1e-6, 4096))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,14 +155,17 @@ class Run:
     dtype: torch.dtype
     policies: tuple[Any, ...]
     method: str
+    device: str = "cpu"
 
     def planned(self, scored: int) -> int:
-        load = workload(self.optim, self.arch, self.tune, Tokens(max(LENGTHS), passed=0), self.dtype.itemsize, "cpu")
+        size, device = self.dtype.itemsize, self.device
+        load = workload(self.optim, self.arch, self.tune, Tokens(max(LENGTHS), passed=0), size, device)
         rows = scored * len(LENGTHS)
-        return planner.at(self.arch.spec, load, self.policies, sum(LENGTHS), "cpu", 2**40, rows).peak_bytes
+        return planner.at(self.arch.spec, load, self.policies, sum(LENGTHS), device, 2**40, rows).peak_bytes
 
     def peak(self, scored: int) -> int:
         """Bytes held at most, weights and states included."""
+        live = Live() if self.device == "cpu" else Allocated(self.dtype)
         batch = micro_batch(scored, self.arch.spec.vocab)
         lora = isinstance(self.tune, Lora)
         trained = frozenset() if lora else count.trained_tensors(self.arch, self.tune)
@@ -154,7 +173,7 @@ class Run:
             self.arch,
             0,
             dtype=self.dtype,
-            device="cpu",
+            device=self.device,
             trainable=trained.__contains__,
             trained_dtype=FLOAT if self.optim.weights == "float32" else HALF,
         )
@@ -167,7 +186,7 @@ class Run:
         def pass_once(step: int) -> None:
             objective.loss(decoder, batch, step).sums["nll"].backward()  # type: ignore[no-untyped-call]
 
-        with Live() as live:
+        with live:
             for parameter in decoder.parameters():
                 live.hold(parameter)
             for step in range(2):
@@ -191,6 +210,29 @@ def micro_batch(scored: int, vocab: int) -> Batch:
         rows.append(Rendered(uid, rng.integers(0, vocab, length + 1).astype(np.int32), learnt))
     (batch,) = pack.microbatches(rows, 10**6)
     return batch
+
+
+class Allocated:
+    """The most bytes that torch's allocator has given out on a GPU, beyond what it had before; the workspaces of
+    libraries, which are no tensors of the run, among the latter."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        square = torch.ones(64, 64, dtype=dtype, device="cuda")
+        torch.nn.functional.linear(square @ square, square, square[0])
+        del square
+        torch.cuda.synchronize()
+        self._before = torch.cuda.memory_allocated()
+
+    def hold(self, tensor: torch.Tensor) -> None:
+        pass
+
+    def __enter__(self) -> Allocated:
+        torch.cuda.reset_peak_memory_stats()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        torch.cuda.synchronize()
+        self.peak = torch.cuda.max_memory_allocated() - self._before
 
 
 class Live(TorchDispatchMode):

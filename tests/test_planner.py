@@ -457,7 +457,7 @@ def held_memory(decoder, tokens: int, adapter: str | None, scored_rows: int = 1,
         all_held.add(held)
         return held
 
-    coefficients = torch.from_numpy(-batch.weights["nll"])
+    coefficients = torch.from_numpy(-batch.weights["nll"]).to(decoder.device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor):
         scores = decoder(batch, Want("linear", coefficients=coefficients), adapter=adapter, policies=policies)
     assert scores.total is not None
@@ -469,17 +469,17 @@ def kept_bytes(decoder, tokens: int, adapter: str | None, scored_rows: int = 1, 
     return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
 
-def build(tiny_model, family, layers, dtype, tune):
+def build(tiny_model, family, layers, dtype, tune, device="cpu"):
     arch = families.read(tiny_model(family, num_hidden_layers=layers))
     trained = frozenset() if isinstance(tune, Lora) else count.trained_tensors(arch, tune)
-    decoder = weights.random(arch, 0, dtype=dtype, device="cpu", trainable=trained.__contains__)
+    decoder = weights.random(arch, 0, dtype=dtype, device=device, trainable=trained.__contains__)
     if isinstance(tune, Lora):
         adapters.attach(decoder, arch, tune, name="default", seed=0)
     return arch, decoder
 
 
-def workload(arch, tune, dtype):
-    return workloads.workload(OptimSection(), arch, tune, Tokens(64), dtype.itemsize, "cpu")
+def workload(arch, tune, dtype, device="cpu"):
+    return workloads.workload(OptimSection(), arch, tune, Tokens(64), dtype.itemsize, device)
 
 
 @pytest.mark.parametrize("policy", ["keep", "drop_mlp", "drop_layer"])
