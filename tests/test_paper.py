@@ -244,6 +244,15 @@ def test_as_many_devices_as_the_recipe_trains_on() -> None:
     assert asked.speed == said.speed and asked.memory == said.memory
 
 
+def test_what_fits_on_paper_in_one_step_is_not_refused_by_a_run() -> None:
+    """A step that is never split may be of the longest rows; nobody knows their order."""
+    given = ("tune=full", "optim.in_backward=true", "optim.clip=0", "optim.batch=4")
+    facts = dataclasses.replace(ROWS, tokens=100.0)
+    assert planned("2b", "H100", *given, facts=facts).memory.micro_tokens == 4 * 512
+    known = dataclasses.replace(facts, fullest=1300, most_scored=700)
+    assert planned("2b", "H100", *given, facts=known).memory.micro_tokens == 1300
+
+
 def test_a_quantised_base_s_parts_add_up() -> None:
     """Layers that are kept dense as well have a line of their own."""
     made = planned("8b", "T4", "tune=qlora", "data.max_tokens=512", "optim.budget_tokens=512")

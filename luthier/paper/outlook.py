@@ -220,12 +220,13 @@ def _with_tokens(arch: Architecture, tune: AnyTune, new: int) -> Architecture:
 
 def _longest(config: RunConfig, facts: RowFacts) -> int:
     """What a micro-batch has to hold: a row, with an answer where the model writes some, or a step where it cannot be
-    split. How long the longest step is depends on the order of rows; the average one is counted."""
+    split. How long the longest step is depends on the order of rows; no longer than the longest rows together."""
     if isinstance(config.method, Online):
         return facts.longest + config.method.max_new_tokens
     if not config.optim.in_backward:
         return facts.longest
-    return max(facts.longest, math.ceil(config.optim.batch * facts.tokens))
+    most = config.optim.batch * rows.per_example(config.method) * facts.longest
+    return max(facts.longest, most if facts.fullest is None else min(facts.fullest, most))
 
 
 # ------------------------------------------------------------------------------------------------------- time
