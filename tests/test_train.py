@@ -136,6 +136,22 @@ def test_a_template_that_rewrites_history_trains_every_answer_and_says_so(recipe
     assert prompts in checks["prompt_law"].evidence
 
 
+def test_turns_that_are_trained_separately_are_computed_once(recipe, tmp_path):
+    """Four conversations of four answers, each a sequence of its own; a step holds all of a conversation's."""
+    said = [[f"{name} {turn}: " + f"{turn} " * 40 for turn in range(8)] for name in "abcd"]
+    roles = ("user", "assistant") * 4
+    rows = [{"messages": [{"role": r, "content": c} for r, c in zip(roles, each, strict=True)]} for each in said]
+    (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "rewrites.jinja").write_text(toy.THINKING)
+    data = {"train": str(tmp_path / "talks.jsonl"), "template": str(tmp_path / "rewrites.jinja"), "validation": 0.0}
+    data["max_tokens"] = 4096
+    run = luthier.train({**recipe, "data": data, "optim": {"epochs": 1, "batch": 4}})
+    tokens, computed = (sum(step[name] for step in steps_of(run)) for name in ("tokens", "computed_tokens"))
+    assert len(steps_of(run)) == 4
+    # Of 2 + 4 + 6 + 8 turns there are the eight of the last sequence, and three answers that stand otherwise in history.
+    assert abs(computed / tokens - 11 / 20) < 0.02, (computed, tokens)
+
+
 def test_what_the_template_may_leave_out_is_written_down(recipe, tmp_path):
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "why not"}]
     (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": turns}))
