@@ -478,6 +478,7 @@ def test_every_outlook_has_words(language: Any) -> None:
         for name, device, given in (
             ("8b", "T4-16GB", ()),
             ("8b", "8xH100-80GB", ()),
+            ("8b", "64xH100-80GB", ("optim.batch=64",)),
             ("8b", "H100-80GB", ("model.dtype=float32",)),
             ("405b", "2xT4-16GB", ("tune=full", "optim.activations=drop_mlp")),
             ("8b", "8xH100-80GB", ("tune=qlora", "run.devices=2")),
@@ -488,6 +489,7 @@ def test_every_outlook_has_words(language: Any) -> None:
         ):
             shown = "\n".join(lines.lines(planned(name, device, *given), recipe(*given)))
             assert "plan." not in shown and "{" not in shown
+            assert ("torchrun" in shown) is device.startswith("64x")
             if "optim.activations=offload_input" in given:
                 assert "offload_input" in shown and "drop_layer" in shown
     finally:

@@ -148,7 +148,7 @@ def test_turns_that_are_trained_separately_are_computed_once(recipe, tmp_path):
     run = luthier.train({**recipe, "data": data, "optim": {"epochs": 1, "batch": 4}})
     tokens, computed = (sum(step[name] for step in steps_of(run)) for name in ("tokens", "computed_tokens"))
     assert len(steps_of(run)) == 4
-    # Of 2 + 4 + 6 + 8 turns there are the eight of the last sequence, and three answers that stand otherwise in history.
+    # Of 2 + 4 + 6 + 8 turns the eight of the last sequence are there, and three answers that history has otherwise.
     assert abs(computed / tokens - 11 / 20) < 0.02, (computed, tokens)
 
 

@@ -24,6 +24,8 @@ BFLOAT16_GAIN = 4.0
 """Rate of bfloat16 over float32 on CPUs with instructions for it: 4.3 on a Zen 5 core."""
 RATE_LASTS = 20.0
 """Times as long as other answers that a machine's rate is kept: it changes with what else it does."""
+A_NODE = 8
+"""Devices that a machine has, at most, as a rule."""
 SHARE_OF_PEAK = {"cpu": 0.65, "cuda": 0.4}
 """Of the rate of matrix products that a step reaches as a whole. CPU: 0.62 and 0.85 measured (`LOG.md`). GPU: not
 measured yet; published runs of others reach 0.26 to 0.41."""
@@ -90,7 +92,7 @@ def _named(config: RunConfig, asked: str) -> Target:
         tflops=None if dtype == "float32" else device.tflops,
         bandwidth_gbs=device.bandwidth_gbs,
         own=False,
-        notes=(("plan.note.table", {}), *_idle(there or 1, count)),
+        notes=(("plan.note.table", {}), *_idle(there or 1, count), *_nodes(count)),
     )
 
 
@@ -158,6 +160,10 @@ def _train(config: RunConfig, there: int | None) -> int:
 
 def _idle(there: int, count: int) -> tuple[tuple[str, dict[str, Any]], ...]:
     return (("plan.note.idle", {"there": there, "count": count}),) if count < there else ()
+
+
+def _nodes(count: int) -> tuple[tuple[str, dict[str, Any]], ...]:
+    return (("plan.note.nodes", {"most": A_NODE}),) if count > A_NODE else ()
 
 
 def _dtype(

@@ -61,6 +61,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "{name}, {free} for tensors in each, compute in {dtype}; the rows of a step are shared out",
         "{name}，每个有 {free} 可用于张量，以 {dtype} 计算；每步的行分给各设备",
     ),
+    "plan.note.nodes": (
+        "More than {most} devices are several machines: start luthier train under torchrun on each of them. What they "
+        "say to each other is not counted.",
+        "超过 {most} 个设备即为多台机器：请在每台机器上用 torchrun 启动 luthier train。未计入机器间的通信。",
+    ),
     "plan.note.idle": (
         "Of {there} devices {count} train: as many as run.devices says, at most one for each row of a step, and one "
         "alone under optim.in_backward or where the model learns from its own answers.",
