@@ -664,9 +664,8 @@ def _tokens(config: RunConfig, data: Data) -> Tokens:
     if config.optim.in_backward:
         largest = max(longest, stream.Stream.of(data.train, config, longest).most_tokens)
         return Tokens(largest, largest, passed, passed_scored=passed_scored)
-    most = stream.most_sequences(data.train, config.optim.batch)
-    tokens, scored = (int(pack.largest(each, most).sum()) for each in (data.train.computed, data.train.learnt))
-    return Tokens(longest, max(longest, tokens), passed, scored, passed_scored)
+    most, scored = stream.Stream.of(data.train, config, longest).fullest_tokens
+    return Tokens(longest, max(longest, most), passed, scored, passed_scored)
 
 
 def _decoder(config: RunConfig, base: Base, tune: AnyTune, chosen: Backend, dense_layers: int) -> Decoder:

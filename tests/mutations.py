@@ -750,6 +750,12 @@ MUTATIONS: dict[str, Mutation] = {
         "return compute(h_ND, False)",
         "test_planner.py::test_layers_keep_what_is_planned_to_the_byte",
     ),
+    "rows that come several times in an epoch are planned once": Mutation(
+        "data/stream.py",
+        "return max(of_example * self._batch, 1), most_times(self._weights.values())",
+        "return max(of_example * self._batch, 1), 1",
+        "test_stream.py::test_no_step_has_more_than_is_planned_for",
+    ),
     "a plan takes every step for as large as the budget": Mutation(
         "planner.py",
         "kept, micro = load.trained, _at_most(load.tokens.step, tokens)",

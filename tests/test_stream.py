@@ -270,6 +270,23 @@ def test_no_micro_batch_is_larger_than_the_one_that_is_rehearsed(store_of: Make,
     assert whole.largest(0, whole=True).tokens == whole.most_tokens
 
 
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (2.0, 1.0), (1.0, 0.7), (1.0, 3.4)])
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_no_step_has_more_than_is_planned_for(store_of: Make, batch: int, weights: tuple[float, ...]) -> None:
+    """Rows that come several times in an epoch included."""
+    store = store_of(13, 6)
+    asked = stream(store, batch=batch, epochs=10.0, budget_tokens=10**6, source_weights=weights)
+    tokens, scored = asked.fullest_tokens
+    micro = [each for index in range(asked.num_steps) for each in asked.step(index).micro]
+    most = max(each.num_tokens for each in micro)
+    assert most <= tokens and max(len(each.rows) for each in micro) <= scored <= tokens
+    rehearsed = asked.largest(0, whole=False)
+    assert rehearsed.tokens == tokens and len(rehearsed.micro[0].rows) <= scored
+    if weights == (1.0, 1.0):
+        longest = np.sort(store.computed)[::-1][:batch]
+        assert tokens == longest.sum()
+
+
 def test_a_budget_holds_from_its_step_on(store_of: Make) -> None:
     assert split_from(((0, 64),), 2, 32) == ((0, 64), (2, 32))
     assert split_from(((0, 64), (2, 32)), 2, 16) == ((0, 64), (2, 16))

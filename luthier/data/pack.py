@@ -181,12 +181,13 @@ def _families(stretches: Sequence[Stretch], budget_tokens: int) -> list[list[int
     raise AssertionError("the root comes last")
 
 
-def fullest(store: Sequences, budget_tokens: int, most: int) -> Batch:
-    """A micro-batch that no real one of at most `most` sequences has more tokens than: the longest sequences, the last
-    of them cut to fill the budget, and what is cut learnt throughout."""
+def fullest(store: Sequences, budget_tokens: int, most: int, times: int = 1) -> Batch:
+    """A micro-batch that no real one of at most `most` sequences, each at most `times`, has more tokens than: the
+    longest sequences, the last of them cut to fill the budget, and what is cut learnt throughout."""
     chosen: list[Rendered] = []
     room = budget_tokens
-    for place, uid in enumerate(np.argsort(-store.computed, kind="stable")[:most].tolist()):
+    order = np.argsort(-store.computed, kind="stable")[: -(-most // times)]
+    for place, uid in enumerate(np.repeat(order, times)[:most].tolist()):
         row, length = store[uid], int(store.computed[uid])
         if store.judged:
             row = dataclasses.replace(row, group=place // 2, side=1 - 2 * (place % 2))
@@ -201,9 +202,11 @@ def fullest(store: Sequences, budget_tokens: int, most: int) -> Batch:
     return assemble(chosen)
 
 
-def largest(numbers: Ints, count: int) -> Ints:
-    """So many of them, the largest, in any order."""
-    return np.partition(numbers, -count)[-count:] if count < len(numbers) else numbers
+def largest(numbers: Ints, count: int, times: int = 1) -> Ints:
+    """So many of them, the largest, each as often as `times`; fewer, where there are no more."""
+    distinct = -(-count // times)
+    found = np.partition(numbers, -distinct)[-distinct:] if distinct < len(numbers) else numbers
+    return np.repeat(np.sort(found)[::-1], times)[:count]
 
 
 class Batches(Sequence[Batch]):

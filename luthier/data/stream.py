@@ -9,7 +9,7 @@ as they would in one sequence: they repeat what came before, and a step computes
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -59,9 +59,10 @@ def split_from(budgets: Budgets, step: int, tokens: int) -> Budgets:
     return (*before, (step, tokens), *later)
 
 
-def most_sequences(store: Sequences, batch: int) -> int:
-    """Of a step of so many examples."""
-    return max(int(np.diff([*store.firsts, len(store)]).max()) * batch, 1)
+def most_times(weights: Iterable[Fraction]) -> int:
+    """How often a row comes in an epoch at most, by how often the rows of its source come on average. Where that is no
+    whole number, an epoch has the end of one pass over the source and the beginning of another."""
+    return max((int(each) if each.denominator == 1 else math.ceil(each) + 1 for each in weights), default=1) or 1
 
 
 class Stream:
@@ -149,6 +150,18 @@ class Stream:
         return self._largest_step()[1]
 
     @property
+    def fullest_tokens(self) -> tuple[int, int]:
+        """No micro-batch has more, whatever the budget; nor more that carry loss."""
+        tokens, scored = (pack.largest(each, *self._fullest) for each in (self._store.computed, self._store.learnt))
+        return int(tokens.sum()), int(scored.sum())
+
+    @property
+    def _fullest(self) -> tuple[int, int]:
+        """Sequences of a step, and how often one of them comes, at most."""
+        of_example = int(np.diff([*self._store.firsts, len(self._store)]).max())
+        return max(of_example * self._batch, 1), most_times(self._weights.values())
+
+    @property
     def per_source_counts(self) -> dict[int, int]:
         """Source index -> how many times one of its rows comes during the whole run."""
         counts = dict.fromkeys(self._rows, 0)
@@ -209,8 +222,7 @@ class Stream:
         it is the largest of them."""
         if whole:
             return self.step(self._largest_step()[0])
-        most = most_sequences(self._store, self._batch)
-        batch = pack.fullest(self._store, budget_at(self._budgets, index), most)
+        batch = pack.fullest(self._store, budget_at(self._budgets, index), *self._fullest)
         uids = tuple(int(uid) for uid in np.unique(batch.uid))
         denom = {TERM: float(batch.weights[TERM].sum(dtype="float64"))}
         if self._store.judged:

@@ -20,6 +20,7 @@ import numpy as np
 from luthier.config.schema import Judged, Kto, Method, RunConfig
 from luthier.data.pack import largest
 from luthier.data.store import META, TokenStore, read_meta
+from luthier.data.stream import mixed, most_times
 
 AUTO_SHARE, AUTO_MOST, AUTO_LEAST = 0.05, 500, 100
 """What `data.validation: auto` holds out: `luthier.data.split`, which needs the rows themselves."""
@@ -78,8 +79,15 @@ def _measured(config: RunConfig, stores: Sequence[TokenStore]) -> RowFacts:
     computed = sum(float(store.computed.clip(max=most).sum()) for store in stores)
     scored = sum(float(store.loss_weight.sum()) for store in stores)
     of_a_step = config.optim.batch * per_example(config.method)
-    longest = largest(np.concatenate([store.computed.clip(max=most) for store in stores]), of_a_step)
-    learnt = largest(np.concatenate([store.learnt.clip(max=most) for store in stores]), of_a_step)
+    weights = [source.weight for source in config.data.train]
+    often = mixed([len(store) for store in stores], weights, config.data.temperature, config.data.max_repeats)
+    longest, learnt = (
+        largest(np.concatenate(each), of_a_step, most_times(often))
+        for each in (
+            [store.computed.clip(max=most) for store in stores],
+            [store.learnt.clip(max=most) for store in stores],
+        )
+    )
     held_out = _held_out(config.data.validation, sequences)
     tokens = max(computed / sequences, 1.0)
     return RowFacts(
