@@ -36,7 +36,6 @@ from luthier.moments import (
     STACKED,
     Moments,
     Policies,
-    Work,
     answer_bytes,
     moved_bytes,
     pass_bytes,
@@ -65,8 +64,9 @@ class MemoryPlan:
     most that one has; head: what the moments of the head and the embedding take beyond that, where they take more;
     bytes_per_token: of the layers; budget_tokens: what a micro-batch may have, were a step as large;
     dense: of the quantised weights of so many layers (`dense_layers`), a second time as they are computed with, where
-    memory is left over; teacher, reference, judges: of frozen models beside it; answers: what writing `answer_texts` at
-    once, and judging them, takes beyond an update, which comes later; host, moved: optimizer state, and what layers
+    memory is left over; teacher, reference, judges: of frozen models beside it; passes: what going through held-out
+    rows, or asking a reference, takes beyond an update; answers: what writing `answer_texts` at once, and judging them,
+    takes beyond both; host, moved: optimizer state, and what layers
     keep, that lies in the host's memory and is no part of the peak.
     """
 
@@ -88,6 +88,7 @@ class MemoryPlan:
     judges: int = 0
     host: int = 0
     moved: int = 0
+    passes: int = 0
     answers: int = 0
     answer_texts: int = 0
 
@@ -95,7 +96,7 @@ class MemoryPlan:
     def peak_bytes(self) -> int:
         frozen = self.weights + self.dense + self.teacher + self.reference + self.judges
         held = frozen + self.trainable + self.gradients + self.optimizer
-        return held + self.activations + self.head + self.answers
+        return held + self.activations + self.head + self.passes + self.answers
 
     @property
     def fits(self) -> bool:
@@ -105,7 +106,7 @@ class MemoryPlan:
         """The bytes and the budget; the policies and dense layers stand beside them in `plan.json`."""
         facts = {**dataclasses.asdict(self), "peak_bytes": self.peak_bytes}
         del facts["policies"], facts["dense_layers"]
-        rare = ("teacher", "reference", "judges", "moved", "answers", "answer_texts")
+        rare = ("teacher", "reference", "judges", "moved", "passes", "answers", "answer_texts")
         return {part: each for part, each in facts.items() if each or part not in rare}
 
 
@@ -197,10 +198,9 @@ def at(
         answer_texts: that are written at once; None is all of a round.
     """
     kept, micro = load.trained, _at_most(load.tokens.step, tokens)
-    step = step_bytes(spec, load, policies, micro, kind, _scored(load, micro) if scored is None else scored)
+    work = step_bytes(spec, load, policies, micro, kind, _scored(load, micro) if scored is None else scored)
     passed = _at_most(load.tokens.passed, tokens)
-    between = pass_bytes(spec, load, passed, _at_most(load.tokens.passed_scored, passed), kind)
-    work = Work(max(step.layers, between.layers), max(step.head, between.head))
+    going_through = pass_bytes(spec, load, passed, _at_most(load.tokens.passed_scored, passed), kind).most
     answers = texts = 0
     if load.answering is not None:
         texts = answer_texts or load.answering.at_once
@@ -222,7 +222,8 @@ def at(
         teacher=load.beside.teacher,
         reference=load.beside.reference,
         judges=load.beside.judges,
-        answers=max(answers - work.most, 0),
+        passes=max(going_through - work.most, 0),
+        answers=max(answers - max(work.most, going_through), 0),
         answer_texts=texts,
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -260,6 +262,15 @@ def test_a_quantised_base_s_parts_add_up() -> None:
     parts = [getattr(made.memory, part) for part in lines.PARTS]
     assert sum(parts) == made.memory.peak_bytes
     assert any("not quantised" in line for line in lines.lines(made, recipe("tune=qlora")))
+
+
+def test_the_page_and_the_terminal_name_the_same_parts() -> None:
+    """In the same order, which is that of the page's bar."""
+    script = (Path(lines.__file__).parents[1] / "web" / "static" / "pages" / "new" / "parts.js").read_text("utf-8")
+    frozen, parts = (re.search(rf"const {name} = \[(.*)\];", script) for name in ("FROZEN", "PARTS"))
+    assert frozen is not None and parts is not None
+    named = [each.strip('" ') for each in parts[1].replace("...FROZEN", frozen[1]).split(",")]
+    assert tuple(named) == lines.PARTS
 
 
 def test_the_length_of_a_run() -> None:

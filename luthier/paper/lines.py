@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 from luthier import holdings, planner
 from luthier.config.schema import ON_DEVICE, Online, RunConfig
-from luthier.paper.outlook import Outlook
+from luthier.paper.outlook import Outlook, longest
 from luthier.runs.tables import columns, count, size, span
 from luthier.text import say
 
 FROZEN = ("weights", "teacher", "reference", "judges", "dense")
-PARTS = (*FROZEN, "trainable", "gradients", "optimizer", "activations", "head", "answers")
+PARTS = (*FROZEN, "trainable", "gradients", "optimizer", "activations", "head", "passes", "answers")
 
 
 def lines(made: Outlook, config: RunConfig) -> list[str]:
@@ -67,7 +67,7 @@ def _choices(made: Outlook, config: RunConfig) -> Iterator[str]:
         yield say("plan.budget.given", **budget)
     elif memory.budget_tokens == planner.CAP_TOKENS[kind]:
         yield say("plan.budget.cap", **budget)
-    elif memory.budget_tokens > made.batch_tokens or memory.budget_tokens == made.rows.longest:
+    elif memory.budget_tokens > made.batch_tokens or memory.budget_tokens == longest(config, made.rows):
         yield say("plan.budget.row", **budget)
     else:
         yield say("plan.budget.memory", **budget)

@@ -178,7 +178,7 @@ def outlook(
     arch = valued(arch) if isinstance(config.method, Reward) else arch
     tune = adapter_config.with_score(adapter_config.settle(config.tune, arch), arch)
     arch = _with_tokens(arch, tune, len(config.data.new_tokens))
-    case = Case(config, arch, tune, aim, _longest(config, facts), models, facts)
+    case = Case(config, arch, tune, aim, longest(config, facts), models, facts)
     memory, counts = case.plan(), count.count(arch, tune)
     context, context_moved = case.longest_context(MOST_TOKENS)
     sharded = None if memory.fits else _sharded(case)
@@ -218,7 +218,7 @@ def _with_tokens(arch: Architecture, tune: AnyTune, new: int) -> Architecture:
     return extend(arch, range(arch.spec.vocab, arch.spec.vocab + new))
 
 
-def _longest(config: RunConfig, facts: RowFacts) -> int:
+def longest(config: RunConfig, facts: RowFacts) -> int:
     """What a micro-batch has to hold: a row, with an answer where the model writes some, or a step where it cannot be
     split. How long the longest step is depends on the order of rows; no longer than the longest rows together."""
     if isinstance(config.method, Online):

@@ -111,6 +111,7 @@ TEXT: dict[str, tuple[str, str]] = {
     "plan.part.optimizer": ("optimizer states", "优化器状态"),
     "plan.part.activations": ("layers, at {tokens} tokens", "各层（{tokens} 个词元）"),
     "plan.part.head": ("head and embedding beyond that", "输出层与嵌入层另需"),
+    "plan.part.passes": ("going through rows without learning beyond that", "不学习地遍历各行另需"),
     "plan.part.answers": ("writing and judging answers beyond that", "生成与评判回答另需"),
     "plan.part.peak": ("peak of tensors", "张量峰值"),
     "plan.part.runtime": ("runtime beside them (assumed)", "此外的运行时开销（假定）"),

@@ -85,7 +85,7 @@ export function showProblems(place, list, options) {
 // ------------------------------------------------------------------------------------------------ plans
 
 const FROZEN = ["weights", "teacher", "reference", "judges", "dense"];
-export const PARTS = [...FROZEN, "trainable", "gradients", "optimizer", "activations", "head", "answers"];
+export const PARTS = [...FROZEN, "trainable", "gradients", "optimizer", "activations", "head", "passes", "answers"];
 
 export function partName(part) {
   return t(`new.part.${part}`);

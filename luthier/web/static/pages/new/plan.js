@@ -200,7 +200,7 @@ function drawVerdict(place, plan, words) {
               part,
               memory[part],
               part === "activations"
-                ? t("new.part.activations_at", { tokens: count(memory.budget_tokens) })
+                ? t("new.part.activations_at", { tokens: count(memory.micro_tokens) })
                 : partName(part),
             ),
           ),
