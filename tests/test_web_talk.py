@@ -101,7 +101,7 @@ def chat(folder, tmp_path_factory) -> Iterator[Chat]:
         with server(folder) as url:
             yield Chat(url, began)
     assert until(lambda: all(each._process.poll() is not None for each in began), 30), "they end with the server"
-    assert not any(each._folder.exists() for each in began), "and leave nothing"
+    assert until(lambda: not any(each._folder.exists() for each in began), 30), "and leave nothing"
 
 
 @pytest.fixture(scope="module")
