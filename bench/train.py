@@ -68,6 +68,8 @@ APART = ("torchtune", "unsloth")
 """Sides that `--python` runs."""
 RANK, RATE, SEED = 16, 1e-4, 0
 STEPS, CHECKED_STEPS = 3, 4
+REPEATS = 31
+"""Of a bare product."""
 LOSS_BOUND = 1e-5
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -328,39 +330,51 @@ def lacking(side: str, python: str | None) -> list[str]:
     return [each for word in side.split() for each in NEEDS.get(word, ()) if importlib.util.find_spec(each) is None]
 
 
-def share_of_matmul_rate(folder: Path, device: str, seconds: float) -> tuple[float, float, float]:
-    """10^12 FLOPs of our step as counted; the share of the step that they take at the rate at which this machine
-    multiplies matrices of the model's own shapes, in the dtype that is chosen; and the same without attention's."""
-    import torch
-
+def counted(folder: Path) -> tuple[int, int]:
+    """FLOPs of our step as counted, and those of attention among them."""
     from luthier.arch import families, flops
     from luthier.config.schema import Lora
-    from luthier.engine import backend
 
     arch = families.read(folder / "model")
+    lengths, scored = computed(folder)
+    found = flops.step(arch, Lora(rank=RANK), flops.Rows(lengths, scored, last=scored))
+    return found.total, found.attention
+
+
+def computed(folder: Path) -> tuple[list[int], int]:
+    """Tokens of each row that enter the model, and how many are learnt. A row's last learnt token is only a target."""
     masks = [row["completion_mask"] for row in json.loads((folder / "tokens.json").read_text(encoding="utf-8"))]
-    # A row's last learnt token is only a target: it and what follows do not enter the model.
-    lengths = [max(at for at, learnt in enumerate(mask) if learnt) for mask in masks]
-    scored = sum(map(sum, masks))
-    counted = flops.step(arch, Lora(rank=RANK), flops.Rows(lengths, scored, last=scored))
-    dtype = backend.choose(device, "auto").compute_dtype
+    return [max(at for at, learnt in enumerate(mask) if learnt) for mask in masks], sum(map(sum, masks))
+
+
+def matmul_rate(folder: Path, device: str, *, filled: bool = False) -> float:
+    """FLOP/s at which this machine multiplies matrices of the model's own shapes, in the dtype that is chosen; filled:
+    with as many rows as ours are filled up to, which a CPU multiplies faster."""
+    import torch
+
+    from luthier.arch import families
+    from luthier.engine import backend
+    from luthier.kernels import sizes
+
+    dtype, rows = backend.choose(device, "auto").compute_dtype, sum(computed(folder)[0])
+    rows = sizes.filled(rows) if filled else rows
     settled = torch.cuda.synchronize if device == "cuda" else lambda: None
-    shapes = Counter((unit.in_features, unit.out_features) for unit in arch.units)
+    shapes = Counter((unit.in_features, unit.out_features) for unit in families.read(folder / "model").units)
     done = took = 0.0
     for (inputs, outputs), count in shapes.items():
-        sizes = ((sum(lengths), inputs), (outputs, inputs), (sum(lengths), outputs))
-        x, w, y = (torch.randn(size).to(dtype).to(device) for size in sizes)
+        x, w, y = (
+            torch.randn(size).to(dtype).to(device) for size in ((rows, inputs), (outputs, inputs), (rows, outputs))
+        )
         times = []
-        for _ in range(7):
+        for _ in range(REPEATS):
             settled()
             started = time.perf_counter()
             torch.mm(x, w.T, out=y)
             settled()
             times.append(time.perf_counter() - started)
-        done += count * 2.0 * sum(lengths) * inputs * outputs
+        done += count * 2.0 * rows * inputs * outputs
         took += count * statistics.median(times)
-    share = counted.total / (done / took) / seconds
-    return counted.total / 1e12, share, share * (1 - counted.attention / counted.total)
+    return done / took
 
 
 def report(side: str, folder: Path, device: str, how: str) -> None:
@@ -411,7 +425,10 @@ def main(given: argparse.Namespace) -> None:
                 print(f"{side}: left out, not installed: {', '.join(missing)}", flush=True)
         found: dict[str, list[float]] = {side: [] for side in sides if not lacking(side, given.python)}
         mib = dict.fromkeys(found, 0.0)
+        rates: dict[bool, list[float]] = {False: [], True: []}
         for number in range(rounds):
+            for filled, measured in rates.items():
+                measured.append(matmul_rate(folder, device, filled=filled))
             for side, seconds in found.items():
                 made = one(side, folder, device, exact=False, python=given.python)
                 seconds += made["seconds"]
@@ -423,13 +440,17 @@ def main(given: argparse.Namespace) -> None:
             speed = f"{tokens / middle[side]:,.0f} tokens/s, {middle['ours'] / middle[side]:.3f} of ours"
             print(f"{side}: {middle[side]:.2f} s a step, {speed}, peak {mib[side]:,.0f} MiB")
         if rounds:
-            work, share, without = share_of_matmul_rate(folder, device, middle["ours"])
-            print(f"ours: {work:.3f} TFLOP a step as counted take {share:.2f} of it at the rate of bare matmuls")
-            print(f"      ({without:.2f} without those of attention)")
+            work, attention = counted(folder)
+            print(f"ours: {work / 1e12:.3f} TFLOP a step as counted, {attention / work:.0%} of it attention's")
+            for filled, measured in rates.items():
+                said = ", ".join(f"{each / 1e9:.0f}" for each in measured)
+                share = work / statistics.median(measured) / middle["ours"]
+                rows = "filled-up numbers of rows" if filled else "as many rows"
+                print(f"      {share:.2f} of it at the rate of bare matmuls of its shapes, {rows}: {said} GFLOP/s")
             known = devices.like(torch.cuda.get_device_name()) if device == "cuda" else None
             if known is not None:
-                rate = work / middle["ours"]
-                print(f"      {rate:.0f} TFLOP/s, {rate / known.tflops:.2f} of the maker's dense bf16 figure")
+                reached = work / middle["ours"] / 1e12
+                print(f"      {reached:.0f} TFLOP/s, {reached / known.tflops:.2f} of the maker's dense bf16 figure")
 
 
 if __name__ == "__main__":
