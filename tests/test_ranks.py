@@ -36,7 +36,7 @@ from luthier.batch import TERM, Rendered
 from luthier.config.load import load
 from luthier.data import pack
 from luthier.engine import backend, ranks, rehearsal
-from luthier.errors import ConfigError, PeerLost, RunError
+from luthier.errors import ConfigError, PeerLost
 
 BOUND = 1e-5
 PATIENCE_S = 120.0
@@ -386,13 +386,13 @@ def test_what_is_wrong_is_told_once_before_anything_is_started(recipe):
 
 
 def test_an_error_of_the_ranks_is_the_error_of_the_run(recipe):
-    """Here, of the plan: nothing fits into a byte."""
+    """Here, of the plan, which rank 0 makes."""
     recipe["run"]["devices"] = 2
-    recipe["optim"]["budget_tokens"] = 10**12
+    recipe["optim"] |= {"kind": "adamw", "paged": True}
     seen = []
-    with pytest.raises(RunError) as error:
+    with pytest.raises(ConfigError) as error:
         luthier.train(recipe, on_event=seen.append)
-    assert error.value.problems[0].id == "engine.budget_too_large"
+    assert error.value.problems[0].id == "engine.paged_on_cpu"
     assert not seen
 
 

@@ -27,7 +27,7 @@ RATE_LASTS = 20.0
 A_NODE = 8
 """Devices that a machine has, at most, as a rule."""
 SHARE_OF_PEAK = {"cpu": 0.65, "cuda": 0.4}
-"""Of the rate of matrix products that a step reaches as a whole. CPU: 0.64 and 0.90 measured (`LOG.md`). GPU: not
+"""Of the rate of matrix products that a step reaches as a whole. CPU: 0.71 and 0.90 measured (`LOG.md`). GPU: not
 measured yet; published runs of others reach 0.26 to 0.41."""
 
 
