@@ -62,12 +62,11 @@ class MemoryPlan:
 
     activations: what layers keep and work with at the moment when that is most, in a micro-batch of `micro_tokens`, the
     most that one has; head: what the moments of the head and the embedding take beyond that, where they take more;
-    bytes_per_token: of the layers; budget_tokens: what a micro-batch may have, were a step as large;
-    dense: of the quantised weights of so many layers (`dense_layers`), a second time as they are computed with, where
-    memory is left over; teacher, reference, judges: of frozen models beside it; passes: what going through held-out
-    rows, or asking a reference, takes beyond an update; answers: what writing `answer_texts` at once, and judging them,
-    takes beyond both; host, moved: optimizer state, and what layers
-    keep, that lies in the host's memory and is no part of the peak.
+    bytes_per_token: of the layers; budget_tokens: what a micro-batch may have, were a step as large; dense: of the
+    quantised weights of so many layers (`dense_layers`), a second time as they are computed with, where memory is left
+    over; teacher, reference, judges: of frozen models beside it; passes: what going through held-out rows, or asking a
+    reference, takes beyond an update; answers: what writing `answer_texts` at once, and judging them, takes beyond
+    both; host, moved: optimizer state, and what layers keep, that lies in the host's memory and is no part of the peak.
     """
 
     weights: int
