@@ -165,9 +165,6 @@ class Tokens(NamedTuple):
     passed_scored: int | None = None
 
 
-UNKNOWN = Tokens(0)
-
-
 @dataclasses.dataclass(frozen=True)
 class Workload:
     """What a run holds and keeps.
@@ -175,7 +172,7 @@ class Workload:
     trained: what trains;
     frozen_parameters: held in the compute dtype, `compute_bytes` each;
     first_trained_layer: lowest layer that trains anything; layers below it keep nothing for the backward pass;
-    longest_tokens, tokens: as in `Tokens`;
+    tokens: of micro-batches;
     ranks: of each layer's adapters, whose inner rows are kept; empty without adapters;
     dropout: whether masks are made for the adapters' input;
     in_place: weights of the base that train, by layer; empty where none does;
@@ -196,7 +193,7 @@ class Workload:
     frozen_parameters: int
     first_trained_layer: int
     compute_bytes: int
-    longest_tokens: int
+    tokens: Tokens
     ranks: tuple[Ranks, ...] = ()
     dropout: bool = False
     in_place: tuple[InPlace, ...] = ()
@@ -211,7 +208,11 @@ class Workload:
     logits: bool = True
     passes: int = 1
     answering: Answering | None = None
-    tokens: Tokens = UNKNOWN
+
+    @property
+    def longest_tokens(self) -> int:
+        """What one micro-batch has to hold."""
+        return self.tokens.longest
 
 
 def held_bytes(load: Workload) -> int:

@@ -120,10 +120,10 @@ def step_bytes(
 ) -> Work:
     """The moments that may be the largest, each with what it holds:
 
-    A layer's backward pass, when that of its MLP is under way: what the layers up to it keep, what it forms again, and
-    what the MLP works with (`_working_bytes`). The forward pass of a layer below all that trains, which keeps nothing
-    but has everything at hand. The head: what all layers keep, a chunk of logits, and, where it trains, its gradient.
-    The embedding's gradient, which is formed in float32.
+    A layer's backward pass, when that of its MLP or of its attention is under way: what the layers up to it keep, what
+    it forms again, and what the block works with (`_mlp_working_bytes`, `_attention_bytes`). The forward pass of a
+    layer below all that trains, which keeps nothing but has everything at hand. The head: what all layers keep, a chunk
+    of logits, and, where it trains, its gradient. The embedding's gradient, which is formed in float32.
     """
     return Moments(spec, load, tokens, kind, scored).of(policies)
 

@@ -270,6 +270,11 @@ def uniform(spec: DecoderSpec, policy: Policy) -> Policies:
     return (*below, ON_DEVICE.get(policy, policy))
 
 
+def possible(policies: Policies, kind: str) -> Policies:
+    """On a CPU there is no other memory to keep anything in."""
+    return tuple(ON_DEVICE.get(policy, policy) for policy in policies) if kind == "cpu" else policies
+
+
 def in_words(policies: Sequence[str]) -> str:
     """`drop_layer x 3, keep x 21`, from the lowest layer up."""
     return ", ".join(f"{policy} x {len(list(layers))}" for policy, layers in itertools.groupby(policies))

@@ -132,8 +132,6 @@ def decide(
         chosen = backend.choose(config.run.device, kept or config.model.dtype, devices=devices)
     else:
         chosen, lost = backend.restore(saved["backend"], kept, devices)
-    if config.optim.in_backward and devices > 1:
-        raise ConfigError(Problem("config.in_backward_alone", field="optim.in_backward", value="true"))
     if config.optim.in_backward and chosen.loss_scaling:
         raise ConfigError(Problem("engine.float16_in_backward", field="optim.in_backward"))
     if config.optim.paged and chosen.device == "cpu":
@@ -171,7 +169,7 @@ def _memory(
     if config.optim.in_backward and config.optim.budget_tokens is not None:
         _refuse_split(config.optim.budget_tokens, load.longest_tokens)
     free_bytes, activations = backend.free_memory_bytes(chosen.device), config.optim.activations
-    fixed = None if activations == "auto" else _possible(planner.uniform(spec, activations), chosen)
+    fixed = None if activations == "auto" else planner.possible(planner.uniform(spec, activations), chosen.device)
     most_dense = saved.get("dense_layers", 0) if saved else None
 
     def plan(tokens: int | None, policies: Policies | None, answer_texts: int | None = None) -> MemoryPlan:
@@ -185,7 +183,7 @@ def _memory(
             bounds=planner.Bounds(most_dense, answer_texts, limits.host_bytes),
         )
 
-    policies = fixed or (_possible(_saved_policies(base, saved), chosen) if saved else None)
+    policies = fixed or (planner.possible(_saved_policies(base, saved), chosen.device) if saved else None)
     memory = plan(asked, policies, _saved_texts(saved))
     if not memory.fits:
         memory = plan(asked, fixed)
@@ -204,13 +202,6 @@ def _memory(
     else:
         problem = Problem("engine.row_too_large", field="data.max_tokens", values=values)
     raise RunError(problem)
-
-
-def _possible(policies: Policies, chosen: Backend) -> Policies:
-    """On a CPU there is no other memory to offload to."""
-    if chosen.device != "cpu":
-        return policies
-    return tuple(ON_DEVICE.get(policy, policy) for policy in policies)
 
 
 def told(config: RunConfig, plan: Plan) -> list[Problem]:

@@ -232,10 +232,12 @@ def _decided(
 
 
 def _devices(config: RunConfig, saved: Mapping[str, Any] | None) -> int:
-    most = 1 if config.optim.in_backward or isinstance(config.method, Online) else config.optim.batch
     before = int(saved["backend"].get("devices", 1)) if saved is not None else None
-    found = backend.devices(config.run.devices, config.run.device, most, before)
-    if found > 1 and isinstance(config.method, Online):  # as many as a launcher has started
+    found = backend.devices(config.run.devices, config.run.device, config.most_devices, before)
+    # More than that only where a launcher has started so many.
+    if found > 1 and config.optim.in_backward:
+        raise ConfigError(Problem("config.in_backward_alone", field="optim.in_backward", value="true"))
+    if found > 1 and isinstance(config.method, Online):
         values = {"method": config.method.kind}
         raise ConfigError(Problem("config.answers_alone", field="run.devices", value=str(found), values=values))
     return found
@@ -657,10 +659,8 @@ def _tokens(config: RunConfig, data: Data) -> Tokens:
         most = config.optim.batch * method.samples * whole
         return Tokens(whole, most, most)
     asked = stores if isinstance(method, Dpo | Kto) else stores[1:]
-    passed, passed_scored = (
-        max((int(each.sum()) for each in of_stores), default=0)
-        for of_stores in ([store.computed for store in asked], [store.learnt for store in asked])
-    )
+    sums = [(int(store.computed.sum()), int(store.learnt.sum())) for store in asked]
+    passed, passed_scored = map(max, zip((0, 0), *sums, strict=True))
     if config.optim.in_backward:
         largest = max(longest, stream.Stream.of(data.train, config, longest).most_tokens)
         return Tokens(largest, largest, passed, passed_scored=passed_scored)

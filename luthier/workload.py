@@ -58,7 +58,6 @@ def workload(
         frozen_parameters=arch.num_parameters - in_place - (kept.parameters if kept else 0),
         first_trained_layer=count.first_trained_layer(arch, tune),
         compute_bytes=compute_bytes,
-        longest_tokens=tokens.longest,
         tokens=tokens,
         ranks=ranks(arch, tune),
         dropout=isinstance(tune, Lora) and tune.dropout > 0,

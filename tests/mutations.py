@@ -787,9 +787,9 @@ MUTATIONS: dict[str, Mutation] = {
         "test_ranks.py::test_a_launcher_decides_how_many",
     ),
     "a plan on paper gives one's own answers to several devices": Mutation(
-        "paper/target.py",
-        "config.optim.in_backward or isinstance(config.method, Online)",
-        "config.optim.in_backward",
+        "config/schema.py",
+        "self.optim.in_backward or isinstance(self.method, Online)",
+        "self.optim.in_backward",
         "test_paper.py::test_as_many_devices_as_the_recipe_trains_on",
     ),
     "a single slow product chooses the library": Mutation(
@@ -884,7 +884,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a resume forgets what layers kept": Mutation(
         "planning.py",
-        "policies = fixed or (_possible(_saved_policies(base, saved), chosen) if saved else None)",
+        "policies = fixed or (planner.possible(_saved_policies(base, saved), chosen.device) if saved else None)",
         "policies = fixed",
         "test_train.py::test_a_saved_plan_s_policies_are_obeyed_and_may_be_changed",
     ),

@@ -61,9 +61,10 @@ def test_what_is_named_for_a_cpu_is_what_attends(
     Attend(layout)(q, k, v, softcap=30.0 if capped else None)
     named = select.choose("cpu", dtype, [select.Heads(width, capped)] * 2).to_json()["attention"]
     assert {select.IN_WORDS[each] for each in called} == {named["implementation"]}
-    swept_too = [select.Heads(), select.Heads(width, capped)]
-    both = select.choose("cpu", dtype, swept_too).to_json()["attention"]
-    assert ";" in both["implementation"] if "tiled" in called and chained.library() else ";" not in both["reason"]
+    usual = select.attention("cpu", dtype, select.Heads())
+    both = select.choose("cpu", dtype, [select.Heads(), select.Heads(width, capped)]).to_json()["attention"]
+    assert (";" in both["implementation"]) is (called[0] != usual[0])
+    assert (";" in both["reason"]) is (named["reason"] != usual[1])
 
 
 def test_flash_attention_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

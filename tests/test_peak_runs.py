@@ -65,14 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Pa
     return folder
 
 
-ROWS = {
-    "sft": "answers",
-    "distill": "answers",
-    "kto": "marked",
-    "grpo": "prompts",
-    "ppo": "prompts",
-    "pretrain": "texts",
-}
+ROWS = {"sft": "answers", "distill": "answers", "kto": "marked", "grpo": "prompts", "ppo": "prompts"}
 
 
 def recipe(place: Path, tiny_model: Callable[..., Path], method: Any, **sections: Any) -> dict[str, Any]:

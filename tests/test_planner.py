@@ -36,7 +36,7 @@ LOAD = Workload(
     frozen_parameters=5000,
     first_trained_layer=0,
     compute_bytes=2,
-    longest_tokens=64,
+    tokens=Tokens(64),
 )
 GIB = 2**30
 
@@ -259,9 +259,9 @@ def test_the_budget_has_a_cap(device, cap):
 
 
 def test_the_longest_row_always_goes_in_whole():
-    assert plan(free=1000 * GIB, longest_tokens=5000).budget_tokens == 5000
+    assert plan(free=1000 * GIB, tokens=Tokens(5000)).budget_tokens == 5000
     assert plan(asked=16).budget_tokens == 64
-    starved = plan(free=1_000_000, longest_tokens=3000)
+    starved = plan(free=1_000_000, tokens=Tokens(3000))
     assert starved.budget_tokens == 3000 and not starved.fits and starved.peak_bytes > starved.free_bytes
 
 
@@ -285,7 +285,7 @@ def test_layers_keep_everything_where_that_fits():
 
 def test_the_stack_computes_least_again_of_all_that_fit():
     """Against all 27 stacks of three policies, those that are not ordered from below included."""
-    load = dataclasses.replace(LOAD, ranks=(RANKS,) * 3, longest_tokens=20)
+    load = dataclasses.replace(LOAD, ranks=(RANKS,) * 3, tokens=Tokens(20))
 
     def flops(stack):
         return sum(moments.recomputed_flops(LAYER, SPEC, policy, 10) for policy in stack)
@@ -321,7 +321,7 @@ def test_long_rows_make_attention_dear():
     room = planner.Room(limit)
 
     def chosen(longest_tokens):
-        return planner.choose(spec, dataclasses.replace(LOAD, longest_tokens=longest_tokens), 1000, room)
+        return planner.choose(spec, dataclasses.replace(LOAD, tokens=Tokens(longest_tokens)), 1000, room)
 
     assert chosen(2 * 15) == ("drop_layer", "keep", "keep")
     assert chosen(2 * 17) == ("drop_mlp", "drop_mlp", "keep")

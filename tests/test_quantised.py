@@ -348,7 +348,7 @@ def test_a_plan_of_a_quantised_base() -> None:
         frozen_parameters=100,
         first_trained_layer=0,
         compute_bytes=2,
-        longest_tokens=64,
+        tokens=holdings.Tokens(64),
         quantised_bytes=777,
         dense_bytes=50,
         layer_dense_bytes=(4000, 4000, 4000),

@@ -311,6 +311,10 @@ def test_a_launcher_decides_how_many(monkeypatch, recipe):
     with pytest.raises(ConfigError) as error:
         training._devices(load(answers), None)
     assert error.value.problems[0].id == "config.answers_alone", "each would write the same answers"
+    within = {**recipe, "tune": KINDS["full"], "optim": {"in_backward": True, "clip": 0}}
+    with pytest.raises(ConfigError) as error:
+        training._devices(load(within), None)
+    assert error.value.problems[0].id == "config.in_backward_alone"
     monkeypatch.delenv("MASTER_PORT")
     assert backend.placed() is None, "a variable of that name alone means nothing"
 

@@ -685,6 +685,12 @@ class RunConfig(Section):
     run: RunSection = RunSection()
 
     @property
+    def most_devices(self) -> int:
+        """Beyond which some would have nothing to do, or could not help: one for each row of a step."""
+        alone = self.optim.in_backward or isinstance(self.method, Online)
+        return 1 if alone else self.optim.batch
+
+    @property
     def learning_rate(self) -> float:
         """`optim.lr`, or the default of the tuning kind (see the field)."""
         if self.optim.lr is not None:

@@ -152,13 +152,14 @@ class Stream:
     @property
     def fullest_tokens(self) -> tuple[int, int]:
         """No micro-batch has more, whatever the budget; nor more that carry loss."""
-        tokens, scored = (pack.largest(each, *self._fullest) for each in (self._store.computed, self._store.learnt))
-        return int(tokens.sum()), int(scored.sum())
+        fullest, store = self._fullest, self._store
+        tokens, scored = (int(pack.largest(each, *fullest).sum()) for each in (store.computed, store.learnt))
+        return tokens, scored
 
     @property
     def _fullest(self) -> tuple[int, int]:
         """Sequences of a step, and how often one of them comes, at most."""
-        of_example = int(np.diff([*self._store.firsts, len(self._store)]).max())
+        of_example = int(np.diff(self._store.firsts, append=len(self._store)).max())
         return max(of_example * self._batch, 1), most_times(self._weights.values())
 
     @property

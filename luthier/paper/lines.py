@@ -75,7 +75,7 @@ def _choices(made: Outlook, config: RunConfig) -> Iterator[str]:
         yield say("plan.micro", tokens=count(memory.micro_tokens))
     policies = planner.in_words(memory.policies)
     asked = config.optim.activations
-    if asked != "auto" and asked in ON_DEVICE and kind == "cpu":
+    if asked in ON_DEVICE and kind == "cpu":
         yield say("plan.policies.no_host", asked=asked, policies=policies)
     elif asked != "auto":
         yield say("plan.policies.given", policies=policies)

@@ -16,7 +16,7 @@ from luthier import holdings, moments, planner
 from luthier.arch.count import AnyTune
 from luthier.arch.spec import Architecture
 from luthier.auxiliary import Models
-from luthier.config.schema import ON_DEVICE, Dpo, Full, Kto, Lora, Online, Qlora, RunConfig
+from luthier.config.schema import Dpo, Full, Kto, Lora, Online, Qlora, RunConfig
 from luthier.holdings import Answering, Tokens, Workload
 from luthier.moments import Policies
 from luthier.paper.rows import RowFacts, per_example
@@ -91,8 +91,7 @@ class Case:
         activations = self.config.optim.activations
         fixed: Policies | None = None
         if activations != "auto":
-            here = ON_DEVICE.get(activations, activations) if self.aim.kind == "cpu" else activations
-            fixed = planner.uniform(self.arch.spec, here)
+            fixed = planner.possible(planner.uniform(self.arch.spec, activations), self.aim.kind)
         return planner.plan(
             self.arch.spec,
             self.load(),
@@ -168,8 +167,8 @@ def cheapest(case: Case) -> Remedy | None:
     for worst in range(len(STEPS)):
         steps = STEPS[: worst + 1]
         if found := _with(case, steps):
-            for step in reversed(steps[:-1]):
-                rest = tuple(each for each in steps if each is not step)
+            for place in reversed(range(worst)):
+                rest = steps[:place] + steps[place + 1 :]
                 if fewer := _with(case, rest):
                     steps, found = rest, fewer
             return found
@@ -250,20 +249,16 @@ def _rank(case: Case) -> _Change | None:
     return _Change(f"tune.rank={LOW_RANK}", case.with_(tune=tune), proposed=True)
 
 
-def _quantised_too(case: Case) -> _Change | None:
-    """A base that trained cannot be quantised before it has an adapter."""
-    return _quantised(case)
-
-
 STEPS: tuple[Step, ...] = (
     _budget,
     _policy,
     _states,
     _quantised,
     _adapter,
-    _quantised_too,
+    _quantised,
     _shorter,
     _targets,
     _rank,
 )
-"""In the order of harm; from the adapter on another model is trained, or the base is another one."""
+"""In the order of harm; from the adapter on another model is trained. A base that trains cannot be quantised, so that
+comes again behind the adapter."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from luthier import devices, machine, planner
-from luthier.config.schema import Online, RunConfig
+from luthier.config.schema import RunConfig
 from luthier.errors import ConfigError, Problem
 from luthier.paper.kept import Kept
 
@@ -150,8 +150,7 @@ def _train(config: RunConfig, there: int | None) -> int:
     """
     asked = config.run.devices
     if asked == "auto":
-        most = 1 if config.optim.in_backward or isinstance(config.method, Online) else config.optim.batch
-        return min(there or 1, most)
+        return min(there or 1, config.most_devices)
     if there is not None and asked > there:
         values = {"there": there, "asked": asked}
         raise ConfigError(Problem("plan.too_few_devices", field="run.devices", value=str(asked), values=values))
