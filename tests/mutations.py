@@ -2096,6 +2096,30 @@ MUTATIONS: dict[str, Mutation] = {
         "{ messages, chosen: rejected, rejected: answer.text }",
         "test_web_pages_chat.py::test_good_answers_become_rows",
     ),
+    "a plan draws the recipe as it was before the last choice": Mutation(
+        "web/static/pages/new/state.js",
+        "  if (isEditing()) return;\n  for",
+        "  for",
+        "test_web_pages_new.py::test_a_plan_does_not_take_back_what_is_being_chosen",
+    ),
+    "the rows of a file draw the columns as they were before the last choice": Mutation(
+        "web/static/pages/new/data.js",
+        "|| stale || isEditing() ||",
+        "|| stale ||",
+        "test_web_pages_new.py::test_what_is_chosen_while_the_page_is_busy_stays_chosen",
+    ),
+    "a file is added to the list as it was before the last one": Mutation(
+        "web/static/pages/new/state.js",
+        "return read(() => ({ [name]: make() }), [name]);",
+        "return read({ [name]: make() }, [name]);",
+        "test_web_pages_new.py::test_files_that_come_one_upon_the_other_are_all_there",
+    ),
+    "a keyboard falls out of a list it has chosen from": Mutation(
+        "web/static/lib/dom.js",
+        "(control.labels?.[0] ?? control).textContent",
+        "control.textContent",
+        "test_web_pages_new.py::test_a_keyboard_stays_at_the_list_it_has_chosen_from",
+    ),
     "something is sent to a hub that was not seen": Mutation(
         "web/static/pages/export/hub.js",
         "  function anew() {\n    send.hidden = true;\n",

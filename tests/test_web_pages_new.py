@@ -315,6 +315,100 @@ def test_columns_are_chosen_where_no_name_tells(seen: Seen) -> None:
     assert (source.format, source.columns) == ("alpaca", {"instruction": "k1", "output": "k2"})
 
 
+class Held:
+    """Requests whose answers are kept back: as a slow machine keeps them, and in the order of the test."""
+
+    def __init__(self, page: Any, path: re.Pattern[str]) -> None:
+        self.page, self.path, self.keeps, self.routes = page, path, True, list[Any]()
+        page.route(path, lambda route: self.routes.append(route) if self.keeps else route.continue_())
+
+    def arrived(self, number: int = 1) -> None:
+        assert until(lambda: self.page.evaluate("1") == 1 and len(self.routes) >= number)
+
+    def let_go(self) -> None:
+        """Answers what was kept back, and keeps nothing more; the first answer has then been drawn."""
+        self.keeps = False
+        with self.page.expect_response(self.path) as answer:
+            for route in self.routes:
+                route.continue_()
+        answer.value.finished()
+        self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def test_what_is_chosen_while_the_page_is_busy_stays_chosen(seen: Seen) -> None:
+    page = seen.page
+    seen.upload("odd.jsonl", jsonl([{"k1": f"Wie {n}?", "k2": f"So {n}."} for n in range(40)]))
+    page.locator(".findings .problem.error").first.wait_for()
+    rows = Held(page, re.compile(r"/files/content\?.*format=alpaca"))
+    page.get_by_label("Layout of the rows").select_option("alpaca")
+    rows.arrived()
+    edits = Held(page, re.compile(r"/recipe$"))
+    page.get_by_label("instruction", exact=False).first.select_option("k1")
+    edits.arrived()
+    page.evaluate("document.activeElement.blur()")
+    rows.let_go()  # The rows under the old names come while the new ones are on their way.
+    page.get_by_label("output", exact=False).first.select_option("k2")
+    edits.let_go()
+    page.locator(".verdict .good").wait_for()
+    seen.step("settings")
+    source = loads(seen.text(), "recipe.yaml").data.train[0]
+    assert (source.format, source.columns) == ("alpaca", {"instruction": "k1", "output": "k2"})
+
+
+def test_a_keyboard_stays_at_the_list_it_has_chosen_from(seen: Seen) -> None:
+    page = seen.page
+    seen.upload("odd.jsonl", jsonl([{"k1": f"Wie {n}?", "k2": f"So {n}."} for n in range(40)]))
+    layout = page.get_by_label("Layout of the rows")
+    layout.focus()
+    page.keyboard.type("instruction, i")
+    page.get_by_label("instruction", exact=False).first.wait_for()
+    expect(layout).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_label("instruction", exact=False).first).to_have_value("k1")
+    page.keyboard.press("Tab")
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
+    page.locator(".verdict .good").wait_for()
+    expect(page.get_by_label("output", exact=False).first).to_be_focused()
+
+
+def test_files_that_come_one_upon_the_other_are_all_there(seen: Seen, place: Path) -> None:  # noqa: F811
+    for name in ("a.jsonl", "b.jsonl"):
+        (place / name).write_text(jsonl(ROWS[:40]), encoding="utf-8")
+    page = seen.page
+    seen.step("data")
+    page.get_by_role("button", name="Pick from a folder").click()
+    edits = Held(page, re.compile(r"/recipe$"))
+    page.get_by_role("button", name="a.jsonl").click()
+    edits.arrived()
+    page.get_by_role("button", name="Pick from a folder").click()
+    page.get_by_role("button", name="b.jsonl").click()
+    edits.let_go()
+    page.locator(".source", has_text="b.jsonl").wait_for()
+    seen.step("settings")
+    assert [each.path for each in loads(seen.text(), "recipe.yaml").data.train] == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_plan_does_not_take_back_what_is_being_chosen(seen: Seen, place: Path) -> None:  # noqa: F811
+    (place / "a.jsonl").write_text(jsonl(ROWS), encoding="utf-8")
+    page = seen.page
+    plans = Held(page, re.compile(r"/plan$"))
+    seen.recipe("model: nano\ndata: {train: a.jsonl}\noptim: {lr: 1e-4}\n")
+    plans.arrived()
+    page.locator("[data-section=tune] summary").first.click()
+    switch = seen.field("tune.rslora").locator("input")
+    switch.wait_for()
+    assert not switch.is_checked()
+    edits = Held(page, re.compile(r"/recipe$"))
+    switch.check()
+    edits.arrived()
+    plans.let_go()
+    assert switch.is_checked()
+    edits.let_go()
+    seen.says("rslora: true")
+
+
 def test_a_plan_that_does_not_fit_is_mended_with_one_button(seen: Seen, place: Path) -> None:  # noqa: F811
     # Sixteen bytes a weight, where every weight trains, are twice what is free; two, beside an adapter, a quarter.
     layer = 4 * 2048**2 + 3 * 2048 * 5632

@@ -53,7 +53,7 @@ export function refill(node, ...children) {
 }
 
 function named(control) {
-  return control.getAttribute("aria-label") ?? control.textContent;
+  return control.getAttribute("aria-label") ?? (control.labels?.[0] ?? control).textContent;
 }
 
 export function svg(tag, attributes = {}, ...children) {

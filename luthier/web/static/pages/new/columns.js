@@ -4,7 +4,7 @@
 // What goes in: what the first rows of the file look like, and the formats that are known. What comes out: `format`,
 // `columns` and `roles` of the file in the recipe.
 
-import { clear, h, unique } from "../../lib/dom.js";
+import { h, refill, unique } from "../../lib/dom.js";
 import { has, t } from "../../lib/i18n.js";
 import { state } from "./state.js";
 
@@ -23,7 +23,7 @@ export function columns(source, peek, save) {
 
   function draw() {
     const format = formatOf(draft.format);
-    clear(
+    refill(
       place,
       h("p", { class: "help" }, t("new.columns.help")),
       proposal(),
@@ -94,7 +94,6 @@ export function columns(source, peek, save) {
       way = 0;
       write();
       draw();
-      document.getElementById(id)?.focus();
     }
     return h("div", { class: "field" }, h("label", { for: id }, t("new.columns.format")), input);
   }

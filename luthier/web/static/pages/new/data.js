@@ -3,7 +3,7 @@
 // What goes in: files. What comes out: `data.train`, `data.validation` and how rows are read, in the recipe.
 
 import { get } from "../../lib/api.js";
-import { clear, h, icon } from "../../lib/dom.js";
+import { clear, h, icon, refill } from "../../lib/dom.js";
 import { t } from "../../lib/i18n.js";
 import { adder } from "./adding.js";
 import { columns, formatName } from "./columns.js";
@@ -13,7 +13,7 @@ import { mask } from "./mask.js";
 import { kindName, showProblems } from "./parts.js";
 import { report } from "./report.js";
 import { stagePicker } from "./stages.js";
-import { change, changeMethod, hasData, isStaged, settled, sources, subscribe, wrong } from "./state.js";
+import { changeMethod, hasData, isEditing, isStaged, remake, settled, sources, subscribe, wrong } from "./state.js";
 
 const ROWS_SHOWN = 3;
 const METHODS_SHOWN = 3;
@@ -62,7 +62,7 @@ export async function show(place) {
         type: "button",
         class: "button plain small",
         "aria-label": t("new.data.remove", { name: each.path }),
-        onclick: () => remove(index),
+        onclick: () => remove(each.path, index),
       },
       icon("trash"),
       t("new.remove"),
@@ -108,8 +108,9 @@ export async function show(place) {
     }
     const item = files.querySelectorAll(".source")[index];
     const now = key + settled("method.kind");
-    if (gone || !item || JSON.stringify(sources()[index]) !== JSON.stringify(each) || item.dataset.shown === now)
-      return;
+    const stale = JSON.stringify(sources()[index]) !== JSON.stringify(each);
+    // What is chosen beside a file and still on its way would be lost with what it was chosen in. The answer looks again.
+    if (gone || !item || stale || isEditing() || item.dataset.shown === now) return;
     const first = item.dataset.shown === undefined;
     item.dataset.shown = now;
     drawLook(item, index, looks.get(key), first);
@@ -142,11 +143,15 @@ export async function show(place) {
           h("pre", { class: "text", dir: "auto", tabindex: "0" }, peek.lines.join("\n")),
         ),
       );
-    if (mend.contains(document.activeElement)) return;
+    // A list that somebody has open is not closed where it would say the same again.
+    const asked = JSON.stringify([peek.fields, peek.speakers, peek.proposal]);
+    if (mend.dataset.asked === asked && mend.contains(document.activeElement)) return;
+    mend.dataset.asked = asked;
     const open = mend.querySelector("details")?.open ?? false;
-    const node = columns(sources()[index], peek, (names) => mended(index, names));
+    const { path } = sources()[index];
+    const node = columns(sources()[index], peek, (names) => mended(path, index, names));
     node.open ||= open;
-    clear(mend, node);
+    refill(mend, node);
   }
 
   // Rows may be of a kind that another method learns from.
@@ -178,33 +183,46 @@ export async function show(place) {
     );
   }
 
-  function mended(index, names) {
-    const list = sources();
-    const { format, columns: given, roles, ...rest } = { ...list[index], ...names };
-    list[index] = {
-      ...rest,
-      ...(format === "auto" ? {} : { format }),
-      ...(Object.keys(given).length ? { columns: given } : {}),
-      ...(Object.keys(roles).length ? { roles } : {}),
-    };
-    return write(list);
+  // Where a file of the list is that was the index-th when somebody chose: others may have gone meanwhile.
+  const placeOf = (list, path, index) =>
+    list[index]?.path === path ? index : list.findIndex((each) => each.path === path);
+
+  function mended(path, index, names) {
+    return write((list) => {
+      const at = placeOf(list, path, index);
+      const { format, columns: given, roles, ...rest } = { ...list[at], ...names };
+      const made = {
+        ...rest,
+        ...(format === "auto" ? {} : { format }),
+        ...(Object.keys(given).length ? { columns: given } : {}),
+        ...(Object.keys(roles).length ? { roles } : {}),
+      };
+      return list.map((each, number) => (number === at ? made : each));
+    });
   }
 
-  function write(list) {
-    const short = list.map((each) => (Object.keys(each).length === 1 ? each.path : each));
-    const only = short.length === 1 && typeof short[0] === "string";
-    return change({ "data.train": short.length === 0 ? null : only ? short[0] : short });
+  // make: the list of files -> the list as it shall be.
+  function write(make) {
+    return remake("data.train", () => {
+      const short = make(sources()).map((each) => (Object.keys(each).length === 1 ? each.path : each));
+      const only = short.length === 1 && typeof short[0] === "string";
+      return short.length === 0 ? null : only ? short[0] : short;
+    });
   }
 
   async function add(paths) {
-    const there = sources();
-    const more = paths.filter((path) => !there.some((each) => each.path === path));
-    await write([...there, ...more.map((path) => ({ path }))]);
+    await write((list) => [
+      ...list,
+      ...paths.filter((path) => !list.some((each) => each.path === path)).map((path) => ({ path })),
+    ]);
     files.querySelector("h2")?.scrollIntoView({ block: "nearest" });
   }
 
-  async function remove(index) {
-    await write(sources().filter((_, at) => at !== index));
+  async function remove(path, index) {
+    await write((list) => {
+      const at = placeOf(list, path, index);
+      return list.filter((_, number) => number !== at);
+    });
     (files.querySelector(".source button") ?? files.querySelector(".drop input"))?.focus();
   }
 

@@ -57,7 +57,10 @@ export function subscribe(listener) {
   return () => listeners.delete(listener);
 }
 
+// While an edit is under way the recipe is the one before it: whoever showed that now would take back what somebody has
+// just chosen. The last edit's answer is told to all, with whatever has changed beside the recipe.
 function tell(what) {
+  if (isEditing()) return;
   for (const each of [...listeners]) each(what);
 }
 
@@ -92,7 +95,7 @@ export function note(facts) {
 export function startOver() {
   Object.assign(state, FRESH, { effect: null });
   keep();
-  return read({});
+  return read();
 }
 
 // The key of the start: the same until the recipe changes.
@@ -121,9 +124,14 @@ export async function tables() {
 let queue = Promise.resolve();
 let typing = null;
 let edits = 0;
+let answered = 0;
 
-// Edits reach the server one after the other: each is laid over what the one before has made.
-function read(body, names = []) {
+// Whether an edit is on its way: what the recipe says now is what it said before.
+export const isEditing = () => answered < edits;
+
+// Edits reach the server one after the other: each is laid over what the one before has made. changes: what is changed,
+// or what says so at the edit's turn; none reads the text as it stands.
+function read(changes = null, names = []) {
   clearTimeout(typing);
   edits += 1;
   const edit = edits;
@@ -132,17 +140,20 @@ function read(body, names = []) {
       let before, answer;
       do {
         before = state.text;
-        answer = await post("recipe", { yaml: before, ...body });
+        const now = typeof changes === "function" ? changes() : changes;
+        answer = await post("recipe", { yaml: before, ...(now === null ? {} : { changes: now }) });
         // Letters typed meanwhile are kept: a change is laid over them anew, and the text alone is read next.
-      } while (state.text !== before && body.changes !== undefined);
-      if (state.text === before) take(answer, body.changes !== undefined);
+      } while (state.text !== before && changes !== null);
+      if (state.text === before) take(answer, changes !== null);
       state.trouble = [];
       replan(names);
     } catch (error) {
       if (!Array.isArray(error.problems)) throw error;
       state.trouble = error.problems;
+    } finally {
+      answered = edit;
+      if (!isEditing()) tell("recipe");
     }
-    if (edit === edits) tell("recipe");
   });
   // A fault is its own edit's, which throws it; those that follow are made all the same.
   queue = made.catch(() => undefined);
@@ -170,7 +181,7 @@ function write(text) {
 }
 
 // Reads the recipe as it stands: after a reload, in another language, or once the server can be reached again.
-export const refresh = () => read({});
+export const refresh = () => read();
 
 // Whether something could not be asked.
 export const isCutOff = () => [...state.trouble, ...state.planProblems].some((each) => each.id === "web.unreachable");
@@ -179,19 +190,24 @@ export const isCutOff = () => [...state.trouble, ...state.planProblems].some((ea
 export function typed(text) {
   write(text);
   clearTimeout(typing);
-  typing = setTimeout(() => read({}), TYPING_MS);
+  typing = setTimeout(() => read(), TYPING_MS);
 }
 
 // The recipe's text as a whole, at once.
 export function replace(text) {
   write(text);
-  return read({});
+  return read();
 }
 
 // Settings, {dotted name: value}, of which null takes a word out; or as they stand on a command line, ["name=text"].
 export function change(changes) {
   const names = Array.isArray(changes) ? changes.map((each) => each.split("=")[0]) : Object.keys(changes);
-  return read({ changes }, names);
+  return read(changes, names);
+}
+
+// A setting made from what it is once the edits before have been answered, so that none of them is undone.
+export function remake(name, make) {
+  return read(() => ({ [name]: make() }), [name]);
 }
 
 // How it learns. A model that only scores has no answers to show at validations.
