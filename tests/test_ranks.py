@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -363,6 +364,22 @@ def test_a_killed_rank_ends_all_and_says_which_and_the_run_goes_on(recipe):
     assert resumed.data["from_step"] == reached
     changes = [change for event in run.events if event.kind == "revised" for change in event.data["changes"]]
     assert ["run.devices", 2, 1] in changes and ["plan.devices", 2, 1] in changes
+
+
+@pytest.mark.parametrize(
+    ("codes", "blamed"),
+    [
+        ({0: launch.PEER_LOST, 1: -signal.SIGKILL}, 1),
+        ({0: -signal.SIGKILL, 1: launch.PEER_LOST}, 0),
+        ({0: -signal.SIGTERM, 1: launch.PEER_LOST, 2: 1}, 2),
+        ({0: 1, 1: -signal.SIGSEGV}, 1),
+    ],
+)
+def test_of_several_that_ended_the_one_that_nobody_ended_is_blamed(codes, blamed, tmp_path):
+    """Which of them is seen to have ended first is chance."""
+    workers = SimpleNamespace(exit_codes=codes, said=lambda rank: f"last word of {rank}")
+    told = str(launch._died(workers, 3, tmp_path / "run", tmp_path))
+    assert f"rank {blamed} of 3" in told and f"last word of {blamed}" in told
 
 
 def test_ctrl_c_is_passed_on_and_ends_with_a_checkpoint(recipe):

@@ -100,8 +100,8 @@ def chat(folder, tmp_path_factory) -> Iterator[Chat]:
         patch.setattr(talk, "Served", Seen)
         with server(folder) as url:
             yield Chat(url, began)
-    assert until(lambda: all(each._process.poll() is not None for each in began), 30), "they end with the server"
-    assert until(lambda: not any(each._folder.exists() for each in began), 30), "and leave nothing"
+    assert not any(each._folder.exists() for each in began), "they leave nothing"
+    assert until(lambda: all(each._process.poll() is not None for each in began), 30), "and end with the server"
 
 
 @pytest.fixture(scope="module")

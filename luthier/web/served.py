@@ -121,16 +121,19 @@ class Served:
     # ------------------------------------------------------------------------------------------------ its process
 
     async def _watch(self) -> None:
-        """Until the process has ended: that it answers, then what it is to load besides, then why it ended."""
-        while self._process.poll() is None:
-            found = ADDRESS.search(self._said()) if not self.address else None
-            if found is not None:
-                (self._folder / "key").unlink()
-                self.address = found.group()
-                await self._begin()
-            await asyncio.sleep(LOOK_S if self.state == "loading" else LATER_S)
-        self.state, self.problems, self._last = "failed", self._why(), self._said(SAID_LINES)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Until the process has ended: that it answers, then what it is to load besides, then why it ended. Its files go
+        with this, even where the server ends before the process does."""
+        try:
+            while self._process.poll() is None:
+                found = ADDRESS.search(self._said()) if not self.address else None
+                if found is not None:
+                    (self._folder / "key").unlink()
+                    self.address = found.group()
+                    await self._begin()
+                await asyncio.sleep(LOOK_S if self.state == "loading" else LATER_S)
+            self.state, self.problems, self._last = "failed", self._why(), self._said(SAID_LINES)
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _begin(self) -> None:
         try:
