@@ -121,8 +121,10 @@ class Served:
     # ------------------------------------------------------------------------------------------------ its process
 
     async def _watch(self) -> None:
-        """Until the process has ended: that it answers, then what it is to load besides, then why it ended. Its files go
-        with this, even where the server ends before the process does."""
+        """Until the process has ended: that it answers, then what it is to load besides, then why it ended.
+
+        Its files go with this, even where the server ends before the process does.
+        """
         try:
             while self._process.poll() is None:
                 found = ADDRESS.search(self._said()) if not self.address else None
