@@ -28,6 +28,7 @@ SLOW_MS = 90_000
 """For a child process to start, read rows and end, on a machine that does other things."""
 RUN_S = 300
 ROWS = [{"instruction": f"Say the number {n}", "output": f"The number is {n}. " * (1 + n % 5)} for n in range(160)]
+UNNAMED = [{"k1": f"Wie {n}?", "k2": f"So {n}."} for n in range(40)]
 LONG = "word " * 3000
 HOSTILE = [
     '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>',
@@ -304,7 +305,7 @@ def test_columns_are_named_on_the_spot(seen: Seen) -> None:
 
 def test_columns_are_chosen_where_no_name_tells(seen: Seen) -> None:
     page = seen.page
-    seen.upload("odd.jsonl", jsonl([{"k1": f"Wie {n}?", "k2": f"So {n}."} for n in range(40)]))
+    seen.upload("odd.jsonl", jsonl(UNNAMED))
     page.locator(".findings .problem.error").first.wait_for()
     page.get_by_label("Layout of the rows").select_option("alpaca")
     page.get_by_label("instruction", exact=False).first.select_option("k1")
@@ -337,7 +338,7 @@ class Held:
 
 def test_what_is_chosen_while_the_page_is_busy_stays_chosen(seen: Seen) -> None:
     page = seen.page
-    seen.upload("odd.jsonl", jsonl([{"k1": f"Wie {n}?", "k2": f"So {n}."} for n in range(40)]))
+    seen.upload("odd.jsonl", jsonl(UNNAMED))
     page.locator(".findings .problem.error").first.wait_for()
     rows = Held(page, re.compile(r"/files/content\?.*format=alpaca"))
     page.get_by_label("Layout of the rows").select_option("alpaca")
@@ -357,7 +358,7 @@ def test_what_is_chosen_while_the_page_is_busy_stays_chosen(seen: Seen) -> None:
 
 def test_a_keyboard_stays_at_the_list_it_has_chosen_from(seen: Seen) -> None:
     page = seen.page
-    seen.upload("odd.jsonl", jsonl([{"k1": f"Wie {n}?", "k2": f"So {n}."} for n in range(40)]))
+    seen.upload("odd.jsonl", jsonl(UNNAMED))
     layout = page.get_by_label("Layout of the rows")
     layout.focus()
     page.keyboard.type("instruction, i")
